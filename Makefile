@@ -1,0 +1,56 @@
+# stepdr: `make pipeline` runs everything on the tiny profile, `make test` tests everything. Both set up .venv first.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PROFILE ?= tiny
+SEED ?= 0
+BIN := .venv/bin
+# No network after set-up; idle threads sleep, for spinning ones starve the others on a small machine.
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline test tools clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## make .venv with everything in it
+
+.venv/.ready: setup.py settings.ini constraints.txt
+	@test -n "$(PYTHON)" || { echo "stepdr needs Python 3.11 or newer: install it, or make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "==> environment: $$($(PYTHON) --version) in .venv (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,notebooks,dev]'
+	@$(MAKE) --no-print-directory tools
+	@touch $@
+
+# Programs that are not Python packages. What cannot be installed is reported, never a failure: `stepdr doctor` says what it is for.
+tools: ## install tmux, bubblewrap and chromium where apt-get can
+	@missing=""; \
+	command -v tmux >/dev/null || missing="$$missing tmux"; \
+	command -v bwrap >/dev/null || missing="$$missing bubblewrap"; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
+	test -n "$$missing" || exit 0; \
+	as=""; if [ "$$(id -u)" != 0 ]; then as="sudo -n"; fi; \
+	if ! command -v apt-get >/dev/null || { [ -n "$$as" ] && ! $$as true 2>/dev/null; }; then \
+	  echo "warning: not installed, and no right to install here:$$missing (stepdr doctor says what for)" >&2; exit 0; fi; \
+	echo "==> Debian packages:$$missing"; \
+	{ $$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
+	  || echo "warning: apt-get could not install:$$missing (stepdr doctor says what for)" >&2
+
+pipeline: setup ## run the whole tiny profile: data, training, evaluation, report
+	@$(BIN)/stepdr run --profile $(PROFILE) --seed $(SEED)
+
+test: setup ## run every notebook's checks, then every test
+	@echo "==> notebooks"
+	@$(BIN)/nbdev_test --n_workers 2
+	@echo "==> tests"
+	@$(BIN)/python -m pytest -q tests
+
+clean: ## remove the environment and build files (runs in reports/ stay)
+	rm -rf .venv build dist *.egg-info .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

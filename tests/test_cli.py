@@ -1,0 +1,154 @@
+"""The command line: what it prints, and one line with the right exit status for every mistake."""
+import errno
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import small_project
+
+from stepdr import cli, pipeline
+from stepdr.artifacts import InputError, write_json
+
+STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture
+def small(project, monkeypatch):
+    "The command line on the small pipeline."
+    more = dict(stages=small_project.STAGES, notebooks=project/"nbs", profiles=small_project.PROFILES)
+    monkeypatch.setattr(cli, "run_pipeline", partial(pipeline.run_pipeline, **more))
+    monkeypatch.setattr(cli, "open_run", partial(pipeline.open_run, **more))
+    monkeypatch.setattr(cli, "resolve_settings", partial(pipeline.resolve_settings, profiles=small_project.PROFILES))
+    return partial(lambda *arguments: cli.main(["run", "--profile", "small", "--out", str(project/"run"), *arguments]))
+
+
+@pytest.fixture
+def finished(tmp_path):
+    "The files of a finished run that the results come from."
+    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200}
+    names = ("base", "midtrain", "sft_without_midtrain", "sft", "ppo")
+    write_json(tmp_path/"run.json", {"profile": "tiny", "seed": 0, "wall_seconds": 100.5, "peak_rss_mb": 900.0, "started": "", "stages": {}, "device": "auto"})
+    write_json(tmp_path/"judge.json", {"macro_f1": cell, "by_role": {}, "confusion": [[1, 0, 0]]*3, "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
+    write_json(tmp_path/"evaluation/results.json", {
+        "profile": "tiny", "seed": 0, "stages": {name: {"simpleqa": cell, "rubric": cell, "rubric_strict": cell, "rubric_strict_t1": cell} for name in names},
+        "judge": {"macro_f1": 0.9, "n": 100}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 3, "tie": 2, "loss": 1}, "ppo_vs_sft": {"win": 1, "tie": 2, "loss": 3}},
+        "elo": {}, "differences": {name: {"metric": "rubric_strict", "mean": 0.2, "low": 0.1, "high": 0.3, "n": 200} for name in ("midtrain_gain", "ppo_gain")}})
+    return tmp_path
+
+
+def complaint(capsys):
+    "The one line on standard error."
+    error = capsys.readouterr().err
+    assert error.startswith("stepdr: ") and error.count("\n") == 1 and "Traceback" not in error, error
+    return error
+
+
+def test_list_and_run(small, capsys):
+    assert small("--list") == 0
+    assert capsys.readouterr().out.count("to do") == 3
+    assert small("--until", "source") == 0
+    out = capsys.readouterr().out
+    assert "[1/3] source" in out and "      | wrote 5 numbers" in out
+    assert small("--list") == 0
+    out = capsys.readouterr().out
+    assert "source     done" in out and "slow       to do" in out
+    assert small("--list", "-p", "count=6") == 0
+    assert "source     stale        count was 5, is 6" in capsys.readouterr().out
+
+
+def test_list_parameters(small, capsys):
+    assert small("--list-parameters") == 0
+    assert "slow.steps" in (out := capsys.readouterr().out) and "(1 to 1000)" in out
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("-p", "nothing=1"), "no parameter"), (("-p", "steps=0"), "slow.steps"), (("-p", "steps=x"), "expected int"),
+    (("--from", "nowhere"), "no such stage"), (("--seed", "-5"), "--seed -5"), (("--profile", "huge"), "no such profile"), (("-p", "fail=input"), "line 1")])
+def test_user_mistakes_are_one_line_and_status_2(small, capsys, arguments, message):
+    assert small(*arguments) == 2
+    assert message in complaint(capsys)
+
+
+def test_failed_stage_is_status_1(small, capsys):
+    assert small("-p", "fail=bug") == 1
+    assert "stage slow: cell 3 failed with ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, status, text", [
+    (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "/x/y: the disk is full"), (PermissionError(errno.EACCES, "no", "/x"), 2, "/x: no permission"),
+    (KeyboardInterrupt(), 130, "goes on"), (InputError("a.json,\n line 3: bad"), 2, "a.json, line 3: bad")])
+def test_errors_of_the_system(monkeypatch, capsys, error, status, text):
+    def fail(options): raise error
+    monkeypatch.setattr(cli, "doctor_command", fail)
+    assert cli.main(["doctor"]) == status
+    assert text in complaint(capsys)
+
+
+def test_results_json(finished, capsys):
+    assert cli.main(["results", str(finished), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert set(results) >= {"profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "differences"}
+    assert set(results["stages"]) == {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}
+    assert set(results["stages"]["ppo"]["rubric_strict"]) == {"mean", "low", "high", "n"} and results["wall_seconds"] == 100.5
+    assert isinstance(results["judge"]["macro_f1"], float) and results["judge"]["n"]
+    assert set(results["differences"]["ppo_gain"]) >= {"metric", "mean", "low", "high"}
+
+
+def test_results_table(finished, capsys):
+    assert cli.main(["results", str(finished)]) == 0
+    out = capsys.readouterr().out
+    assert "sft_without_midtrain" in out and "midtrain_gain" in out and "1:40 of wall time" in out
+
+
+def test_results_of_nothing(tmp_path, capsys):
+    assert cli.main(["results", str(tmp_path/"none")]) == 2
+    assert "no such run folder" in complaint(capsys)
+    assert cli.main(["results", str(tmp_path)]) == 2
+    assert "run.json" in complaint(capsys)
+    (tmp_path/"run.json").write_text('{"profile": "ti')
+    assert cli.main(["results", str(tmp_path)]) == 2
+    assert "run.json, line 1" in complaint(capsys)
+
+
+def test_closed_pipe_is_silent(finished):
+    command = f"{' '.join([sys.executable, '-c', repr(STEPDR[2])])} results {finished} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "results", "doctor", "tool", "ask"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended: cli.main([command, "--help"])
+    assert ended.value.code == 0 and f"example:\n  stepdr {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["walk"], ["run", "--nothing"], ["run", "--seed", "x"], ["ask", "Who?"], []])
+def test_bad_options_are_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended: cli.main(arguments)
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_tool_and_ask_check_what_they_are_given(capsys, tmp_path):
+    assert cli.main(["tool", "todo", "{bad"]) == 2
+    assert "arguments, line 1, column 2: not JSON" in complaint(capsys)
+    assert cli.main(["tool", "todo", "[1]"]) == 2
+    assert "expected a JSON object" in complaint(capsys)
+    assert cli.main(["ask", "Who?", "--model", str(tmp_path)]) == 2
+    assert "no checkpoint there" in complaint(capsys)
+
+
+def test_doctor(capsys, monkeypatch, tmp_path):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "torch" in out and "CPU cores" in out and "tmux" in out and "ready: stepdr run" in out
+    (tmp_path/"nbs").mkdir(); (tmp_path/"data/kg").mkdir(parents=True)
+    (tmp_path/"data/kg/triples.txt").write_text("Q1\tP1\tQ2\n")
+    (tmp_path/"data/SHA256SUMS").write_text(f"{'0'*64}  kg/triples.txt\n{'0'*64}  kg/entity.txt\n")
+    monkeypatch.setenv("STEPDR_HOME", str(tmp_path))
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "damaged or edited" in out and "data/kg/entity.txt" in out and "missing" in out

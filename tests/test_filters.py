@@ -1,0 +1,352 @@
+"""The filters: what each keeps, what each drops, and that no row is ever lost."""
+import gzip
+import json
+import random
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from stepdr.config import InputError
+from stepdr.synthesis.filters import (answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,
+                                      decontamination, failed_responses, headings, malformed, ngram_repetition, noise_share,
+                                      own_texts, plan_consistency, row_id, texts, well_formed, words)
+
+WEBDANCER = Path(__file__).parents[2] / "shared/data/trajectories/webdancer_traj.jsonl.gz"
+
+
+def trajectory(name="t", question="Where was Ada born?", answer="London.", tool="## birthplace of Ada\narchive.edu : born in London \\cite{web_0a1b2c3d}",
+               thought="I look it up.", queries=("birthplace of Ada",), **fields):
+    "A short, sound trajectory; fields replace those of the row."
+    call = {"type": "function", "function": {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": list(queries)}}}
+    messages = [{"role": "user", "content": question},
+                {"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": [call]},
+                {"role": "tool", "content": tool}, {"role": "assistant", "content": f"<answer>{answer}</answer>"}]
+    row = {"id": name, "kind": "seeking", "task_id": "task", "split": "train", "messages": messages, "success": True,
+           "tool_calls": 1, "tokens": 50, "meta": {}}
+    return {**row, **fields}
+
+
+def ids(rows): return [row["id"] for row in rows]
+
+
+def reasons(rows): return {row["id"]: row["reason"] for row in rows}
+
+
+FILTERS = [well_formed, correct_and_shortest, ngram_repetition, citation_format,
+           partial(decontamination, tasks=[{"query": "Who wrote Ulysses?", "answer": "Joyce"}], entity_names=["Zeppelin"]),
+           plan_consistency, noise_share]
+NAMES = [one.func.__name__ if isinstance(one, partial) else one.__name__ for one in FILTERS]
+
+BROKEN = [None, "text", 7, [], {}, {"id": "a"}, {"id": "b", "messages": None}, {"id": "c", "messages": []},
+          {"id": "d", "messages": "hello"}, {"id": "e", "messages": [None]}, {"id": "f", "messages": [{"content": "x"}]},
+          {"id": "g", "messages": [{"role": 1, "content": "x"}]}, {"id": "h", "messages": [{"role": "user", "content": 3}]},
+          {"id": "i", "messages": [{"role": "user", "content": ["x"]}]}, {"id": "j", "messages": [{"role": "user"}]},
+          {"id": "k", "messages": [{"role": "assistant", "content": "", "tool_calls": {"name": "x"}}]},
+          {"id": "l", "messages": [{"role": "assistant", "content": "", "tool_calls": [{"function": "x"}]}]},
+          {"id": "m", "messages": [{"role": "assistant", "content": "", "reasoning_content": 4}]}]
+
+
+# every filter
+
+@pytest.mark.parametrize("one", FILTERS, ids=NAMES)
+def test_sound_row_is_kept_and_rows_are_not_changed(one):
+    rows = [trajectory()]
+    before = deepcopy(rows)
+    kept, dropped = one(rows)
+    assert kept == before and kept[0] is rows[0] and dropped == [] and rows == before
+
+
+@pytest.mark.parametrize("one", FILTERS, ids=NAMES)
+def test_empty_list_and_generator(one):
+    assert one([]) == ([], [])
+    assert ids(one(row for row in [trajectory()])[0]) == ["t"]
+
+
+@pytest.mark.parametrize("one", FILTERS, ids=NAMES)
+def test_malformed_rows_are_set_aside_by_every_filter(one):
+    kept, dropped = one(BROKEN + [trajectory()])
+    assert ids(kept) == ["t"] and len(dropped) == len(BROKEN)
+    assert {row["reason"] for row in dropped} == {"malformed"}
+    for given, out in zip(BROKEN, dropped):
+        assert out["id"] == row_id(given) and out["measure"] and {"filter", "reason"} <= set(out)
+        assert all(out[field] == value for field, value in given.items()) if isinstance(given, dict) else out["row"] == given
+
+
+def test_malformed_names_the_field():
+    assert malformed({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": 3}]}) == "messages[1].content: not text"
+    assert correct_and_shortest([trajectory(tokens=None)])[1][0]["measure"] == "tokens: missing, expected int"
+    assert correct_and_shortest([trajectory(success="yes")])[1][0]["measure"].startswith("success: 'yes'")
+    assert correct_and_shortest([trajectory(tool_calls=True)])[1][0]["reason"] == "malformed"
+
+
+@pytest.mark.parametrize("call, field", [
+    (lambda: correct_and_shortest([], keep_per_task=0), "keep_per_task"), (lambda: ngram_repetition([], n=0), "n"),
+    (lambda: ngram_repetition([], max_repeats=0), "max_repeats"), (lambda: citation_format([], min_citations=-1), "min_citations"),
+    (lambda: decontamination([], overlap=0), "overlap"), (lambda: decontamination([], n=1), "n"),
+    (lambda: decontamination([], tasks=["a question"]), "tasks[0].query"), (lambda: decontamination([], tasks=[{"query": "?!"}]), "tasks[0].query"),
+    (lambda: decontamination([], entity_names=["!!!"]), "entity_names"), (lambda: decontamination([], entity_names="Ada"), "entity_names"),
+    (lambda: decontamination([], entity_names=["Ada", None]), "entity_names"),
+    (lambda: plan_consistency([], min_share=2), "min_share"), (lambda: plan_consistency([], coverage=0), "coverage"),
+    (lambda: noise_share([], low=0.5, high=0.4), "low, high")])
+def test_bad_parameter_names_the_field(call, field):
+    with pytest.raises(InputError, match="^" + field.replace("[", r"\[").replace("]", r"\]") + ":"): call()
+
+
+# correct_and_shortest
+
+def test_fewest_calls_come_before_fewest_tokens_and_order_does_not_matter():
+    rows = [trajectory("long", tool_calls=3, tokens=10), trajectory("b", tool_calls=2, tokens=90), trajectory("a", tool_calls=2, tokens=90),
+            trajectory("wordy", tool_calls=2, tokens=91), trajectory("wrong", tool_calls=0, tokens=1, success=False)]
+    for shuffled in (rows, rows[::-1]):
+        kept, dropped = correct_and_shortest(shuffled)
+        assert ids(kept) == ["a"]
+        assert reasons(dropped) == {"long": "not shortest", "b": "not shortest", "wordy": "not shortest", "wrong": "wrong"}
+    assert set(ids(correct_and_shortest(rows, keep_per_task=3)[0])) == {"a", "b", "wordy"}
+
+
+def test_tasks_do_not_compete_and_a_task_may_end_empty():
+    rows = [trajectory("a", task_id="1", tool_calls=9), trajectory("b", task_id="2"), trajectory("c", task_id="3", success=False)]
+    assert ids(correct_and_shortest(rows)[0]) == ["a", "b"]
+
+
+# ngram_repetition
+
+def test_repetition_at_the_limit_and_past_it():
+    phrase = "one two three four five "
+    assert ngram_repetition([trajectory(thought=phrase * 3)], n=5, max_repeats=3)[1] == []
+    kept, dropped = ngram_repetition([trajectory(thought=phrase * 4)], n=5, max_repeats=3)
+    assert kept == [] and dropped[0]["measure"] == 4
+
+
+def test_repetition_is_counted_over_the_whole_trajectory_but_only_in_own_text():
+    loop = "the same ten words are said here again and again "
+    assert ngram_repetition([trajectory(tool=loop * 9, question=loop * 9, queries=[loop] * 9)])[1] == []
+    row = trajectory(thought=loop * 2, answer=loop * 2)
+    assert ngram_repetition([row])[1][0]["measure"] == 4
+    inline = {"id": "i", "messages": [{"role": "assistant", "content": f'<tool_call>{{"name": "x", "arguments": "{loop * 9}"}}</tool_call>'}]}
+    assert ngram_repetition([inline])[1] == [] and own_texts(inline) == []
+
+
+def test_repetition_sees_through_case_and_punctuation_and_reads_chinese():
+    assert ngram_repetition([trajectory(thought="A b, C d! a B c. D; a-b c d")], n=4, max_repeats=2)[1][0]["measure"] == 3
+    assert ngram_repetition([trajectory(thought="我再查一次。" * 4)], n=5)[1][0]["measure"] == 4
+
+
+# citation_format
+
+CITED = r"London \cite{web_0a1b2c3d}."
+
+
+@pytest.mark.parametrize("answer", [
+    r"\cite{web_0A1B2C3D}", r"\cite{web_0a1b2c3}", r"\cite{web_0a1b2c3d4}", r"\cite{web_0a1b2c3g}", r"\cite{0a1b2c3d}", r"\cite{}",
+    r"\cite web_0a1b2c3d", r"\cite{web_0a1b2c3d", r"\cite{ web_0a1b2c3d }", r"\cite{web_0a1b2c3d, web_0a1b2c3d}", "cite{web_0a1b2c3d}",
+    r"\cite[web_0a1b2c3d]", "[web_0a1b2c3d]", r"\citep{web_0a1b2c3d}"])
+def test_badly_written_citations_are_dropped(answer):
+    kept, dropped = citation_format([trajectory(answer=f"{CITED} London {answer}.")])
+    assert kept == [] and dropped[0]["reason"] == "badly written citation"
+
+
+def test_citations_are_counted_once_each():
+    assert citations(r"\cite{web_1} and \cite{web_2} and cite{web_0a1b2c3d") == ([], 3)
+    assert citations("We cite a page, as cited (see the web_page).") == ([], 0)
+
+
+def test_cited_source_must_have_been_returned_by_a_tool_that_worked():
+    elsewhere = trajectory("elsewhere", question="web_12345678", thought="web_12345678", answer=r"x \cite{web_12345678}")
+    longer = trajectory("longer", tool="site web_0a1b2c3d9 : x", answer=CITED)
+    failed = trajectory("failed", tool="Error: web_0a1b2c3d could not be opened", answer=CITED)
+    heading = trajectory("heading", tool="## web_0a1b2c3d\nsite : something else", answer=CITED)
+    partly = trajectory("partly", tool="## one\nerror : timed out\n## two\nsite : x \\cite{web_0a1b2c3d}", answer=CITED)
+    kept, dropped = citation_format([trajectory("good", answer=CITED), elsewhere, longer, failed, heading, partly])
+    assert ids(kept) == ["good", "partly"] and set(reasons(dropped).values()) == {"source never returned by a tool"}
+
+
+def test_a_report_needs_different_sources_and_other_kinds_none():
+    twice = trajectory(answer=CITED + CITED, kind="research")
+    assert citation_format([twice], min_citations=1)[1] == []
+    assert citation_format([twice], min_citations=2)[1][0]["measure"] == 1
+    assert citation_format([trajectory(answer="London", kind="seeking")], min_citations=2)[1] == []
+    assert citation_format([trajectory(answer="London", kind="research")], min_citations=0)[1] == []
+
+
+def test_no_answer_is_no_report():
+    row = trajectory(kind="research")
+    row["messages"].pop()
+    row["messages"][-1]["content"] = CITED  # the tool's words are not the answer
+    assert answer_of(row) == "" and citation_format([row])[1][0]["reason"] == "too few citations"
+
+
+# decontamination
+
+EXAM = [{"query": "Who wrote Ulysses?", "answer": "James Joyce", "aliases": ["Joyce"]},
+        {"query": "In which town did the elder sister of the inventor of the vacuum flask open her first school?", "answer": "Leeds"}]
+
+
+def test_question_and_pair():
+    rows = [trajectory("pair", question="who wrote ULYSSES", answer=r"joyce \cite{web_0a1b2c3d}."),
+            trajectory("inside", question="Please tell me: who wrote Ulysses? Be brief.", answer="Homer"),
+            trajectory("other", question="Who wrote Emma?", answer="James Joyce"), trajectory("in answer", answer="You ask who wrote Ulysses.")]
+    kept, dropped = decontamination(rows, EXAM)
+    assert ids(kept) == ["other"]
+    assert reasons(dropped) == {"pair": "evaluation question and answer", "inside": "evaluation question", "in answer": "evaluation question"}
+
+
+def test_question_in_a_tool_response_is_no_leak_but_a_name_is():
+    row = trajectory(tool="Who wrote Ulysses? A quiz by Stephen Hero .")
+    assert decontamination([row], EXAM)[1] == []
+    assert decontamination([row], EXAM, ["Stephen Hero"])[1][0]["measure"] == "Stephen Hero"
+
+
+def test_overlap_threshold():
+    asked = words(EXAM[1]["query"])  # 18 words, 11 runs of 8
+    for size, dropped_rows in ((13, 0), (15, 1), (17, 1)):  # 6, 8 and 10 runs in common: .55, .73, .91
+        rows = [trajectory(question=" ".join(asked[:size]) + " and so on")]
+        assert len(decontamination(rows, EXAM, overlap=0.7)[1]) == dropped_rows, size
+    assert decontamination([trajectory(question=" ".join(asked[:15]))], EXAM)[1][0]["measure"] == round(8 / 11, 3)
+
+
+def test_wording_of_a_pattern_is_not_a_leak_but_a_whole_question_is():
+    pattern = "write a report with cited sources on the person {} and cover birthplace field of work spouse and the prizes in this order"
+    exam = [{"query": pattern.format("Zora Held")}]
+    rows = [trajectory(str(number), question=pattern.format(f"Name{number}")) for number in range(12)]
+    assert decontamination(rows, exam, overlap=0.4)[1] == []               # twelve questions share the pattern
+    assert len(decontamination(rows[:10], exam, overlap=0.4)[1]) == 10     # ten could be ten leaks
+    assert len(decontamination([rows[0]] * 12, exam, overlap=0.4)[1]) == 12  # one question twelve times is not a pattern
+    assert ids(decontamination(rows + [trajectory("leak", question=pattern.format("Zora Held"))], exam)[1]) == ["leak"]
+
+
+@pytest.mark.parametrize("place", ["question", "answer", "tool", "thought", "query"])
+def test_held_out_name_anywhere(place):
+    text = "about the ANNA  Maria-Held case"
+    row = trajectory(**{"queries": [text]} if place == "query" else {place: text})
+    assert decontamination([row], entity_names=["Anna Maria Held"])[1][0]["reason"] == "held-out name"
+    assert decontamination([row], entity_names=["Anna Maria Held"], match_case=True)[1] == []
+    assert decontamination([row], entity_names=["Anna Mari", "Maria Heldt", "na", "Anna Held"])[1] == []
+
+
+def test_held_out_name_in_arguments_as_json_text_and_inline():
+    nested = trajectory()
+    nested["messages"][1]["tool_calls"][0]["function"]["arguments"] = json.dumps({"q": ["x\nZo\u00eb Held"]})
+    inline = {"id": "i", "messages": [{"role": "assistant", "content": '<tool_call>{"name": "s", "arguments": {"q": "x\\nZo\\u00eb Held"}}</tool_call>'}]}
+    assert len(decontamination([nested, inline], entity_names=["Zoe\u0308 Held"])[1]) == 2
+
+
+def test_names_against_a_plain_reading():
+    "Random texts and names: the index finds exactly what a word-by-word comparison finds."
+    generator = random.Random(0)
+    text = lambda size: " ".join(generator.choices("ab cd ef gh ij".split(), k=size))
+    for _ in range(200):
+        name, row = text(generator.randint(1, 4)), trajectory(thought=text(12), answer="x", question="y", tool="z", queries=[])
+        expected = f" {name} " in f" {row['messages'][1]['reasoning_content']} "
+        assert bool(decontamination([row], entity_names=[name, "q q"])[1]) == expected
+
+
+# plan_consistency
+
+def planned(plan, **fields): return trajectory(meta={"plan": plan}, **fields)
+
+
+def test_plan_is_followed_by_searches_or_headings():
+    both = planned(["the birthplace of Ada", "Field of work"], answer="# Field of work\nMathematics")
+    assert plan_consistency([both], min_share=1.0)[1] == []
+    assert plan_consistency([planned(["spouse of Ada", "birthplace of Ada"])], min_share=0.6)[1][0]["measure"] == 0.5
+    assert plan_consistency([planned(["spouse of Ada", "birthplace of Ada"])], min_share=0.5)[1] == []
+    scattered = planned(["birthplace of Bob"], queries=["birthplace of Ada", "spouse of Bob"])
+    assert plan_consistency([scattered])[1][0]["measure"] == 0.0
+
+
+def test_naming_an_item_in_the_todo_list_or_a_thought_is_not_following_it():
+    row = planned(["spouse of Ada"], thought="spouse of Ada")
+    row["messages"][1]["tool_calls"].append({"type": "function", "function": {"name": "todo", "arguments": {"add": "spouse of Ada"}}})
+    assert plan_consistency([row])[1][0]["measure"] == 0.0
+
+
+def test_no_plan_is_kept_and_a_bad_plan_is_malformed():
+    kept, dropped = plan_consistency([trajectory("none", meta=None), planned([]), *(planned(plan) for plan in ("text", [1], {"a": 1}))])
+    assert len(kept) == 2 and [row["reason"] for row in dropped] == ["malformed"] * 3
+
+
+def test_headings():
+    assert headings("# One #\ntext\n ## Two\n**Three** text\nfour : x\nA sentence. With a colon: y") == ["One #", "Two", "Three", "four"]
+
+
+# noise_share
+
+def noisy_and_clean(noisy, clean):
+    rows = [trajectory(f"noisy{number}", tool="Error: timed out") for number in range(noisy)]
+    return rows + [trajectory(f"clean{number}") for number in range(clean)]
+
+
+@pytest.mark.parametrize("noisy, clean, low, high, left", [
+    (6, 4, 0.0, 0.4, (2, 4)), (1, 99, 0.05, 0.1, (1, 19)), (5, 5, 0.5, 0.5, (5, 5)), (3, 7, 0.2, 0.4, (3, 7)),
+    (10, 0, 0.0, 1.0, (10, 0)), (2, 4, 0.4, 0.4, (2, 3)), (4, 4, 0.0, 0.0, (0, 4)), (4, 4, 1.0, 1.0, (4, 0)), (50, 50, 0.05, 0.1, (5, 50))])
+def test_noise_share_lies_between_the_bounds(noisy, clean, low, high, left):
+    rows = noisy_and_clean(noisy, clean)
+    kept, dropped = noise_share(rows, low, high)
+    assert (sum(bool(failed_responses(row)) for row in kept), sum(not failed_responses(row) for row in kept)) == left
+    assert len(kept) + len(dropped) == noisy + clean
+    assert set(ids(noise_share(rows[::-1], low, high)[0])) == set(ids(kept))
+
+
+def test_noise_share_that_cannot_be_reached_says_so():
+    for noisy, clean, low, high in ((0, 10, 0.05, 0.5), (10, 0, 0.0, 0.5), (5, 5, 0.05, 0.1)):
+        with pytest.raises(InputError, match=f"{noisy} with and {clean} without"): noise_share(noisy_and_clean(noisy, clean), low, high)
+
+
+@pytest.mark.parametrize("text, failed", [
+    ("", True), (" \n", True), ("Error: x", True), ("[error] x", True), ("No results for 'x'.", True), ("Timed out", True), ("HTTP 503", True),
+    ("## a\nerror : 404\n## b\nsite : x", True), ("## a\nsite : x\n## b\nno results", True), ("## a\n", True), ("## a\n## b\nsite : x", False),
+    ("nothing to do", False), ("<tool_response>\nError\n</tool_response>", True), ("<tool_response>\n</tool_response>", True), ("Page not found", True),
+    ("500 people live here", False), ("Errors in printing", False), ("site web_0a1b2c3d : no results", False), ("Nobody knows", False)])
+def test_what_a_failed_response_looks_like(text, failed):
+    assert bool(failed_responses(trajectory(tool=text))) == failed
+
+
+# apply_filters
+
+def test_funnel_adds_up_and_keeps_every_row():
+    rows = BROKEN + [trajectory("best"), trajectory("longer", tool_calls=5), trajectory("loop", thought="again " * 40),
+                     trajectory("wrong", success=False), trajectory("leak", question="Who wrote Ulysses?"),
+                     trajectory("cite", answer="x web_0a1b2c3d"), *noisy_and_clean(1, 0)]
+    kept, dropped, funnel = apply_filters(rows, FILTERS[:1] + FILTERS[2:5] + FILTERS[1:2], "train")
+    assert ids(kept) == ["best"] and len(kept) + len(dropped) == len(rows)
+    assert [line["filter"] for line in funnel] == ["well_formed", "ngram_repetition", "citation_format", "decontamination", "correct_and_shortest"]
+    assert all(line["read"] == line["kept"] + line["dropped"] for line in funnel)
+    assert all(after["read"] == before["kept"] for before, after in zip(funnel, funnel[1:]))
+    assert [line["dropped"] for line in funnel] == [len(BROKEN), 1, 1, 1, 3]
+    assert all(sum(line["reasons"].values()) == line["dropped"] and line["set"] == "train" for line in funnel)
+    assert all(set(example) == {"id", "reason", "measure"} for line in funnel for example in line["examples"])
+    assert json.loads(json.dumps(funnel)) == funnel
+
+
+@pytest.mark.parametrize("bad", [lambda rows: (rows[1:], []), lambda rows: (rows + rows[:1], []), lambda rows: (rows[1:] + rows[1:2], []),
+                                 lambda rows: (rows, [{**rows[0], "filter": "x"}])])
+def test_a_filter_that_loses_or_doubles_a_row_is_caught(bad):
+    with pytest.raises(AssertionError, match="kept \\+ dropped"): apply_filters([trajectory("a"), trajectory("b")], [bad], "train")
+
+
+def test_no_filters_and_no_rows():
+    assert apply_filters([], [well_formed], "x")[2] == [{"filter": "well_formed", "set": "x", "read": 0, "dropped": 0, "kept": 0, "reasons": {}, "examples": []}]
+    assert apply_filters([trajectory()], [], "x") == ([trajectory()], [], [])
+
+
+def test_rows_from_a_table_with_empty_fields():
+    "Tables give every message all fields, None where there is nothing."
+    polars = pytest.importorskip("polars")
+    rows = polars.DataFrame([trajectory(answer=CITED, kind="research", meta={"plan": ["birthplace of Ada"]})]).to_dicts()
+    assert rows[0]["messages"][0]["tool_calls"] is None
+    kept, dropped, _ = apply_filters(rows, FILTERS, "table")
+    assert kept == rows and dropped == []
+
+
+@pytest.mark.skipif(not WEBDANCER.exists(), reason=f"{WEBDANCER} is not there")
+def test_other_peoples_trajectories():
+    rows = [json.loads(line) for line in gzip.open(WEBDANCER, "rt", encoding="utf-8")]
+    assert all(texts(row, "tool") and calls_of(row)[0][0] in ("search", "visit") for row in rows)
+    assert sum(bool(answer_of(row)) for row in rows) >= 95
+    question = words(rows[0]["messages"][1]["content"].rpartition("User:")[2])
+    _, dropped, _ = apply_filters(rows, [well_formed, ngram_repetition, citation_format,
+                                         partial(decontamination, tasks=[{"query": " ".join(question)}])], "webdancer")
+    assert [row["question"] if "question" in row else row["messages"] for row in dropped if row["filter"] == "decontamination"] == [rows[0]["messages"]]
