@@ -19,7 +19,7 @@ from ..trajectory import CHAT_TEMPLATE, END, START, TAGS
 # %% ../../nbs/40_base.ipynb #ff1e7245
 SKELETON = ('{"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["',
             '{"name": "batch_web_surfer", "arguments": {"action": "batch_open", "urls": ["',
-            '{"name": "todo", "arguments": {"action": "create", "items": ["', '", "', '"]}}', " \\cite{web_00")
+            '{"name": "todo", "arguments": {"action": "create", "items": ["', '", "', '"]}}', *(f" \\cite{{web_00{n:02d}" for n in range(100)))
 PIECES = r" ?[^\s\d\\{}\[\]\":,;|<>#_/]+|\d{2}|\d|\n| ?[\\{}\[\]\":,;|<>#_/]+|\s"
 
 # %% ../../nbs/40_base.ipynb #67023fb6
