@@ -69,7 +69,7 @@ class BaseSettings:
     base_model: str = setting("", "Hugging Face directory or hub name to start from; empty: from scratch")
     vocabulary: int = setting(2048, "tokens of the tokenizer", 600, 200_000)
     width: int = setting(128, "hidden size", 32, 16384)
-    layers: int = setting(3, "blocks", 2, 200)
+    layers: int = setting(4, "blocks", 2, 200)
     heads: int = setting(4, "attention heads", 1, 256)
     context: int = setting(1024, "positions", 128, 1_000_000)
     induction: bool = setting(True, "set the copying circuit by hand before training")

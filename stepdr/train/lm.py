@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['orthogonalise', 'make_optimizer', 'plan_batches', 'pad_batch', 'token_loss', 'rate_at', 'save_state', 'load_state',
-           'add_gradients', 'train_rows', 'run_ranks', 'rank_main']
+           'add_gradients', 'train_rows', 'run_ranks', 'die_with_parent', 'rank_main', 'train_job', 'saved_step']
 
 # %% ../../nbs/50_train.ipynb #9927569a
 import json
@@ -189,7 +189,7 @@ def run_ranks(target, # "module:function", called as function(job, rank, ranks)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "job.json").write_text(json.dumps({"target": target, "job": job, "ranks": ranks, "threads": threads, "device": device}))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-        workers = [subprocess.Popen([sys.executable, "-u", "-m", "stepdr.train.lm", folder, str(rank)], env=environment, text=True,
+        workers = [subprocess.Popen([sys.executable, "-u", "-m", "stepdr.train.lm", "rank", folder, str(rank)], env=environment, text=True,
                                     stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL, stderr=open(Path(folder, f"stderr{rank}"), "w")) for rank in range(ranks)]
         try:
             for line in workers[0].stdout: print(line, end="", flush=True)
@@ -201,11 +201,19 @@ def run_ranks(target, # "module:function", called as function(job, rank, ranks)
             raise RuntimeError(f"{target} failed in process {bad}:\n" + Path(folder, f"stderr{bad}").read_text()[-3000:])
 
 # %% ../../nbs/50_train.ipynb #5cde5dcc
+def die_with_parent():
+    "On Linux: end this process when the one that started it is killed, so that a killed run leaves no worker behind."
+    import ctypes
+    import signal
+    if hasattr(library := ctypes.CDLL(None), "prctl"): library.prctl(1, signal.SIGKILL)
+
+# %% ../../nbs/50_train.ipynb #cc564262
 def rank_main(folder, rank): # folder with job.json, number of this process
     "What each process of `run_ranks` does."
     import importlib
     import torch
     import torch.distributed as distributed
+    die_with_parent()
     call = json.loads(Path(folder, "job.json").read_text())
     torch.set_num_threads(call["threads"])
     if call["ranks"] > 1:
@@ -213,7 +221,38 @@ def rank_main(folder, rank): # folder with job.json, number of this process
     module, name = call["target"].split(":")
     getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
 
-# %% ../../nbs/50_train.ipynb #cc564262
+# %% ../../nbs/50_train.ipynb #05a02852
+def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "rate", "matrix_rate", "trainer"}
+    "Train from one Hugging Face directory to another, in one of `ranks` processes; goes on from its checkpoint."
+    from stepdr.artifacts import MetricsLog, read_parquet
+    from stepdr.model.base import load_model, save_model
+    run, name = Path(job["run_dir"]), job["name"]
+    model, tokenizer = load_model(run / job["start"])
+    rows, checkpoint = read_parquet(run / job["rows"]), run / "checkpoints" / job["stage"] / f"{name}.pt"
+    done = saved_step(checkpoint)
+    metrics = MetricsLog(run / f"metrics/{name}.jsonl", resume_step=done or None) if rank == 0 else None
+    clock = time.time()
+    def log(**row):
+        if rank: return
+        metrics.log(**row)
+        left = (time.time() - clock) / max(row["step"] - done, 1) * (job["steps"] - row["step"])
+        if row["step"] % 50 == 0: print(f"{name} {row['step']}/{job['steps']}  loss {row['loss']:.3f}  {left:.0f} s left", flush=True)
+    if job["trainer"] == "trl":
+        from stepdr.train.trl import train_rows_trl as train
+        if ranks > 1: raise ValueError("trainer: trl works with one process here; use processes=1, or accelerate launch")
+    else: train = train_rows
+    if done < job["steps"]:
+        train(model, rows, job["steps"], job["tokens"], job["rate"], job["matrix_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
+    else: load_state(checkpoint, model, make_optimizer(model, job["rate"], job["matrix_rate"]))
+    if rank == 0: save_model(run / job["out"], model, tokenizer)
+
+# %% ../../nbs/50_train.ipynb #5802a91a
+def saved_step(checkpoint): # -> steps that a checkpoint has behind it, 0 where there is none
+    "How far a killed job came."
+    import torch
+    return torch.load(checkpoint, weights_only=True)["step"] if Path(checkpoint).exists() else 0
+
+# %% ../../nbs/50_train.ipynb #5b76f457
 if __name__ == "__main__":
     import sys
-    if len(sys.argv) == 3: rank_main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1:2] == ["rank"]: rank_main(sys.argv[2], int(sys.argv[3]))

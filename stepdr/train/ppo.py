@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['gae', 'closed_form', 'whiten', 'oracle_reward', 'action_batch', 'action_logs', 'make_critic', 'value_logits',
            'to_unit', 'policy_loss', 'iteration_tasks', 'split_batches', 'reduce_sum', 'update_critic', 'update_policy',
-           'estimate_values', 'kl_to_reference', 'ppo_iteration', 'summarise']
+           'estimate_values', 'kl_to_reference', 'ppo_iteration', 'summarise', 'save_ppo', 'load_ppo', 'judge_reward',
+           'train_ppo']
 
 # %% ../../nbs/70_ppo.ipynb #69f5e47e
 import random
@@ -214,3 +215,67 @@ def summarise(episodes, rewards, values, kl, kl_count, clipped, entropy, ranks):
     variance = ss / m - (s / m) ** 2
     return {"reward": reward / n, "reward_research": rr / max(nr, 1), "reward_questions": rq / max(nq, 1), "length": length / n, "tool_calls": calls / n, "kl": kl / max(kls, 1),
             "clip_fraction": clipped / ranks, "entropy": entropy / ranks, "explained_variance": 1 - (error / m) / max(variance, 1e-9)}
+
+# %% ../../nbs/70_ppo.ipynb #dcb5c8e2
+def save_ppo(path, state, iteration): # file, models and optimisers, iterations done
+    "One atomic file with everything that changes."
+    import io
+    import torch
+    from stepdr.artifacts import atomic_write
+    parts = {name: state[name].state_dict() for name in ("policy", "critic", "optimizer", "critic_optimizer")}
+    torch.save(parts | {"iteration": iteration}, buffer := io.BytesIO())
+    atomic_write(path, buffer.getvalue())
+
+# %% ../../nbs/70_ppo.ipynb #2d42a33c
+def load_ppo(path, state): # -> iterations done (0 where there is no file)
+    "Go on from `save_ppo`."
+    import torch
+    if not Path(path).exists(): return 0
+    saved = torch.load(path, weights_only=True)
+    for name in ("policy", "critic", "optimizer", "critic_optimizer"): state[name].load_state_dict(saved[name])
+    return saved["iteration"]
+
+# %% ../../nbs/70_ppo.ipynb #8f281a40
+def judge_reward(judge): # stepdr.judge.Judge -> function episode -> float
+    "The trained judge's verdicts through the strict map; questions as before."
+    def reward(episode):
+        if episode.task["kind"] != "research": return oracle_reward(episode)
+        verdicts = judge.verdicts(episode.task, episode.answer or "", episode.environment.seen)
+        return max(-1.0, rubric_score(verdicts, [r["weight"] for r in episode.task["rubrics"]], "strict"))
+    return reward
+
+# %% ../../nbs/70_ppo.ipynb #49a5c5e9
+def train_ppo(job, rank, ranks): # {"run_dir", "seed", "settings", "save_every"} as `run_ranks` gives it
+    "PPO from models/sft to models/ppo, in one of `ranks` processes."
+    import torch
+    from stepdr.artifacts import MetricsLog, read_jsonl
+    from stepdr.model.base import load_model, save_model
+    from stepdr.world.closed import load_web
+    run, settings, seed = Path(job["run_dir"]), job["settings"], job["seed"]
+    web, tasks = load_web(run / "world"), read_jsonl(run / "data/tasks_train.jsonl")
+    research, questions = ([t for t in tasks if (t["kind"] == "research") == wanted] for wanted in (True, False))
+    policy, tokenizer = load_model(run / "models/sft")
+    reference, _ = load_model(run / "models/sft")
+    torch.manual_seed(seed)
+    critic = make_critic(policy)
+    state = {"policy": policy, "reference": reference, "critic": critic, "reward": oracle_reward,
+             "optimizer": torch.optim.AdamW(policy.parameters(), settings["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0),
+             "critic_optimizer": torch.optim.AdamW(critic.parameters(), settings["critic_rate"], betas=(0.9, 0.95), weight_decay=0.0)}
+    if settings["reward"] == "judge":
+        from stepdr.judge import Judge
+        state["reward"] = judge_reward(Judge.load(run / "models/judge"))
+    checkpoint = run / "checkpoints/ppo/state.pt"
+    start = load_ppo(checkpoint, state)
+    if ranks > 1: torch.distributed.barrier()
+    log = MetricsLog(run / "metrics/ppo.jsonl", resume_step=start or None) if rank == 0 else None
+    clock = time.time()
+    for iteration in range(start, settings["iterations"]):
+        chosen = iteration_tasks(research, questions, settings["episodes"], settings["question_share"], seed, iteration)
+        row = ppo_iteration(state, chosen, web, tokenizer, settings, seed, iteration, rank, ranks)
+        if rank: continue
+        log.log(step=iteration + 1, **row)
+        left = (time.time() - clock) / (iteration + 1 - start) * (settings["iterations"] - iteration - 1)
+        print(f"PPO {iteration + 1}/{settings['iterations']}  reward {row['reward_research']:.3f}  questions {row['reward_questions']:.2f}  explained variance {row['explained_variance']:.2f}  "
+              f"KL {row['kl']:.4f}  entropy {row['entropy']:.3f}  {row['seconds']:.1f} s, {left:.0f} s left", flush=True)
+        if (iteration + 1) % job["save_every"] == 0 or iteration + 1 == settings["iterations"]: save_ppo(checkpoint, state, iteration + 1)
+    if rank == 0: save_model(run / "models/ppo", policy, tokenizer)
