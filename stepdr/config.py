@@ -67,7 +67,7 @@ class SynthesisSettings:
 class BaseSettings:
     "Tokenizer and base model."
     base_model: str = setting("", "Hugging Face directory or hub name to start from; empty: from scratch")
-    vocabulary: int = setting(2048, "tokens of the tokenizer", 600, 200_000)
+    vocabulary: int = setting(2048, "tokens of the tokenizer", 700, 200_000)
     width: int = setting(128, "hidden size", 32, 16384)
     layers: int = setting(4, "blocks", 2, 200)
     heads: int = setting(4, "attention heads", 1, 256)
@@ -81,7 +81,7 @@ class BaseSettings:
 class MidtrainSettings:
     "Two stages of mid-training."
     stage1_steps: int = setting(500, "optimiser steps of stage 1", 1, 10_000_000)
-    stage2_steps: int = setting(600, "optimiser steps of stage 2", 1, 10_000_000)
+    stage2_steps: int = setting(700, "optimiser steps of stage 2", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
     stage1_rate: float = setting(3e-3, "AdamW's learning rate in stage 1", 0.0, 1.0)
     stage1_matrix_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)

@@ -15,13 +15,15 @@ from pathlib import Path
 
 from ..artifacts import atomic_directory
 from ..config import InputError
+from ..world.corpus import AUTHORITY
 from ..trajectory import CHAT_TEMPLATE, END, START, TAGS, segments
 
 # %% ../../nbs/40_base.ipynb #ff1e7245
 SKELETON = ('{"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["',
             '{"name": "batch_web_surfer", "arguments": {"action": "batch_open", "urls": ["',
-            '{"name": "todo", "arguments": {"action": "create", "items": ["', '", "', '"]}}', *(f" \\cite{{web_00{n:02d}" for n in range(100)))
-PIECES = r" ?[^\s\d\\{}\[\]\":,;|<>#_/]+|\d{2}|\d|\n| ?[\\{}\[\]\":,;|<>#_/]+|\s"
+            '{"name": "todo", "arguments": {"action": "create", "items": ["', '", "', '"]}}', *AUTHORITY,
+            *(f" \\cite{{web_00{n:02d}" for n in range(100)), *(f"{n:02d}" for n in range(100)))
+PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 # %% ../../nbs/40_base.ipynb #67023fb6
 def train_tokenizer(texts, # iterable of training texts
@@ -29,9 +31,10 @@ def train_tokenizer(texts, # iterable of training texts
                     skeleton=SKELETON, # fixed pieces that get a token of their own
                     ): # -> PreTrainedTokenizerFast
     "Byte-level BPE; lossless for any text."
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
     core = Tokenizer(models.BPE())
+    core.normalizer = normalizers.NFC()
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"),
                                                   pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     core.decoder = decoders.ByteLevel()
