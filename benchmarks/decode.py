@@ -5,7 +5,7 @@
 An episode is a held-out development task with the tools of the closed web. The decoder runs a batch column by column and keeps its cache over turns.
 `generate` is what it is measured against, in the way that agent loops drive it: at each turn the batch of unfinished episodes, padded on the
 left, all their tokens anew. Without --model a model of the tiny profile with random weights is used, and the turns are cut off after 40 tokens,
-followed by the teacher's tool text; a trained model makes its own calls.
+followed by the teacher's tool text; a trained model makes its own calls. Seconds are those of the process's CPU time, which other work on the machine hardly changes.
 """
 import argparse
 import os
@@ -129,13 +129,13 @@ def main():
         return out
     for number in range(given.rounds):
         for name, run, more in (("decoder", with_decoder, ()), ("generate", with_generate, (pad,))):
-            began = time.time()
+            began = time.process_time()
             ids[name] = batches(run, *more)
-            rate = sum(map(len, ids[name])) / (time.time() - began)
+            rate = sum(map(len, ids[name])) / (spent := time.process_time() - began)
             best[name] = max(best.get(name, 0), rate)
-            print(f"round {number + 1}  {name:<9} {rate:7.0f} tokens/s   {time.time() - began:5.1f} s for {len(tasks)} episodes of {sum(map(len, ids[name])) / len(tasks):.0f} tokens", flush=True)
+            print(f"round {number + 1}  {name:<9} {rate:7.0f} tokens/CPU s   {spent:5.1f} s for {len(tasks)} episodes of {sum(map(len, ids[name])) / len(tasks):.0f} tokens", flush=True)
     same = sum(a == b for a, b in zip(ids["decoder"], ids["generate"]))
-    print(f"the decoder does {best['decoder'] / best['generate']:.2f} x the tokens a second of generate; {same} of {len(tasks)} episodes are the same, token for token")
+    print(f"the decoder does {best['decoder'] / best['generate']:.2f} x the tokens a CPU second of generate; {same} of {len(tasks)} episodes are the same, token for token")
 
 
 if __name__ == "__main__": main()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'PROFILES', 'InputError', 'setting', 'validate', 'WorldSettings', 'SynthesisSettings', 'BaseSettings',
-           'MidtrainSettings', 'SftSettings', 'JudgeSettings', 'PpoSettings', 'EvaluateSettings']
+           'MidtrainSettings', 'SftSettings', 'JudgeSettings', 'PpoSettings', 'EvaluateSettings', 'vary']
 
 # %% ../nbs/00_config.ipynb #dc1872af
 import dataclasses
@@ -19,9 +19,10 @@ def setting(default,  # default value; its type is the setting's type
             about: str,  # what it is, with the unit
             low=None,  # smallest value allowed, if any
             high=None,  # largest value allowed, if any
+            choices=None,  # the only values allowed, if any
             ):
     "A dataclass field that documents itself and carries its range."
-    return field(default=default, metadata={"about": about, "low": low, "high": high})
+    return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
 
 # %% ../nbs/00_config.ipynb #830162a0
 def validate(settings):
@@ -35,6 +36,8 @@ def validate(settings):
             raise InputError(f"{stage}.{item.name}: expected {kind.__name__}, got {value!r}")
         if (low is not None and value < low) or (high is not None and value > high):
             raise InputError(f"{stage}.{item.name}: {value!r} is out of range ({low} to {high}); {item.metadata['about']}")
+        if item.metadata.get("choices") and value not in item.metadata["choices"]:
+            raise InputError(f"{stage}.{item.name}: {value!r} is none of {', '.join(item.metadata['choices'])}")
         object.__setattr__(settings, item.name, value)
     return settings
 
@@ -87,7 +90,7 @@ class MidtrainSettings:
     stage1_matrix_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)
     stage2_rate: float = setting(2e-3, "AdamW's learning rate in stage 2", 0.0, 1.0)
     stage2_matrix_rate: float = setting(0.015, "Muon's learning rate in stage 2", 0.0, 1.0)
-    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer)")
+    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
     def __post_init__(self): validate(self)
 
@@ -99,7 +102,7 @@ class SftSettings:
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
     rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     matrix_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
-    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer)")
+    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
     def __post_init__(self): validate(self)
 
@@ -137,7 +140,7 @@ class PpoSettings:
     tool_calls: int = setting(4, "tool calls an episode may use", 1, 1000)
     tokens: int = setting(560, "tokens an episode may have", 64, 1_000_000)
     turn_tokens: int = setting(160, "tokens a turn may have", 8, 1_000_000)
-    reward: str = setting("oracle", "oracle or judge")
+    reward: str = setting("oracle", "oracle or judge", choices=("oracle", "judge"))
     processes: int = setting(2, "processes that work together, one thread each", 1, 64)
     def __post_init__(self): validate(self)
 
@@ -145,7 +148,7 @@ class PpoSettings:
 @dataclass(frozen=True)
 class EvaluateSettings:
     "Evaluation on held-out tasks."
-    split: str = setting("test", "test, or dev to choose settings on")
+    split: str = setting("test", "test, or dev to choose settings on", choices=("test", "dev"))
     failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
     tool_calls: int = setting(4, "tool calls an episode may use", 1, 1000)
     tokens: int = setting(560, "tokens an episode may have", 64, 1_000_000)
@@ -158,3 +161,18 @@ class EvaluateSettings:
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
 PROFILES = {"tiny": {stage: make() for stage, make in SETTINGS.items()}}
+
+# %% ../nbs/00_config.ipynb #64dc1edf
+def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of settings
+    "A profile that differs from another in the values given."
+    return {stage: dataclasses.replace(settings, **changes.get(stage, {})) for stage, settings in PROFILES[profile].items()}
+
+# %% ../nbs/00_config.ipynb #eea4b85c
+PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000},
+                       base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12, "context": 4096},
+                       midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "stage1_rate": 6e-4, "stage2_rate": 3e-4, "processes": 1},
+                       sft={"steps": 500, "tokens_per_step": 65536, "rate": 2e-4, "processes": 1}, judge={"tokens_per_step": 65536, "rate": 2e-4, "processes": 1},
+                       ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_rate": 5e-5, "processes": 1}, evaluate={"processes": 1})
+PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072, "induction": False, "renamed": 0.0},
+                         ppo={"learning_rate": 1e-6, "critic_rate": 1e-5, "episodes": 512, "tool_calls": 30, "tokens": 131072, "turn_tokens": 16384, "reward": "judge"},
+                         evaluate={"tool_calls": 30, "tokens": 131072, "turn_tokens": 16384})

@@ -47,6 +47,13 @@ def small(made, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture
+def here(monkeypatch):
+    "Do the work in this process: processes cost seconds to start."
+    from stepdr.train import lm
+    monkeypatch.setattr(lm, "run_ranks", lambda target, job, ranks, device: e.evaluate_rank(job, 0, 1))
+
+
 def paragraph(number, heading, value, site="archive.example", entity="Q1"):
     return SimpleNamespace(id=f"web_{number:08d}", heading=heading, value_name=value, site=site, entity=entity, value=f"Q-{value}")
 
@@ -146,11 +153,10 @@ def test_checkpoints_keep_the_tokenizer(made):
 
 
 def test_the_number_of_processes_changes_nothing_and_a_kill_neither(small, tmp_path):
-    for name in ("two", "killed"): shutil.copytree(small, tmp_path / name)
-    expected = e.evaluate_models(small, SETTINGS, models=("sft", "ppo"), device="cpu")
+    shutil.copytree(small, tmp_path / "killed")
+    expected = e.evaluate_models(small, replace(SETTINGS, processes=2), models=("sft", "ppo"), device="cpu")
     assert len(expected) == 2 * 4 * 2 * 5 and [r["model"] for r in expected[:40]] == ["sft"] * 40
-    assert e.evaluate_models(tmp_path / "two", replace(SETTINGS, processes=2), models=("sft", "ppo"), device="cpu") == expected
-    code = "import sys; from stepdr.evaluate.run import *; evaluate_models(sys.argv[1], EvaluateSettings('dev', tokens=160, turn_tokens=12, samples=50), models=('sft', 'ppo'), device='cpu')"
+    code = "import sys; from stepdr.config import EvaluateSettings; from stepdr.evaluate.run import evaluate_models; evaluate_models(sys.argv[1], EvaluateSettings('dev', tokens=160, turn_tokens=12, samples=50), models=('sft', 'ppo'), device='cpu')"
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], start_new_session=True, stdout=subprocess.DEVNULL)
     units = tmp_path / "killed" / "checkpoints" / "evaluate"
     deadline = time.time() + 120
@@ -163,7 +169,7 @@ def test_the_number_of_processes_changes_nothing_and_a_kill_neither(small, tmp_p
     assert all((units / name).stat().st_mtime_ns == changed for name, changed in before.items())  # what was done was not done again
 
 
-def test_a_whole_stage(small, capsys):
+def test_a_whole_stage(small, here, capsys):
     results = e.evaluate_run(small, SETTINGS, 3, "cpu", models=("sft_without_midtrain", "sft", "ppo"), limit=3)
     assert results == read_json(small / "evaluation" / "results.json")
     assert set(results["stages"]) == {"sft_without_midtrain", "sft", "ppo"} and results["seed"] == 3
@@ -183,13 +189,14 @@ def test_a_whole_stage(small, capsys):
     assert "episodes" in capsys.readouterr().out
 
 
-def test_other_weights_or_settings_are_evaluated_again(small):
+def test_other_weights_or_settings_are_evaluated_again(small, here):
     first = e.evaluate_models(small, SETTINGS, models=("sft",), sets=("simpleqa",), temperatures=(1.0,), device="cpu")
     unit = small / "checkpoints" / "evaluate" / "sft.simpleqa.t1.jsonl"
     made = unit.stat().st_mtime_ns
     assert e.evaluate_models(small, SETTINGS, models=("sft",), sets=("simpleqa",), temperatures=(1.0,), device="cpu") == first and unit.stat().st_mtime_ns == made
     shutil.copy(small / "models" / "ppo" / "model.safetensors", small / "models" / "sft" / "model.safetensors")
     assert e.evaluate_models(small, SETTINGS, models=("sft",), sets=("simpleqa",), temperatures=(1.0,), device="cpu") != first
+    assert e.evaluate_models(small, replace(SETTINGS, tokens=90), models=("sft",), sets=("simpleqa",), temperatures=(1.0,), device="cpu")[0]["tokens"] <= 90
 
 
 @pytest.mark.parametrize("what, wanted", [

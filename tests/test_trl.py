@@ -4,7 +4,8 @@ import random
 import pytest
 import torch
 
-from stepdr.model.base import make_model, train_tokenizer
+from stepdr.config import InputError
+from stepdr.model.base import make_model
 from stepdr.train import lm
 
 STEPS, TOKENS, RATE, MATRIX_RATE, SEED = 6, 160, 3e-3, 0.02, 3
@@ -41,8 +42,8 @@ def both(tmp_path_factory):
         patch.setattr(lm, "token_loss", watched)
         plain = lm.train_rows(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, log=lambda **row: plain_metrics.append(row))
     folder = tmp_path_factory.mktemp("trl")
-    trl = train_rows_trl(small_model(), train_tokenizer(["a b c"], 600), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, every=1,
-                         log=lambda **row: metrics.append(row), output_dir=folder)
+    trl = train_rows_trl(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, checkpoint=folder / "state.pt",
+                         every=1, log=lambda **row: metrics.append(row), output_dir=folder / "trainer")
     return {"plain": plain, "trl": trl, "losses": losses, "metrics": metrics, "plain_metrics": plain_metrics, "folder": folder}
 
 
@@ -72,13 +73,41 @@ def test_weights_agree(both):
 def test_the_model_comes_back_as_it_was(both):
     fresh = small_model()
     assert both["trl"].config.to_dict() == fresh.config.to_dict()
-    assert "forward" not in vars(both["trl"]) and not list(both["folder"].iterdir())
+    assert "forward" not in vars(both["trl"]) and not list((both["folder"] / "trainer").glob("*"))
+
+
+def test_the_state_at_the_end_is_saved(both):
+    model = small_model()
+    assert lm.load_state(both["folder"] / "state.pt", model, lm.make_optimizer(model, RATE, MATRIX_RATE)) == STEPS
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), both["trl"].parameters()))
+
+
+def test_several_processes_are_refused():
+    from stepdr.train.trl import train_rows_trl
+    with pytest.raises(InputError, match="processes: 2"): train_rows_trl(small_model(), make_rows(), 1, TOKENS, RATE, MATRIX_RATE, SEED, ranks=2)
 
 
 def test_a_wrong_order_of_batches_would_be_seen(both):
     "The test above has teeth: another order gives other losses."
     from stepdr.train.trl import train_rows_trl
     other = []
-    train_rows_trl(small_model(), train_tokenizer(["a b c"], 600), make_rows(), 3, TOKENS, RATE, MATRIX_RATE, SEED + 1, every=1,
+    train_rows_trl(small_model(), make_rows(), 3, TOKENS, RATE, MATRIX_RATE, SEED + 1, every=1,
                    log=lambda **row: other.append(row["loss"]))
     assert other != pytest.approx(both["losses"][:3], rel=1e-3)
+
+
+def test_a_stage_trains_through_trl(tmp_path):
+    "The stages' own job, with each trainer: the same checkpoint within rounding, and a second call has nothing to do."
+    from stepdr.artifacts import read_jsonl, write_parquet
+    from stepdr.model.base import load_model, save_model, train_tokenizer
+    save_model(tmp_path / "models/base", small_model(), train_tokenizer(["a b c"], 600))
+    write_parquet(tmp_path / "rows.parquet", make_rows())
+    weights, losses = {}, {}
+    for trainer in ("plain", "trl", "trl"):
+        job = {"start": "models/base", "rows": "rows.parquet", "out": f"models/{trainer}", "name": trainer, "stage": "sft", "run_dir": str(tmp_path), "device": "cpu",
+               "seed": 0, "steps": 4, "tokens": TOKENS, "rate": RATE, "matrix_rate": MATRIX_RATE, "trainer": trainer}
+        lm.train_job(job, 0, 1)
+        weights[trainer] = load_model(tmp_path / f"models/{trainer}")[0]
+        losses.setdefault(trainer, []).append([row["loss"] for row in read_jsonl(tmp_path / f"metrics/{trainer}.jsonl")])
+    for a, b in zip(weights["plain"].parameters(), weights["trl"].parameters()): assert torch.allclose(a, b, atol=2e-3)
+    assert losses["plain"][0] == pytest.approx(losses["trl"][0], rel=1e-3) and losses["trl"][0] == losses["trl"][1]

@@ -113,7 +113,7 @@ def save_model(folder, model, tokenizer):
         model.save_pretrained(partial); tokenizer.save_pretrained(partial)
 
 # %% ../../nbs/40_base.ipynb #f023b023
-def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Qwen2ForCausalLM in fp32 on a CPU, tokenizer)
+def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Qwen2ForCausalLM in fp32, tokenizer)
     "Read a checkpoint; only Qwen2's architecture, which the decoder knows."
     import torch
     from transformers import AutoConfig, AutoTokenizer, Qwen2ForCausalLM
@@ -122,9 +122,8 @@ def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Q
     try: config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error: raise InputError(f"{folder}: no model here ({str(error).splitlines()[0]}); give a Hugging Face directory") from None
     if config.model_type != "qwen2": raise InputError(f"{folder}/config.json: model_type is {config.model_type!r}, expected 'qwen2'")
-    dtype = torch.float32 if str(device) == "cpu" else torch.bfloat16
     try:
-        return Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype).to(device), AutoTokenizer.from_pretrained(folder)
+        return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device), AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
 

@@ -6,7 +6,7 @@
 __all__ = ['Decoder', 'sample', 'Row', 'advance', 'decode']
 
 # %% ../../nbs/43_decoder.ipynb #485e5c08
-import math
+from ..config import InputError
 
 # %% ../../nbs/43_decoder.ipynb #30e4c67b
 class Decoder:
@@ -14,6 +14,8 @@ class Decoder:
     def __init__(self, model, batch, length): # Qwen2ForCausalLM, rows, most positions
         import torch
         config = model.config
+        if config.rope_parameters.get("rope_type", "default") != "default" or getattr(config, "use_sliding_window", False):
+            raise InputError(f"config.json: rope_type {config.rope_parameters.get('rope_type')!r} or a sliding window: the decoder knows neither; use a model without")
         self.config, self.model, self.position, self.length = config, model, 0, length
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -116,6 +118,7 @@ def decode(model, # Qwen2ForCausalLM
     "Run episodes to their end; the sampled ids, their mask and log-probabilities stay as they were sampled."
     import torch
     device, rows = next(model.parameters()).device, [] if rows is None else rows
+    if max(map(len, prompts)) >= most: raise InputError(f"tokens: {most} are too few for a prompt of {max(map(len, prompts))}; raise the budget")
     rows += [Row(i, p) for i, p in enumerate(prompts)]
     with torch.inference_mode():
         batch, decoder = list(rows), Decoder(model, len(rows), most)

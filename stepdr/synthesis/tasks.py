@@ -131,10 +131,10 @@ def statements(report, paragraphs): # -> list of {"heading", "text", "cited", "s
     "A report's statements with what their citations are worth: `paragraphs` are the ones that were read, by id."
     rows = []
     for heading, body in sections(report):
-        cited = CITE.findall(body)
+        cited, text = CITE.findall(body), CITE.sub(" ", body).strip()
         read = [paragraphs[c] for c in cited if c in paragraphs]
-        supported = any(p.heading == heading and mentions(body, p.value_name) for p in read)
-        rows.append({"heading": heading, "text": CITE.sub("", body).strip(), "cited": cited, "supported": supported,
+        supported = any(p.heading == heading and mentions(text, p.value_name) for p in read)
+        rows.append({"heading": heading, "text": text, "cited": cited, "supported": supported,
                      "trusted": supported and all(p.site in TRUSTED for p in read)})
     return rows
 

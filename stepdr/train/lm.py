@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['orthogonalise', 'make_optimizer', 'plan_batches', 'pad_batch', 'token_loss', 'rate_at', 'save_state', 'load_state',
-           'add_gradients', 'train_rows', 'run_ranks', 'die_with_parent', 'rank_main', 'train_job', 'saved_step']
+           'add_gradients', 'train_rows', 'pick_device', 'run_ranks', 'die_with_parent', 'rank_main', 'train_job',
+           'saved_step']
 
 # %% ../../nbs/50_train.ipynb #9927569a
 import json
@@ -13,6 +14,8 @@ import os
 import random
 import time
 from pathlib import Path
+
+from ..config import InputError
 
 # %% ../../nbs/50_train.ipynb #1f69a9d1
 def orthogonalise(matrices_BMN, steps=5): # -> the nearest (semi-)orthogonal matrices, roughly
@@ -88,7 +91,7 @@ def plan_batches(lengths, # tokens of each row
     return planned[:steps]
 
 # %% ../../nbs/50_train.ipynb #cd3d153a
-def pad_batch(rows, pad): # rows with input_ids and labels -> (ids_BT, labels_BT)
+def pad_batch(rows, pad, device="cpu"): # rows with input_ids and labels -> (ids_BT, labels_BT)
     "Right-padded tensors; what follows a row cannot be seen by it, so no attention mask is needed."
     import torch
     longest = max(len(r["input_ids"]) for r in rows)
@@ -97,7 +100,7 @@ def pad_batch(rows, pad): # rows with input_ids and labels -> (ids_BT, labels_BT
     for i, row in enumerate(rows):
         ids_BT[i, :len(row["input_ids"])] = torch.tensor(row["input_ids"])
         labels_BT[i, :len(row["labels"])] = torch.tensor(row["labels"])
-    return ids_BT, labels_BT
+    return ids_BT.to(device), labels_BT.to(device)
 
 # %% ../../nbs/50_train.ipynb #3d26c25a
 def token_loss(model, ids_BT, labels_BT): # -> (sum of losses, number of labels)
@@ -127,7 +130,7 @@ def load_state(path, model, optimizer): # -> steps done (0 where there is no fil
     "Go on from `save_state`."
     import torch
     if not Path(path).exists(): return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
     model.load_state_dict(state["model"]); optimizer.load_state_dict(state["optimizer"])
     return state["step"]
 
@@ -157,10 +160,11 @@ def train_rows(model, # Qwen2 or any causal model
     rates = [group["lr"] for group in optimizer.param_groups]
     start = load_state(checkpoint, model, optimizer) if checkpoint else 0
     planned = plan_batches([len(r["input_ids"]) for r in rows], tokens // ranks, seed, steps, ranks)
-    clock, seen, total = time.time(), 0, torch.zeros(2)
+    device = next(model.parameters()).device
+    clock, seen, total = time.time(), 0, torch.zeros(2, device=device)
     model.train()
     for step in range(start, steps):
-        loss, count = token_loss(model, *pad_batch([rows[i] for i in planned[step][rank]], pad))
+        loss, count = token_loss(model, *pad_batch([rows[i] for i in planned[step][rank]], pad, device))
         counts = torch.stack([count.float(), loss.detach()])
         if ranks > 1: torch.distributed.all_reduce(counts)
         (loss / counts[0]).backward()
@@ -176,18 +180,26 @@ def train_rows(model, # Qwen2 or any causal model
     return model
 
 # %% ../../nbs/50_train.ipynb #f22d4438
+def pick_device(device): # "auto", "cpu", "cuda", "cuda:1" ... -> the device to use
+    "A GPU where there is one, if `device` is auto."
+    import torch
+    if device == "auto": return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available(): raise InputError(f"device: {device!r} was asked for, but torch finds no GPU; use device=cpu or auto")
+    return device
+
+# %% ../../nbs/50_train.ipynb #cc564262
 def run_ranks(target, # "module:function", called as function(job, rank, ranks)
               job, # JSON-like settings and paths
               ranks, # processes
               threads=1, # threads each
-              device="cpu", # "cpu" or "cuda:0"
               ):
-    "Run a function in `ranks` processes that can add up tensors; rank 0's output is printed as it comes."
+    "Run a function in `ranks` processes that can add up tensors (one where there is a GPU); rank 0's output is printed as it comes."
     import subprocess
     import sys
     import tempfile
+    if pick_device(job.get("device", "cpu")) != "cpu": ranks = 1
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "job.json").write_text(json.dumps({"target": target, "job": job, "ranks": ranks, "threads": threads, "device": device}))
+        Path(folder, "job.json").write_text(json.dumps({"target": target, "job": job, "ranks": ranks, "threads": threads}))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
         workers = [subprocess.Popen([sys.executable, "-u", "-m", "stepdr.train.lm", "rank", folder, str(rank)], env=environment, text=True,
                                     stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL, stderr=open(Path(folder, f"stderr{rank}"), "w")) for rank in range(ranks)]
@@ -200,14 +212,14 @@ def run_ranks(target, # "module:function", called as function(job, rank, ranks)
             bad = next(rank for rank, code in enumerate(codes) if code)
             raise RuntimeError(f"{target} failed in process {bad}:\n" + Path(folder, f"stderr{bad}").read_text()[-3000:])
 
-# %% ../../nbs/50_train.ipynb #5cde5dcc
+# %% ../../nbs/50_train.ipynb #05a02852
 def die_with_parent():
     "On Linux: end this process when the one that started it is killed, so that a killed run leaves no worker behind."
     import ctypes
     import signal
     if hasattr(library := ctypes.CDLL(None), "prctl"): library.prctl(1, signal.SIGKILL)
 
-# %% ../../nbs/50_train.ipynb #cc564262
+# %% ../../nbs/50_train.ipynb #5802a91a
 def rank_main(folder, rank): # folder with job.json, number of this process
     "What each process of `run_ranks` does."
     import importlib
@@ -221,13 +233,13 @@ def rank_main(folder, rank): # folder with job.json, number of this process
     module, name = call["target"].split(":")
     getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
 
-# %% ../../nbs/50_train.ipynb #05a02852
+# %% ../../nbs/50_train.ipynb #5b76f457
 def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "rate", "matrix_rate", "trainer"}
     "Train from one Hugging Face directory to another, in one of `ranks` processes; goes on from its checkpoint."
     from stepdr.artifacts import MetricsLog, read_parquet
     from stepdr.model.base import load_model, save_model
     run, name = Path(job["run_dir"]), job["name"]
-    model, tokenizer = load_model(run / job["start"])
+    model, tokenizer = load_model(run / job["start"], pick_device(job["device"]))
     rows, checkpoint = read_parquet(run / job["rows"]), run / "checkpoints" / job["stage"] / f"{name}.pt"
     done = saved_step(checkpoint)
     metrics = MetricsLog(run / f"metrics/{name}.jsonl", resume_step=done or None) if rank == 0 else None
@@ -246,13 +258,13 @@ def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "
     else: load_state(checkpoint, model, make_optimizer(model, job["rate"], job["matrix_rate"]))
     if rank == 0: save_model(run / job["out"], model, tokenizer)
 
-# %% ../../nbs/50_train.ipynb #5802a91a
+# %% ../../nbs/50_train.ipynb #b1e67c40
 def saved_step(checkpoint): # -> steps that a checkpoint has behind it, 0 where there is none
     "How far a killed job came."
     import torch
     return torch.load(checkpoint, weights_only=True)["step"] if Path(checkpoint).exists() else 0
 
-# %% ../../nbs/50_train.ipynb #5b76f457
+# %% ../../nbs/50_train.ipynb #0be7a192
 if __name__ == "__main__":
     import sys
     if sys.argv[1:2] == ["rank"]: rank_main(sys.argv[2], int(sys.argv[3]))

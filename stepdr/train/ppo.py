@@ -51,7 +51,7 @@ def oracle_reward(episode): # AgentEpisode -> float
     return max(-1.0, rubric_score(verdicts, [r["weight"] for r in task["rubrics"]], "strict"))
 
 # %% ../../nbs/70_ppo.ipynb #9d8f0c60
-def action_batch(rows, pad): # decoder rows -> (ids_BT, actions_BT): the mask moved to the position that predicts the token
+def action_batch(rows, pad, device="cpu"): # decoder rows -> (ids_BT, actions_BT): the mask moved to the position that predicts the token
     "Right-padded ids, and at which positions an action follows."
     import torch
     longest = max(len(r.ids) for r in rows)
@@ -59,7 +59,7 @@ def action_batch(rows, pad): # decoder rows -> (ids_BT, actions_BT): the mask mo
     for i, r in enumerate(rows):
         ids_BT[i, :len(r.ids)] = torch.tensor(r.ids)
         actions_BT[i, :len(r.ids) - 1] = torch.tensor(r.mask[1:], dtype=torch.bool)
-    return ids_BT, actions_BT
+    return ids_BT.to(device), actions_BT.to(device)
 
 # %% ../../nbs/70_ppo.ipynb #1b58b34c
 def action_logs(model, ids_BT, actions_BT, temperature): # -> (log-probabilities_N, entropies_N) of the N actions, row by row
@@ -125,9 +125,10 @@ def update_critic(critic, optimizer, batch, settings, pad, ranks): # batch: list
     "One pass of the critic over a batch."
     import torch
     from stepdr.train.lm import add_gradients
+    device = next(critic.parameters()).device
     for part in batch:
-        ids_BT, actions_BT = action_batch([row for row, _ in part], pad)
-        target_N = torch.cat([torch.full((sum(row.mask[1:]),), to_unit(reward)) for row, reward in part])
+        ids_BT, actions_BT = action_batch([row for row, _ in part], pad, device)
+        target_N = torch.cat([torch.full((sum(row.mask[1:]),), to_unit(reward)) for row, reward in part]).to(device)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(value_logits(critic, ids_BT, actions_BT), target_N, reduction="sum")
         (loss / reduce_sum(len(target_N), ranks=ranks)[0]).backward()
         add_gradients(critic)
@@ -139,12 +140,12 @@ def update_policy(policy, optimizer, batch, settings, pad, ranks): # batch: list
     "One pass of the policy over a batch."
     import torch
     from stepdr.train.lm import add_gradients
-    seen = torch.zeros(3)
+    seen, device = torch.zeros(3), next(policy.parameters()).device
     for part in batch:
-        ids_BT, actions_BT = action_batch([row for row, _ in part], pad)
+        ids_BT, actions_BT = action_batch([row for row, _ in part], pad, device)
         logs_N, entropy_N = action_logs(policy, ids_BT, actions_BT, settings["temperature"])
-        old_N = torch.tensor([log for row, _ in part for log, own in zip(row.logs[1:], row.mask[1:]) if own])
-        loss, clipped = policy_loss(logs_N, old_N, torch.cat([a for _, a in part]), settings["clip"])
+        old_N = torch.tensor([log for row, _ in part for log, own in zip(row.logs[1:], row.mask[1:]) if own], device=device)
+        loss, clipped = policy_loss(logs_N, old_N, torch.cat([a for _, a in part]).to(device), settings["clip"])
         (loss / reduce_sum(len(old_N), ranks=ranks)[0]).backward()
         add_gradients(policy)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), settings["max_gradient"])
@@ -160,16 +161,17 @@ def estimate_values(critic, rows, pad, size=32): # -> list of values_N in -1..1,
     with torch.no_grad():
         for start in range(0, len(rows), size):
             part = rows[start:start + size]
-            logits = value_logits(critic, *action_batch(part, pad))
-            values += (2 * logits.sigmoid() - 1).split([sum(r.mask[1:]) for r in part])
+            logits = value_logits(critic, *action_batch(part, pad, next(critic.parameters()).device))
+            values += (2 * logits.sigmoid() - 1).cpu().split([sum(r.mask[1:]) for r in part])
     return values
 
 # %% ../../nbs/70_ppo.ipynb #793c3b2b
 def kl_to_reference(reference, rows, pad, temperature): # -> (sum over actions of log-ratio, actions)
     "An estimate of the KL from the policy that sampled the rows to the reference, over action tokens."
     import torch
-    with torch.no_grad(): logs_N, _ = action_logs(reference, *action_batch(rows, pad), temperature)
-    sampled = torch.tensor([log for r in rows for log, own in zip(r.logs[1:], r.mask[1:]) if own])
+    device = next(reference.parameters()).device
+    with torch.no_grad(): logs_N, _ = action_logs(reference, *action_batch(rows, pad, device), temperature)
+    sampled = torch.tensor([log for r in rows for log, own in zip(r.logs[1:], r.mask[1:]) if own], device=device)
     return float((sampled - logs_N).sum()), len(sampled)
 
 # %% ../../nbs/70_ppo.ipynb #ca0a6d52
@@ -177,7 +179,7 @@ def ppo_iteration(state, tasks, web, tokenizer, settings, seed, iteration, rank,
     "Sample, score, advantages, update the critic, update the policy."
     import torch
     policy, critic, pad, clock = state["policy"], state["critic"], tokenizer.pad_token_id, time.time()
-    mine = tasks[rank::ranks]
+    mine = tasks[:len(tasks) // ranks * ranks][rank::ranks]         # the same number for every process, else they would wait for each other
     episodes = run_episodes(policy, tokenizer, mine, web, settings["temperature"], f"ppo {seed} {iteration} {rank}",
                             Budget(settings["tool_calls"], settings["tokens"], settings["turn_tokens"]), settings["failure_rate"], batch=len(mine))
     rows, rewards = [row for _, row in episodes], [state["reward"](episode) for episode, _ in episodes]
@@ -231,7 +233,7 @@ def load_ppo(path, state): # -> iterations done (0 where there is no file)
     "Go on from `save_ppo`."
     import torch
     if not Path(path).exists(): return 0
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, weights_only=True, map_location=next(state["policy"].parameters()).device)
     for name in ("policy", "critic", "optimizer", "critic_optimizer"): state[name].load_state_dict(saved[name])
     return saved["iteration"]
 
@@ -250,14 +252,16 @@ def train_ppo(job, rank, ranks): # {"run_dir", "seed", "settings", "save_every"}
     import torch
     from stepdr.artifacts import MetricsLog, read_jsonl
     from stepdr.model.base import load_model, save_model
+    from stepdr.train.lm import pick_device
     from stepdr.world.closed import load_web
     run, settings, seed = Path(job["run_dir"]), job["settings"], job["seed"]
     web, tasks = load_web(run / "world"), read_jsonl(run / "data/tasks_train.jsonl")
     research, questions = ([t for t in tasks if (t["kind"] == "research") == wanted] for wanted in (True, False))
-    policy, tokenizer = load_model(run / "models/sft")
-    reference, _ = load_model(run / "models/sft")
+    device = pick_device(job["device"])
+    policy, tokenizer = load_model(run / "models/sft", device)
+    reference, _ = load_model(run / "models/sft", device)
     torch.manual_seed(seed)
-    critic = make_critic(policy)
+    critic = make_critic(policy).to(device)
     state = {"policy": policy, "reference": reference, "critic": critic, "reward": oracle_reward,
              "optimizer": torch.optim.AdamW(policy.parameters(), settings["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0),
              "critic_optimizer": torch.optim.AdamW(critic.parameters(), settings["critic_rate"], betas=(0.9, 0.95), weight_decay=0.0)}

@@ -1,0 +1,231 @@
+"""The real chain of stages with a few steps each, through the real command: what it writes, what it keeps, kills, bad input.
+
+Models of this size and length of training answer nothing; what is tested is that everything fits together and is the same every time.
+"""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stepdr.artifacts import read_json, read_jsonl, read_metrics, root, sha256_path
+from stepdr.pipeline import STAGES, _end_leftover_kernels
+
+STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
+SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.sft_rows": 120, "synthesis.heldout_research": 10, "synthesis.heldout_questions": 8,
+         "base.width": 64, "base.layers": 2, "tokens_per_step": 1024,
+         "midtrain.stage1_steps": 60, "midtrain.stage2_steps": 20, "sft.steps": 60,      # a checkpoint after 50 steps
+         "judge.steps": 10, "judge.train_reports": 24, "judge.test_reports": 4,
+         "ppo.iterations": 7, "ppo.episodes": 8, "ppo.minibatch": 8, "ppo.critic_warmup": 1,  # a checkpoint after 5 iterations
+         "ppo.tokens": 240, "ppo.turn_tokens": 40, "evaluate.tokens": 240, "evaluate.turn_tokens": 40, "evaluate.samples": 50}
+MODELS = {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}
+METRICS = {"simpleqa", "triviaqa", "frames", "rubric", "rubric_strict", "report_success", "citation_precision", "citation_recall", "tool_calls", "tokens"}
+KILLS = {  # stage -> what lies in the run's folder at the moment of the kill, in the middle of the stage's work
+    "midtrain": ("checkpoints/midtrain/midtrain1.pt", 1), "sft": ("checkpoints/sft/sft_without_midtrain.pt", 1),
+    "ppo": ("checkpoints/ppo/state.pt", 1), "evaluate": ("checkpoints/evaluate/*.jsonl", 6)}
+
+
+def arguments(folder, **changed):
+    values = {**SMALL, **{name.replace("__", "."): value for name, value in changed.items()}}
+    return ["run", "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
+
+
+def stepdr(*given, home=None):
+    "The command, to its end."
+    return subprocess.run([*STEPDR, *map(str, given)], capture_output=True, text=True, timeout=600, env=os.environ | ({"STEPDR_HOME": str(home)} if home else {}))
+
+
+def run(folder, **changed):
+    "A run that must succeed; returns what it printed."
+    done = stepdr(*arguments(folder, **changed))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def complaint(done):
+    "The one line of a refused command."
+    assert done.returncode == 2, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    assert done.stderr.startswith("stepdr: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done.stderr
+
+
+def results(folder):
+    done = stepdr("results", folder, "--json")
+    assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    "An undisturbed run of all stages, and what it printed."
+    folder = tmp_path_factory.mktemp("chain") / "run"
+    return folder, run(folder)
+
+
+def test_every_stage_wrote_what_it_declares(chain):
+    folder, printed = chain
+    for stage in STAGES:
+        for path in stage.writes: assert (folder / path).exists(), path
+        for name in stage.metrics: assert read_metrics(folder / f"metrics/{name}.jsonl"), name
+        manifest = read_json(folder / f"manifests/{stage.name}.json")
+        assert set(manifest["outputs"]) == set(stage.writes) and all(manifest["outputs"][path] == sha256_path(folder / path) for path in stage.writes)
+        if stage.notebook: assert (folder / f"notebooks/{stage.name}.ipynb").exists() and (folder / f"notebooks/{stage.name}.html").exists()
+        assert not (folder / f"checkpoints/{stage.name}").exists()
+    for model in (folder / "models").iterdir():
+        assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {path.name for path in model.iterdir()}, model
+    assert all(row["read"] == row["kept"] + row["dropped"] for row in read_json(folder / "data/funnel.json"))
+    assert [row["step"] for row in read_metrics(folder / "metrics/ppo.jsonl")] == list(range(1, 8))
+    assert "midtrain_gain" in printed and f"report: {folder / 'index.html'}" in printed.splitlines()[-1]
+
+
+def test_results_have_the_shape_that_is_promised(chain):
+    found = results(chain[0])
+    assert set(found) >= {"profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "differences"}
+    assert found["profile"] == "tiny" and found["seed"] == 3 and found["wall_seconds"] > 0 and 50 < found["peak_rss_mb"] < 4096
+    assert set(found["stages"]) == MODELS
+    for model, metrics in found["stages"].items():
+        assert METRICS | {f"{name}_t1" for name in METRICS} <= set(metrics), model
+        for cell in metrics.values(): assert cell["low"] <= cell["mean"] <= cell["high"] and cell["n"] > 0
+    assert found["stages"]["ppo"]["rubric_strict"]["n"] == 10 and found["stages"]["ppo"]["simpleqa"]["n"] == 8
+    assert 0 <= found["judge"]["macro_f1"] <= 1 and found["judge"]["n"] > 0
+    for pair in ("sft_vs_sft_without_midtrain", "ppo_vs_sft"): assert sum(found["pairwise"][pair][name] for name in ("win", "tie", "loss")) == 10
+    for gain in ("midtrain_gain", "ppo_gain"):
+        assert set(found["differences"][gain]) >= {"metric", "mean", "low", "high"} and found["differences"][gain]["metric"] == "rubric_strict"
+    episodes = read_json(chain[0] / "evaluation/samples.json")
+    assert episodes and set(episodes[0]) == {"task", "reports", "sources"}
+
+
+def test_index_asks_no_network(chain):
+    page = (chain[0] / "index.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html") and len(page) > 10_000
+    assert not any(text in page for text in ('src="http', "src='http", 'rel="stylesheet" href="http', "@import url(http"))
+
+
+def test_the_same_command_repeats_nothing(chain):
+    folder, _ = chain
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", ".lock")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    printed = run(folder)
+    assert printed.count("unchanged, kept") == len(STAGES)
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_ask_prints_an_episode(chain):
+    done = stepdr("ask", "What is the school of Jack Lemmon ?", "--model", chain[0] / "models/sft")
+    assert done.returncode == 0 and done.stdout.startswith("question What is the school of Jack Lemmon ?"), done.stderr
+
+
+def kill_during(folder, pattern, count):
+    "Start the command and kill it with SIGKILL as soon as that many files match; whether it was killed in time."
+    runner = subprocess.Popen([*STEPDR, *arguments(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while len(list(folder.glob(pattern))) < count:
+            if runner.poll() is not None or time.monotonic() > deadline: return False
+            time.sleep(0.01)
+    finally:
+        runner.send_signal(signal.SIGKILL); runner.wait()
+    return True
+
+
+def test_killed_in_four_stages_it_ends_with_the_same_results(chain, tmp_path):
+    undisturbed, folder = chain[0], tmp_path / "killed"
+    for path in ("world", "data", "models/base", *(f"manifests/{name}.json" for name in ("world", "synthesis", "base"))):   # these are quick, and not killed
+        copy = shutil.copytree if (undisturbed / path).is_dir() else shutil.copy
+        (folder / path).parent.mkdir(parents=True, exist_ok=True); copy(undisturbed / path, folder / path)
+    try:
+        for stage, (pattern, count) in KILLS.items():
+            assert kill_during(folder, pattern, count), f"{stage}: the command ended before it could be killed"
+            assert not (folder / f"manifests/{stage}.json").exists(), f"{stage}: was finished when it was killed"
+        printed = run(folder)
+    finally: _end_leftover_kernels(folder)
+    assert "interrupted" in printed and printed.count("unchanged, kept") == 7       # all before the stage that was killed last
+    assert not list(folder.rglob(".*.partial*"))
+    for model in MODELS | {"judge"}: assert sha256_path(folder / "models" / model) == sha256_path(undisturbed / "models" / model), model
+    for name in ("midtrain1", "midtrain2", "sft", "sft_without_midtrain", "judge", "ppo"):
+        rows = [[{key: value for key, value in row.items() if not key.endswith("seconds")} for row in read_metrics(place / f"metrics/{name}.jsonl")] for place in (folder, undisturbed)]
+        assert rows[0] == rows[1], name
+    for name in ("evaluation/results.json", "judge.json"): assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    ours, theirs = ({key: value for key, value in results(place).items() if key not in ("wall_seconds", "peak_rss_mb")} for place in (folder, undisturbed))
+    assert ours == theirs
+
+
+# ---- bad input: one line, exit status 2, no traceback, nothing half-written
+
+@pytest.fixture
+def home(tmp_path):
+    "A project of which the facts can be damaged."
+    place = tmp_path / "home"
+    place.mkdir()
+    (place / "nbs").symlink_to(root() / "nbs"); (place / "settings.ini").symlink_to(root() / "settings.ini")
+    shutil.copytree(root() / "data/kg", place / "data/kg")
+    return place
+
+
+def two_columns(text): return text.replace("\n", "\nQ16\tP30\n", 1)
+def unknown_entity(text): return text.replace("\n", "\nQ16\tP30\tQ999999999\n", 1)
+def truncated(text): return text[:len(text) // 2].rpartition("\t")[0]
+
+
+SEARCH = '{"action": "batch_search", "queries": ["Jack Lemmon school"]}'
+DAMAGES = [("triples.txt", two_columns, "triples.txt:2: expected 3 tab-separated columns, got 2"), ("triples.txt", unknown_entity, "triples.txt:2: unknown entity id 'Q999999999'"),
+           ("triples.txt", truncated, "expected 3 tab-separated columns, got 2"), ("entity.txt", truncated, "unknown entity id"), ("entity.txt", lambda text: "", "empty or truncated")]
+
+
+@pytest.mark.parametrize("name, damage, message", DAMAGES)
+def test_damaged_facts_are_named_with_their_line(home, name, damage, message):
+    path = home / "data/kg" / name
+    path.write_text(damage(path.read_text()))
+    assert message in complaint(stepdr("tool", "batch_web_surfer", SEARCH, home=home))
+
+
+def test_missing_facts(home):
+    (home / "data/kg/relation.txt").unlink()
+    assert "relation.txt: no such file" in complaint(stepdr("tool", "batch_web_surfer", SEARCH, home=home))
+
+
+def test_damaged_facts_stop_a_run_before_it_writes(home, tmp_path):
+    path = home / "data/kg/triples.txt"
+    path.write_text(two_columns(path.read_text()))
+    assert "triples.txt:2: expected 3" in complaint(stepdr(*arguments(tmp_path / "run"), "--until", "world", home=home))
+    assert not (tmp_path / "run/world").exists() and not (tmp_path / "run/manifests/world.json").exists()
+
+
+@pytest.mark.parametrize("given, message", [
+    (["-p", "sft.stepz=3"], "no parameter 'sft.stepz'; did you mean sft.steps"), (["-p", "ppo.clip=11"], "ppo.clip: 11.0 is out of range"),
+    (["-p", "base.layers=two"], "expected int"), (["-p", "evaluate.split"], "expected NAME=VALUE"), (["--profile", "huge"], "no such profile")])
+def test_wrong_parameters_are_refused_before_anything_is_written(tmp_path, given, message):
+    assert message in complaint(stepdr("run", "--out", tmp_path / "run", *given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_that_cannot_be_used(chain, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(chain[0] / "models/sft", model)
+    def ask(): return complaint(stepdr("ask", "Who ?", "--model", model))
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:len(weights) // 2])
+    assert "model.safetensors: not a whole safetensors file" in ask()
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert "config.json: model_type is 'llama', expected 'qwen2'" in ask()
+    (model / "config.json").unlink()
+    assert "no checkpoint there (config.json is missing)" in ask()
+
+
+def test_truncated_results(tmp_path):
+    (tmp_path / "run.json").write_text("{}"); (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/results.json").write_text('{"stages": {"ba')
+    assert "results.json, line 1" in complaint(stepdr("results", tmp_path, "--json"))
+
+
+def test_a_broken_row_of_data_is_named(chain, tmp_path):
+    "Data damaged behind the runner's back is made again by the runner; read by hand, the line is named."
+    path = tmp_path / "tasks_dev.jsonl"
+    path.write_text((chain[0] / "data/tasks_dev.jsonl").read_text()[:-20])
+    with pytest.raises(ValueError, match=r"tasks_dev\.jsonl, line \d+: not JSON"): read_jsonl(path)
