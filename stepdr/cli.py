@@ -193,12 +193,12 @@ def make_parser():
     results.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     _add_command(commands, "doctor", doctor_command, "show what is installed, what is missing, and how to get it", "stepdr doctor")
     tool = _add_command(commands, "tool", tool_command, "make one tool call by hand and print what the agent would see",
-                        """stepdr tool batch_web_surfer '{"queries": ["birthplace of George Washington"]}'""")
+                        """stepdr tool batch_web_surfer '{"action": "batch_search", "queries": ["Jack Lemmon school"]}'""")
     tool.add_argument("name", metavar="NAME", help="name of the tool")
     tool.add_argument("arguments", metavar="JSON", help="its arguments, a JSON object")
     tool.add_argument("--workspace", metavar="DIR", help="folder that keeps the tools' state between calls")
     ask = _add_command(commands, "ask", ask_command, "run one episode of a trained model, printed as it goes",
-                       'stepdr ask "Where was George Washington born?" --model reports/tiny-seed0/models/ppo')
+                       'stepdr ask "What is the birthplace of Jack Lemmon ?" --model reports/tiny-seed0/models/ppo')
     ask.add_argument("question", metavar="QUESTION", help="what to ask")
     ask.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder")
     return parser

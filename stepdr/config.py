@@ -125,7 +125,8 @@ class PpoSettings:
     "Clipped PPO with a learned critic."
     iterations: int = setting(45, "rounds of sampling and updating", 1, 1_000_000)
     episodes: int = setting(128, "episodes of an iteration", 2, 1_000_000)
-    minibatch: int = setting(64, "episodes of an optimiser step", 2, 1_000_000)
+    episodes_per_task: int = setting(8, "episodes that work on the same task", 1, 10_000)
+    minibatch: int = setting(32, "episodes of an optimiser step", 2, 1_000_000)
     epochs: int = setting(1, "passes of the policy over an iteration's episodes", 1, 100)
     critic_warmup: int = setting(3, "first iterations in which only the critic learns", 0, 1000)
     learning_rate: float = setting(3e-4, "AdamW's learning rate of the policy", 0.0, 1.0)

@@ -97,7 +97,9 @@ def questions(task): # -> list of (question, numbers of the rubrics that its ans
     asked, whole = [], []
     for number, rubric in enumerate(task["rubrics"]):
         if rubric["criterion"] in WHOLE: whole.append(number)
-        else: asked.append((f"{ASK['negative' if rubric['role'] == 'negative' else 'positive']} {rubric['criterion']}", [number]))
+        else:
+            ask = ASK["negative" if rubric["role"] == "negative" else "positive"]
+            asked.append((f"{ask} {rubric['criterion']}\nQuote : {read_criterion(rubric['criterion']).relation}", [number]))
     return ([(ASK["whole"], whole)] if whole else []) + asked
 
 # %% ../nbs/60_judge.ipynb #eb759116

@@ -28,13 +28,14 @@ def load_results(run_dir,  # folder of a run
     if run is None and found is None: raise InputError(f"{run_dir}: no run here (run.json is missing); give the folder that `stepdr run` wrote")
     run, found, judge = run or {}, found or {}, _optional(run_dir / "judge.json")
     results = {name: run.get(name, found.get(name)) for name in ("profile", "seed", "wall_seconds", "peak_rss_mb")}
-    results |= {"stages": {}, "judge": _judge_summary(judge) if judge else {}, "pairwise": {}, "elo": {}, "differences": {}}
+    results |= {"stages": {}, "judge": _judge_summary(judge, _optional(run_dir / "manifests/ppo.json")) if judge else {}, "pairwise": {}, "elo": {}, "differences": {}}
     return results | {name: value for name, value in found.items() if results.get(name) in (None, {}) or name not in results}
 
-def _judge_summary(judge):
+def _judge_summary(judge, ppo=None):
     agreement = judge.get("macro_f1", {})
     summary = {"macro_f1": agreement.get("mean"), **{name: agreement.get(name) for name in ("low", "high", "n")}} if isinstance(agreement, dict) else {"macro_f1": agreement}
-    return summary | ({"reward_source": judge["reward_source"]} if "reward_source" in judge else {})
+    source = (ppo or {}).get("parameters", {}).get("reward", judge.get("reward_source"))      # what PPO was given counts
+    return summary | ({"reward_source": source} if source else {})
 
 # %% ../nbs/91_report.ipynb #091dbaad
 STAGES = {"base": "Base", "midtrain": "Mid-trained", "sft_without_midtrain": "SFT without mid-training", "sft": "SFT", "ppo": "PPO"}
@@ -256,7 +257,7 @@ def facts_section(run) -> str:
     results, versions = run["results"], {}
     for manifest in run["manifests"].values(): versions |= manifest.get("versions", {})
     source = {"oracle": "the oracle's verdicts (the trained judge is only measured)", "judge": "the trained Rubrics Judge's verdicts"}
-    reward = (run["judge"] or {}).get("reward_source", results["judge"].get("reward_source"))
+    reward = results["judge"].get("reward_source")
     memory = results.get("peak_rss_mb")
     facts = {"profile": results["profile"], "seed": results["seed"], "started": str(run["run"].get("started") or "")[:16].replace("T", " "), "device": run["run"].get("device"),
              "wall time": duration(results.get("wall_seconds")), "peak memory": f"{memory / 1024:.2f} GB" if memory else None,

@@ -169,15 +169,16 @@ def home(tmp_path):
 
 def two_columns(text): return text.replace("\n", "\nQ16\tP30\n", 1)
 def unknown_entity(text): return text.replace("\n", "\nQ16\tP30\tQ999999999\n", 1)
-def truncated(text): return text[:len(text) // 2].rpartition("\t")[0]
+def half(text): return text[:len(text) // 2].rpartition("\n")[0] + "\n"
+def torn(text): return half(text) + "Q16\tP3"
 
 
 SEARCH = '{"action": "batch_search", "queries": ["Jack Lemmon school"]}'
 DAMAGES = [("triples.txt", two_columns, "triples.txt:2: expected 3 tab-separated columns, got 2"), ("triples.txt", unknown_entity, "triples.txt:2: unknown entity id 'Q999999999'"),
-           ("triples.txt", truncated, "expected 3 tab-separated columns, got 2"), ("entity.txt", truncated, "unknown entity id"), ("entity.txt", lambda text: "", "empty or truncated")]
+           ("triples.txt", torn, "expected 3 tab-separated columns, got 2"), ("entity.txt", half, "unknown entity id"), ("relation.txt", half, "unknown relation id"), ("entity.txt", lambda text: "", "empty or truncated")]
 
 
-@pytest.mark.parametrize("name, damage, message", DAMAGES)
+@pytest.mark.parametrize("name, damage, message", DAMAGES, ids=["two columns", "unknown entity", "torn line", "half the entities", "half the relations", "empty"])
 def test_damaged_facts_are_named_with_their_line(home, name, damage, message):
     path = home / "data/kg" / name
     path.write_text(damage(path.read_text()))

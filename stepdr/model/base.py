@@ -123,7 +123,9 @@ def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Q
     except (OSError, ValueError) as error: raise InputError(f"{folder}: no model here ({str(error).splitlines()[0]}); give a Hugging Face directory") from None
     if config.model_type != "qwen2": raise InputError(f"{folder}/config.json: model_type is {config.model_type!r}, expected 'qwen2'")
     try:
-        return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device), AutoTokenizer.from_pretrained(folder)
+        model, tokenizer = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device), AutoTokenizer.from_pretrained(folder)
+        tokenizer.eos_token = END                                   # a base model's own may be another; a turn ends here
+        return model, tokenizer
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
 

@@ -85,7 +85,9 @@ def plan_batches(lengths, # tokens of each row
         for i in order:
             if batch and max(longest, lengths[i]) * (len(batch) + 1) > tokens: batches.append(batch); batch, longest = [], 0
             batch.append(i); longest = max(longest, lengths[i])
+        if batch: batches.append(batch)
         groups = [batches[i:i + ranks] for i in range(0, len(batches) - ranks + 1, ranks)]
+        if not groups: raise InputError(f"{len(lengths)} rows are too few for steps of {tokens} tokens in {ranks} processes; make more rows or smaller steps")
         random.Random(f"groups {seed} {epoch}").shuffle(groups)
         planned += groups; epoch += 1
     return planned[:steps]
