@@ -314,7 +314,7 @@ def summarise(rows, samples=2000): # judged rows -> the object of judge.json
     def of(name, keep=lambda row, kind, role: True): return agreement(rows, name, keep, samples)
     stated, whole = (lambda row, kind, role: kind in ("fact", "wrong")), (lambda row, kind, role: kind in ("trusted", "unsourced"))
     roles, writers = sorted({r for row in rows for r in row["roles"]}), sorted({row["by"] for row in rows})
-    return {"macro_f1": of("judge"), "labels": list(VERDICTS), "confusion": confusion_matrix(*zip(*pairs)).tolist(), "reward_source": "oracle",
+    return {"macro_f1": of("judge"), "labels": list(VERDICTS), "confusion": confusion_matrix(*zip(*pairs)).tolist(),
             "by_role": {r: of("judge", lambda row, kind, role: role == r) for r in roles},
             "by_kind": {"statements": of("judge", stated), "whole report": of("judge", whole)},
             "by_writer": {w: of("judge", lambda row, kind, role: row["by"] == w) for w in writers},
@@ -345,11 +345,11 @@ def rows_rank(job, rank, ranks): # as `run_ranks` calls it
     "Training rows of one process: reports on training tasks, renamed, as token ids."
     from stepdr.artifacts import write_json
     from stepdr.model.base import load_model
-    from stepdr.model.rows import Namer, encode_rows
+    from stepdr.model.rows import encode_rows, training_namer
     from stepdr.world.closed import load_web
     run = Path(job["run_dir"])
     web, (model, tokenizer) = load_web(run / "world"), load_model(run / "models/sft")
-    namer = Namer([name for entity, name in web.graph.names.items() if web.split.get(entity, "train") == "train"])
+    namer = training_namer(web)
     rows = []
     for number, record in make_records(job, "train", job["reports"], web, model, tokenizer, 0.25, rank, ranks):
         key = f"{job['seed']} {number}"
