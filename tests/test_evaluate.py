@@ -51,7 +51,7 @@ def small(made, tmp_path):
 def here(monkeypatch):
     "Do the work in this process: processes cost seconds to start."
     from stepdr.train import lm
-    monkeypatch.setattr(lm, "run_ranks", lambda target, job, ranks, device: e.evaluate_rank(job, 0, 1))
+    monkeypatch.setattr(lm, "run_ranks", lambda target, job, ranks: e.evaluate_rank(job, 0, 1))
 
 
 def paragraph(number, heading, value, site="archive.example", entity="Q1"):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'SETS', 'TEMPERATURES', 'SUFFIX', 'RESEARCH', 'GAINS', 'MARGIN', 'PAIRS', 'SHOWN', 'citation_support',
            'score_report', 'score_question', 'episode_record', 'make_units', 'unit_name', 'run_unit', 'check_model',
-           'pick_device', 'unit_key', 'unit_records', 'claim', 'tell', 'evaluate_rank', 'make_job', 'evaluate_models',
+           'unit_key', 'unit_records', 'claim', 'tell', 'evaluate_rank', 'make_job', 'evaluate_models',
            'wrong_value_rate', 'model_metrics', 'select', 'differences', 'judge_sides', 'play', 'pairwise', 'ratings',
            'summarise', 'choose_tasks', 'make_samples', 'evaluate_run', 'turn_lines', 'ask_web', 'ask']
 
@@ -26,6 +26,7 @@ from .metrics import (bootstrap, citation_scores, compare, exact_match, frames_d
                                      simpleqa_scores, token_f1, win_tie_loss)
 from ..model.base import load_model
 from ..synthesis.tasks import CITE, mentions, oracle, sections
+from ..train.lm import pick_device
 from ..tools import Environment, chance
 from ..trajectory import answer_of, parse_turn
 from ..world.closed import ClosedWeb, load_web
@@ -131,17 +132,7 @@ def check_model(folder): # Hugging Face directory -> the same, as a Path
         except SafetensorError as error: raise InputError(f"{path}: not a whole safetensors file ({error}); restore the checkpoint") from None
     return folder
 
-# %% ../../nbs/81_evaluate.ipynb #c45739b4
-def pick_device(device): # "auto", "cpu", "cuda:0" ... -> the same without "auto"
-    "A GPU where there is one."
-    import torch
-    if device == "auto": return "cuda:0" if torch.cuda.is_available() else "cpu"
-    try: torch.device(device)
-    except RuntimeError: raise InputError(f"device: {device!r} is no device; give auto, cpu or cuda:0") from None
-    if str(device).startswith("cuda") and not torch.cuda.is_available(): raise InputError(f"device: {device!r}, but no GPU can be used; give cpu or auto")
-    return str(device)
-
-# %% ../../nbs/81_evaluate.ipynb #d67f7b4e
+# %% ../../nbs/81_evaluate.ipynb #43eae524
 def unit_key(unit, job): # -> text that changes when anything does that the unit's records depend on
     "What a unit's file was made from."
     weights = {path.name: sha256_path(path) for path in sorted(Path(job["models"], unit["model"]).iterdir()) if path.suffix in (".json", ".safetensors")}
@@ -155,14 +146,14 @@ def unit_records(unit, job): # -> its records if it is done, else None
     head, *records = read_jsonl(path)
     return records if head.get("key") == unit["key"] else None
 
-# %% ../../nbs/81_evaluate.ipynb #0d4eb79b
+# %% ../../nbs/81_evaluate.ipynb #d67f7b4e
 def claim(folder, name): # shared folder, name -> True for the one process that is first
     "Take a piece of work."
     try: os.close(os.open(Path(folder, name), os.O_CREAT | os.O_EXCL))
     except FileExistsError: return False
     return True
 
-# %% ../../nbs/81_evaluate.ipynb #5b47f462
+# %% ../../nbs/81_evaluate.ipynb #0ff422a4
 def tell(job, rank, done, clock): # job, this process, its finished episodes, {"start", "last"}
     "Count what all processes have done; the first one prints it with the time left."
     atomic_write(Path(job["claims"], f"done{rank}"), str(done))
@@ -173,7 +164,7 @@ def tell(job, rank, done, clock): # job, this process, its finished episodes, {"
     left = (now - clock["start"]) * (job["episodes"] - total) / max(total, 1)
     print(f"evaluate: {total} of {job['episodes']} episodes, about {left:.0f} s left", flush=True)
 
-# %% ../../nbs/81_evaluate.ipynb #224f7b86
+# %% ../../nbs/81_evaluate.ipynb #5b47f462
 def evaluate_rank(job, rank, ranks): # as `run_ranks` calls it
     "One process: take units until none is left."
     web, tasks, budget = load_web(job["world"]), read_jsonl(job["tasks"]), Budget(**job["budget"])
@@ -189,7 +180,7 @@ def evaluate_rank(job, rank, ranks): # as `run_ranks` calls it
         done += len(records)
         write_jsonl(Path(job["units"], f"{unit_name(unit)}.jsonl"), [{"key": key}, *records])
 
-# %% ../../nbs/81_evaluate.ipynb #962321e8
+# %% ../../nbs/81_evaluate.ipynb #224f7b86
 def make_job(run_dir, settings, seed, limit, device): # -> what every process is told
     "Paths, settings and hashes; `InputError` for what is missing."
     run_dir = Path(run_dir).absolute()
@@ -202,7 +193,7 @@ def make_job(run_dir, settings, seed, limit, device): # -> what every process is
             "world_hash": sha256_path(world), "tasks_hash": sha256_path(tasks), "seed": seed, "budget": budget,
             "failure_rate": settings.failure_rate, "limit": limit, "device": device}
 
-# %% ../../nbs/81_evaluate.ipynb #c9194611
+# %% ../../nbs/81_evaluate.ipynb #962321e8
 def evaluate_models(run_dir, # folder of the run
                     settings=EvaluateSettings(), # split, budgets, processes
                     seed=0, # of the run
@@ -225,10 +216,10 @@ def evaluate_models(run_dir, # folder of the run
         print(f"evaluate: {len(units) - len(todo)} of {len(units)} parts are done already, {len(todo)} to do", flush=True)
         with tempfile.TemporaryDirectory() as claims:
             work = {**job, "todo": todo, "claims": claims, "episodes": sum(counts[unit["set"]] for unit in todo)}
-            run_ranks("stepdr.evaluate.run:evaluate_rank", work, min(settings.processes, len(todo)), device=job["device"])
+            run_ranks("stepdr.evaluate.run:evaluate_rank", work, min(settings.processes, len(todo)))
     return [record for unit in units for record in unit_records(unit, job)]
 
-# %% ../../nbs/81_evaluate.ipynb #9e64d830
+# %% ../../nbs/81_evaluate.ipynb #82e90650
 def wrong_value_rate(records, # of research episodes
                      seed=0, samples=2000, # of the bootstrap
                      ): # -> {mean, low, high, n, tasks}, or None if no task has a wrong value
@@ -240,7 +231,7 @@ def wrong_value_rate(records, # of research episodes
     repeated, total = pairs_T2.sum(0)
     return interval(repeated / total, draws_S2[:, 0] / draws_S2[:, 1], total) | {"tasks": len(pairs_T2)}
 
-# %% ../../nbs/81_evaluate.ipynb #d777047d
+# %% ../../nbs/81_evaluate.ipynb #0538eae0
 RESEARCH = ("rubric", "rubric_strict", "report_success", "citation_precision", "citation_recall")
 
 def model_metrics(records, # of one model at one temperature
@@ -256,7 +247,7 @@ def model_metrics(records, # of one model at one temperature
         if wrong: found["wrong_value_rate"] = wrong
     return found | {name: bootstrap([r[name] for r in records], seed, samples) for name in ("tool_calls", "tokens")}
 
-# %% ../../nbs/81_evaluate.ipynb #8d144396
+# %% ../../nbs/81_evaluate.ipynb #fe6f1ad0
 def select(records, **where): # -> the records with these values, by task id
     "Records of one model, set and temperature."
     return {r["task_id"]: r for r in records if all(r[name] == value for name, value in where.items())}
@@ -273,7 +264,7 @@ def differences(records, seed=0, samples=2000, metric="rubric_strict"): # -> {ga
             found[name] = {"metric": metric, **paired_difference([r[metric] for r in one.values()], [two[key][metric] for key in one], seed, samples)}
     return found
 
-# %% ../../nbs/81_evaluate.ipynb #7e75ee20
+# %% ../../nbs/81_evaluate.ipynb #1603fc88
 MARGIN = 0.0  # differences up to this are a tie
 
 def judge_sides(left, right): # strict scores -> "left", "right" or "tie"
@@ -289,7 +280,7 @@ def play(records, first, second, seed=0): # -> list of (task, first, second, out
         games.append((task, first, second, outcome(judge_sides(*(scores[::-1] if swapped else scores)), swapped)))
     return games
 
-# %% ../../nbs/81_evaluate.ipynb #a0def4d1
+# %% ../../nbs/81_evaluate.ipynb #271da3e0
 PAIRS = (("sft", "sft_without_midtrain"), ("ppo", "sft"))
 
 def pairwise(records, seed=0): # -> {"first_vs_second": {win, tie, loss, n, non_inferior}}
@@ -303,7 +294,7 @@ def ratings(records, seed=0): # -> {model: {mean, low, high, n}}
     games = [game for first, second in combinations(models, 2) for game in play(records, first, second, seed)]
     return rating_intervals(games, seed) if games else {}
 
-# %% ../../nbs/81_evaluate.ipynb #66ad37d3
+# %% ../../nbs/81_evaluate.ipynb #9eb0ae79
 def summarise(records, # of all episodes
               seed=0, samples=2000, # of the bootstrap
               ): # -> the object of results.json
@@ -320,7 +311,7 @@ def summarise(records, # of all episodes
     return {"seed": seed, "stages": stages, "pairwise": pairwise(records, seed), "elo": ratings(records, seed),
             "differences": differences(records, seed, samples), "grades": grades}
 
-# %% ../../nbs/81_evaluate.ipynb #8b05b282
+# %% ../../nbs/81_evaluate.ipynb #d976cfb4
 SHOWN = ("sft_without_midtrain", "sft", "ppo")
 
 def choose_tasks(records, count=6): # -> task ids, best outcome first
@@ -332,7 +323,7 @@ def choose_tasks(records, count=6): # -> task ids, best outcome first
     count = min(count, len(order))
     return [order[round(i * (len(order) - 1) / max(count - 1, 1))] for i in range(count)]
 
-# %% ../../nbs/81_evaluate.ipynb #647a532a
+# %% ../../nbs/81_evaluate.ipynb #8b05b282
 def make_samples(records, tasks, web, count=6): # records, task rows, ClosedWeb -> list of samples
     "Tasks with the models' reports and the paragraphs that they cite."
     by_id, samples = {t["id"]: t for t in tasks}, []
@@ -346,7 +337,7 @@ def make_samples(records, tasks, web, count=6): # records, task rows, ClosedWeb 
                         "sources": {p.id: {"site": p.site, "url": p.url, "title": p.title, "text": p.text, "authority": AUTHORITY[p.site]} for p in paragraphs}})
     return samples
 
-# %% ../../nbs/81_evaluate.ipynb #5a1513e3
+# %% ../../nbs/81_evaluate.ipynb #5609cbdc
 def evaluate_run(run_dir, # folder of the run
                  settings=EvaluateSettings(), seed=0, device="auto",
                  models=MODELS, sets=SETS, temperatures=TEMPERATURES, limit=None, # as in `evaluate_models`
@@ -362,7 +353,7 @@ def evaluate_run(run_dir, # folder of the run
         write_json(folder / "samples.json", make_samples(records, tasks, web))
     return results
 
-# %% ../../nbs/81_evaluate.ipynb #aba12624
+# %% ../../nbs/81_evaluate.ipynb #78a121f4
 def turn_lines(message): # assistant message -> text to print
     "A turn as people read it."
     lines = [f"thought  {message['reasoning_content'].strip()}"] if message.get("reasoning_content") else []
@@ -374,13 +365,13 @@ def turn_lines(message): # assistant message -> text to print
     elif message.get("content") and not message.get("tool_calls"): lines.append(f"text     {message['content']}")
     return "\n".join(line.replace("\n", "\n         ") for line in lines)
 
-# %% ../../nbs/81_evaluate.ipynb #e7ae66e8
+# %% ../../nbs/81_evaluate.ipynb #cd97a3ad
 def ask_web(model_dir): # checkpoint folder -> ClosedWeb
     "The web of the run that the checkpoint belongs to, else the one of the shipped facts."
     world = Path(model_dir).absolute().parent.parent / "world"
     return load_web(world) if (world / "pages.json").is_file() else ClosedWeb(load_graph(root() / "data" / "kg"))
 
-# %% ../../nbs/81_evaluate.ipynb #c1dd82c6
+# %% ../../nbs/81_evaluate.ipynb #e7ae66e8
 def ask(question, # text
         model_dir, # Hugging Face directory of a trained model
         device="auto", budget=Budget(),
