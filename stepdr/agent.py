@@ -8,9 +8,8 @@ __all__ = ['FORCED', 'Budget', 'AgentEpisode', 'run_episodes', 'hash_seed']
 # %% ../nbs/28_agent.ipynb #b858081c
 from dataclasses import dataclass
 
-from .config import InputError
 from .tools import Environment
-from .trajectory import END, START, answer_of, parse_turn, segments
+from .trajectory import END, answer_of, parse_turn, segments
 
 # %% ../nbs/28_agent.ipynb #5ff79bd4
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class AgentEpisode:
     @property
     def answer(self): return answer_of(self.messages)
 
-# %% ../nbs/28_agent.ipynb #a57c374f
+# %% ../nbs/28_agent.ipynb #eb93bba7
 def run_episodes(model, tokenizer, tasks, web, # policy, its tokenizer, task rows, closed web
                  temperature, seed, # 0 is greedy; of the draws and of the tools' failures
                  budget=Budget(),
@@ -76,7 +75,7 @@ def run_episodes(model, tokenizer, tasks, web, # policy, its tokenizer, task row
         progress(len(done))
     return done
 
-# %% ../nbs/28_agent.ipynb #e30f5011
+# %% ../nbs/28_agent.ipynb #5f8bffe8
 def hash_seed(*parts): # -> int
     "A 60-bit seed from anything printable."
     from stepdr.tools import chance

@@ -11,14 +11,13 @@ __all__ = ['Source', 'FACT', 'WRONG', 'WHOLE', 'Claim', 'ASK', 'HIDDEN', 'DAMAGE
 
 # %% ../nbs/60_judge.ipynb #a62ed255
 import difflib
-import json
 import random
 import re
 from collections import namedtuple
 from pathlib import Path
 
 from .config import InputError
-from .evaluate.metrics import VERDICTS, confusion_matrix, macro_f1, macro_f1_interval
+from .evaluate.metrics import VERDICTS, confusion_matrix, macro_f1_interval
 from .synthesis.tasks import CITE, mentions, oracle, sections
 from .synthesis.teacher import Care, research
 from .tools import Environment, paragraph_line

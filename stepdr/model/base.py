@@ -7,11 +7,8 @@ __all__ = ['SKELETON', 'PIECES', 'train_tokenizer', 'make_model', 'previous_toke
            'load_model', 'training_text']
 
 # %% ../../nbs/40_base.ipynb #d0119638
-import json
 import math
-import random
 import re
-from pathlib import Path
 
 from ..artifacts import atomic_directory
 from ..config import InputError

@@ -9,7 +9,7 @@ __all__ = ['IDS', 'Namer', 'training_namer', 'renamer', 'rename_value', 'encode_
 import random
 import re
 
-from ..trajectory import render, segments
+from ..trajectory import render
 
 # %% ../../nbs/41_rows.ipynb #f9098913
 class Namer:

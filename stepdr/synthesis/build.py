@@ -53,7 +53,7 @@ def reading_row(web, entity, number, rng): # -> row
 # %% ../../nbs/33_synthesis.ipynb #12a9d9ce
 def request_row(task, number): # research or question task -> row
     "The queries that a request calls for, as a plain list: planning without tools."
-    name, second = task["meta"]["mention"], (task["meta"].get("second") or [])
+    name = task["meta"]["mention"]
     wanted = task["meta"].get("asked") or task["plan"][:1]
     messages = [{"role": "user", "content": f"{task['query']}\nList the searches ."},
                 {"role": "assistant", "content": "plan : " + " , ".join(task["meta"].get("asked", task["plan"])) + "\n" + "\n".join(f" {name} {r}" for r in wanted)}]

@@ -11,8 +11,7 @@ __all__ = ['QUESTIONS', 'IMPLICIT', 'REQUESTS', 'UNSOURCED', 'TRUSTWORTHY', 'CIT
 import random
 import re
 
-from ..trajectory import answer_of
-from ..world.corpus import PHRASES, TRUSTED
+from ..world.corpus import TRUSTED
 from ..world.graph import topic_type
 
 # %% ../../nbs/30_tasks.ipynb #c348931a

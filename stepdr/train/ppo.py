@@ -13,7 +13,7 @@ import random
 import time
 from pathlib import Path
 
-from ..agent import Budget, hash_seed, run_episodes
+from ..agent import Budget, run_episodes
 from ..evaluate.metrics import exact_match, rubric_score
 from ..synthesis.tasks import oracle
 

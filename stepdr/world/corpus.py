@@ -9,10 +9,7 @@ __all__ = ['AUTHORITY', 'TRUSTED', 'PHRASES', 'Paragraph', 'World', 'Rates', 'wr
 # %% ../../nbs/11_corpus.ipynb #7fee7fe4
 import random
 from collections import defaultdict
-from dataclasses import asdict, dataclass
-
-from ..config import InputError
-from .graph import topic_type
+from dataclasses import dataclass
 
 # %% ../../nbs/11_corpus.ipynb #5baa4b8f
 AUTHORITY = {"archive.example": 0.9, "college.example": 0.8, "almanac.example": 0.7, "press.example": 0.6,
