@@ -320,22 +320,22 @@ def bar_charts(run) -> list:
 # %% ../nbs/91_report.ipynb #43af8b61
 GROUPS = {"Mid-training": ("midtrain1", "midtrain2"), "Supervised fine-tuning": ("sft", "sft_without_midtrain"), "Rubrics Judge": ("judge",)}
 LINES = {"midtrain1": "#4a86c5", "midtrain2": "#d0647c", "sft": COLOURS["sft"], "sft_without_midtrain": COLOURS["sft_without_midtrain"], "judge": "#7d8f35"}
-KNOWN = ("step", "tokens", "learning_rate", "seconds")
+KNOWN = ("step", "tokens", "labels", "learning_rate", "seconds")
 
 def _numbers(rows, name): return [row for row in rows if isinstance(row.get(name), (int, float)) and math.isfinite(row[name])]
 
 def training_charts(run) -> list:
-    "Loss over tokens (over steps where no tokens were counted) of each trained model, then the other measures that were logged."
+    "Loss over the optimiser steps of each trained model, then the other measures that were logged."
     charts, metrics = [], {name: rows for name, rows in run["metrics"].items() if name != "ppo"}
     others = {name: (name,) for name in metrics if not any(name in group for group in GROUPS.values())}
     for title, names in {**GROUPS, **others}.items():
         measures = dict.fromkeys(key for name in names for row in metrics.get(name, []) for key in row if key not in KNOWN)
         for measure in measures:
-            lines, x = [], "tokens" if all("tokens" in row for name in names for row in metrics.get(name, [])) else "step"
+            lines = []
             for name in names:
-                rows = _numbers(_numbers(metrics.get(name, []), measure), x)
-                if rows: lines += (smoothed if measure == "loss" else lambda *a: [series(*a)])(name, [row[x] for row in rows], [row[measure] for row in rows], LINES.get(name, "#4a86c5"))
-            if lines: charts.append({"title": f"{title}: {measure.replace('_', ' ')}", "kind": "lines", "x": x, "y": "", "series": lines})
+                rows = _numbers(_numbers(metrics.get(name, []), measure), "step")
+                if rows: lines += (smoothed if measure == "loss" else lambda *a: [series(*a)])(name, [row["step"] for row in rows], [row[measure] for row in rows], LINES.get(name, "#4a86c5"))
+            if lines: charts.append({"title": f"{title}: {measure.replace('_', ' ')}", "kind": "lines", "x": "step", "y": "", "series": lines})
     return charts
 
 # %% ../nbs/91_report.ipynb #1e7a749a
