@@ -40,6 +40,8 @@ class Logits:
 
     def model(self, input_ids): return types.SimpleNamespace(last_hidden_state=self.logits_BTV)
 
+    def parameters(self): return iter([self.logits_BTV])            # as of any model: says which device it is on
+
 
 def touched(model, loss): # -> which positions' logits have a gradient
     loss.backward()
