@@ -186,6 +186,8 @@ def pick_device(device): # "auto", "cpu", "cuda", "cuda:1" ... -> the device to 
     "A GPU where there is one, if `device` is auto."
     import torch
     if device == "auto": return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try: torch.device(device)
+    except RuntimeError: raise InputError(f"device: {device!r} is no device; give auto, cpu or cuda:0") from None
     if device.startswith("cuda") and not torch.cuda.is_available(): raise InputError(f"device: {device!r} was asked for, but torch finds no GPU; use device=cpu or auto")
     return device
 
