@@ -52,7 +52,7 @@ class Agents:
 
     def episodes(self):
         from stepdr.agent import AgentEpisode
-        from stepdr.tools import Environment
+        from stepdr.tools.closed import Environment
         return [AgentEpisode(task, Environment(WEB, seed=task["id"]), self.budget) for task in self.tasks]
 
     def start(self):

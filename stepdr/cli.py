@@ -138,7 +138,7 @@ def tool_command(options) -> int:
     except json.JSONDecodeError as error:
         raise InputError(f"arguments, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); quote them as '{{\"name\": \"value\"}}'") from None
     if not isinstance(arguments, dict): raise InputError(f"arguments: expected a JSON object, got {options.arguments[:40]!r}")
-    from stepdr.tools import call_by_hand
+    from stepdr.tools.closed import call_by_hand
     print(call_by_hand(options.name, options.arguments, options.workspace))
     return 0
 

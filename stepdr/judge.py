@@ -20,7 +20,7 @@ from .config import InputError
 from .evaluate.metrics import VERDICTS, confusion_matrix, macro_f1_interval
 from .synthesis.tasks import CITE, mentions, oracle, sections
 from .synthesis.teacher import Care, research
-from .tools import Environment, paragraph_line
+from .tools.closed import Environment, paragraph_line
 from .trajectory import END, START, TAGS, answer_of, segments
 from .world.corpus import TRUSTED
 

@@ -27,7 +27,8 @@ from .metrics import (bootstrap, citation_scores, compare, exact_match, frames_d
 from ..model.base import load_model
 from ..synthesis.tasks import CITE, mentions, oracle, sections
 from ..train.lm import pick_device
-from ..tools import Environment, chance
+from ..tools.base import chance
+from ..tools.closed import Environment
 from ..trajectory import answer_of, parse_turn
 from ..world.closed import ClosedWeb, load_web
 from ..world.corpus import AUTHORITY

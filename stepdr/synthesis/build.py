@@ -13,7 +13,7 @@ from functools import partial
 from .filters import apply_filters, citation_format, correct_and_shortest, decontamination, ngram_repetition, plan_consistency, well_formed
 from .tasks import question_tasks, research_tasks
 from .teacher import PERFECT, Care, make_trajectory
-from ..tools import paragraph_line
+from ..tools.closed import paragraph_line
 
 # %% ../../nbs/33_synthesis.ipynb #a214c3e9
 def readable(web, split): # -> sorted list of entity ids

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from .tasks import CITE, oracle
-from ..tools import Environment
+from ..tools.closed import Environment
 from ..trajectory import answer_of
 from ..world.corpus import TRUSTED
 
