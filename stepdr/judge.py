@@ -18,10 +18,10 @@ from pathlib import Path
 
 from .config import InputError
 from .evaluate.metrics import VERDICTS, confusion_matrix, macro_f1_interval
-from .synthesis.tasks import CITE, mentions, oracle, sections
+from .synthesis.tasks import mentions, oracle, sections
 from .synthesis.teacher import Care, research
 from .tools.closed import Environment, paragraph_line
-from .trajectory import END, START, TAGS, answer_of, segments
+from .trajectory import CITE, END, START, TAGS, answer_of, segments
 from .world.corpus import TRUSTED
 
 # %% ../nbs/60_judge.ipynb #221aff02

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'COLOURS', 'METRICS', 'COUNTS', 'BLOCKS', 'CITE', 'GAINS', 'GROUPS', 'LINES', 'KNOWN', 'PPO', 'STYLE',
-           'SCRIPT', 'load_results', 'number', 'between', 'results_table', 'escape', 'cited_ids', 'markdown', 'series',
-           'smoothed', 'plotly_figure', 'ticks', 'tick_text', 'svg_lines', 'svg_bars', 'load_run', 'table', 'duration',
+           'SCRIPT', 'load_results', 'number', 'between', 'results_table', 'escape', 'markdown', 'series', 'smoothed',
+           'plotly_figure', 'ticks', 'tick_text', 'svg_lines', 'svg_bars', 'load_run', 'table', 'duration',
            'facts_section', 'results_section', 'differences_section', 'bar_charts', 'training_charts', 'ppo_charts',
            'judge_section', 'funnel_section', 'pairwise_section', 'sample_html', 'samples_section', 'stages_section',
            'page', 'write_index', 'write_sample_report']
@@ -14,6 +14,7 @@ __all__ = ['STAGES', 'COLOURS', 'METRICS', 'COUNTS', 'BLOCKS', 'CITE', 'GAINS', 
 import html, json, math, re
 from pathlib import Path
 from .artifacts import InputError, atomic_write, read_json, read_metrics
+from .trajectory import CITE, cited_ids
 
 # %% ../nbs/91_report.ipynb #d861903a
 def _optional(path, read=read_json, missing=None):
@@ -102,10 +103,6 @@ CITE = re.compile(r"\\cite\{([^{}]*)\}")
 def escape(value) -> str:
     "Text made safe for HTML, without control characters."
     return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", str(value)))
-
-def cited_ids(text) -> list:
-    "Ids cited in a report, in order of first appearance."
-    return list(dict.fromkeys(part.strip() for found in CITE.findall(text) for part in found.split(",") if part.strip()))
 
 def _anchor(prefix, source): return f"{prefix}-{re.sub(r'[^A-Za-z0-9_]', '-', source)}"
 

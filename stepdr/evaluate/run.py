@@ -25,11 +25,11 @@ from .metrics import (bootstrap, citation_scores, compare, exact_match, frames_d
                                      paired_difference, rating_intervals, report_success, resamples, rubric_score, simpleqa_grade,
                                      simpleqa_scores, token_f1, win_tie_loss)
 from ..model.base import load_model
-from ..synthesis.tasks import CITE, mentions, oracle, sections
+from ..synthesis.tasks import mentions, oracle, sections
 from ..train.lm import pick_device
 from ..tools.base import chance
 from ..tools.closed import Environment
-from ..trajectory import answer_of, parse_turn
+from ..trajectory import CITE, answer_of, parse_turn
 from ..world.closed import ClosedWeb, load_web
 from ..world.corpus import AUTHORITY
 from ..world.graph import load_graph

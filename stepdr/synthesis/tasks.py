@@ -11,6 +11,7 @@ __all__ = ['QUESTIONS', 'IMPLICIT', 'REQUESTS', 'UNSOURCED', 'TRUSTWORTHY', 'CIT
 import random
 import re
 
+from ..trajectory import CITE
 from ..world.corpus import TRUSTED
 from ..world.graph import topic_type
 

@@ -10,9 +10,9 @@ __all__ = ['PERFECT', 'MAKERS', 'Care', 'turn', 'groups', 'choose', 'quote', 'va
 import random
 from dataclasses import dataclass
 
-from .tasks import CITE, oracle
+from .tasks import oracle
 from ..tools.closed import Environment
-from ..trajectory import answer_of
+from ..trajectory import CITE, answer_of
 from ..world.corpus import TRUSTED
 
 # %% ../../nbs/31_teacher.ipynb #c0e7fcb2

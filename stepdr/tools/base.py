@@ -15,7 +15,9 @@ import os
 import re
 import threading
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+
+from ..trajectory import neutralize
 
 # %% ../../nbs/20_base.ipynb #c4175599
 def chance(*parts): # anything printable -> float in [0, 1)
@@ -155,11 +157,10 @@ class Toolbox:
         "Run one call; a mistake of the model's or of the world's comes back as a text that begins with `error: `."
         self.calls += 1
         try: result = await self._run(call)
-        except ToolError as error: return ToolResult(f"error: {error}", failed=True)
+        except ToolError as error: return ToolResult(neutralize(f"error: {error}"), failed=True)
         self.read.update((p.id, p) for p in result.paragraphs)
-        if self.workspace is None: return result
-        text = self.workspace.shorten(call["name"], result.text)
-        return result if text is result.text else ToolResult(text, result.images, result.paragraphs, result.failed)
+        text = neutralize(result.text)  # a page is data: its `<tool_call>` never becomes one
+        return replace(result, text=text if self.workspace is None else self.workspace.shorten(call["name"], text))
 
     async def _run(self, call):
         if call.get("error"): raise ToolError(f"the call is {call['error']}")
