@@ -12,7 +12,8 @@ import mimetypes
 from pathlib import Path
 
 import stepdr
-from .tools.base import redact, run_async
+from .llm import redact
+from .tools.base import run_async
 
 # %% ../nbs/38_mcp.ipynb #fbc6c110
 def content_parts(result): # ToolResult -> list of MCP content

@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['background_loop', 'chance', 'tool_about', 'tool_schema', 'ToolError', 'ToolResult', 'check_arguments', 'run_async',
-           'redact', 'Toolbox']
+           'Toolbox']
 
 # %% ../../nbs/20_base.ipynb #cab48019
 import asyncio
 import hashlib
 import inspect
 import json
-import os
-import re
 import threading
 import typing
 from dataclasses import dataclass, replace
@@ -131,15 +129,6 @@ def run_async(coroutine, # coroutine object
     except BaseException: future.cancel(); raise
 
 # %% ../../nbs/20_base.ipynb #5194da7a
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
-
-def redact(text): # -> text without the values of the environment's keys
-    "Replace the values of environment variables that end in KEY, TOKEN, SECRET or PASSWORD by [NAME]."
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= 6: text = text.replace(value, f"[{name}]")
-    return text
-
-# %% ../../nbs/20_base.ipynb #018dbd46
 class Toolbox:
     "The tools of one episode."
     def __init__(self, tools, # typed functions, coroutine functions or bound methods
