@@ -24,9 +24,8 @@ from ..config import EvaluateSettings, InputError
 from .metrics import (bootstrap, citation_scores, compare, exact_match, frames_decision, interval, outcome,
                                      paired_difference, rating_intervals, report_success, resamples, rubric_score, simpleqa_grade,
                                      simpleqa_scores, token_f1, win_tie_loss)
-from ..model.base import load_model
+from ..model.base import load_model, pick_device
 from ..synthesis.tasks import mentions, oracle, sections
-from ..train.lm import pick_device
 from ..tools.base import chance
 from ..tools.closed import Environment
 from ..trajectory import CITE, answer_of, parse_turn

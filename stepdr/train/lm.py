@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['orthogonalise', 'make_optimizer', 'plan_batches', 'pad_batch', 'token_loss', 'rate_at', 'save_state', 'load_state',
-           'add_gradients', 'train_rows', 'pick_device', 'run_ranks', 'die_with_parent', 'rank_main', 'train_job',
-           'saved_step']
+           'add_gradients', 'train_rows', 'run_ranks', 'die_with_parent', 'rank_main', 'train_job', 'saved_step']
 
 # %% ../../nbs/50_train.ipynb #9927569a
 import json
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from ..config import InputError
+from ..model.base import pick_device
 
 # %% ../../nbs/50_train.ipynb #1f69a9d1
 def orthogonalise(matrices_BMN, steps=5): # -> the nearest (semi-)orthogonal matrices, roughly
@@ -182,16 +182,6 @@ def train_rows(model, # Qwen2 or any causal model
     return model
 
 # %% ../../nbs/50_train.ipynb #f22d4438
-def pick_device(device): # "auto", "cpu", "cuda", "cuda:1" ... -> the device to use
-    "A GPU where there is one, if `device` is auto."
-    import torch
-    if device == "auto": return "cuda:0" if torch.cuda.is_available() else "cpu"
-    try: torch.device(device)
-    except RuntimeError: raise InputError(f"device: {device!r} is no device; give auto, cpu or cuda:0") from None
-    if device.startswith("cuda") and not torch.cuda.is_available(): raise InputError(f"device: {device!r} was asked for, but torch finds no GPU; use device=cpu or auto")
-    return device
-
-# %% ../../nbs/50_train.ipynb #cc564262
 def run_ranks(target, # "module:function", called as function(job, rank, ranks)
               job, # JSON-like settings and paths
               ranks, # processes
@@ -216,14 +206,14 @@ def run_ranks(target, # "module:function", called as function(job, rank, ranks)
             bad = next(rank for rank, code in enumerate(codes) if code)
             raise RuntimeError(f"{target} failed in process {bad}:\n" + Path(folder, f"stderr{bad}").read_text()[-3000:])
 
-# %% ../../nbs/50_train.ipynb #05a02852
+# %% ../../nbs/50_train.ipynb #5cde5dcc
 def die_with_parent():
     "On Linux: end this process when the one that started it is killed, so that a killed run leaves no worker behind."
     import ctypes
     import signal
     if hasattr(library := ctypes.CDLL(None), "prctl"): library.prctl(1, signal.SIGKILL)
 
-# %% ../../nbs/50_train.ipynb #5802a91a
+# %% ../../nbs/50_train.ipynb #cc564262
 def rank_main(folder, rank): # folder with job.json, number of this process
     "What each process of `run_ranks` does."
     import importlib
@@ -237,7 +227,7 @@ def rank_main(folder, rank): # folder with job.json, number of this process
     module, name = call["target"].split(":")
     getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
 
-# %% ../../nbs/50_train.ipynb #5b76f457
+# %% ../../nbs/50_train.ipynb #05a02852
 def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "rate", "matrix_rate", "trainer"}
     "Train from one Hugging Face directory to another, in one of `ranks` processes; goes on from its checkpoint."
     from stepdr.artifacts import MetricsLog, read_parquet
@@ -262,13 +252,13 @@ def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "
     else: load_state(checkpoint, model, make_optimizer(model, job["rate"], job["matrix_rate"]))
     if rank == 0: save_model(run / job["out"], model, tokenizer)
 
-# %% ../../nbs/50_train.ipynb #b1e67c40
+# %% ../../nbs/50_train.ipynb #5802a91a
 def saved_step(checkpoint): # -> steps that a checkpoint has behind it, 0 where there is none
     "How far a killed job came."
     import torch
     return torch.load(checkpoint, weights_only=True)["step"] if Path(checkpoint).exists() else 0
 
-# %% ../../nbs/50_train.ipynb #0be7a192
+# %% ../../nbs/50_train.ipynb #5b76f457
 if __name__ == "__main__":
     import sys
     if sys.argv[1:2] == ["rank"]: rank_main(sys.argv[2], int(sys.argv[3]))

@@ -276,8 +276,7 @@ def train_ppo(job, rank, ranks): # {"run_dir", "seed", "settings", "save_every"}
     "PPO from models/sft to models/ppo, in one of `ranks` processes."
     import torch
     from stepdr.artifacts import MetricsLog, read_jsonl
-    from stepdr.model.base import load_model, save_model
-    from stepdr.train.lm import pick_device
+    from stepdr.model.base import load_model, pick_device, save_model
     from stepdr.world.closed import load_web
     run, settings, seed = Path(job["run_dir"]), job["settings"], job["seed"]
     web, tasks = load_web(run / "world"), read_jsonl(run / "data/tasks_train.jsonl")
