@@ -24,16 +24,20 @@ setup: .venv/.ready ## make .venv with everything in it
 	@test -n "$(PYTHON)" || { echo "stepdr needs Python 3.11 or newer: install it, or make setup PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "==> environment: $$($(PYTHON) --version) in .venv (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,notebooks,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,tools,asr,notebooks,dev]'
 	@$(MAKE) --no-print-directory tools
 	@touch $@
 
 # Programs that are not Python packages. What cannot be installed is reported, never a failure: `stepdr doctor` says what it is for.
-tools: ## install tmux, bubblewrap and chromium where apt-get can
+tools: ## install tmux, bubblewrap, chromium, tesseract ... where apt-get can
 	@missing=""; \
 	command -v tmux >/dev/null || missing="$$missing tmux"; \
 	command -v bwrap >/dev/null || missing="$$missing bubblewrap"; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
+	command -v tesseract >/dev/null && tesseract --list-langs 2>/dev/null | grep -q chi_sim || missing="$$missing tesseract-ocr tesseract-ocr-chi-sim"; \
+	command -v espeak-ng >/dev/null || missing="$$missing espeak-ng"; \
+	command -v vim >/dev/null || missing="$$missing vim-tiny"; \
+	ls /usr/share/fonts/*/*/*.tt[cf] 2>/dev/null | grep -qi 'wqy\|cjk' || missing="$$missing fonts-wqy-microhei"; \
 	test -n "$$missing" || exit 0; \
 	as=""; if [ "$$(id -u)" != 0 ]; then as="sudo -n"; fi; \
 	if ! command -v apt-get >/dev/null || { [ -n "$$as" ] && ! $$as true 2>/dev/null; }; then \
