@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .artifacts import atomic_write, read_json, write_json
 from .config import InputError, setting, validate
-from .llm import ContextTooLong, EndpointError, guess_tokens, image_part, redact
+from .llm import ContextTooLong, EndpointError, Usage, guess_tokens, image_part, price_of, redact
 from .prompts import prompt
 from .trajectory import ANSWER, CITE, assistant_text, cited_ids
 from .world.paragraphs import Paragraph
@@ -273,8 +273,10 @@ class ResearchAgent:
         "The first budget that leaves no room for anything but the report."
         self.spent.seconds = self.clock()
         left = self.spent.left(self.settings)
-        reserve = {"turns": 2, "tool_calls": 1, "tokens": 2 * self.length() + self.settings.reply_tokens if not self.settings.bare else 1, "seconds": min(60.0, 0.1 * self.settings.seconds),
-                   "money": self.spent.money / max(1, self.spent.turns) + 1e-12}
+        turn = Usage(self.length() + 1000, self.settings.reply_tokens) # at most: the next turn, and after it the report
+        prices = getattr(self.policy, "settings", None)
+        money = price_of(turn, prices) if hasattr(prices, "price_in") else self.spent.money / max(1, self.spent.turns)
+        reserve = {"turns": 2, "tool_calls": 1, "tokens": 1 if self.settings.bare else 2 * turn.total, "seconds": min(60.0, 0.1 * self.settings.seconds), "money": 2 * money + 1e-12}
         return next((name for name, value in left.items() if value < reserve[name]), "").replace("_", " ")
 
     async def run(self, question): # text -> ResearchResult

@@ -46,7 +46,7 @@ def researcher(messages):
 
 
 def settings_for(server, **changes):
-    return EndpointSettings(base_url=server.url, model=server.model, price_in=2.0, price_out=10.0, price_cached=0.5, **{"retries": 3, "backoff": 0.01, "timeout": 0.5, "total_timeout": 20.0, **changes})
+    return EndpointSettings(base_url=server.url, model=server.model, price_in=2.0, price_out=10.0, price_cached=0.5, **{"retries": 3, "backoff": 0.01, "timeout": 0.5, "total_timeout": 5.0, **changes})
 
 
 def run(server, workspace, web, kit="batch_web_surfer,todo,file", question=QUESTION, endpoint={}, **settings):
@@ -92,7 +92,7 @@ def test_an_endpoint_that_stays_away_leaves_a_state_to_go_on_from(tmp_path, web)
     assert events.count("endpoint_error") == 1 and events.count("resumed") == 1
 
 
-@pytest.mark.parametrize("budget, reason", [({"tool_calls": 2}, "tool calls"), ({"turns": 2}, "turns"), ({"tokens": 9000}, "tokens"), ({"money": 0.004}, "money"), ({"seconds": 1.0}, "seconds")])
+@pytest.mark.parametrize("budget, reason", [({"tool_calls": 2}, "tool calls"), ({"turns": 2}, "turns"), ({"tokens": 14_000}, "tokens"), ({"money": 0.04}, "money"), ({"seconds": 1.0}, "seconds")])
 def test_every_budget_ends_in_a_report(tmp_path, web, budget, reason):
     def endless(messages):
         if messages[-1]["role"] == "user" and "budget is used up" in messages[-1]["content"]: return turn(f"<answer>So far \\cite{{{CITED.search(results(messages)[0])[1]}}}</answer>")
