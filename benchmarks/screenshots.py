@@ -85,7 +85,9 @@ class Reader:
 
 def hashes():
     "name -> (function bytes -> bits as whole number, how many bits)."
-    import cv2, imagehash, io, numpy
+    import cv2, io, numpy
+    try: import imagehash
+    except ImportError: imagehash = print("ImageHash, the peer, is not installed and is left out: pip install imagehash")
     from PIL import Image
     from stepdr.tools.browser import screen_hash
     number = lambda array: int("".join("1" if bit else "0" for bit in array.flatten()), 2)
@@ -94,10 +96,10 @@ def hashes():
     grey = lambda png: cv2.imdecode(numpy.frombuffer(png, numpy.uint8), cv2.IMREAD_GRAYSCALE)
     return {"the tool's screen_hash": (lambda png: int.from_bytes(bytes(screen_hash(png)), "big"), 64),
             "OpenCV pHash as it is": (lambda png: int.from_bytes(bytes(cv2.img_hash.pHash(grey(png))[0]), "big"), 64),
-            "OpenCV block mean": (lambda png: int.from_bytes(bytes(block.compute(grey(png))[0]), "big"), 256),
+            "OpenCV block mean": (lambda png: int.from_bytes(bytes(block.compute(grey(png))[0]), "big"), 256)} | ({} if imagehash is None else {
             "ImageHash phash": (lambda png: number(imagehash.phash(picture(png)).hash), 64),
             "ImageHash phash, 16 x 16": (lambda png: number(imagehash.phash(picture(png), hash_size=16).hash), 256),
-            "ImageHash dhash": (lambda png: number(imagehash.dhash(picture(png)).hash), 64)}
+            "ImageHash dhash": (lambda png: number(imagehash.dhash(picture(png)).hash), 64)})
 
 
 def play(kept, values, greys, distance): # -> (suppressed, wrongly)
