@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
-from .artifacts import InputError, root, sha256_path
-from .llm import EndpointError
+from .artifacts import InputError, read_json, root, sha256_path
 from .pipeline import StageError, _clock, open_run, resolve_settings, run_pipeline, stage_state
 
 # %% ../nbs/92_cli.ipynb #1593623d
@@ -159,10 +158,15 @@ def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
 
 # %% ../nbs/92_cli.ipynb #8582d7a0
 def research_folder(question, parent="research") -> Path:
-    "A workspace that belongs to a question: a few of its words and a hash."
+    "A workspace that belongs to a question, a few of its words and a hash; with a number after it once an episode there has ended."
     import hashlib, re
     words = "-".join(re.findall(r"\w+", question.lower())[:6])[:48].strip("-")
-    return Path(parent)/f"{words or 'question'}-{hashlib.blake2b(question.encode(), digest_size=4).hexdigest()}"
+    name, number = f"{words or 'question'}-{hashlib.blake2b(question.encode(), digest_size=4).hexdigest()}", 1
+    while True:
+        folder = Path(parent)/(name if number == 1 else f"{name}-{number}")
+        state = folder/".stepdr"/"episode.json"
+        if not state.exists() or not read_json(state).get("ended"): return folder
+        number += 1
 
 # %% ../nbs/92_cli.ipynb #70e028b0
 def kit_settings(options):
@@ -210,7 +214,7 @@ def research_command(options) -> int:
     about = about_line(policy, result)
     if options.out: write_report(result, options.out, about)
     else: print(report_markdown(result, about))
-    print(f"{about}\n{'report: ' + options.out + chr(10) if options.out else ''}trace: {workspace.state/'trace.jsonl'}", file=sys.stderr)
+    print(f"{about}\n{'report: ' + options.out + chr(10) if options.out else ''}trace: {os.path.relpath(workspace.state/'trace.jsonl')}", file=sys.stderr)
     if result.unknown: print(f"stepdr: {len(result.unknown)} citations of what was never read: {', '.join(result.unknown)}; --strict lets the agent repair them", file=sys.stderr)
     if not result.answer: print(f"stepdr: no report was written ({result.ended}); raise --budget, or try another model", file=sys.stderr)
     return 1 if not result.answer or (options.strict and result.unknown) else 0
@@ -335,7 +339,7 @@ def make_parser():
     research.add_argument("--device", default="auto", help="of a checkpoint: auto, cpu or cuda (default: auto)")
     research.add_argument("--quiet", action="store_true", help="no progress")
     research.add_argument("--record", metavar="DIR", help="keep every answer of the web there")
-    research.add_argument("--replay", metavar="DIR", help="answer only from what was recorded there; nothing reaches the network")
+    research.add_argument("--replay", metavar="DIR", help="answer only from what was recorded there; nothing but the model is asked over the network")
     _add_kit_options(research)
     tool = _add_command(commands, "tool", tool_command, "make one tool call by hand and print what the agent would see",
                         """stepdr tool batch_web_surfer '{"action": "batch_search", "queries": ["Jack Lemmon school"]}'
@@ -372,7 +376,6 @@ def main(arguments=None  # list of texts; the process's own if None
         return status
     except InputError as error: return complain(" ".join(str(error).split()), 2)
     except StageError as error: return complain(error, 1)
-    except EndpointError as error: return complain(f"{error}; the same command goes on from where it was", 1)
     except KeyboardInterrupt: return complain("interrupted; the same command goes on from where it was", 130)
     except BrokenPipeError:  # the reader has gone (`stepdr results … | head`): say nothing more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -380,4 +383,8 @@ def main(arguments=None  # list of texts; the process's own if None
     except OSError as error:
         if _disk_is_full(error): return complain(f"{error.filename or 'output'}: the disk is full; free some space and give the same command", 2)
         if isinstance(error, PermissionError): return complain(f"{error.filename}: no permission; choose another folder", 2)
+        raise
+    except Exception as error:
+        llm = sys.modules.get("stepdr.llm")  # not imported for this: it takes a tenth of a second
+        if llm and isinstance(error, llm.EndpointError): return complain(f"{error}; the same command goes on from where it was", 1)
         raise
