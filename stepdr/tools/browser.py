@@ -521,7 +521,7 @@ class _Engine:
 
     @property
     def _page(self):
-        if not self._pages: raise ToolError("the page was closed; open one")
+        if not self._pages: raise ToolError(f"the page {'crashed' if 'note: the page crashed' in self._notes else 'was closed'}; open one")
         return self._pages[-1]
 
     async def _session(self): # -> what is known of the window in use, with a debugging session
