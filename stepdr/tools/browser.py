@@ -425,7 +425,7 @@ class _Engine:
         self.workspace, self.settings, self.fetch = workspace, settings, fetch
         self.shots = self.suppressed = self.starts = 0  # screenshots given, replaced by a line; browsers started
         self._playwright = self._browser = self._context = self._proxy = self._home = self._last = None
-        self._pages, self._next, self._lock = [], 1, None
+        self._pages, self._notes, self._next, self._lock = [], [], 1, None
 
     async def close(self):
         "Give the browser back."
