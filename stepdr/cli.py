@@ -191,7 +191,7 @@ def about_line(policy, result) -> str:
     "What a report cost, in a line."
     spent, currency = result.spent, getattr(getattr(policy, "settings", None), "currency", "")
     money = f", {spent.money:.4f} {currency}" if spent.money else ""
-    return f"{policy.name}: {spent.turns} turns, {spent.tool_calls} tool calls, {result.read} paragraphs read, {len(result.sources)} cited, {spent.tokens} tokens{money}, {_clock(spent.seconds)}; {result.ended}"
+    return f"{policy.name.rpartition('#')[2]}: {spent.turns} turns, {spent.tool_calls} tool calls, {result.read} paragraphs read, {len(result.sources)} cited, {spent.tokens} tokens{money}, {_clock(spent.seconds)}; {result.ended}"
 
 # %% ../nbs/92_cli.ipynb #394c463b
 def research_command(options) -> int:

@@ -163,3 +163,15 @@ def test_a_broken_checkpoint_is_named(checkpoint, tmp_path):
     with pytest.raises(InputError, match="broken: cannot be read"): policy_of(tmp_path / "broken")
     (tmp_path / "broken" / "config.json").write_text("{")
     with pytest.raises(InputError, match="broken"): policy_of(tmp_path / "broken")
+
+
+def test_the_research_command_drives_a_local_model(checkpoint, tmp_path):
+    "The same loop as for an endpoint: the model searches the closed web and answers; short tools, no instructions."
+    import json, subprocess, sys
+    from pathlib import Path
+    done = subprocess.run([str(Path(sys.executable).with_name("stepdr")), "research", QUESTION[0]["content"], "--model", str(checkpoint), "--workspace", "w", "--device", "cpu"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    events = [json.loads(line) for line in (tmp_path / "w" / ".stepdr" / "trace.jsonl").read_text().splitlines()]
+    assert done.returncode == 0 and "unknown 水" in done.stdout, done.stderr
+    assert [e["event"] for e in events] == ["start", "model", "call", "result", "model", "end"] and "## Jack Lemmon birthplace" in events[3]["text"]
+    assert "search Jack Lemmon birthplace" in done.stderr and events[-1]["spent"]["money"] == 0 and events[-1]["spent"]["tokens"] > 50
