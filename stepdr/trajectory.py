@@ -71,7 +71,8 @@ def parse_turn(text): # what the model wrote in one turn -> assistant message
     thought, calls = THINK.search(text), []
     for body in CALL.findall(text):
         try: call = json.loads(body)
-        except (ValueError, RecursionError) as error: call = {"name": None, "arguments": {}, "error": f"not valid JSON ({error})"}
+        except ValueError as error: call = {"name": None, "arguments": {}, "error": f"not valid JSON ({error})"}
+        except RecursionError: call = {"name": None, "arguments": {}, "error": "not valid JSON (nested too deeply)"}
         if not isinstance(call, dict) or "name" not in call: call = {"name": None, "arguments": {}, "error": "needs name and arguments"}
         calls.append({"type": "function", "function": call})
     rest = CALL.sub("", THINK.sub("", text, count=1)).replace(END, "")

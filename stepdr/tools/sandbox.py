@@ -6,7 +6,7 @@
 __all__ = ['PUBLIC_ETC', 'OWN_ETC', 'ENVIRONMENT', 'REFUSED_CALLS', 'MISSING_CALLS', 'SOCKETS', 'NEW_USER', 'PUSH_INPUT',
            'CONSOLE', 'FILE_MODES', 'PROBE', 'SandboxSettings', 'program_folders', 'bwrap_arguments', 'limit_arguments',
            'seccomp_filter', 'family', 'memory_of', 'too_much', 'map_mounts', 'guard', 'watch', 'guard_program',
-           'remove_control', 'control_folder', 'Sandbox', 'probe', 'best_user', 'protections']
+           'remove_control', 'control_parent', 'control_folder', 'Sandbox', 'probe', 'best_user', 'protections']
 
 # %% ../../nbs/23_sandbox.ipynb #fc202543
 import inspect
@@ -282,14 +282,22 @@ def remove_control(folder):
         except OSError: pass
 
 # %% ../../nbs/23_sandbox.ipynb #a1fdcf00
-def control_folder(): # -> new folder, named after this process
-    "A folder for one sandbox; those of processes that are gone are removed."
-    for left in Path(tempfile.gettempdir()).glob("stepdr-sandbox-*-*"):
-        pid = left.name.split("-")[2]
-        if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and left.lstat().st_uid == os.getuid(): remove_control(left)
-    return Path(tempfile.mkdtemp(prefix=f"stepdr-sandbox-{os.getpid()}-"))
+def control_parent(): # -> folder for temporary files
+    "Where sandboxes keep what they need on the host: the other user has to get there, so a private TMPDIR will not do."
+    for folder in map(Path, (tempfile.gettempdir(), "/tmp", "/var/tmp")):
+        if folder.is_dir() and os.access(folder, os.W_OK) and all(part.stat().st_mode & 0o001 for part in (folder, *folder.parents)): return folder
+    return Path(tempfile.gettempdir())
 
 # %% ../../nbs/23_sandbox.ipynb #56c99128
+def control_folder(): # -> new folder, named after this process
+    "A folder for one sandbox; those of processes that are gone are removed."
+    parent = control_parent()
+    for left in parent.glob("stepdr-sandbox-*-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and left.lstat().st_uid == os.getuid(): remove_control(left)
+    return Path(tempfile.mkdtemp(prefix=f"stepdr-sandbox-{os.getpid()}-", dir=parent))
+
+# %% ../../nbs/23_sandbox.ipynb #ad73c2a6
 class Sandbox:
     """A command in a sandbox; `process` is the guard's, with the command's standard input and output.
 
@@ -365,7 +373,7 @@ class Sandbox:
         for file in (self.process.stdin, self.process.stdout, self.log): file.close()
         remove_control(self.control)
 
-# %% ../../nbs/23_sandbox.ipynb #ad73c2a6
+# %% ../../nbs/23_sandbox.ipynb #3e5f95dd
 PROBE = r'''
 echo user $(id -u)
 echo pid $(ls -d /proc/[0-9]* | wc -l)
@@ -378,7 +386,7 @@ echo environment $(tr '\0' '\n' < /proc/1/environ | cut -d= -f1 | sort | tr '\n'
 [ -e /workspace/.stepdr/secret ] && echo state visible || echo state hidden
 '''
 
-# %% ../../nbs/23_sandbox.ipynb #ca00f1af
+# %% ../../nbs/23_sandbox.ipynb #1af61207
 def probe(settings=SandboxSettings(), user=0): # -> ({what: text}, what went wrong)
     "Start a sandbox on an empty workspace and let it say what it can do."
     with tempfile.TemporaryDirectory() as folder:
@@ -393,7 +401,7 @@ def probe(settings=SandboxSettings(), user=0): # -> ({what: text}, what went wro
         except subprocess.TimeoutExpired: return {}, "it did not start within 20 seconds"
         finally: box.close()
 
-# %% ../../nbs/23_sandbox.ipynb #3e5f95dd
+# %% ../../nbs/23_sandbox.ipynb #043bedab
 @lru_cache
 def _works_as(user): return probe(SandboxSettings(), user)[0].get("workspace") == "writable"
 
@@ -401,7 +409,7 @@ def best_user(settings): # -> user id to run sandboxes as; 0 keeps the present o
     "As root, the settings' user where user namespaces and id-mapped mounts work; else the present one."
     return settings.user if os.geteuid() == 0 and settings.user and _works_as(settings.user) else 0
 
-# %% ../../nbs/23_sandbox.ipynb #1af61207
+# %% ../../nbs/23_sandbox.ipynb #80a3cdec
 def protections(settings=SandboxSettings()): # -> list of (name, active, text)
     "What protects this machine from commands, each thing tried out just now."
     found = [("bubblewrap", bool(shutil.which("bwrap")), shutil.which("bwrap") or "missing: install the package bubblewrap; the shell is off"),
