@@ -158,6 +158,13 @@ def test_tables_and_markdown_as_text():
     assert len(long.paragraphs) > 3 and all(p.text.startswith("id | value\n") for p in long.paragraphs)
 
 
+@pytest.mark.parametrize("before, after, kept", [("<td> <p class=x>", "</p>\n </td>", "cell"), ("<th><div>", "</div></th>", "cell"), ("<td><p>", "</p></td>", "cell"), ("<td>", "</td>", "水")])
+def test_cells_are_rows_whatever_is_around_their_text(before, after, kept):
+    page = f"<html><body><main><h1>Tides</h1><p>{'The sea rises and falls twice a day. ' * 5}</p><table><tr>{before}{kept}{after}<td>16 m</td></tr></table><pre>潮\n汐</pre><p>潮\n  汐</p></main></body></html>"
+    text = extract(page.encode(), "text/html", "https://sea.example/").text
+    assert f"| {kept} | 16 m |" in text and "```\n潮\n汐\n```" in text and text.endswith("潮汐")
+
+
 def test_a_page_without_main_content_is_read_otherwise():
     page = "<html><head><title>x</title></head><body><div class='menu nav'>" + "".join(f"<div class=nav><span>Sentence {i} of a text that looks like a menu. </span></div>" for i in range(300)) + "</div></body></html>"
     document = extract(page.encode(), "text/html", "https://a.example/")
@@ -220,7 +227,8 @@ def test_memory_is_limited():
         text = b'<?xml version="1.0"?><w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"><w:body><w:p><w:r><w:t>the sea</w:t></w:r></w:p>' + b"<w:p/>" * count + b"</w:body></w:document>"
         return rezipped(docx_bytes(), lambda name, data: text if name == "word/document.xml" else data)
     assert parse_document(with_many(1000), "big.docx", small).text == "the sea"   # it is the size alone that is refused
-    with pytest.raises(ToolError): parse_document(with_many(8_000_000), "big.docx", small)
+    with pytest.raises(ToolError, match="more than 300 MB"): parse_document(with_many(8_000_000), "big.docx", small)
+    with pytest.raises(ToolError, match="damaged"): parse_document(rezipped(docx_bytes(), lambda name, data: data[:len(data) // 2] if name == "word/document.xml" else data), "half.docx", small)   # in a child that has come near its limit too
     goes_on()
 
 

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -73,7 +74,8 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202
 
 def safe_text(text): # untrusted text -> text without invisible characters and without markup of the wire format
     "What a page may show to a model; idempotent."
-    return neutralize(text if text.isprintable() else _INVISIBLE.sub("", text))
+    if not text.isprintable(): text = _INVISIBLE.sub("", text)
+    return neutralize(text) if "<" in text else text
 
 # %% ../../nbs/24_extract.ipynb #b6522cbc
 _MAGIC = ((b"%PDF-", "pdf"), (b"PK\x03\x04", "zip"), (b"\xd0\xcf\x11\xe0", "an old or encrypted Office file; save it as docx, xlsx or pptx without a password"),
@@ -167,8 +169,8 @@ def guess_language(text, said=""): # text, what the page says ("zh-CN") -> ISO 6
     if letters and len(re.findall("[\u3041-\u30ff]", part)) / letters > 0.05: return "ja"
     for language, script, share in _SCRIPTS if letters else ():
         if len(re.findall(script, part)) / letters > share: return said if language in ("ru", "ar", "hi") and said in ("uk", "bg", "sr", "be", "mk", "fa", "ur", "mr", "ne") else language
-    words = re.findall(r"[^\W\d_]+", part.lower())
-    counts = {language: sum(word in common for word in words) for language, common in _STOP.items()}
+    words = Counter(re.findall(r"[^\W\d_]+", part.lower()))
+    counts = {language: sum(map(words.__getitem__, common)) for language, common in _STOP.items()}   # a Counter gives 0 for what it does not hold
     best = max(counts, key=counts.get)
     return best if counts[best] >= 2 and counts[best] > 1.2 * counts.get(said, 0) else said if said not in ("zh", "ja", "ko") else ""
 
@@ -217,25 +219,25 @@ def block_text(blocks): # -> text in Markdown's manner
 # %% ../../nbs/24_extract.ipynb #60443065
 def block_paragraphs(blocks, settings): # -> list of (heading path, text)
     "Group blocks into paragraphs of at most `max_paragraph` characters under their headings."
-    out, path, held, size, before, first_row = [], [], [], 0, None, ""
-    limit = settings.max_paragraph
+    out, path, heading, held, size, before, first_row = [], [], "", [], 0, None, ""
+    limit, least = settings.max_paragraph, settings.min_paragraph
     def flush():
         nonlocal held, size
-        if held: out.append((" > ".join(text for _, text in path), "\n".join(held)))
+        if held: out.append((heading, "\n".join(held)))
         held, size = [], 0
     for kind, level, value in blocks:
         if kind == "h":
             flush(); before = None
             while path and path[-1][0] >= level: path.pop()
             path.append((level, value[:200]))
+            heading = " > ".join(text for _, text in path)
             continue
-        text = _shown(kind, level, value)
+        text = value if kind == "p" or kind == "pre" else _shown(kind, level, value)
         if kind == "row" and before != "row": first_row = text if len(text) < limit // 3 else ""
-        together = kind == before and kind in ("li", "row") or (kind in ("li", "row", "pre") and held and held[-1].rstrip().endswith((":", "：")))
-        if held and (size + len(text) + 1 > limit or (size >= settings.min_paragraph and not together)):
-            flush()
+        if held and (size + len(text) >= limit or (size >= least and (kind == "p" or not (kind == before and kind != "pre" or held[-1].rstrip().endswith((":", "：")))))):
+            flush()   # lists, rows and what a colon announces stay together
             if kind == "row" and before == "row" and first_row: held, size = [first_row], len(first_row)
-        for part in cut_text(text, limit if not held else max(limit - size - 1, 1)) if len(text) > limit - size else [text]:
+        for part in cut_text(text, limit if not held else max(limit - size - 1, 1)) if len(text) > limit - size else (text,):
             if size + len(part) + 1 > limit: flush()
             held.append(part); size += len(part) + 1
         before = kind
@@ -274,19 +276,17 @@ _SKIP = [".linenos", ".lineno", ".headerlink", ".anchor-link", ".md-content__but
 _AROUND = ["nav", "footer", "aside", "form", "[role=navigation]", "[role=complementary]", "[role=search]"]
 _GUARD = "\u2060"  # word joiner: added to lone characters, gone again with the invisible ones
 _LONE = re.compile(f">([{_WIDE}])(?=\\s*<)")
-_CELL_OPEN, _CELL_CLOSE = re.compile(r"(<t[dh]\b[^>]{0,500}>)\s*<(?:p|div)\b[^>]{0,500}>"), re.compile(r"</(?:p|div)>\s*(?=</t[dh]>)")
+_CELL = re.compile(r"(<t[dh]\b[^>]{0,500}>)\s*<(?:p|div)\b[^>]{0,500}>")
 def without(source, name): # HTML, name of an element -> HTML without those elements
     "Cut out elements that hold no text, in one pass; one that is never closed is left as it is."
-    if f"<{name}" not in source: return source
-    pieces, place, close = [], 0, f"</{name}>"
-    while (begin := source.find(f"<{name}", place)) >= 0:
-        end = source.find(close, begin)
-        if end < 0: break
+    pieces, place, opening, close = [], 0, f"<{name}", f"</{name}>"
+    while (begin := source.find(opening, place)) >= 0 and (end := source.find(close, begin)) >= 0:
         pieces.append(source[place:begin]); place = end + len(close)
-    return "".join(pieces) + source[place:]
+    return "".join([*pieces, source[place:]]) if place else source
 
 # %% ../../nbs/24_extract.ipynb #73ec0383
-_MAIN = re.compile(r"<(?:(main)|(article))(?=[\s>])[^>]{0,1000}>")  # no IGNORECASE: a literal beginning is ten times as fast
+_MARK = re.compile("<(?:main|article|/main|/article)")  # no IGNORECASE: a literal beginning is ten times as fast
+_MAIN = re.compile(r"<(main|article)(?=[\s>])[^>]{0,1000}>")
 _NAMED = (re.compile(r""" role=["']?main["'\s>]"""), re.compile(r""" id=["']?(?:content|main|main-?content|mw-content-text|bodyContent|article|page-content|apicontent)["'\s>]"""))
 
 def _named(source): # -> the tags that say by role or id that they hold the main content
@@ -306,33 +306,71 @@ def inner_html(source, begin, name, end): # HTML, where an element's content beg
         place = close + 1
     return -1
 
+def _inner_marked(source, marks, begin, name, end): # as `inner_html`, where the places and texts of the tags are known
+    depth = 1
+    for place, mark in marks:
+        if place < begin or place >= end or not mark.endswith(name): continue
+        if mark[1] != "/": depth += source[place + len(mark):place + len(mark) + 1] in " >\n\t/"
+        else: depth -= 1
+        if not depth: return place
+    return -1
+
 def main_part(source): # HTML -> HTML of the innermost element that says it is the main content, or None
     "Go from the page to its `<main>` (or what has that role or such an id) and from there to its only `<article>`."
-    best, begin, end = None, 0, len(source)
-    opens = [(found.end(), "article" if found[2] else "main", found[1] or found[2]) for found in list(_MAIN.finditer(source)) or _named(source)]
+    begin, end, marks = 0, len(source), [(found.start(), found[0]) for found in _MARK.finditer(source)]
+    opens = [(found.end(), found[1], found[1]) for place, mark in marks if mark[1] != "/" and (found := _MAIN.match(source, place))]
+    opens = opens or [(found.end(), "main", found[1]) for found in _named(source)]
     for _ in range(4):
         inside = [one for one in opens if begin < one[0] < end]
         articles = [one for one in inside if one[1] == "article"]
         choice = next((one for one in inside if one[1] == "main"), articles[0] if len(articles) == 1 else None)
-        stop = inner_html(source, choice[0], choice[2], end) if choice else -1
-        if stop - begin < 200 or stop - choice[0] < 200 or len(_words_only(source[choice[0]:stop])) < 100: break
-        begin, end, best = choice[0], stop, source[choice[0]:stop]
-    return best
+        if not choice: break
+        stop = _inner_marked(source, marks, choice[0], choice[2], end) if choice[2] in ("main", "article") else inner_html(source, choice[0], choice[2], end)
+        if stop - choice[0] < 200 or len(_words_only(source[choice[0]:min(stop, choice[0] + 3000)])) < 100: break
+        begin, end = choice[0], stop
+    return source[begin:end] if begin else None
 
 def _words_only(part): return " ".join(re.sub(r"<[^>]*>", " ", part[:3000]).split())
 
 # %% ../../nbs/24_extract.ipynb #c50a386b
 _WIDE_LINE = re.compile(f"\n(?<=[{_WIDE}]\n)[ \t]*(?=[{_WIDE}])")
 
-def _around_pre(source): # HTML -> (inside <pre>, piece) pairs
-    place = 0
-    while (begin := source.find("<pre", place)) >= 0:
-        end = source.find("</pre", begin)
-        if end < 0: break
-        yield False, source[place:begin]
-        yield True, source[begin:end]
-        place = end
-    yield False, source[place:]
+def _has_wide(source): # HTML -> whether a noteworthy part may be Chinese or Japanese
+    if source.isascii(): return False
+    data = source.encode("utf-8", "surrogatepass")   # to look for first bytes is ten times as fast as for a class of characters
+    return len(data) > 1.002 * len(source) and (any(byte in data for byte in (b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef")) or re.search(b"\xe2[\xba-\xbf]", data) is not None)
+
+def _bare_cells(source): # HTML -> HTML without <p> and <div> that begin or end a table's cell
+    cuts = []
+    for opening, close in (("<td", "</td>"), ("<th", "</th>")):
+        place = -1
+        while (place := source.find(opening, place + 1)) >= 0:
+            if found := _CELL.match(source, place): cuts.append((found.end(1), found.end()))
+        place = -1
+        while (last := source.find(close, place + 1)) >= 0:
+            place = last
+            while source[last - 1].isspace(): last -= 1
+            if source.endswith(("</p>", "</div>"), 0, last): cuts.append((source.rindex("<", 0, last), place))
+    return _cut_out(source, sorted(cuts))
+
+def _join_wide(source): # HTML -> HTML without line ends between Chinese or Japanese characters, but for those in <pre>
+    lines, kept, place = [found.span() for found in _WIDE_LINE.finditer(source)], [], 0
+    if not lines: return source
+    while (begin := source.find("<pre", place)) >= 0 and (end := source.find("</pre", begin)) >= 0:
+        kept.append((begin, end)); place = end
+    kept = iter([*kept, (len(source), len(source))])
+    begin, end = next(kept)
+    cuts = []
+    for line in lines:
+        while end <= line[0] < len(source): begin, end = next(kept)
+        if line[0] < begin: cuts.append(line)
+    return _cut_out(source, cuts)
+
+def _cut_out(source, cuts): # text, (begin, end) pairs in order -> text without them
+    pieces, place = [], 0
+    for begin, end in cuts:
+        pieces.append(source[place:begin]); place = max(place, end)
+    return "".join([*pieces, source[place:]]) if cuts else source
 
 def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether it is the main part alone)
     "Cut out the main part and repair what the main-content rules get wrong."
@@ -340,13 +378,13 @@ def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether i
     part = main_part(source)
     for name in ("style", "svg", "template"): source = without(source if part is None else part, name); part = None if part is None else source
     if part is None: source = re.sub(r"(<body\b[^>]{0,2000}>)", r"\1<div><div><div>", source, count=1)
-    if len(source.encode("utf-8", "surrogatepass")) > 1.002 * len(source) and re.search(f"[{_WIDE}]", source):
+    if _has_wide(source):
         if part is None: source = _LONE.sub(lambda found: found[0] + _GUARD, source)
-        source = "".join(piece if inside else _WIDE_LINE.sub("", piece) for inside, piece in _around_pre(source))
-    return (_CELL_CLOSE.sub("", _CELL_OPEN.sub(r"\1", source)) if "<td" in source else source), part is not None
+        source = _join_wide(source)
+    return _bare_cells(source) if "<td" in source else source, part is not None
 
 # %% ../../nbs/24_extract.ipynb #422e76e4
-_TOKEN = re.compile(r"<(h[1-6]|p|pre)>([^<]*)</\1>|<(/?)(h[1-6]|p|ul|ol|li|pre)\b[^>]*>|([^<]+)|<")
+_TOKEN = re.compile(r"<(h[1-6]|p|pre|li)>([^<]*)</\1>[ \n]*|<(/?)(h[1-6]|p|ul|ol|li|pre)\b[^>]*>\n*|([^<]+)|<")
 
 class _Blocks:
     "Reads resiliparse's reduced HTML into blocks."
@@ -354,14 +392,23 @@ class _Blocks:
 
     def read(self, reduced): # -> blocks
         for whole, content, closing, tag, text in _TOKEN.findall(reduced.replace("<br>\n", "\x0b").replace("<br>", "\x0b")):
-            if whole: self.open(whole); self.text.append(content); self.close(whole)
+            if whole:
+                if self.text or self.inside or whole == "pre" or "\x0b" in content:
+                    self.open(whole); self.text.append(content); self.close(whole)
+                    continue
+                words = " ".join((html.unescape(content) if "&" in content else content).split())   # most blocks, without detours
+                if whole == "li" and self.lists: self.lists[-1][1] += 1
+                if not content or content.isspace(): continue
+                if whole == "p": self.blocks.append(("p", 0, words))
+                elif whole == "li": self.blocks.append(("li", max(len(self.lists) - 1, 0), (f"{self.lists[-1][1]}. " if self.lists and self.lists[-1][0] == "ol" else "- ") + words))
+                else: self.blocks.append(("h", int(whole[1]), words))
             elif text: self.text.append(text)
             elif tag: (self.close if closing else self.open)(tag)
         self.flush()
         return self.blocks
 
     def open(self, tag):
-        if not (tag == "p" and self.inside and self.inside[0] == "li" and not "".join(self.text).strip()): self.flush()
+        if self.text and not (tag == "p" and self.inside and self.inside[0] == "li" and not "".join(self.text).strip()): self.flush()
         if tag in ("ul", "ol"): self.lists.append([tag, 0])
         elif tag == "li":
             if self.lists: self.lists[-1][1] += 1
@@ -369,12 +416,12 @@ class _Blocks:
         elif tag != "p" or not self.inside or self.inside[0] != "li": self.inside = (tag, "")
 
     def close(self, tag):
-        self.flush()
+        if self.text: self.flush()
         if tag in ("ul", "ol") and self.lists: self.lists.pop()
         self.inside = ("li", "  ") if tag == "p" and self.inside and self.inside[0] == "li" else None
 
     def flush(self):
-        text = "".join(self.text)
+        text = self.text[0] if len(self.text) == 1 else "".join(self.text)
         self.text = []
         if not text or text.isspace(): return
         if "&" in text: text = html.unescape(text)
@@ -384,9 +431,10 @@ class _Blocks:
         elif tag == "li":
             self.blocks.append(("li", max(len(self.lists) - 1, 0), mark + " ".join(text.split())))
             self.inside = ("li", "  ")
-        elif tag == "p" : self.blocks.append(("p", 0, "\n".join(" ".join(line.split()) for line in text.split("\x0b") if line.strip())))
+        elif tag == "p": self.blocks.append(("p", 0, "\n".join(" ".join(line.split()) for line in text.split("\x0b") if line.strip()) if "\x0b" in text else " ".join(text.split())))
         else:
-            for line in text.split("\n"): self.bare(line)
+            for line in text.split("\n"):
+                if line: self.bare(line)
 
     def bare(self, line): # text outside of paragraphs: rows of tables have two tabs between cells
         if "\t\t" in line.strip("\n "):
@@ -423,11 +471,11 @@ def read_head(source): # HTML -> (title, date, language it says)
     title = html.unescape(title[1]).strip() if title else ""
     said = re.search(r"<html\b[^>]{0,500}?\blang\s*=\s*[\"']?([\w-]+)", head, re.IGNORECASE)
     dates = [values[name] for name in _DATES if values.get(name)]
-    if "datePublished" in source or "dateModified" in source:
+    if '"datePublished"' in source or '"dateModified"' in source:
         dates = [found[1] for name in ("datePublished", "dateModified") if (found := re.search(rf'"{name}"\s*:\s*"([^"]{{1,60}})"', source))] + dates
-    moment = re.search(r"<time\b[^>]{0,300}?datetime\s*=\s*[\"']?([^\"'>]{8,40})", source, re.IGNORECASE) if "<time" in source else None
-    dates += [moment[1]] if moment else []
-    return title or values.get("og:title", ""), next((day for day in map(find_date, dates) if day), ""), said[1] if said else values.get("og:locale", "")
+    date = next((day for day in map(find_date, dates) if day), "")
+    if not date and "<time" in source and (moment := re.search(r"<time\b[^>]{0,300}?datetime\s*=\s*[\"']?([^\"'>]{8,40})", source, re.IGNORECASE)): date = find_date(moment[1])
+    return title or values.get("og:title", ""), date, said[1] if said else values.get("og:locale", "")
 
 # %% ../../nbs/24_extract.ipynb #576d7df9
 _ANCHOR = re.compile(r"""<a\s[^>]{0,1000}?href\s*=\s*(?:"([^"]{0,2000})"|'([^']{0,2000})'|([^\s"'>]{1,2000}))[^>]{0,1000}>(.{0,400}?)</a""", re.DOTALL)
@@ -435,19 +483,22 @@ _ANCHOR_ANY = re.compile(_ANCHOR.pattern, re.IGNORECASE | re.DOTALL)
 
 def page_links(url, first, sources, most, others=50): # address, (text, address) pairs found otherwise, texts of HTML (the main part first), how many, how many outside of the main part -> (text, absolute address) pairs, each address once
     "Links of the main text first, then the others of the page; only http and https (or relative ones where the page is a file)."
-    base = re.search(r"<base\s[^>]{0,300}?href\s*=\s*[\"']?([^\"'\s>]{1,2000})", sources[-1][:20_000], re.IGNORECASE) if sources else None
+    base = re.search(r"<base\s[^>]{0,300}?href\s*=\s*[\"']?([^\"'\s>]{1,2000})", sources[-1][:20_000], re.IGNORECASE) if sources and "<base" in sources[-1][:20_000].lower() else None
     base = urljoin(url, html.unescape(base[1])) if base else url
-    out, seen, own, join = {}, set(), url.partition("#")[0], _joiner(base)
+    out, seen, joined, own, join = {}, set(), {}, url.partition("#")[0], _joiner(base)
     def add(text, address):
         address = address.strip().partition("#")[0]
-        if not address or (_SCHEME.match(address) and not address.lower().startswith(("http:", "https:", "file:"))): return
-        try: address = join(address)
-        except ValueError: return
-        if address != own and text.strip(): out.setdefault(address, " ".join(text.split()))   # a link without words is a picture or a button
+        if not address: return
+        if address not in joined:
+            try: joined[address] = "" if _SCHEME.match(address) and not address.lower().startswith(("http:", "https:", "file:")) else join(address)
+            except ValueError: joined[address] = ""
+        place = joined[address]
+        if place and place != own and place not in out and (text := " ".join(text.split())): out[place] = text   # a link without words is a picture or a button
     for text, address in first: add(text, address)
+    upper = bool(sources) and "<A " in sources[-1]
     for number, source in enumerate(sources):
         limit = min(most, len(out) + others) if number else most
-        for found in (_ANCHOR_ANY if "<A " in source else _ANCHOR).finditer(source, 0, 3_000_000):
+        for found in (_ANCHOR_ANY if upper and "<A " in source else _ANCHOR).finditer(source, 0, 3_000_000):
             if len(out) >= limit: break
             address, inside = found[1] or found[2] or found[3] or "", found[4]
             if address in seen or address[:1] == "#": continue
@@ -455,15 +506,18 @@ def page_links(url, first, sources, most, others=50): # address, (text, address)
             add(html.unescape(re.sub(r"<[^>]*>", " ", inside) if "<" in inside else inside), html.unescape(address))
     return [(text, address) for address, text in out.items()][:most]
 
+_PLAIN = re.compile(r"/?[\w%-][\w%./-]*|\.\.?/[\w%./-]*")
+
 def _joiner(base): # address -> function that does what urljoin(base, ...) does, fast for plain paths
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.netloc: return lambda address: urljoin(base, address)
     site, folder = f"{parts.scheme}://{parts.netloc}", (parts.path or "/").split("/")[1:-1]
     def join(address):
         if address.startswith(("http://", "https://")): return address
-        if not re.fullmatch(r"/?[\w%-][\w%./-]*|\.\.?/[\w%./-]*", address) or "//" in address: return urljoin(base, address)
+        if not _PLAIN.fullmatch(address) or "//" in address: return urljoin(base, address)
         pieces = address[1:].split("/") if address[0] == "/" else [*folder, *address.split("/")]
         if pieces[-1] in (".", ".."): return urljoin(base, address)
+        if "." not in pieces and ".." not in pieces: return site + "/" + "/".join(pieces)
         out = []
         for piece in pieces:
             if piece == "..": out[-1:] = []
@@ -479,15 +533,15 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
     from resiliparse.extract.html2text import extract_plain_text
     title, date, language = read_head(source)
     clean, marked = prepare_html(source)
-    skip = [one for one in (_SKIP + _AROUND if marked else _SKIP) if (one[1:] if one[0] == "." else one.strip("[]").partition("=")[2] if one[0] == "[" else f"<{one}") in clean]   # each selector costs time
-    options = {"preserve_formatting": "minimal_html", "skip_elements": skip}
+    options = {"preserve_formatting": "minimal_html", "skip_elements": _SKIP + _AROUND if marked else _SKIP}   # a selector costs less than to search whether it could match
     read = lambda main: _Blocks().read(extract_plain_text(clean, main_content=main, **options))
     size = lambda blocks: sum(len(value) for kind, level, value in blocks if kind != "h")
     blocks, warnings = read(said == "html" and not marked), []
-    if size(blocks) < settings.little and len(clean) > 10 * max(size(blocks), 20):
+    found = size(blocks)
+    if found < settings.little and len(clean) > 10 * max(found, 20):
         whole, other = read(False), read_markdown(_trafilatura(source))[0] if said == "html" and len(source) > 2000 else []
-        if size(other) > max(2 * size(blocks), settings.little): blocks = other; warnings.append("read by trafilatura: the main content was not clear")
-        elif size(whole) > 2 * size(blocks): blocks = whole; warnings.append("main content not clear: the whole page is shown")
+        if size(other) > max(2 * found, settings.little): blocks = other; warnings.append("read by trafilatura: the main content was not clear")
+        elif size(whole) > 2 * found: blocks = whole; warnings.append("main content not clear: the whole page is shown")
         elif size(whole) < 20 and "<script" in source: warnings.append("almost no text; the page may need a browser (JavaScript)")
     if not title: title = next((value for kind, level, value in blocks if kind == "h"), "")
     links = page_links(url, (), (clean, source) if marked else (source,), settings.max_links, settings.max_other_links)
@@ -713,7 +767,19 @@ def read_document(data, content_type, url, name, settings): # -> Document
     except ToolError: raise
     except MemoryError: raise ToolError(f"reading this {kind} takes more than {settings.memory_mb} MB; refused") from None
     except RecursionError: raise ToolError(f"this {kind} is nested too deeply") from None
-    except Exception as error: raise ToolError(f"this {kind} is damaged or of a form that cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:100]})") from None
+    except Exception as error:
+        if _out_of_memory(error): raise ToolError(f"reading this {kind} takes more than {settings.memory_mb} MB; refused") from None
+        raise ToolError(f"this {kind} is damaged or of a form that cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:100]})") from None
+
+def _out_of_memory(error): # -> whether a parser gave up for want of memory without saying so
+    "libxml2 has no words left when memory ends; the process has then come near its limit."
+    import resource
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if "emory" in str(error): return True
+    if limit == resource.RLIM_INFINITY or type(error).__name__ != "XMLSyntaxError" or "unknown error" not in str(error): return False
+    try: peak = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmPeak:"))
+    except (OSError, StopIteration): return False
+    return peak > limit // 2   # what did not fit may have been as large as all there was
 
 # %% ../../nbs/24_extract.ipynb #93f26bf8
 def _read(kind, data, content_type, url, name, settings):
@@ -758,7 +824,7 @@ def serve_worker():
         try: answer = _pack(read_document(data, settings=settings, **request))
         except ToolError as error: answer = {"error": str(error)}
         except MemoryError: answer = {"error": f"reading this takes more than {settings.memory_mb} MB; refused"}
-        data = json.dumps(answer).encode()
+        data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")
         out.write(struct.pack(">I", len(data)) + data); out.flush()
 
 def _pack(document): # Document -> JSON value
@@ -791,7 +857,7 @@ class _Worker:
             except BrokenPipeError: raise EOFError from None
         size = struct.unpack(">I", self.read(4, until))[0]
         if size > 400_000_000: raise EOFError
-        return json.loads(self.read(size, until))
+        return json.loads(self.read(size, until).decode("utf-8", "surrogatepass"))
 
     def read(self, size, until):
         parts = []
