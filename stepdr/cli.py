@@ -301,7 +301,7 @@ def _add_run_options(parser):
 # %% ../nbs/92_cli.ipynb #345d45a1
 def _add_kit_options(parser, choose=True):
     "The options of every command that uses the tools."
-    parser.add_argument("--web", default="closed", metavar="WEB", help="closed, live or a folder of documents (default: closed, the web of this project's facts)")
+    parser.add_argument("--web", default="closed", metavar="WEB", help="closed (the web of this project's facts), served (the same, fetched over HTTP), live, or a folder of documents (default: closed)")
     parser.add_argument("--search", default="", metavar="NAME", help="provider for --web live: searxng, brave, serper, tavily or mcp:COMMAND (default: the first whose key is in the environment)")
     parser.add_argument("--mcp-tool", default="", metavar="NAME", help="search tool of the MCP server (default: the first that looks like one)")
     parser.add_argument("--mcp-env", default="", metavar="NAMES", help="environment variables that the MCP server may see, comma-separated")

@@ -61,6 +61,15 @@ def run(server, workspace, web, kit="batch_web_surfer,todo,file", question=QUEST
 def money(bill): return ((bill.prompt - bill.cached) * 2.0 + bill.cached * 0.5 + bill.completion * 10.0) / 1e6
 
 
+def test_pages_fetched_over_http_and_extracted(tmp_path, web):
+    "The closed web served on this machine: what is cited comes from real pages over real HTTP."
+    workspace = Workspace(tmp_path)
+    with ScriptedModel(researcher) as server, open_kit(workspace, KitSettings(web="served", tools="batch_web_surfer,todo"), web) as kit:
+        result = run_async(ResearchAgent(ChatEndpoint(settings_for(server)), kit, workspace).run(QUESTION))
+    assert result.ended == "answered" and not result.unknown and len(result.sources) == 2
+    assert any(entry.is_file() for entry in (tmp_path / ".stepdr" / "cache").rglob("*"))      # the page and robots.txt were fetched
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_report_is_written_and_costs_are_right_to_the_token(tmp_path, web, stream):
     with ScriptedModel(researcher) as server: result, agent = run(server, tmp_path, web, endpoint={"stream": stream})
@@ -268,7 +277,7 @@ def test_research_command_on_a_folder_in_chinese(tmp_path):
     (["q", "--model", "nowhere"], "neither a URL nor a checkpoint"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--budget", "rounds=3"], "--budget 'rounds=3'"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--out", "r.docx"], "--out r.docx"),
-    (["q", "--model", "http://127.0.0.1:9/v1#x", "--web", "no/such/folder"], "neither closed, live nor a folder"),
+    (["q", "--model", "http://127.0.0.1:9/v1#x", "--web", "no/such/folder"], "neither closed, served, live nor a folder"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--web", "live"], "BRAVE_API_KEY"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--tools", "shovel"], "no tool 'shovel'"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--price", "cheap"], "price: 'cheap'")])

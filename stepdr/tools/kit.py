@@ -23,7 +23,7 @@ TOOL_NAMES = ("batch_web_surfer", "browser", "file", "todo", "shell", "analyze_i
 @dataclass(frozen=True)
 class KitSettings:
     "Which web, and what the tools may do."
-    web: str = setting("closed", "closed (the web of this project's facts), live, or a folder of documents")
+    web: str = setting("closed", "closed (the web of this project's facts), served (the same, its pages fetched over HTTP on this machine), live, or a folder of documents")
     search: str = setting("", "provider for the live web: searxng, brave, serper, tavily, mcp:COMMAND or mcp:ADDRESS; empty: the first whose key is in the environment")
     mcp_tool: str = setting("", "name of the MCP server's search tool; empty: the first that looks like one")
     mcp_environment: str = setting("", "environment variables that the MCP server may see, comma-separated")
@@ -41,13 +41,13 @@ class KitSettings:
         for name in self.names:
             if name not in TOOL_NAMES: raise InputError(f"kit.tools: no tool {name!r}; there is {', '.join(TOOL_NAMES)}")
 
-        if "browser" in self.names and self.web != "closed" and self.cache == "replay": raise InputError("kit.tools: the browser cannot be replayed; leave it out")
+        if "browser" in self.names and self.web == "live" and self.cache == "replay": raise InputError("kit.tools: the browser cannot be replayed; leave it out")
 
     @property
     def names(self):
         "The tools that are wanted. A folder of documents is all there is, and a replay has no network, so neither has a browser unless it is asked for."
         named = [n.strip() for n in self.tools.split(",") if n.strip()]
-        offline = self.web not in ("closed", "live") or (self.web == "live" and self.cache == "replay")
+        offline = self.web not in ("closed", "served", "live") or (self.web == "live" and self.cache == "replay")
         return named or [n for n in TOOL_NAMES if not (offline and n == "browser")]
 
 # %% ../../nbs/34_kit.ipynb #9b2fbc27
@@ -64,10 +64,10 @@ class _Opened:
 # %% ../../nbs/34_kit.ipynb #18e8499e
 def _search_provider(settings, fetcher, workspace, authority, web): # -> Provider
     "What answers searches: the closed web in process, an engine of the live web, or the index of a folder."
-    from stepdr.tools.search import ClosedWebProvider, FolderProvider, SurferSettings, folder_store, live_provider
-    if settings.web == "closed": return ClosedWebProvider(web)
+    from stepdr.tools.search import ClosedWebProvider, FolderProvider, ServedWebProvider, SurferSettings, folder_store, live_provider
+    if settings.web in ("closed", "served"): return (ClosedWebProvider if settings.web == "closed" else ServedWebProvider)(web)
     if settings.web == "live": return live_provider(fetcher, settings.search, SurferSettings(mcp_tool=settings.mcp_tool, mcp_environment=settings.mcp_environment))
-    if not Path(settings.web).is_dir(): raise InputError(f"--web {settings.web}: neither closed, live nor a folder of documents")
+    if not Path(settings.web).is_dir(): raise InputError(f"--web {settings.web}: neither closed, served, live nor a folder of documents")
     return FolderProvider(folder_store(settings.web, workspace.state / "documents", authority))
 
 # %% ../../nbs/34_kit.ipynb #8dd6ce03
@@ -80,7 +80,7 @@ def _web_tools(settings, workspace, opened, web): # -> {name: bound method}
     "`batch_web_surfer` and `browser`."
     from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
     host_map = ""
-    if settings.web == "closed":
+    if settings.web in ("closed", "served"):
         from stepdr.world.closed import ClosedWeb
         from stepdr.world.graph import load_graph
         from stepdr.world.serve import ClosedWebServer
@@ -98,7 +98,7 @@ def _web_tools(settings, workspace, opened, web): # -> {name: bound method}
         authority = Authority.load()
         fetcher = opened(Fetcher(fetch, Cache(settings.cache_folder or workspace.state / "cache", settings.cache)))
         provider = _search_provider(settings, fetcher, workspace, authority, web)
-        tools["batch_web_surfer"] = opened(WebSurfer(provider, fetcher if settings.web in ("closed", "live") else None, ParagraphStore(workspace.state / "paragraphs", authority=authority), authority)).batch_web_surfer
+        tools["batch_web_surfer"] = opened(WebSurfer(provider, fetcher if settings.web in ("closed", "served", "live") else None, ParagraphStore(workspace.state / "paragraphs", authority=authority), authority)).batch_web_surfer
     return tools
 
 # %% ../../nbs/34_kit.ipynb #6129f253
@@ -123,7 +123,7 @@ def open_items(todo): # Todo -> its list as text, "" when nothing of it is left 
 @contextmanager
 def open_kit(workspace, # Workspace
              settings=KitSettings(),
-             web=None, # ClosedWeb, for settings.web="closed"; None: that of the shipped facts
+             web=None, # ClosedWeb, for settings.web="closed" or "served"; None: that of the shipped facts
              ): # yields Toolbox
     "The tools of a workspace; browsers, sandboxes and sessions are closed at the end."
     opened = _Opened()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DOCUMENTS', 'ENGINES', 'SearchHit', 'iso_date', 'date_bound', 'site_name', 'on_site', 'Provider', 'ClosedWebProvider',
-           'StoreProvider', 'HttpProvider', 'BraveProvider', 'SerperProvider', 'TavilyProvider', 'SearxngProvider',
-           'mcp_arguments', 'json_hits', 'text_hits', 'McpProvider', 'file_url', 'FolderStore', 'folder_store',
-           'FolderProvider', 'live_provider', 'SurferSettings', 'compared_words', 'cover', 'relevances', 'source_line',
-           'paragraph_text', 'pages_of', 'hit_passes', 'page_url', 'document_text', 'WebSurfer']
+           'ServedWebProvider', 'StoreProvider', 'HttpProvider', 'BraveProvider', 'SerperProvider', 'TavilyProvider',
+           'SearxngProvider', 'mcp_arguments', 'json_hits', 'text_hits', 'McpProvider', 'file_url', 'FolderStore',
+           'folder_store', 'FolderProvider', 'live_provider', 'SurferSettings', 'compared_words', 'cover', 'relevances',
+           'source_line', 'paragraph_text', 'pages_of', 'hit_passes', 'page_url', 'document_text', 'WebSurfer']
 
 # %% ../../nbs/26_search.ipynb #87e47b11
 import asyncio
@@ -131,7 +131,13 @@ class ClosedWebProvider(Provider):
         links = tuple((self.web.title(link), link) for link in world.links[url])
         return Document(url, self.web.title(url), "en", "", "\n\n".join(p.text for p in rows), rows, links, "closed", ())
 
-# %% ../../nbs/26_search.ipynb #399d450e
+# %% ../../nbs/26_search.ipynb #2d05be6b
+class ServedWebProvider(ClosedWebProvider):
+    "Searches the closed web, but leaves its pages to be fetched over HTTP and extracted like any other."
+    name = "served"
+    async def open(self, url): return None
+
+# %% ../../nbs/26_search.ipynb #357c2ab0
 def _store_hit(hit, store): # Hit of a ParagraphStore -> SearchHit
     "A store's scores have authority in them; here they are relevance alone, as those of all providers, and blended once, by the tool."
     p = hit.paragraph
@@ -148,7 +154,7 @@ class StoreProvider(Provider):
         found = await asyncio.to_thread(self.store.search, query, topk, site or None, language or None, since or None, until or None)
         return [_store_hit(hit, self.store) for hit in found]
 
-# %% ../../nbs/26_search.ipynb #f94c7bec
+# %% ../../nbs/26_search.ipynb #04bce471
 def _plain(text): # a snippet with <strong> and &amp; -> text
     "Text of a snippet without markup; anything but a text gives an empty one."
     import html
@@ -161,7 +167,7 @@ def _hit(url, title, snippet, date="", language="", score=0.0): # values as an e
     language = language[:2].lower() if isinstance(language, str) and re.match(r"[a-zA-Z]{2}(\W|$)", language) else ""
     return SearchHit(url, _plain(title) or url, _plain(snippet), iso_date(date), language, score)
 
-# %% ../../nbs/26_search.ipynb #cd5a2936
+# %% ../../nbs/26_search.ipynb #7350e753
 def _replays(fetcher): # Fetcher or None -> whether a recorded run is played, for which no key is needed
     return getattr(getattr(fetcher, "cache", None), "mode", "") == "replay"
 
@@ -194,7 +200,7 @@ class HttpProvider(Provider):
 
     def _key(self): return os.environ.get(self.key_variable, "")
 
-# %% ../../nbs/26_search.ipynb #2b923106
+# %% ../../nbs/26_search.ipynb #bff2ef9d
 class BraveProvider(HttpProvider):
     "Brave Search, web results."
     name, filters = "brave", frozenset({"site", "language", "date"})
@@ -212,7 +218,7 @@ class BraveProvider(HttpProvider):
             snippet = " ".join([row.get("description") or "", *(row.get("extra_snippets") or ())])
             yield _hit(row["url"], row.get("title"), snippet, row.get("page_age"), row.get("language"))
 
-# %% ../../nbs/26_search.ipynb #6fc919cb
+# %% ../../nbs/26_search.ipynb #c5accb60
 class SerperProvider(HttpProvider):
     "Serper, Google's organic results."
     name, filters = "serper", frozenset({"site", "date"})
@@ -230,7 +236,7 @@ class SerperProvider(HttpProvider):
         if "organic" not in answer and "searchParameters" not in answer: raise KeyError("organic")
         for row in answer.get("organic") or (): yield _hit(row["link"], row.get("title"), row.get("snippet"), row.get("date"))
 
-# %% ../../nbs/26_search.ipynb #fce9f6c4
+# %% ../../nbs/26_search.ipynb #e4503e0b
 class TavilyProvider(HttpProvider):
     "Tavily search."
     name, filters = "tavily", frozenset({"site", "date"})
@@ -247,7 +253,7 @@ class TavilyProvider(HttpProvider):
         for row in answer["results"]:
             yield _hit(row["url"], row.get("title"), row.get("content"), row.get("published_date"), score=row.get("score"))
 
-# %% ../../nbs/26_search.ipynb #77c29551
+# %% ../../nbs/26_search.ipynb #89061962
 class SearxngProvider(HttpProvider):
     "A SearXNG instance."
     name, filters = "searxng", frozenset({"site", "language"})
@@ -268,7 +274,7 @@ class SearxngProvider(HttpProvider):
             raise ToolError("no engine answered: " + ", ".join(f"{name} ({why})" for name, why, *_ in answer["unresponsive_engines"])[:200])
         for row in rows: yield _hit(row["url"], row.get("title"), row.get("content"), row.get("publishedDate"), score=row.get("score"))
 
-# %% ../../nbs/26_search.ipynb #c3f5da4d
+# %% ../../nbs/26_search.ipynb #f4014e7a
 _MCP_NAMES = {"query": ("query", "q", "search_query", "searchquery", "question", "keywords", "term", "text"),
               "queries": ("queries",),
               "topk": ("topk", "top_k", "count", "num", "num_results", "numresults", "max_results", "maxresults", "limit", "n"),
@@ -299,7 +305,7 @@ def mcp_arguments(schema, # JSON schema of a tool's arguments
     if site and "site" not in used: arguments = {n: f"{v} site:{site}" if v == query else v for n, v in arguments.items()}
     return arguments, used
 
-# %% ../../nbs/26_search.ipynb #534f0954
+# %% ../../nbs/26_search.ipynb #1122b786
 def _first(row, *names): # the first of these keys that has a value
     return next((row[name] for name in names if row.get(name)), "")
 
@@ -316,7 +322,7 @@ def json_hits(value, depth=0): # any JSON -> list of SearchHit
         if found := json_hits(inside, depth + 1): return found
     return []
 
-# %% ../../nbs/26_search.ipynb #0701f674
+# %% ../../nbs/26_search.ipynb #608e7de0
 _LABEL = re.compile(r"^[\s\-*\d.)#]*\**(title|url|link|description|snippet|summary|content|text|highlights?|date|published(?: date)?|age)\**\s*:\s*\**\s*(.*)$", re.I)
 _LINK = re.compile(r"\[([^\]\n]{1,300})\]\((https?://[^\s)]{1,2000})\)")
 _ADDRESS = re.compile(r"https?://[^\s<>\"')\]]{1,2000}")
@@ -347,7 +353,7 @@ def text_hits(text): # text of an MCP answer -> list of SearchHit
     title = lambda row: re.sub(r"^\s*(?:\d+[.)]|[-*#]+)\s+", "", row.get("title") or "")
     return [hit for row in blocks if (hit := _hit(row["url"], title(row), row.get("snippet"), row.get("date")))]
 
-# %% ../../nbs/26_search.ipynb #081d028c
+# %% ../../nbs/26_search.ipynb #4b5c2263
 class McpProvider(Provider):
     "The search tool of an MCP server: a command (stdio) or an address (streamable HTTP)."
     def __init__(self, server, # "command argument ..." or "https://..."
@@ -435,7 +441,7 @@ class McpProvider(Provider):
         owner.cancel()
         await asyncio.wait([owner], timeout=5)
 
-# %% ../../nbs/26_search.ipynb #f3d6791a
+# %% ../../nbs/26_search.ipynb #5efde9d8
 DOCUMENTS = frozenset("pdf docx xlsx pptx html htm xhtml csv tsv md markdown txt text rst".split())
 _MANIFEST = "files.json"
 
@@ -452,7 +458,7 @@ def _documents(folder): # -> {relative name: Path} of files that can be parsed, 
                 found[file.relative_to(folder).as_posix()] = file
     return found
 
-# %% ../../nbs/26_search.ipynb #5efde9d8
+# %% ../../nbs/26_search.ipynb #42e5ff63
 def _parse_file(file, name): # Path, relative name -> Document with the file's own address
     "A parsed document whose paragraphs have addresses and ids of the relative name."
     document = parse_document(file, name)
@@ -460,7 +466,7 @@ def _parse_file(file, name): # Path, relative name -> Document with the file's o
     paragraphs = tuple(dataclasses.replace(p, url=url, id=paragraph_id(url, p.text), title=title, position=i) for i, p in enumerate(document.paragraphs))
     return dataclasses.replace(document, url=url, title=title, paragraphs=paragraphs)
 
-# %% ../../nbs/26_search.ipynb #42e5ff63
+# %% ../../nbs/26_search.ipynb #95b0d33d
 @dataclass(frozen=True)
 class FolderStore:
     "A folder, the store of its paragraphs, and what became of each file."
@@ -469,7 +475,7 @@ class FolderStore:
     files: dict  # relative name -> {"size", "changed" (ns), "sha256", "paragraphs", "error" ("" if none)}
     counts: dict  # of the run: parsed, unchanged, removed, broken
 
-# %% ../../nbs/26_search.ipynb #95b0d33d
+# %% ../../nbs/26_search.ipynb #9aec4675
 def _read_file(name, file, old, limit): # old: what is known of the file, or None -> (what is known now, its paragraphs; None: the same as before)
     "Read one file unless nothing about it has changed; what is wrong with it is kept in `error`."
     try: about = file.stat()
@@ -485,7 +491,7 @@ def _read_file(name, file, old, limit): # old: what is known of the file, or Non
     except (ToolError, OSError) as error: paragraphs, new["error"] = (), str(error.strerror if isinstance(error, OSError) else error)[:200]
     return {**new, "paragraphs": len(paragraphs)}, paragraphs
 
-# %% ../../nbs/26_search.ipynb #2675819c
+# %% ../../nbs/26_search.ipynb #cc6cc6d3
 def folder_store(folder, # of documents
                  store_folder, # of the paragraph store; made if missing
                  authority=None, # Authority, for the order of results
@@ -519,7 +525,7 @@ def folder_store(folder, # of documents
             write_json(manifest, files)
     return FolderStore(folder, store, files, counts)
 
-# %% ../../nbs/26_search.ipynb #cc6cc6d3
+# %% ../../nbs/26_search.ipynb #c9ae90fb
 class FolderProvider(StoreProvider):
     "Search and open the documents of a folder."
     name = "folder"
@@ -538,7 +544,7 @@ class FolderProvider(StoreProvider):
         except FileNotFoundError: raise ToolError("the file is gone from the folder") from None
         except OSError as error: raise ToolError(f"the file cannot be read ({error.strerror})") from None
 
-# %% ../../nbs/26_search.ipynb #fed164c6
+# %% ../../nbs/26_search.ipynb #c0c4a9ae
 ENGINES = {"searxng": SearxngProvider, "brave": BraveProvider, "serper": SerperProvider, "tavily": TavilyProvider}
 
 def live_provider(fetcher, # Fetcher
@@ -558,7 +564,7 @@ def live_provider(fetcher, # Fetcher
     if getattr(fetcher, "cache", None) and fetcher.cache.mode == "record": fetcher.cache.put("provider", "chosen", name.encode()) # a replay has no key to tell
     return chosen
 
-# %% ../../nbs/26_search.ipynb #5045fe63
+# %% ../../nbs/26_search.ipynb #b0b058c7
 @dataclass(frozen=True)
 class SurferSettings:
     "`batch_web_surfer`."
@@ -578,7 +584,7 @@ class SurferSettings:
     mcp_timeout: float = setting(60.0, "time for an MCP server's start and for a query, s", 1.0, 3600.0)
     def __post_init__(self): validate(self)
 
-# %% ../../nbs/26_search.ipynb #7815d6e3
+# %% ../../nbs/26_search.ipynb #5dfc1f94
 _COMMON = frozenset("a an and are as at by for from how in is it of on or that the to was what when where which who why with 的 了 是 在 和 与".split())
 
 def compared_words(text): # -> set of words; where a script has no spaces, of pairs of characters
@@ -593,14 +599,14 @@ def cover(query, text, title=""): # -> share of the query's words in text and ti
     if not wanted or (wanted - titled and not (wanted - titled) & own): return 0.0
     return len(wanted & (own | titled)) / len(wanted)
 
-# %% ../../nbs/26_search.ipynb #575aef8d
+# %% ../../nbs/26_search.ipynb #59ba9d1a
 def relevances(hits, decay): # list of SearchHit, best first; share -> list of floats in 0..1
     "Relevance beside the best of the same answer: by score, or by place where there is none."
     best = max((hit.score for hit in hits), default=0)
     if best > 0 and all(hit.score > 0 for hit in hits): return [hit.score / best for hit in hits]
     return [1 / (1 + decay * place) for place in range(len(hits))]
 
-# %% ../../nbs/26_search.ipynb #ca42af47
+# %% ../../nbs/26_search.ipynb #2e1ae855
 def _safe(text): # text of the world -> text that can neither be markup nor a citation
     return neutralize(text).replace("\\cite{", "\\ cite{")
 
@@ -614,7 +620,7 @@ def source_line(paragraph, record): # Paragraph, authority record or None -> "wh
 def paragraph_text(paragraph, limit=None): # -> "text \cite{id}"
     return f"{_safe(_cut(paragraph.text, limit) if limit else paragraph.text)} \\cite{{{paragraph.id}}}"
 
-# %% ../../nbs/26_search.ipynb #80ff2b15
+# %% ../../nbs/26_search.ipynb #3309afef
 def pages_of(paragraphs, limit): # list of Paragraph, characters -> list of lists
     "Deal paragraphs to pages of at most `limit` characters; one that is longer has a page of its own."
     pages, size = [[]], 0
@@ -625,7 +631,7 @@ def pages_of(paragraphs, limit): # list of Paragraph, characters -> list of list
         size += length
     return pages
 
-# %% ../../nbs/26_search.ipynb #6be2d7ab
+# %% ../../nbs/26_search.ipynb #7894e786
 async def _each(coroutines): # -> list of results, with the ToolError of each that failed in its place
     "Run coroutines together; a bug in one raises."
     results = await asyncio.gather(*coroutines, return_exceptions=True)
@@ -633,7 +639,7 @@ async def _each(coroutines): # -> list of results, with the ToolError of each th
         if isinstance(result, BaseException) and not isinstance(result, ToolError): raise result
     return results
 
-# %% ../../nbs/26_search.ipynb #4c786198
+# %% ../../nbs/26_search.ipynb #0630566d
 def hit_passes(hit, site, language, since, until, dated): # dated: keep hits without a date
     "Whether a result is what the filters ask for."
     if site and not on_site(hit.url, site): return False
@@ -642,7 +648,7 @@ def hit_passes(hit, site, language, since, until, dated): # dated: keep hits wit
     if not (since or until): return True
     return (since or "0") <= hit.date <= (until or "9") if hit.date else dated
 
-# %% ../../nbs/26_search.ipynb #25459950
+# %% ../../nbs/26_search.ipynb #828c9204
 class _Finder:
     "A provider's answers, each asked for once."
     def __init__(self, provider, settings, cache): # Provider, SurferSettings, Cache or None
@@ -661,7 +667,7 @@ class _Finder:
         async def make(): return json.dumps([dataclasses.asdict(hit) for hit in await ask()], ensure_ascii=False).encode(), {}
         return [SearchHit(**row) for row in json.loads((await self.cache.once("search", key, make)).value)] # engines give no paragraphs
 
-# %% ../../nbs/26_search.ipynb #46105c3d
+# %% ../../nbs/26_search.ipynb #eb7f54d3
 def page_url(text): # what an agent writes as an address -> address without fragment
     "Complete an address: `who.int/news#top` is `https://who.int/news`."
     text = text.strip().strip("<>")
@@ -669,7 +675,7 @@ def page_url(text): # what an agent writes as an address -> address without frag
     try: return urlunsplit(urlsplit(text)._replace(fragment=""))
     except ValueError: raise ToolError(f"{text[:80]!r} is no address") from None
 
-# %% ../../nbs/26_search.ipynb #0b55dcb7
+# %% ../../nbs/26_search.ipynb #6167e962
 class _Reader:
     "Documents by address, the latest of them in memory."
     def __init__(self, provider, fetcher, settings): # Provider, Fetcher or None, SurferSettings
@@ -692,7 +698,7 @@ class _Reader:
         if not document.paragraphs: raise ToolError(f"no text found ({document.kind or 'unknown kind'}){': ' + '; '.join(document.warnings) if document.warnings else ''}")
         return document
 
-# %% ../../nbs/26_search.ipynb #6167e962
+# %% ../../nbs/26_search.ipynb #dfb68ce6
 def document_text(document, # Document
                   url, # as asked for
                   page, # part of it, from 1
@@ -728,7 +734,7 @@ def _link_lines(document, count, room): # most links, characters for them -> lin
         if room < 0: break
     return [f"links ({len(lines)} of {len(wanted)}):", *lines] if lines else []
 
-# %% ../../nbs/26_search.ipynb #11a5e890
+# %% ../../nbs/26_search.ipynb #53a244a2
 class WebSurfer:
     "The tool `batch_web_surfer` over a provider, a fetcher and a store."
     def __init__(self, provider, # Provider
