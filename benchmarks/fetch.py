@@ -8,6 +8,7 @@ row more writes every page to the cache, and one reads them back. Each round tak
 """
 import argparse
 import asyncio
+import gc
 import gzip
 import multiprocessing
 import os
@@ -81,18 +82,18 @@ def main():
     server.start()
     if not here.poll(60): raise SystemExit("the server did not start")
     port, size = here.recv()
-    urls = [f"http://127.0.0.1:{port}/{number}" for number in range(given.pages)]
     rates, sums, folder = {}, set(), Path(tempfile.mkdtemp())
     try:
-        for number in range(given.rounds + 1):
+        for number in range(given.rounds + 1):  # each with URLs of its own: nobody has parsed them before
+            urls = [f"http://127.0.0.1:{port}/{number * given.pages + page}" for page in range(given.pages)]
             for name, run in (("raw aiohttp", raw), ("stepdr", ours), ("stepdr, writing the cache", writing), ("stepdr, from the cache", writing)):
+                gc.collect()  # nobody pays for another's garbage
                 began, spent = time.perf_counter(), time.process_time()
                 sums.add(asyncio.run(run(urls, given.at_once, folder / str(number))))
                 began, spent = time.perf_counter() - began, time.process_time() - spent
                 if number: rates.setdefault(name, []).append((given.pages / began, given.pages / spent))  # the first round warms up
-            shutil.rmtree(folder / str(number))
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder)  # at the end only: after thousands of deletions some file systems are slow at new files
         server.terminate()
     assert len(sums) == 1, f"the bodies differ: {sums}"
     print(f"{given.pages} pages of {size / 1000:.0f} kB HTML (gzip), {given.at_once} at a time, {given.rounds} rounds; {os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}")

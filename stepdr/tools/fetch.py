@@ -13,11 +13,14 @@ import fnmatch
 import hashlib
 import http
 import ipaddress
+import itertools
 import json
+import os
 import random
 import re
 import socket
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,7 +29,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import __version__
-from ..artifacts import atomic_write
 from ..config import InputError, setting, validate
 from ..llm import redact
 from .base import ToolError
@@ -67,11 +69,12 @@ def _host_port(text): # "name", "name:80", "[::1]:80", "::1" -> (name, port or N
     return str(ipaddress.IPv6Address(text)), None
 
 # %% ../../nbs/25_fetch.ipynb #f906608c
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by identity: what is kept by rules is found quickly
 class _Rules:
     allowed: dict  # host or *.host -> set of ports, None for all
     mapped: dict  # host or *.host -> (address, port or None)
     ports: frozenset
+    said: str  # the ports as they were set
 
 @lru_cache(maxsize=64)
 def _rules_of(ports, allow_hosts, host_map):
@@ -88,7 +91,7 @@ def _rules_of(ports, allow_hosts, host_map):
         try: address, port = _host_port(there); address = str(ipaddress.ip_address(address))
         except ValueError: raise InputError(f"fetch.host_map: {item.strip()!r} is no name=address:port") from None
         mapped[name.strip().lower()] = address, port
-    return _Rules(allowed, mapped, numbers)
+    return _Rules(allowed, mapped, numbers, ports)
 
 def _rules(settings): return _rules_of(settings.ports, settings.allow_hosts, settings.host_map)
 
@@ -146,20 +149,20 @@ _HERE = re.compile(r"(^|\.)(localhost|local|internal|lan|home\.arpa)$")
 def _refuse(url, why): raise FetchError(f"{url[:200]!r} {why}", "refused")
 
 @lru_cache(maxsize=1024)
-def _host_problem(host, port, settings): # lower-case host without a last dot -> "", or why it is not for us
-    rules, number = _rules(settings), ":" in host or re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2])
+def _host_problem(host, port, rules): # lower-case host without a last dot -> "", or why it is not for us
+    number = ":" in host or re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2])
     if not host: return "names no host"
     if number:
         try: host = str(ipaddress.ip_address(host))
         except ValueError: return "has an address in an odd form; write it plainly"
     elif len(host) > 253 or not all(map(_LABEL.fullmatch, host.split("."))): return "has a host name that cannot be"
     if _mapped(rules, host, port) or _is_allowed(rules, host, port): return ""
-    if port not in rules.ports: return f"is on port {port}; allowed are {settings.ports}"
+    if port not in rules.ports: return f"is on port {port}; allowed are {rules.said}"
     problem = address_problem(host) if number else "this machine or its network" if _HERE.search(host) else ""
     return f"is not on the public web ({problem})" if problem else ""
 
-@lru_cache(maxsize=8192)
-def _checked(url, settings): # -> yarl.URL
+@lru_cache(maxsize=1024)
+def _checked(url, rules): # -> yarl.URL, the same as text
     import yarl
     text = url.strip()
     if len(text) > 4000: _refuse(text, "is too long for a URL")
@@ -169,17 +172,18 @@ def _checked(url, settings): # -> yarl.URL
     if parsed.scheme not in ("http", "https"): _refuse(text, "is not http or https" if parsed.scheme else "is no whole URL; it begins with https://")
     if "@" in parsed.raw_authority: _refuse(text, "has a user name in it; leave it out")
     host = (parsed.raw_host or "").lower().rstrip(".")
-    problem = _host_problem(host, parsed.port, settings)
+    problem = _host_problem(host, parsed.port, rules)
     if problem: _refuse(text, problem)
     if host != parsed.raw_host: parsed = parsed.with_host(host)
-    return parsed.with_fragment(None) if parsed.raw_fragment else parsed
+    if parsed.raw_fragment: parsed = parsed.with_fragment(None)
+    return parsed, str(parsed)
 
 # %% ../../nbs/25_fetch.ipynb #0d27ebde
 def check_url(url, # what a model, a page or a user wrote
               settings, # FetchSettings
               ): # -> the URL in its normal form, without fragment
     "Raise `ToolError` for a URL that must not be asked for: scheme, user name, port, literal address in any spelling. No name is looked up here."
-    return str(_checked(url, settings))
+    return _checked(url, _rules(settings))[1]
 
 # %% ../../nbs/25_fetch.ipynb #0fafb1e4
 _LOOKUPS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="stepdr-dns")
@@ -263,11 +267,40 @@ def hide_secrets(text): # any text with URLs -> without the values of query para
     return redact(re.sub(r"([?&]([^=&\s#]+)=)[^&\s#\"\\>]+", lambda m: m[1] + "[hidden]" if _SECRET_NAME.search(m[2]) else m[0], text))
 
 # %% ../../nbs/25_fetch.ipynb #dedb6dbb
-class _Flight(asyncio.Event):
+class _Flight:
     "Something that is being made: those who want it too wait, and find it or its failure here; neither, if its maker was cancelled."
-    found = None
+    __slots__ = "found", "landed"
+    def __init__(self): self.found = self.landed = None
+
+    async def wait(self):
+        if self.landed is None: self.landed = asyncio.Event()  # most flights are never waited for
+        await self.landed.wait()
+
+    def land(self):
+        if self.landed is not None: self.landed.set()
 
 # %% ../../nbs/25_fetch.ipynb #9c9895af
+_NUMBERS = itertools.count()  # with the process's number: names for files that are not whole yet
+
+def _replace(path, parts): # path of a file, list of bytes
+    "Write a file whole or not at all, with as few calls to the system as that takes; no fsync: what a power cut spoils is found broken and made again."
+    partial = f"{path}.{os.getpid()}.{next(_NUMBERS)}.partial"
+    make = lambda: os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try: handle = make()
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle = make()
+    try:
+        with open(handle, "wb") as file: file.writelines(parts)
+        os.replace(partial, path)
+    except BaseException as error:
+        Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError): error.filename = str(path)  # a full disk names no file by itself
+        raise
+
+# %% ../../nbs/25_fetch.ipynb #095d1b4d
+_JSON, _KEY_JSON = (json.JSONEncoder(ensure_ascii=False, sort_keys=ordered).encode for ordered in (False, True))
+
 class Cache:
     "Results on disk by kind and key, and requests in flight, so that identical ones are made once."
     def __init__(self, folder=None, # where entries are; not needed for off
@@ -282,13 +315,13 @@ class Cache:
         self._failed, self._flying = {}, {}  # name -> failures given so far; (loop, kind, key) -> _Flight
 
     def _name(self, kind, key): # -> the path of an entry below the folder
-        text = json.dumps([kind, key], ensure_ascii=False, sort_keys=True)
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-        return f"{kind}/{digest[:2]}/{digest[2:]}"
+        digest = hashlib.sha256(_KEY_JSON([kind, key]).encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        return f"{kind}/{digest}"
 
     def _read(self, name): # -> (header, value) or None
-        path = self.folder / name
-        try: data = path.read_bytes()
+        path = f"{self.folder}/{name}"
+        try:
+            with open(path, "rb", buffering=0) as file: data = file.readall()
         except (FileNotFoundError, NotADirectoryError): return None
         line, _, value = data.partition(b"\n")
         try:
@@ -296,21 +329,22 @@ class Cache:
             if header["bytes"] != len(value) or header["sha256"] != hashlib.sha256(value).hexdigest(): raise ValueError
             return header, value
         except (ValueError, KeyError, TypeError, RecursionError):
-            path.replace(path.with_name(path.name + ".broken"))
+            os.replace(path, path + ".broken")
             self.broken += 1
 
     def _write(self, name, kind, key, value, meta):
         header = {"kind": kind, "key": key, "meta": meta, "stored_at": _now(), "bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}
-        line = hide_secrets(json.dumps(header, ensure_ascii=False))
-        atomic_write(self.folder / name, line.encode("utf-8", "surrogatepass") + b"\n" + value)
+        line = hide_secrets(_JSON(header))
+        _replace(f"{self.folder}/{name}", [line.encode("utf-8", "surrogatepass"), b"\n", value])
         return header["stored_at"]
 
     def get(self, kind, # what sort of thing: a word, the name of a folder
             key, # text or JSON value that identifies it; never a secret
             ): # -> Entry, or None where it has to be made
         "What is kept. In replay a recorded failure is raised again, and so is `FetchError` for what was not recorded."
-        if self.mode == "off": return None
-        name = self._name(kind, key)
+        return None if self.mode == "off" else self._get(self._name(kind, key), kind, key)
+
+    def _get(self, name, kind, key):
         if self.mode == "replay":
             count = self._failed.get(name, 0)
             failure = self._read(f"{name}.failed{count}")
@@ -331,8 +365,11 @@ class Cache:
             meta=None, # JSON object: what else is known; never a secret
             ): # -> Entry
         "Keep something."
+        return self._put(self._name(kind, key), kind, key, value, meta)
+
+    def _put(self, name, kind, key, value, meta=None):
         meta = meta or {}
-        stored_at = _now() if self.mode in ("off", "replay") else self._write(self._name(kind, key), kind, key, value, meta)
+        stored_at = _now() if self.mode in ("off", "replay") else self._write(name, kind, key, value, meta)
         return Entry(value, meta, stored_at, False)
 
     def fail(self, kind, key, error): # ToolError
@@ -344,9 +381,11 @@ class Cache:
         self._write(f"{name}.failed{count - 1}", kind, key, b"", meta)
 
     async def once(self, kind, key, make, # coroutine function -> (bytes, meta)
+                   *given, # what it is called with
                    ): # -> Entry
         "What is kept, else what `make` gives, which is then kept; callers who ask at the same time share one call."
-        place = asyncio.get_running_loop(), kind, key if isinstance(key, str) else self._name(kind, key)
+        name = "" if self.mode == "off" and isinstance(key, str) else self._name(kind, key)
+        place = asyncio.get_running_loop(), kind, name or key
         while place in self._flying:  # somebody is at it; if that caller is cancelled, the next one begins
             flight = self._flying[place]
             await flight.wait()
@@ -355,8 +394,8 @@ class Cache:
         flight = self._flying[place] = _Flight()
         try:
             if self.mode == "replay": await asyncio.sleep(0)  # so that callers join as they did when there was a network
-            flight.found = self.get(kind, key)
-            if flight.found is None: flight.found = self.put(kind, key, *await make())
+            flight.found = None if self.mode == "off" else self._get(name, kind, key)
+            if flight.found is None: flight.found = self._put(name, kind, key, *await make(*given))
             return flight.found
         except ToolError as error:
             flight.found = error
@@ -364,15 +403,14 @@ class Cache:
             raise
         finally:
             del self._flying[place]
-            flight.set()
+            flight.land()
 
-# %% ../../nbs/25_fetch.ipynb #1fdf63f6
+# %% ../../nbs/25_fetch.ipynb #fa98174d
 class _Unzip:
     "gzip (of several members) or deflate (with or without zlib's header), bounded."
     def __init__(self, encoding): self.bits, self.engine, self.members = {"gzip": 31, "x-gzip": 31}.get(encoding), None, 0
 
     def feed(self, data, room): # bytes, most bytes wanted -> bytes, one more than wanted if there are more
-        import zlib
         out = b""
         while data and len(out) <= room:
             if self.engine is None or self.engine.eof:
@@ -389,7 +427,7 @@ class _Unzip:
     @property
     def finished(self): return self.engine is None or self.engine.eof
 
-# %% ../../nbs/25_fetch.ipynb #fa98174d
+# %% ../../nbs/25_fetch.ipynb #f6519664
 class _Brotli:
     "br, bounded."
     def __init__(self): import brotli; self.engine, self.fed, self.error = brotli.Decompressor(), False, brotli.error
@@ -406,25 +444,30 @@ class _Brotli:
     @property
     def finished(self): return not self.fed or self.engine.is_finished()
 
-# %% ../../nbs/25_fetch.ipynb #f6519664
+# %% ../../nbs/25_fetch.ipynb #dd5da2e8
 class _Plain:
     finished = True
     def feed(self, data, room): return data
 
-def _decoder(encoding): # Content-Encoding -> decoder
+@lru_cache(maxsize=64)
+def _coding(encoding): # Content-Encoding -> the one name in it, "" for none
     names = [name for name in re.split(r"[,\s]+", encoding.lower()) if name not in ("", "identity")]
     if len(names) > 1: raise FetchError("is compressed more than once", "encoding")
-    if not names: return _Plain()
-    if names[0] in ("gzip", "x-gzip", "deflate"): return _Unzip(names[0])
-    if names[0] == "br" and _has_brotli(): return _Brotli()
-    raise FetchError(f"is compressed as {names[0][:20]!r}, which is not read here", "encoding")
+    return names[0] if names else ""
+
+def _decoder(encoding): # Content-Encoding -> decoder
+    name = _coding(encoding)
+    if not name: return _Plain()
+    if name in ("gzip", "x-gzip", "deflate"): return _Unzip(name)
+    if name == "br" and _has_brotli(): return _Brotli()
+    raise FetchError(f"is compressed as {name[:20]!r}, which is not read here", "encoding")
 
 @lru_cache
 def _has_brotli():
     import importlib.util
     return importlib.util.find_spec("brotli") is not None
 
-# %% ../../nbs/25_fetch.ipynb #577c2a8b
+# %% ../../nbs/25_fetch.ipynb #5f9cc78e
 _MAGIC = ((b"%PDF-", "application/pdf"), (b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp or audio/wav"), (b"PK\x03\x04", "application/zip"),
           (b"\x1f\x8b", "application/gzip"), (b"\x7fELF", "application/x-executable"), (b"BZh", "application/x-bzip2"), (b"\xfd7zXZ\0", "application/x-xz"), (b"7z\xbc\xaf", "application/x-7z-compressed"),
           (b"Rar!", "application/vnd.rar"), (b"OggS", "audio/ogg"), (b"fLaC", "audio/flac"), (b"\x1aE\xdf\xa3", "video/webm"), (b"\xd0\xcf\x11\xe0", "application/x-ole-storage"), (b"(\xb5/\xfd", "application/zstd"))
@@ -448,7 +491,7 @@ def sniff(first, # first bytes of a body
     if vague and not zeros and first: return "text/html" if re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", first[:1024]) else "text/plain"
     return "application/octet-stream" if zeros and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared or "application/octet-stream"
 
-# %% ../../nbs/25_fetch.ipynb #41945e0d
+# %% ../../nbs/25_fetch.ipynb #775b04ba
 @lru_cache(maxsize=1024)
 def _is_wanted(content_type, types): # "text/html; charset=x", comma list -> bool
     kind = content_type.partition(";")[0].strip().lower()
@@ -458,7 +501,7 @@ def _check_wanted(content_type, settings, said=""):
     if not _is_wanted(content_type, settings.types):
         raise FetchError(f"is {content_type[:60]!r}" + (f" though it says {said[:60]!r}" if said not in ("", content_type) else "") + ", not a page or document", "type")
 
-# %% ../../nbs/25_fetch.ipynb #fd1f2d4a
+# %% ../../nbs/25_fetch.ipynb #61afc261
 def retry_after(text, # Retry-After: seconds or a date
                 now=None, # seconds since 1970, None: now
                 ): # -> seconds, or None
@@ -471,7 +514,44 @@ def pause(attempt, settings): # number of the failed attempt from 0 -> seconds
     "Exponential back-off with jitter."
     return min(settings.max_wait, settings.backoff * 2**attempt * random.uniform(0.5, 1.5))
 
-# %% ../../nbs/25_fetch.ipynb #aa5bb6fe
+# %% ../../nbs/25_fetch.ipynb #8b8fc497
+class _Deadlines:
+    "Time limits, all of the same length: `with deadlines.limit():` is `async with asyncio.timeout(seconds):`."
+    def __init__(self, seconds): self.seconds, self.loop, self.running, self.timer = seconds, asyncio.get_running_loop(), {}, None
+
+    def limit(self): return _Limit(self)
+
+    def ring(self):
+        "Cancel what is over its time, the oldest first, and wait for the next."
+        self.timer = None
+        while self.running:
+            limit = next(iter(self.running))
+            if limit.ends > self.loop.time():
+                self.timer = self.loop.call_at(limit.ends, self.ring)
+                return
+            del self.running[limit]
+            limit.over = True
+            limit.task.cancel()
+
+    def close(self):
+        if self.timer: self.timer.cancel()
+
+class _Limit:
+    __slots__ = "deadlines", "task", "before", "ends", "over"
+    def __init__(self, deadlines): self.deadlines, self.over = deadlines, False
+
+    def __enter__(self):
+        every = self.deadlines
+        self.task, self.ends = asyncio.current_task(), every.loop.time() + every.seconds
+        self.before = self.task.cancelling()
+        every.running[self] = None
+        if every.timer is None: every.timer = every.loop.call_at(self.ends, every.ring)
+
+    def __exit__(self, kind, error, trace):
+        self.deadlines.running.pop(self, None)
+        if self.over and self.task.uncancel() <= self.before and kind is asyncio.CancelledError: raise TimeoutError from error  # not if somebody else cancelled it too
+
+# %% ../../nbs/25_fetch.ipynb #02002434
 _KEPT_HEADERS = ("content-language", "content-disposition", "last-modified", "date", "etag", "x-robots-tag", "link")
 _AGAIN, _REDIRECTS = {408, 429, 500, 502, 503, 504}, {301, 302, 303, 307, 308}
 
@@ -495,7 +575,7 @@ def _reason(error): # exception of aiohttp, of zlib, of the system -> (short tex
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)): return "broke off", "connection", True
     return f"failed ({type(inner).__name__}: {str(inner)[:80]})", "connection", False
 
-# %% ../../nbs/25_fetch.ipynb #8b8fc497
+# %% ../../nbs/25_fetch.ipynb #7f297288
 class Fetcher:
     "Fetches pages and JSON. Made anywhere, used on one event loop at a time (`stepdr.tools.base.run_async`)."
     def __init__(self, settings=None, # FetchSettings
@@ -508,8 +588,8 @@ class Fetcher:
 
     async def get(self, url): # -> Page
         "A page or document; `ToolError` says in a line why there is none."
-        parsed = _checked(url, self.settings)
-        entry = await self.cache.once("page", str(parsed), lambda: self._page(parsed))
+        target = _checked(url, _rules(self.settings))
+        entry = await self.cache.once("page", target[1], self._page, target)
         return Page(url=url, body=entry.value, from_cache=entry.from_cache, **entry.meta)
 
     async def get_many(self, urls, # identical ones are fetched once
@@ -534,18 +614,18 @@ class Fetcher:
         if self.cache.mode == "replay": raise FetchError("a service cannot be asked: this run answers only from its recording", "replay")
         import yarl
         import json as codec
-        try: parsed = yarl.URL(url) if trusted else _checked(url, self.settings)
+        try: parsed = yarl.URL(url) if trusted else _checked(url, _rules(self.settings))[0]
         except (ValueError, TypeError): raise FetchError("the service's address is no URL", "refused") from None
         if parsed.scheme not in ("http", "https") or not parsed.host: raise FetchError("the service's address is not http or https", "refused")
         if any(name.lower() == "authorization" for name in headers or ()): parsed = parsed.with_user(None)  # the header counts
         shown = str(parsed.with_query(None).with_user(None).with_fragment(None))
         options = {"method": method, "headers": {"Accept": "application/json", **(headers or {})}, "params": params, "json": json}
-        async def read(response):
+        async def read(response, url):
             data = await self._body(response, self.settings.max_bytes)
             if response.status in range(200, 300): return data
             if response.status in range(300, 400): raise FetchError("redirects elsewhere; set the address it moved to", "status", response.status)
             raise self._refusal(response, data[:2000].decode("utf-8", "replace"))
-        try: data = await self._attempts(parsed, read, trusted, **options)
+        try: data = await self._attempts(self._session(trusted), parsed, read, **options)
         except FetchError as error: raise FetchError(self._without_secrets(f"{shown} {error}", options), error.kind, error.status) from None
         try: return codec.loads(data)
         except (ValueError, RecursionError): raise FetchError(f"{redact(shown)} gave something that is not JSON", "type") from None
@@ -561,6 +641,7 @@ class Fetcher:
         "Give connections back. The client can be used again afterwards."
         if self._loop is None: return
         sessions, self._loop = list(self._sessions.values()), None
+        self._deadlines.close()
         for session in sessions: await session.close()
 
     async def __aenter__(self): return self
@@ -568,10 +649,13 @@ class Fetcher:
 
     def _session(self, trusted):
         "The session of this event loop; one more for what the user trusts."
-        import aiohttp
         loop = asyncio.get_running_loop()
-        if self._loop is not loop: self._loop, self._sessions, self._hosts, self._robots, self._asking, self._slots = loop, {}, {}, {}, {}, asyncio.Semaphore(self.settings.concurrency)
+        if self._loop is not loop:
+            self._loop, self._sessions, self._hosts, self._robots, self._asking = loop, {}, {}, {}, {}
+            self._slots, self._deadlines = asyncio.Semaphore(self.settings.concurrency), _Deadlines(self.settings.timeout)
         if trusted not in self._sessions:
+            import aiohttp
+            self._broken = aiohttp.ClientError
             resolver = _Resolver(self.settings, self.lookup, trusted)
             connector = aiohttp.TCPConnector(limit=0, resolver=resolver, socket_factory=resolver.open_socket, ttl_dns_cache=60)
             self._sessions[trusted] = aiohttp.ClientSession(
@@ -580,68 +664,76 @@ class Fetcher:
                 headers={"User-Agent": self.settings.user_agent, "Accept-Language": self.settings.languages, "Accept-Encoding": "gzip, deflate, br" if _has_brotli() else "gzip, deflate"})
         return self._sessions[trusted]
 
-    async def _page(self, url): # yarl.URL -> body, the fields of the Page that are not in its URL
+    async def _page(self, target): # (yarl.URL, the same as text) -> body, the fields of the Page that are not in its URL
         "Robots, request, redirects."
-        asked, settings = url, self.settings
-        self._session(False)
-        async def read(response):
-            if response.status >= 400: raise self._refusal(response)
-            if response.status in _REDIRECTS: raise _Redirect(response.headers.get("Location", ""))
-            said = kind = response.headers.get("Content-Type", "")
-            def look(first):
-                nonlocal kind
-                kind = sniff(first, said, url.path)
-                _check_wanted(kind, settings, said)
-            body = await self._body(response, settings.max_bytes, look)
-            headers = {name: response.headers[name][:1000] for name in _KEPT_HEADERS if name in response.headers}
-            return body, {"final_url": str(url), "status": response.status, "content_type": kind, "fetched_at": _now(), "headers": headers}
+        (url, text), settings, session = target, self.settings, self._session(False)
         for _ in range(settings.max_redirects + 1):
             try:
-                if settings.robots: await self._ask_robots(url)
-                return await self._attempts(url, read)
-            except _Redirect as redirect: url = self._next(url, redirect.location)
-            except FetchError as error: raise FetchError(f"{hide_secrets(str(url))[:300]} {error}", error.kind, error.status) from None
-        raise FetchError(f"{hide_secrets(str(asked))[:300]} redirects more than {settings.max_redirects} times", "status")
+                if settings.robots:
+                    site = url.scheme, url.raw_host, url.port
+                    self._ask_robots(url, text, self._robots.get(site) or await self._robots_of(url, site))
+                return await self._attempts(session, url, self._read_page)
+            except _Redirect as redirect: url, text = self._next(url, redirect.location)
+            except FetchError as error: raise FetchError(f"{hide_secrets(text)[:300]} {error}", error.kind, error.status) from None
+        raise FetchError(f"{hide_secrets(target[1])[:300]} redirects more than {settings.max_redirects} times", "status")
 
-    def _next(self, url, location):
+    async def _read_page(self, response, url):
+        "Status, type, body."
+        if response.status >= 400: raise self._refusal(response)
+        given, settings = response.headers, self.settings
+        if response.status in _REDIRECTS: raise _Redirect(given.get("Location", ""))
+        said = kind = given.get("Content-Type", "")
+        def look(first):
+            nonlocal kind
+            kind = sniff(first, said, url.path)
+            _check_wanted(kind, settings, said)
+        body = await self._body(response, settings.max_bytes, look)
+        headers = {name: given[name][:1000] for name in _KEPT_HEADERS if name in given}
+        return body, {"final_url": str(url), "status": response.status, "content_type": kind, "fetched_at": _now(), "headers": headers}
+
+    def _next(self, url, location): # -> yarl.URL, the same as text
         "Where a redirect leads, checked as every URL is."
         import yarl
         if not location: raise FetchError(f"{hide_secrets(str(url))[:300]} redirects to nowhere", "refused")
-        try: return _checked(str(url.join(yarl.URL(location))), self.settings)
+        try: return _checked(str(url.join(yarl.URL(location))), _rules(self.settings))
         except ValueError: raise FetchError(f"{hide_secrets(str(url))[:300]} redirects to something that is no URL", "refused") from None
         except FetchError as error: raise FetchError(f"{hide_secrets(str(url))[:300]} redirects: {hide_secrets(str(error))}", error.kind) from None
 
-    async def _ask_robots(self, url):
-        "Raise unless the site's robots.txt lets us have this URL (RFC 9309); it is read once."
-        origin = url.origin()
-        while origin not in self._robots:
-            flight = self._asking.get(origin)
+    def _ask_robots(self, url, text, robots):
+        "Raise unless the site's robots.txt lets us have this URL (RFC 9309)."
+        rules, agent, delay = robots
+        if rules is None: raise FetchError("is left alone: the site's robots.txt cannot be read now", "robots")
+        if not rules.can_fetch(text, agent): raise FetchError("is closed to programs by the site's robots.txt", "robots")
+        self._host(url).delay = delay
+
+    async def _robots_of(self, url, site): # site: scheme, host, port -> (Protego or None, our name, seconds from one request to the next)
+        "A site's robots.txt, which is read once."
+        while site not in self._robots:
+            flight = self._asking.get(site)
             if flight:
                 await flight.wait()
                 if flight.found: raise flight.found
                 continue
-            flight = self._asking[origin] = _Flight()
-            try: self._robots[origin] = await self._read_robots(origin)
+            flight = self._asking[site] = _Flight()
+            try:
+                rules, agent = await self._read_robots(url.origin()), self.settings.user_agent.partition("/")[0]
+                self._robots[site] = rules, agent, min(rules and rules.crawl_delay(agent) or 0.0, self.settings.max_wait)
             except FetchError as error: flight.found = error; raise
             finally:
-                del self._asking[origin]
-                flight.set()
-        rules = self._robots[origin]
-        if rules is None: raise FetchError("is left alone: the site's robots.txt cannot be read now", "robots")
-        agent = self.settings.user_agent.partition("/")[0]
-        if not rules.can_fetch(str(url), agent): raise FetchError("is closed to programs by the site's robots.txt", "robots")
-        self._host(url).delay = min(rules.crawl_delay(agent) or 0.0, self.settings.max_wait)
+                del self._asking[site]
+                flight.land()
+        return self._robots[site]
 
     async def _read_robots(self, origin): # -> Protego, or None where the server fails
         from protego import Protego
-        async def read(response):
+        async def read(response, url):
             if response.status in _REDIRECTS: raise _Redirect(response.headers.get("Location", ""))
             if response.status in _AGAIN or response.status >= 500: raise self._refusal(response)
             return b"" if response.status >= 400 else await self._body(response, 500_000, cut=True)  # the size that RFC 9309 asks for
         url = origin / "robots.txt"
         for _ in range(6):
-            try: return Protego.parse((await self._attempts(url, read)).decode("utf-8", "replace"))
-            except _Redirect as redirect: url = self._next(url, redirect.location)
+            try: return Protego.parse((await self._attempts(self._session(False), url, read)).decode("utf-8", "replace"))
+            except _Redirect as redirect: url, _ = self._next(url, redirect.location)
             except FetchError as error:
                 if error.kind == "status": return None
                 raise
@@ -649,20 +741,26 @@ class Fetcher:
 
     def _host(self, url): # -> the host's slots and pace
         name = url.raw_host
-        if name not in self._hosts: self._hosts[name] = _Host(self.settings.per_host)
-        return self._hosts[name]
+        host = self._hosts.get(name)
+        if host is None: host = self._hosts[name] = _Host(self.settings.per_host)
+        return host
 
-    async def _attempts(self, url, read, trusted=False, **options): # -> what `read` gives for the answer
+    async def _attempts(self, session, url, read, **options): # -> what `read` gives for the answer
         "A request, and again after what may pass."
-        session, host, settings = self._session(trusted), self._host(url), self.settings
-        if url.scheme == "https" and _mapped(_rules(settings), url.raw_host, url.port): url = url.with_scheme("http")
+        host, settings = self._host(url), self.settings
+        place = url.with_scheme("http") if url.scheme == "https" and _mapped(_rules(settings), url.raw_host, url.port) else url
         for attempt in range(settings.retries + 1):
             now = asyncio.get_running_loop().time()
             start = max(now, host.next_at)
             host.next_at = start + host.delay
             if start > now: await asyncio.sleep(start - now)
             try:
-                async with host.slots, self._slots: return await self._send(session, url, read, options)
+                await host.slots.acquire()
+                try:
+                    await self._slots.acquire()
+                    try: return await self._send(session, place, read, url, **options)
+                    finally: self._slots.release()
+                finally: host.slots.release()
             except FetchError as error:
                 if not error.again: raise
                 wait = pause(attempt, settings) if error.wait is None else error.wait
@@ -671,16 +769,13 @@ class Fetcher:
                 if attempt == settings.retries: raise FetchError(f"{error} (tried {attempt + 1} times)", error.kind, error.status) from None
             await asyncio.sleep(wait)
 
-    async def _send(self, session, url, read, options):
+    async def _send(self, session, place, read, url, method="GET", **options):
         "One request on the wire."
-        import aiohttp
         self.requests += 1
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                async with session.request(options.get("method", "GET"), url, headers=options.get("headers"), params=options.get("params"), json=options.get("json"),
-                                           allow_redirects=False) as response:
-                    return await read(response)
-        except (aiohttp.ClientError, OSError) as error: text, kind, again = _reason(error)
+            with self._deadlines.limit():
+                async with session.request(method, place, allow_redirects=False, **options) as response: return await read(response, url)
+        except (self._broken, OSError) as error: text, kind, again = _reason(error)
         raise FetchError(text, kind, again=again)
 
     def _refusal(self, response, text=""):
@@ -695,9 +790,9 @@ class Fetcher:
                     look=None, # function that sees the first bytes, and raises if it does not want the rest
                     cut=False, # a body that is too long is cut off, not refused
                     ): # -> bytes, decompressed
-        decoder, parts, size, sent = _decoder(response.headers.get("Content-Encoding", "")), [], 0, 0
+        decoder, content, parts, size, sent = _decoder(response.headers.get("Content-Encoding", "")), response.content, [], 0, 0
         if not cut and (response.content_length or 0) > limit: raise FetchError(f"is larger than {limit:,} bytes", "size")
-        while chunk := await response.content.readany():
+        while chunk := await content.readany():
             data = decoder.feed(chunk, limit - size)
             parts.append(data)
             size, sent = size + len(data), sent + len(chunk)
@@ -705,6 +800,7 @@ class Fetcher:
                 if cut: break
                 raise FetchError(f"is larger than {limit:,} bytes", "size")
             if look and size >= 512: look(b"".join(parts)[:1024]); look = None
+            if content.at_eof(): break
         body = b"".join(parts)
         if look: look(body[:1024])
         if not cut and not decoder.finished: raise FetchError("broke off", "connection", again=True)
