@@ -215,6 +215,31 @@ Write a hard question from the statements below, which were verified, and its an
 </statements>""")
 
 # %% ../nbs/04_prompts.ipynb #014fb944
+add_prompt("hide_names", _object(question=_text("the question, rewritten", most=2000)), """
+The question below gives itself away: it still holds words that must not stand in it. Rewrite it so that each of them is described by what it is, without its name, and dates and numbers are vague. Nothing else changes: it still has the same one answer, which does not stand in it.
+=====
+<question>
+{question}
+</question>
+<answer>
+{answer}
+</answer>
+<words>
+{words}
+</words>""", """
+下面的问题泄露了线索：它仍含有不该出现的词语。请改写它，使每个词语都用其特征来描述而不说出名字，日期和数字改为模糊的说法。其他都不变：它仍只有同一个答案，且答案不出现在问题中。
+=====
+<question>
+{question}
+</question>
+<answer>
+{answer}
+</answer>
+<words>
+{words}
+</words>""")
+
+# %% ../nbs/04_prompts.ipynb #c05d00b9
 add_prompt("next_link", _object(
     facts=_list("facts of this page worth keeping: specific, checkable, not known to everyone", _text("one fact with the names it is about", most=600), 0, 10),
     reason=_text("what this link would add to what was collected", most=600),
@@ -250,7 +275,7 @@ Examples of good choices:
 {links}
 </links>""")
 
-# %% ../nbs/04_prompts.ipynb #c05d00b9
+# %% ../nbs/04_prompts.ipynb #d06e7bb0
 add_prompt("question_from_walk", _object(
     facts=_list("what the question rests on", _object(statement=_text("one fact", most=600), paragraph=_text("id of the paragraph that states it", True, 100)), 2),
     question=_text("the question", most=2000),
@@ -272,7 +297,7 @@ Below are paragraphs from pages that are linked one to the next. Write a questio
 {paragraphs}
 </paragraphs>""")
 
-# %% ../nbs/04_prompts.ipynb #9fac72cc
+# %% ../nbs/04_prompts.ipynb #1ef18c72
 add_prompt("same_answer", _object(reason=_text("in one sentence", most=600), verdict=_one_of("of the reply", "correct", "incorrect", "not attempted")), """
 Decide whether a reply answers a question correctly. Compare only with the right answer given, not with what you know. Other spellings, other names of the same thing, other units and more detail are fine if nothing contradicts the right answer. "not attempted" is a reply that neither gives nor contradicts it.
 =====
@@ -297,7 +322,7 @@ Decide whether a reply answers a question correctly. Compare only with the right
 {reply}
 </reply>""")
 
-# %% ../nbs/04_prompts.ipynb #b9806cdd
+# %% ../nbs/04_prompts.ipynb #11738c36
 add_prompt("reflection", _object(
     doubts=_list("weak points, the weightiest first", _object(turn=_number("of the work", 1, 10000), what=_text("what is weak or unproved there", most=800)), 1, 8),
     reflection=_text("in the first person, 60 to 200 words, as a thought of the one who did the work: what may be wrong, why, and what to check", most=3000),
@@ -327,7 +352,7 @@ Write down what you will do next. You do not know the right answer. Write as one
 {answer}
 </answer_given>""")
 
-# %% ../nbs/04_prompts.ipynb #11738c36
+# %% ../nbs/04_prompts.ipynb #7dc4fffa
 add_prompt("remove_hints", _object(removed=_list("phrases that betrayed somebody outside", _text("the phrase, copied exactly", True, 1000)), text=_text("the text without them; otherwise word for word the same", True, 100000)), """
 The text below is a thought from an agent's work. Remove every trace of somebody outside who knew better: "as the user pointed out", "since I was told that the answer is wrong", "on my second attempt", "the hint says". Keep the thought itself, as the agent's own doubt, and change nothing else: no other word, number, tag or citation.
 =====
@@ -340,7 +365,7 @@ The text below is a thought from an agent's work. Remove every trace of somebody
 {text}
 </text>""")
 
-# %% ../nbs/04_prompts.ipynb #a5831b00
+# %% ../nbs/04_prompts.ipynb #8ee60b64
 _VERDICT = _one_of("support: several independent sources or one authoritative one say so; refute: they say otherwise; doubtful: they disagree, or too little was found", "support", "refute", "doubtful")
 
 add_prompt("extract_statements", _object(statements=_list("in the order of the text", _object(
@@ -357,7 +382,7 @@ Role: Extract. Take the paragraph apart into atomic statements of fact, each wit
 {paragraph}
 </paragraph>""")
 
-# %% ../nbs/04_prompts.ipynb #8ee60b64
+# %% ../nbs/04_prompts.ipynb #7db02de4
 add_prompt("plan_checks", _object(
     supports=_text("what one would find if it is true", most=800), refutes=_text("what one would find if it is false", most=800),
     queries=_list("search queries, the most telling first; at least one that looks for the opposite", _text("one query", True, 200), 2, 8)), """
@@ -372,7 +397,7 @@ Role: Plan. Plan how to check the statement over independent sources: primary on
 {statement}
 </statement>""")
 
-# %% ../nbs/04_prompts.ipynb #7db02de4
+# %% ../nbs/04_prompts.ipynb #dd0fa872
 add_prompt("verify_statement", _object(findings=_list("passages that bear on it", _FINDING), missing=_text("what is still open; 'nothing' if all is settled", most=800), verdict=_VERDICT), """
 Role: Verify. Check the statement against the paragraphs, and only against them. Copies of one text are one source. Mind who says it and when: a primary or authoritative and recent source weighs more.
 =====
@@ -391,7 +416,7 @@ Role: Verify. Check the statement against the paragraphs, and only against them.
 {paragraphs}
 </paragraphs>""")
 
-# %% ../nbs/04_prompts.ipynb #dd0fa872
+# %% ../nbs/04_prompts.ipynb #0e39b658
 add_prompt("replan_checks", _object(reason=_text("why this is enough, or what the new queries will settle", most=800), enough={"type": "boolean", "description": "whether a conclusion can be drawn"},
     queries=_list("new queries, none that was made before; empty if enough", _text("one query", True, 200), 0, 6)), """
 Role: Replan. Decide whether the findings suffice to conclude on the statement. If sources contradict each other, look for what explains it (date, definition, place); if only one source supports it, look for a second one; if nothing was found, search in other words or another language.
@@ -417,7 +442,7 @@ Role: Replan. Decide whether the findings suffice to conclude on the statement. 
 {findings}
 </findings>""")
 
-# %% ../nbs/04_prompts.ipynb #0e39b658
+# %% ../nbs/04_prompts.ipynb #562bbddb
 add_prompt("report_checks", _object(report=_text("the conclusion first, then the evidence for and against it and how it was weighed; each statement with its \\cite{id}", most=8000), verdict=_VERDICT), """
 Role: Report. Conclude on the statement from the findings alone, in 80 to 300 words of connected prose. Cite paragraphs as \\cite{{ID}} with their ids, after each sentence that rests on them. Say what is uncertain.
 =====
@@ -436,7 +461,7 @@ Role: Report. Conclude on the statement from the findings alone, in 80 to 300 wo
 {findings}
 </findings>""")
 
-# %% ../nbs/04_prompts.ipynb #562bbddb
+# %% ../nbs/04_prompts.ipynb #8a992208
 add_prompt("judge_conclusion", _object(warranted=_one_of("the verdict that the evidence warrants", "support", "refute", "doubtful"), gaps=_list("steps of the argument that the evidence does not carry", _text("one gap", most=600)),
     follows={"type": "boolean", "description": "whether the conclusion follows from the evidence"}), """
 Somebody checked a statement and concluded. Decide whether the conclusion follows from the evidence shown, and from nothing else. First find the verdict that the evidence warrants; then compare.
@@ -462,7 +487,7 @@ Somebody checked a statement and concluded. Decide whether the conclusion follow
 {report}
 </conclusion>""")
 
-# %% ../nbs/04_prompts.ipynb #d8c95549
+# %% ../nbs/04_prompts.ipynb #77b6bf68
 add_prompt("query_from_report", _object(reader=_text("who would ask this, and what for", most=600), query=_text("the query", most=3000)), """
 Write the query to which the report below would be an excellent answer: as its reader would have put it, with the scope, the depth and the form that the report has, and with the constraints that it keeps to (period, place, audience, length). Give away none of its findings, figures or conclusions, and do not speak of "the report".
 =====
@@ -475,7 +500,7 @@ Write the query to which the report below would be an excellent answer: as its r
 {report}
 </report>""")
 
-# %% ../nbs/04_prompts.ipynb #77b6bf68
+# %% ../nbs/04_prompts.ipynb #3bc66fdc
 add_prompt("draft_report", _object(thesis=_text("the main conclusion and what it rests on, in one or two sentences", most=1500), report=_text("the report in Markdown", most=60000)), """
 Write the report that answers the query from the findings below, which are raw results of tools with their ids.
 - Keep to the plan: its parts in its order, each answered or said to be open.
@@ -508,7 +533,7 @@ Write the report that answers the query from the findings below, which are raw r
 {findings}
 </findings>""")
 
-# %% ../nbs/04_prompts.ipynb #3bc66fdc
+# %% ../nbs/04_prompts.ipynb #4c857e77
 add_prompt("regenerate_report", _object(report=_text("the report in Markdown", most=60000)), """
 The work below is good, but its report is badly formatted: {problems}
 Write the report again from the state in which the work ended. Keep what it says, its order and its citations \\cite{{ID}}; add no finding and drop none. Mend only its form: headings, paragraphs, lists kept rare, citations directly after the sentence that they support.
@@ -535,7 +560,7 @@ Write the report again from the state in which the work ended. Keep what it says
 {report}
 </report>""")
 
-# %% ../nbs/04_prompts.ipynb #4c857e77
+# %% ../nbs/04_prompts.ipynb #c1d414a9
 add_prompt("deeper_report", _object(
     only_first=_list("points that matter to the query and stand only in the first", _text("one point", most=400)), only_second=_list("points that stand only in the second", _text("one point", most=400)),
     reason=_text("which explains more, and by what", most=1500), deeper=_one_of("which is deeper", "first", "second", "equal")), """
@@ -562,13 +587,13 @@ Compare two reports that answer the same query. Deeper is the one that explains 
 {second}
 </second>""")
 
-# %% ../nbs/04_prompts.ipynb #9a22b518
+# %% ../nbs/04_prompts.ipynb #449ddedf
 AXES = ("Explicit Criteria", "Implicit Criteria", "Synthesis of Information", "References & Citation Quality", "Communication Quality", "Instruction Following")
 ROLES = ("explicit", "implicit", "negative")
 PRINCIPLES = ("atomic", "verifiable", "unambiguous", "independent", "aligned")
 _ROLE = _one_of("explicit: the task asks for it; implicit: it does not, but an expert expects it; negative: a flaw that must not occur", *ROLES)
 
-# %% ../nbs/04_prompts.ipynb #449ddedf
+# %% ../nbs/04_prompts.ipynb #4871aaa4
 add_prompt("rubrics_from_material", _object(
     summary=_text("what the hidden task is about, what a good report establishes, and what it must avoid", most=4000),
     rubrics=_list("the rubrics", _object(criterion=_text("one testable sentence about the report", most=600), axis={"type": "string", "enum": list(AXES), "description": "dimension"},
@@ -588,7 +613,7 @@ Use several axes. Some rubrics are explicit, some implicit. Add negative ones, w
 {material}
 </material>""")
 
-# %% ../nbs/04_prompts.ipynb #4871aaa4
+# %% ../nbs/04_prompts.ipynb #e8b2ffd1
 add_prompt("task_from_rubrics", _object(
     task=_text("the task as its user would write it", most=4000),
     roles=_list("one for each rubric, in order", _object(number=_number("of the rubric", 1, 100), reason=_text("what in the task asks for it, or why it is expected or a flaw", most=500), role=_ROLE), 1, 100)), """
@@ -613,7 +638,7 @@ Write the task that a user would give to a research agent, so that reports on it
 {rubrics}
 </rubrics>""")
 
-# %% ../nbs/04_prompts.ipynb #e8b2ffd1
+# %% ../nbs/04_prompts.ipynb #a8e5e575
 add_prompt("judge_consistency", _object(
     rubrics=_list("one for each rubric, in order", _object(number=_number("of the rubric", 1, 100), broken=_list("principles that it breaks", {"type": "string", "enum": list(PRINCIPLES)}, 0, 5),
                   role=_ROLE), 1, 100),
@@ -642,7 +667,7 @@ You check a research task before it is used: its hidden summary, its rubrics and
 {task}
 </task>""")
 
-# %% ../nbs/04_prompts.ipynb #d2bb8ea1
+# %% ../nbs/04_prompts.ipynb #24ab0d29
 def _shown_item(item): # one element of a list -> text
     if isinstance(item, str): return item
     if isinstance(item, (list, tuple)): return " | ".join(map(str, item))
@@ -658,7 +683,7 @@ def shown_value(value, # text, number, or list of texts, tuples, dicts or Paragr
     if items and all(re.match(r"\[\S+\]", item) for item in items): return "\n\n".join(items)
     return "\n".join(f"{number}. {item}" for number, item in enumerate(items, 1)) or "(none)"
 
-# %% ../nbs/04_prompts.ipynb #a48b9597
+# %% ../nbs/04_prompts.ipynb #9cd86112
 def teacher_messages(name, # of a prompt with a schema, or of any that `add_prompt` made
                      language, # en or zh
                      schema=None, # of the reply; None: the prompt's own
