@@ -1,0 +1,90 @@
+"Makers, clients and policies that the engine's tests send to other processes."
+import asyncio
+import os
+import signal
+import time
+
+from stepdr.client import Answer, SetAside, Work
+from stepdr.config import InputError
+from stepdr.llm import Reply, Usage
+
+
+async def halve(item, rng, language, least=0):
+    "Even numbers become a row that holds a draw, odd ones are set aside; the order in which they end is not theirs."
+    await asyncio.sleep(0.0001 * (item["value"] % 7))
+    if item["value"] < least: raise SetAside("unfit", "too small")
+    if item["value"] % 2: return {"id": item["id"], "reason": "odd", "measure": item["value"]}
+    return [{"id": f"{item['id']}-{part}", "half": item["value"] // 2, "draw": rng.random(), "language": language, "text": "半\ud800"} for part in range(1 + item["value"] % 3)]
+
+
+def double(item, rng):
+    "An ordinary function."
+    return {"id": item["id"], "double": item["value"] * 2, "draw": rng.random()}
+
+
+def slow(item, log, seconds=0.01):
+    "Notes what it works on, and takes its time."
+    with open(log, "a") as file: file.write(f"{item['id']} {os.getpid()}\n")
+    time.sleep(seconds)
+    return {"id": item["id"], "pad": "x" * 50}
+
+
+async def deadly(item, when="always", folder=""):
+    "Item n37 kills the process that works on it, each time or once."
+    await asyncio.sleep(0.001)
+    if item["id"] == "n37" and (when == "always" or not os.path.exists(f"{folder}/died")):
+        if folder: open(f"{folder}/died", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"id": item["id"]}
+
+
+async def wrong(item, how="bug"):
+    "Item n5 fails as makers must not, or as the user must mend."
+    if item["id"] != "n5": return {"id": item["id"]}
+    if how == "user": raise InputError("client.key: is missing; set it")
+    return {"id": item["nothing"]}
+
+
+async def asks(item, client, language, words=3):
+    "Asks its teacher."
+    reply = await client.ask("anything", None, language, text=item["id"])
+    return {"id": item["id"], "reply": reply.value["text"], "words": words}
+
+
+def steps(item, workspace, log, until=""):
+    "Works in two steps; is killed after the first one of n3, if it was told so, and finds it again."
+    first = workspace / "first"
+    if not first.exists():
+        with open(log, "a") as file: file.write(f"{item['id']}\n")
+        first.write_text(item["id"])
+        if item["id"] == until: os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)
+    return {"id": item["id"], "first": first.read_text()}
+
+
+def tries(item):
+    "A task and two attempts at it."
+    return [{"id": item["id"]}, *({"id": f"{item['id']}-{n}", "maker": "attempt"} for n in range(2))]
+
+
+async def checks(item, client, language):
+    "Asks a real prompt."
+    reply = await client.ask("verify_statement", None, language, statement=item["statement"], paragraphs=[])
+    return {"id": item["id"], **reply.value}
+
+
+class Echo:
+    "A teacher without a network."
+    async def ask(self, name, schema=None, language="en", draw=0, **values):
+        await asyncio.sleep(0)
+        if values["text"].endswith("3"): raise SetAside("refusal", "the teacher refused", Work(replies=["I'm sorry."]))
+        return Answer({"text": f"{language} {values['text']}"}, Work())
+
+
+def is_small(item, least=0): return item if item.get("half", item.get("double", 0)) >= least else {**item, "reason": "small"}
+
+
+class Guesses:
+    "A policy that answers at once, always the same."
+    name = "guesses"
+    async def complete(self, messages, tools=None, max_tokens=None, temperature=None, on_text=None, **more):
+        return Reply({"role": "assistant", "content": "<answer>\nAtlantis\n</answer>"}, Usage(10, 5), 0.0, "stop", 0.0, 1, "guesses")

@@ -1,0 +1,440 @@
+"The engine: the same bytes from any number of workers, checkpoints that outlive kills, one bad item among many, configs."
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import engine_makers
+from scripted_model import ScriptedModel, turn
+from stepdr.artifacts import read_jsonl, root, write_jsonl
+from stepdr.config import InputError
+from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, MakerError, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    "Worker processes get this process's path, in which the makers of the tests are."
+    monkeypatch.setenv("IN_TEST", "1")
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def numbers(count): return ({"id": f"n{n}", "value": n} for n in range(count))
+
+
+def outputs(folder): return [(Path(folder) / name).read_bytes() for name in ("done.jsonl", "aside.jsonl")]
+
+
+def test_any_workers_and_chunks_give_the_same_bytes(tmp_path):
+    counts = run_chunks(numbers(500), "engine_makers:halve", tmp_path / "one", chunk=50, seed=7, options={"least": 9})
+    expected = outputs(tmp_path / "one")
+    rows, aside = read_jsonl(tmp_path / "one" / "done.jsonl"), read_jsonl(tmp_path / "one" / "aside.jsonl")
+    assert counts["items"] == 500 and counts["rows"] == len(rows) and counts["aside"] == counts["items_aside"] == len(aside) and counts["kinds"] == {"maker": 246, "unfit": 9}
+    assert len({row["id"].split("-")[0] for row in rows}) + len(aside) == 500 and len({row["draw"] for row in rows}) == len(rows)
+    assert rows[0]["text"] == "半\ufffd", "half a character does not tear the file"
+    for name, changes in {"four": {"workers": 4}, "small": {"chunk": 7}, "single": {"concurrency": 1}, "wide": {"workers": 3, "chunk": 13, "ahead": 5}}.items():
+        assert run_chunks(numbers(500), "engine_makers:halve", tmp_path / name, **{"chunk": 50, "seed": 7, "options": {"least": 9}, **changes})["rows"] == counts["rows"]
+        assert outputs(tmp_path / name) == expected, name
+    run_chunks(numbers(500), "engine_makers:halve", tmp_path / "other", chunk=50, seed=8, options={"least": 9})
+    assert outputs(tmp_path / "other") != expected, "another seed draws other numbers"
+
+
+def test_ordinary_functions_work_in_processes_too(tmp_path):
+    run_chunks(numbers(300), engine_makers.double, tmp_path / "one", seed=1)
+    run_chunks(numbers(300), engine_makers.double, tmp_path / "three", seed=1, workers=3)
+    assert outputs(tmp_path / "one") == outputs(tmp_path / "three") and len(read_jsonl(tmp_path / "one" / "done.jsonl")) == 300
+
+
+def test_ray_gives_the_same_bytes_and_survives_an_actor_that_dies(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="ray is an extra and is not installed")
+    import ray
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False, logging_level="ERROR")
+    try:
+        run_chunks(numbers(300), "engine_makers:halve", tmp_path / "local", chunk=40, seed=3)
+        counts = run_chunks(numbers(300), "engine_makers:halve", tmp_path / "ray", chunk=40, seed=3, workers=2, engine="ray")
+        assert outputs(tmp_path / "ray") == outputs(tmp_path / "local") and counts["items"] == 300
+        again = run_chunks(numbers(300), "engine_makers:halve", tmp_path / "ray", chunk=40, seed=3, workers=1)
+        assert again["rows"] == counts["rows"], "a run that Ray began can be finished here"
+        options = {"when": "once", "folder": str(tmp_path)}
+        counts = run_chunks(numbers(60), "engine_makers:deadly", tmp_path / "deadly", chunk=60, engine="ray", options=options)
+        assert (tmp_path / "died").exists() and counts["kinds"] == {} and counts["rows"] == 60, "an actor died, another one made its chunk"
+        with pytest.raises(MakerError, match="item 5"): run_chunks(numbers(20), "engine_makers:wrong", tmp_path / "bug", engine="ray")
+    finally: ray.shutdown()
+
+
+RUN = """
+import sys
+sys.path.insert(0, {here!r})
+from stepdr.synthesis.engine import run_chunks
+run_chunks(({{"id": f"n{{n}}", "value": n}} for n in range(400)), "engine_makers:slow", {out!r}, chunk=10, workers={workers}, options={{"log": {log!r}}})
+"""
+
+
+def alive(pid):
+    try: state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError: return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_goes_on(tmp_path, workers):
+    log, out = tmp_path / "log", tmp_path / "out"
+    script = RUN.format(here=str(HERE), out=str(out), log=str(log), workers=workers)
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while len(list(out.glob("chunks/*/*.json"))) < 6:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = {path.name: path.read_bytes() for path in out.glob("chunks/*/*.json")}
+    assert 6 <= len(whole) < 40 and not (out / "done.jsonl").exists(), "killed in the middle"
+    pids = {int(line.split()[1]) for line in log.read_text().splitlines()}
+    deadline = time.monotonic() + 30
+    while any(map(alive, pids)) and time.monotonic() < deadline: time.sleep(0.05)
+    assert not any(map(alive, pids)), "the workers end with their parent"
+    kept = {line["id"] for path in out.glob("chunks/*/*.json") for line in read_jsonl(path.with_suffix(".done.jsonl"))}
+    before = len(log.read_text().splitlines())
+    counts = run_chunks(numbers(400), "engine_makers:slow", out, chunk=10, workers=workers, options={"log": str(log)})
+    again = {line.split()[0] for line in log.read_text().splitlines()[before:]}
+    assert counts["rows"] == 400 and not kept & again and len(kept | again) == 400, "what was kept is not made again, all the rest is"
+    run_chunks(numbers(400), "engine_makers:slow", tmp_path / "whole", chunk=10, options={"log": str(tmp_path / "log2"), "seconds": 0})
+    assert outputs(out) == outputs(tmp_path / "whole")
+    made = len(log.read_text().splitlines())
+    assert run_chunks(numbers(400), "engine_makers:slow", out, chunk=10, options={"log": str(log)})["rows"] == 400 and len(log.read_text().splitlines()) == made, "a finished run makes nothing"
+
+
+def test_an_item_goes_on_in_its_own_folder_after_a_kill(tmp_path):
+    log, out = tmp_path / "log", tmp_path / "out"
+    script = RUN.replace("slow", "steps").replace('"log": {log!r}', '"log": {log!r}, "until": "n3"').format(here=str(HERE), out=str(out), log=str(log), workers=2)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    counts = run_chunks(numbers(400), "engine_makers:steps", out, chunk=10, workers=1, options={"log": str(log), "until": "n3"})
+    assert counts["rows"] == 400 and log.read_text().splitlines().count("n3") == 1 and not (out / "work").exists()
+
+
+def test_an_item_that_kills_its_process_is_set_aside_alone(tmp_path):
+    counts = run_chunks(numbers(100), "engine_makers:deadly", tmp_path / "out", chunk=20, workers=2)
+    assert counts["kinds"] == {"crash": 1} and counts["rows"] == 99
+    [record] = read_jsonl(tmp_path / "out" / "aside.jsonl")
+    assert record["id"] == "n37" and "signal 9" in record["reason"]
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "done.jsonl")] == [f"n{n}" for n in range(100) if n != 37]
+
+
+def test_a_process_that_is_killed_once_costs_nothing(tmp_path):
+    options = {"when": "once", "folder": str(tmp_path)}
+    counts = run_chunks(numbers(100), "engine_makers:deadly", tmp_path / "out", chunk=20, workers=2, options=options)
+    assert (tmp_path / "died").exists() and counts["kinds"] == {} and counts["rows"] == 100
+
+
+def test_a_worker_that_cannot_start_blames_no_item(tmp_path, monkeypatch, capfd):
+    broken = tmp_path / "bin"
+    broken.write_text("#!/bin/sh\necho cannot start >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(RuntimeError, match="could not start .exit status 3."): run_chunks(numbers(40), "engine_makers:halve", tmp_path / "out", workers=2)
+    assert not list((tmp_path / "out").glob("chunks/*/*")) and "cannot start" in capfd.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(HERE))
+    assert run_chunks(numbers(40), "engine_makers:halve", tmp_path / "out", workers=2)["items"] == 40
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bugs_stop_the_run_and_name_the_item(tmp_path, workers):
+    with pytest.raises(MakerError, match=r"item 5 \(n5\)(.|\n)*KeyError: 'nothing'"): run_chunks(numbers(100), "engine_makers:wrong", tmp_path / "bug", chunk=4, workers=workers)
+    assert (tmp_path / "bug" / "chunks" / "00000" / "000.json").exists() and not (tmp_path / "bug" / "chunks" / "00000" / "001.json").exists(), "what went well beside it is kept"
+    with pytest.raises(InputError, match="client.key: is missing"): run_chunks(numbers(100), "engine_makers:wrong", tmp_path / "user", workers=workers, options={"how": "user"})
+    assert run_chunks(numbers(5), "engine_makers:wrong", tmp_path / "bug2", workers=workers)["rows"] == 5, "the next run works"
+
+
+MEMORY = """
+import sys
+sys.path.insert(0, {here!r})
+from stepdr.synthesis.engine import run_chunks
+from stepdr.artifacts import peak_rss_mb
+counts = run_chunks(({{"id": f"n{{n}}", "value": n, "pad": "x" * 200}} for n in range({count})), "engine_makers:double", {out!r}, chunk=500)
+print(counts["rows"], peak_rss_mb())
+"""
+
+
+def test_memory_is_flat_in_the_number_of_items(tmp_path):
+    peaks = {}
+    for count in (10_000, 200_000):
+        script = MEMORY.format(here=str(HERE), count=count, out=str(tmp_path / str(count)))
+        rows, peak = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "IN_TEST": "1"}).stdout.split()
+        assert int(rows) == count
+        peaks[count] = float(peak)
+    assert (tmp_path / "200000" / "done.jsonl").stat().st_size > 10_000_000
+    assert peaks[200_000] < peaks[10_000] + 8, peaks
+
+
+def test_a_chunk_that_is_damaged_or_has_other_items_is_made_again(tmp_path):
+    out = tmp_path / "out"
+    run_chunks(numbers(100), "engine_makers:halve", out, chunk=10)
+    expected, note = outputs(out), out / "chunks" / "00000" / "003.json"
+    for damage in (note.unlink, lambda: note.write_text("{"), lambda: note.with_suffix(".done.jsonl").write_text("cut"), note.with_suffix(".aside.jsonl").unlink):
+        damage()
+        run_chunks(numbers(100), "engine_makers:halve", out, chunk=10)
+        assert outputs(out) == expected
+    changed = [{**item, "value": 7} if item["id"] == "n44" else item for item in numbers(60)]
+    run_chunks(changed, "engine_makers:halve", out, chunk=10)
+    run_chunks(changed, "engine_makers:halve", tmp_path / "fresh", chunk=10)
+    assert outputs(out) == outputs(tmp_path / "fresh") != expected, "chunks that are too many are not joined"
+
+
+def test_a_folder_belongs_to_one_job_and_one_run(tmp_path):
+    out = tmp_path / "out"
+    run_chunks(numbers(10), "engine_makers:halve", out, seed=1)
+    for changes in ({"seed": 2}, {"options": {"least": 3}}, {"chunk": 9}, {"maker": "engine_makers:double"}):
+        with pytest.raises(InputError, match="was made with"): run_chunks(numbers(10), **{"maker": "engine_makers:halve", "out": out, "seed": 1, **changes})
+    held = Kept(tmp_path / "held", {})
+    with pytest.raises(InputError, match="another run is working there"): run_chunks(numbers(10), "engine_makers:halve", tmp_path / "held")
+    held.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"): run_chunks(numbers(10), "engine_makers:halve", tmp_path / "file")
+    with pytest.raises(InputError, match="no such option"): run_chunks(numbers(10), "engine_makers:halve", tmp_path / "new", options={"leest": 1})
+    with pytest.raises(InputError, match="no such function"): run_chunks(numbers(10), "engine_makers:half", tmp_path / "new")
+    with pytest.raises(InputError, match="engine"): run_chunks(numbers(10), "engine_makers:halve", tmp_path / "new", engine="spark")
+    with pytest.raises(InputError, match="cannot be sent"): run_chunks(numbers(10), lambda item: item, tmp_path / "new", workers=2)
+
+
+def test_too_many_set_aside_is_one_clear_error(tmp_path):
+    with pytest.raises(InputError, match="of .* items were set aside, more than most_aside=0.3; the commonest kind is maker"):
+        run_chunks(numbers(1000), "engine_makers:halve", tmp_path / "out", chunk=20, most_aside=0.3)
+    assert len(list((tmp_path / "out").glob("chunks/*/*.json"))) < 20, "it stops early"
+    assert run_chunks(numbers(1000), "engine_makers:halve", tmp_path / "out", chunk=20, most_aside=0.6)["items"] == 1000
+
+
+def test_a_teacher_that_refuses_sets_items_aside_with_its_words(tmp_path):
+    counts = run_chunks(numbers(40), "engine_makers:asks", tmp_path / "out", resources={"client": "engine_makers:Echo"}, language="zh", workers=2, chunk=10)
+    assert counts["kinds"] == {"refusal": 4} and counts["rows"] == 36
+    assert read_jsonl(tmp_path / "out" / "done.jsonl")[0]["reply"] == "zh n0"
+    assert read_jsonl(tmp_path / "out" / "aside.jsonl")[0] == {"id": "n3", "kind": "refusal", "reason": "the teacher refused", "replies": ["I'm sorry."]}
+    with pytest.raises(InputError, match="teacher: this maker asks a teacher"): run_chunks(numbers(4), "engine_makers:asks", tmp_path / "none")
+
+
+def test_items_of_dirty_files(tmp_path):
+    source = tmp_path / "dirty.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"id": "a", "value": 1}\r\n\r\n{"id": "b"\n["x"]\n' + b'{"id": "' + b"y" * 3000 + b'"}\n\xff\xfe\n{"id": "z", "value": 2}')
+    items = list(items_of(source, limit=2000))
+    assert [item["id"] for item in items] == ["a", "dirty.jsonl:3", "dirty.jsonl:4", "dirty.jsonl:5", "dirty.jsonl:6", "z"]
+    counts = run_chunks(items_of(source, limit=2000), "engine_makers:double", tmp_path / "out")
+    assert counts["items"] == 6 and counts["rows"] == 2 and counts["kinds"] == {"input": 4}
+    reports = tmp_path / "reports"
+    (reports / "sub").mkdir(parents=True)
+    (reports / "b.md").write_text("报告:大桥于一八八三年通车。"); (reports / "sub" / "a.txt").write_text("A report."); (reports / "c.md").write_bytes(b"\xff\xfe\xfa"); (reports / "d.md").write_text(" ")
+    assert [(item["id"], item.get("language")) for item in items_of(reports)] == [("b", "zh"), ("c.md", None), ("d.md", None), ("sub/a", "en")]
+    for wrong in (tmp_path / "nothing.jsonl", HERE.parent / "stepdr"):
+        with pytest.raises(InputError): list(items_of(wrong))
+
+
+def test_mixtures_follow_the_weights(tmp_path):
+    files = {}
+    for name, count in (("a", 1000), ("b", 300), ("c", 50)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"id": f"{name}{n}"} for n in range(count)])
+        files[name] = (tmp_path / f"{name}.jsonl", count)
+    assert mix(files, {"a": 6, "b": 3, "c": 1}, tmp_path / "set.jsonl", seed=4) == {"a": 300, "b": 150, "c": 50}
+    rows = read_jsonl(tmp_path / "set.jsonl")
+    assert len({row["id"] for row in rows}) == 500 and Counter(row["part"] for row in rows[:100]) == {"a": 60, "b": 30, "c": 10}
+    places = [int(row["id"][1:]) for row in rows if row["part"] == "a"]
+    assert places == sorted(places) and places[-1] > 900 and places != list(range(300)), "drawn from the whole file"
+    mix(files, {"a": 6, "b": 3, "c": 1}, tmp_path / "same.jsonl", seed=4); mix(files, {"a": 6, "b": 3, "c": 1}, tmp_path / "other.jsonl", seed=5)
+    assert (tmp_path / "same.jsonl").read_bytes() == (tmp_path / "set.jsonl").read_bytes() != (tmp_path / "other.jsonl").read_bytes()
+    assert mixture({"a": 5, "b": 0}, {"a": 1, "b": 9}) == {"a": 5, "b": 0} and mixture({"a": 0}, {"a": 1}) == {"a": 0}
+
+
+CONFIG = """
+seed = 5
+chunk = 16
+teacher = "engine_makers:Echo"
+[[part]]
+name = "asked"
+maker = "engine_makers:asks"
+input = "items.jsonl"
+number = 50
+options = {words = 5}
+[[part]]
+name = "halved"
+maker = "engine_makers:halve"
+input = "items.jsonl"
+into = "sft"
+weight = 3
+[[part]]
+name = "doubled"
+maker = "engine_makers:double"
+input = "items.jsonl"
+into = "sft"
+[[part]]
+name = "big"
+maker = "engine_makers:is_small"
+input = "part:doubled"
+into = "sft"
+options = {least = 100}
+"""
+
+
+def test_synth_makes_parts_and_sets(tmp_path):
+    (tmp_path / "synth.toml").write_text(CONFIG)
+    write_jsonl(tmp_path / "items.jsonl", list(numbers(90)))
+    counts = synth(tmp_path / "synth.toml", tmp_path / "out")
+    assert counts["parts"]["asked"]["items"] == 50 and counts["parts"]["asked"]["kinds"] == {"refusal": 5} and counts["parts"]["big"]["rows"] == 40
+    assert set(counts["sets"]) == {"rows", "sft"} and set(counts["sets"]["sft"]) == {"halved", "big"}, "a part that another reads is no part of the set"
+    taken = counts["sets"]["sft"]
+    assert taken["halved"] == 3 * taken["big"] or taken["halved"] // 3 == taken["big"]
+    rows = read_jsonl(tmp_path / "out" / "rows.jsonl")
+    assert len(rows) == 45 and rows[0] == {"id": "n0", "reply": "en n0", "words": 5, "part": "asked"}
+    assert len(read_jsonl(tmp_path / "out" / "sft.jsonl")) == sum(taken.values())
+    first = {path.relative_to(tmp_path / "out"): path.read_bytes() for path in (tmp_path / "out").rglob("*.jsonl")}
+    assert synth(tmp_path / "synth.toml", tmp_path / "out") == counts, "the second run finds everything"
+    synth(tmp_path / "synth.toml", tmp_path / "four", workers=3)
+    assert {path.relative_to(tmp_path / "four"): path.read_bytes() for path in (tmp_path / "four").rglob("*.jsonl")} == first
+    assert synth({"part": [{"name": "one", "maker": "rows", "input": str(tmp_path / "items.jsonl")}, {"name": "two", "maker": "rows", "input": str(tmp_path / "items.jsonl"), "number": 7}]}, tmp_path / "all")["sets"] == {"rows": {"one": 90, "two": 7}}, "all rows where no weight is named"
+    (tmp_path / "synth.json").write_text(json.dumps({"part": [{"name": "a", "maker": "rows", "input": "items.jsonl"}], "rows": 30}))
+    assert synth(tmp_path / "synth.json", tmp_path / "json")["rows"] == 30
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"sead": 1}, "config.sead: there is no such field"), ({"seed": "x"}, "config.seed: expected int"), ({"part": []}, "config.part: is missing"), ({"teaching": {"repairs": 99}}, "config.teaching.repairs: 99 is out of range"),
+    ({"wieght": 1}, r"part\[1\].wieght: there is no such field"), ({"maker": "magic"}, r"part\[1\].maker: 'magic' is none of"), ({"options": {"n": 1}}, r"part\[1\].options.n: the maker"), ({"weight": -2.0}, r"part\[1\].weight"),
+    ({"input": "part:later"}, r"part\[1\].input: there is no part 'later'"), ({"input": "graph:kg"}, r"part\[1\].number: is missing"), ({"input": "nothing.jsonl"}, r"part\[1\].input: .*nothing.jsonl: no such file"), ({"input": "walks:none", "number": 3}, r"part\[1\].input: .*none: no such"),
+     ({"name": "../x"}, r"part\[1\].name"), ({"into": ".."}, r"part\[1\].into"), ({"name": 3}, r"part\[1\].name: expected str")])
+def test_a_wrong_config_is_refused_before_anything_is_made(tmp_path, change, message):
+    write_jsonl(tmp_path / "items.jsonl", [{"id": "a"}])
+    part, config = {"name": "a", "maker": "rows", "input": str(tmp_path / "items.jsonl")}, {}
+    for key, value in change.items(): (config if key in ("sead", "seed", "part", "teaching") else part)[key] = value
+    with pytest.raises(InputError, match=message): synth({"part": [part], **config}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_another_kind_have_a_set_of_their_own(tmp_path):
+    write_jsonl(tmp_path / "items.jsonl", list(numbers(20)))
+    parts = [{"name": "tried", "maker": "engine_makers:tries", "input": str(tmp_path / "items.jsonl"), "into": "tasks", "split": {"attempt": "attempts"}},
+             {"name": "more", "maker": "rows", "input": "part:tried", "into": "more"}]
+    counts = synth({"part": parts}, tmp_path / "out")
+    assert counts["sets"] == {"attempts": {"tried": 40}, "more": {"more": 20}} and counts["parts"]["tried"]["rows"] == 60
+    assert {row["maker"] for row in read_jsonl(tmp_path / "out" / "attempts.jsonl")} == {"attempt"} and not any("maker" in row for row in read_jsonl(tmp_path / "out" / "more.jsonl"))
+    with pytest.raises(InputError, match="part.into"): synth({"part": [{**parts[0], "split": {"attempt": "../x"}}]}, tmp_path / "wrong")
+
+
+def test_every_named_maker_is_there_and_takes_an_item():
+    for name, known in MAKERS.items():
+        plan = maker_plan(find_function(known.function))
+        assert plan.item not in GIVEN and known.item, name
+    for source in SOURCES.values(): assert {"folder", "number", "seed", "out"} <= set(inspect.signature(find_function(source)).parameters)
+
+
+QUESTIONS = """
+seed = 3
+chunk = 4
+[[part]]
+name = "questions"
+maker = "graph_question"
+input = "graph:graph"
+number = 10
+into = "tasks"
+sample = {fewest = 10, most = 20}
+[part.options]
+settings = {least_edges = 3}
+"""
+
+
+def test_questions_from_the_shipped_facts_without_a_network(tmp_path):
+    pytest.importorskip("pyarrow")
+    from stepdr.world.kg import graph_build
+    graph_build(root() / "data" / "kg", tmp_path / "graph")
+    (tmp_path / "synth.toml").write_text(QUESTIONS)
+    counts = synth(tmp_path / "synth.toml", tmp_path / "one")
+    assert counts["items"] == 10 and 0 < counts["rows"] == counts["parts"]["questions"]["rows"] and counts["rows"] + counts["aside"] == 10
+    assert all(row["query"] and row["answer"] and row["part"] == "questions" and row["answer"] not in row["query"] for row in read_jsonl(tmp_path / "one" / "tasks.jsonl"))
+    synth(tmp_path / "synth.toml", tmp_path / "two", workers=2)
+    for name in ("tasks.jsonl", "parts/questions/done.jsonl", "parts/questions/aside.jsonl", "parts/questions/items.parquet"): assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    hard = QUESTIONS.replace("number = 10", "number = 4") + '[[part]]\nname = "hard"\nmaker = "hard_enough"\ninput = "part:questions"\ninto = "tasks"\noptions = {attempts = 2, least_failed = 2}\n'
+    (tmp_path / "hard.toml").write_text('policy = "engine_makers:Guesses"\n' + hard)
+    counts = synth(tmp_path / "hard.toml", tmp_path / "hard")
+    tasks = counts["parts"]["questions"]["rows"]
+    assert tasks and counts["sets"] == {"attempts": {"hard": 2 * tasks}, "tasks": {"hard": tasks}}, "what a guess does not solve is hard enough; the attempts are kept"
+    synth(tmp_path / "hard.toml", tmp_path / "hard2", workers=2)
+    for name in ("tasks.jsonl", "attempts.jsonl"): assert (tmp_path / "hard" / name).read_bytes() == (tmp_path / "hard2" / name).read_bytes(), name
+    with pytest.raises(InputError, match=r"options.fewst"): synth({"part": [{"name": "q", "maker": "graph_question", "input": f"graph:{tmp_path}/graph", "number": 2, "sample": {"fewst": 1}}]}, tmp_path / "three")
+
+
+def test_questions_from_walks_through_a_corpus(tmp_path):
+    from stepdr.world.documents import corpus_build
+    names = ["Bridge", "Tower", "Harbour", "Market", "Library", "School", "Station", "Garden"]
+    for place, name in enumerate(names):
+        others = [names[(place + step) % len(names)] for step in (1, 2, 3)]
+        sentences = [f"The {name} of the old town was built in {1700 + 17 * place} by the engineer {other}son, and it stands beside the [{other}]({other}.md) to this day." for other in others]
+        (tmp_path / "wiki").mkdir(exist_ok=True)
+        (tmp_path / "wiki" / f"{name}.md").write_text(f"# {name}\n\n" + "\n\n".join(sentences * 2) + "\n")
+    corpus_build(tmp_path / "wiki", tmp_path / "corpus", workers=1, show=False)
+    config = {"seed": 1, "provider": str(tmp_path / "corpus"), "part": [{"name": "walked", "maker": "walk_question", "input": f"walks:{tmp_path}/corpus", "number": 3, "sample": {"show": False}}]}
+    counts = synth(config, tmp_path / "out")
+    assert counts["items"] == 3 and counts["parts"]["walked"]["rows"] + counts["aside"] == 3
+    assert counts["parts"]["walked"]["kinds"].keys() <= {"the question does not join pages", "one search finds the answer", "the question tells what it should hide", "too few pages", "unfit"}
+    assert synth({**config, "workers": 2}, tmp_path / "two")["parts"]["walked"]["rows"] == counts["parts"]["walked"]["rows"]
+    assert outputs(tmp_path / "out" / "parts" / "walked") == outputs(tmp_path / "two" / "parts" / "walked")
+    config["part"][0]["sample"] = {"show": False, "settings": {"fewest": 2, "wrong": 1}}
+    with pytest.raises(InputError, match="options.settings.wrong: there is no such field"): synth(config, tmp_path / "three")
+
+
+def faulty(times):
+    "What a teacher on the network does with the n-th item of the next test: (reply, fault of the first request)."
+    good = {n: json.dumps({"verdict": "support", "missing": "nothing more is missing here", "findings": []}) for n in range(12)}
+    words = {3: "I'm sorry, but I can't help with that.", 4: "It is true, more or less.", 5: json.dumps({"verdict": "support", "missing": "这里什么都不缺,一切都已经说明白了。", "findings": []})}
+    def play(messages):
+        number = int(re.search(r"statement number (\d+)", str(messages))[1])
+        times[number] += 1
+        return turn({**good, **words}[number])
+    return play
+
+
+def test_a_teacher_on_the_network_with_faults_and_a_replay_without_it(tmp_path):
+    write_jsonl(tmp_path / "items.jsonl", [{"id": f"s{n}", "statement": f"This is statement number {n} of many."} for n in range(12)])
+    config = {"chunk": 3, "price": "1/2", "cache": str(tmp_path / "cache"), "endpoint": {"backoff": 0.01, "retries": 3, "timeout": 0.5}, "part": [{"name": "checked", "maker": "engine_makers:checks", "input": str(tmp_path / "items.jsonl")}]}
+    times, faults = Counter(), {0: "429:0.01", 3: "garbage", 5: "cut", 7: "500", 9: "hang", 11: "empty"}
+    with ScriptedModel(faulty(times), faults=faults) as server:
+        counts = synth(config, tmp_path / "out", f"{server.url}#{server.model}")
+        assert counts["parts"]["checked"]["kinds"] == {"invalid": 1, "language": 1, "refusal": 1} and counts["rows"] == 9 and set(times) == set(range(12))
+        aside = {record["id"]: record for record in read_jsonl(tmp_path / "out" / "parts" / "checked" / "aside.jsonl")}
+        assert set(aside) == {"s3", "s4", "s5"} and aside["s4"]["replies"] == ["It is true, more or less."] * 3
+        assert counts["spent"]["prompt_tokens"] == server.billed.prompt and counts["spent"]["cost"] == pytest.approx((server.billed.prompt + 2 * server.billed.completion) / 1e6)
+        asked = len(server.requests)
+        again = synth(config, tmp_path / "other", f"{server.url}#{server.model}", workers=2)
+        assert len(server.requests) == asked and again["spent"]["asked"] == 0 and again["spent"]["cost"] == 0 and again["rows"] == 9, "the second run asks nothing"
+    replay = {**config, "teacher": "", "teaching": {"cache": "replay"}}
+    assert synth(replay, tmp_path / "replay")["rows"] == 9, "the third has no endpoint at all"
+    for name in ("other", "replay"): assert (tmp_path / name / "rows.jsonl").read_bytes() == (tmp_path / "out" / "rows.jsonl").read_bytes()
+
+
+def test_an_endpoint_that_is_gone_is_tried_again_by_the_next_run(tmp_path):
+    write_jsonl(tmp_path / "items.jsonl", [{"id": f"s{n}", "statement": f"This is statement number {n} of many."} for n in (0, 1, 2, 6, 7, 8)])
+    config = {"chunk": 2, "endpoint": {"backoff": 0.01, "retries": 1, "timeout": 0.5}, "part": [{"name": "checked", "maker": "engine_makers:checks", "input": str(tmp_path / "items.jsonl")}]}
+    times = Counter()
+    with ScriptedModel(faulty(times), faults=lambda number: "503" if number >= 4 else None) as server:
+        counts = synth({**config, "concurrency": 1}, tmp_path / "out", f"{server.url}#{server.model}")
+    assert counts["parts"]["checked"]["kinds"] == {"endpoint": 2} and counts["rows"] == 4
+    with ScriptedModel(faulty(times)) as server:
+        counts = synth({**config, "concurrency": 1}, tmp_path / "out", f"{server.url}#{server.model}")
+        assert counts["parts"]["checked"]["kinds"] == {} and counts["rows"] == 6 and len(server.requests) == 2, "only what failed is asked again"
+
+
+def test_config_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.toml").write_text("seed = ")
+    (tmp_path / "a.yaml").write_text("seed: 1")
+    (tmp_path / "a.json").write_text("[1]")
+    for name, message in (("a.toml", "not TOML"), ("a.yaml", "a .toml or a .json"), ("a.json", "expected an object"), ("b.toml", "no such file"), ("b.json", "no such file")):
+        with pytest.raises(InputError, match=message): synth(tmp_path / name, tmp_path / "out")
+
+
+def test_settings_name_their_fields():
+    for wrong in ({"chunk": 0}, {"workers": 0}, {"engine": "slurm"}, {"most_aside": 1.5}):
+        with pytest.raises(InputError, match=f"engine.{next(iter(wrong))}"): EngineSettings(**wrong)
