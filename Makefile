@@ -24,7 +24,7 @@ setup: .venv/.ready ## make .venv with everything in it
 	@test -n "$(PYTHON)" || { echo "stepdr needs Python 3.11 or newer: install it, or make setup PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "==> environment: $$($(PYTHON) --version) in .venv (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,tools,asr,notebooks,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,ray,tools,asr,notebooks,dev]'
 	@$(MAKE) --no-print-directory tools
 	@touch $@
 

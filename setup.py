@@ -36,8 +36,8 @@ class BuildWithShare(build_py):
 def requirements(name): return settings.get(name, "").split()
 
 
-extras = {name: requirements(f"{name}_requirements") for name in ("train", "tools", "asr", "notebooks", "dev")}
-extras["all"] = extras["train"] + extras["tools"] + extras["asr"] + extras["notebooks"]
+extras = {name: requirements(f"{name}_requirements") for name in ("train", "data", "ray", "tools", "asr", "notebooks", "dev")}
+extras["all"] = extras["train"] + extras["data"] + extras["tools"] + extras["asr"] + extras["notebooks"]
 readme = here / "README.md"
 
 setup(

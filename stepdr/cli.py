@@ -6,7 +6,8 @@
 __all__ = ['PACKAGES', 'PROGRAMS', 'run_command', 'stages_table', 'parameters_table', 'results_command', 'check_packages',
            'check_programs', 'check_protections', 'check_machine', 'check_data', 'doctor_command', 'make_policy',
            'research_folder', 'kit_settings', 'small_kit', 'about_line', 'research_command', 'tool_command',
-           'mcp_command', 'ask_command', 'make_parser', 'main']
+           'mcp_command', 'ask_command', 'graph_command', 'corpus_command', 'import_command', 'filter_options',
+           'filter_command', 'synth_command', 'make_parser', 'main']
 
 # %% ../nbs/92_cli.ipynb #8ae77963
 import argparse, errno, json, os, shutil, sys
@@ -69,9 +70,9 @@ def results_command(options) -> int:
 # %% ../nbs/92_cli.ipynb #53117768
 PACKAGES = {  # extra to install -> packages
     "": "numpy polars tantivy plotly tqdm", "train": "torch transformers trl accelerate datasets safetensors tokenizers",
-    "tools": "aiohttp brotli resiliparse trafilatura lxml_html_clean protego charset-normalizer regex pypdfium2 python-docx openpyxl python-pptx rapidfuzz openai mcp uvicorn "
+    "tools": "jsonschema aiohttp brotli resiliparse trafilatura lxml_html_clean protego charset-normalizer regex pypdfium2 python-docx openpyxl python-pptx rapidfuzz openai mcp uvicorn "
              "playwright pillow opencv-contrib-python-headless markdown-it-py pyseccomp",
-    "asr": "pocketsphinx", "notebooks": "papermill jupyterlab ipykernel ipywidgets nbclient nbconvert"}
+    "data": "pyarrow numba", "asr": "pocketsphinx", "notebooks": "papermill jupyterlab ipykernel ipywidgets nbclient nbconvert"}
 PROGRAMS = {  # program (any of) -> (what it is for, Debian package)
     "tmux": ("the shell tool's screen", "tmux"), "bwrap": ("the sandbox of commands that a model writes", "bubblewrap"),
     "chromium chromium-browser google-chrome": ("the browser tool and static images of plots", "chromium"),
@@ -139,7 +140,7 @@ def check_data() -> list:
 def doctor_command(options) -> int:
     "Print all checks; exit status 1 if something is missing that the pipeline needs."
     needed = [(sys.version_info >= (3, 11), "python", f"{sys.version.split()[0]}  {sys.executable}"), (True, "stepdr", __version__), *check_packages(), *check_data()]
-    for title, rows in (("Packages and data", needed), ("Packages of the tools (optional)", check_packages(("tools", "asr"))), ("Machine", check_machine()), ("Programs (optional)", check_programs()), ("Protections of the tools", check_protections())):
+    for title, rows in (("Packages and data", needed), ("Packages of the tools and of data synthesis (optional)", check_packages(("tools", "data", "asr"))), ("Machine", check_machine()), ("Programs (optional)", check_programs()), ("Protections of the tools", check_protections())):
         print(title)
         for ok, name, text in rows: print(f"  {'ok' if ok else '--'}  {name:<24} {text}")
     missing = [name for ok, name, _ in needed if not ok]
@@ -271,11 +272,65 @@ def ask_command(options) -> int:
     return 0
 
 # %% ../nbs/92_cli.ipynb #a7c7e1cc
+def _counted(counts) -> int:
+    "Print what a command counted."
+    print(json.dumps(counts, ensure_ascii=False, default=str))
+    return 0
+
+def graph_command(options) -> int:
+    "Build a graph, or draw subgraphs from one."
+    from stepdr.world.kg import graph_build, graph_sample
+    if options.action == "build": return _counted(graph_build(options.source, options.out, options.kind, language=options.language, bad_share=options.bad_share))
+    return _counted(graph_sample(options.folder, options.number, options.seed, options.out, options.workers, options.method, options.relations, cap=options.cap))
+
+def corpus_command(options) -> int:
+    "Read documents into a corpus, or walk over one."
+    from stepdr.world.documents import corpus_build, corpus_walk
+    if options.action == "build": return _counted(corpus_build(options.source, options.out, options.kind, options.base, workers=options.workers))
+    return _counted(corpus_walk(options.folder, options.out, options.number, options.seed, options.workers))
+
+def import_command(options) -> int:
+    "Other people's trajectories as rows of this project."
+    from stepdr.synthesis.importers import import_file
+    return _counted(import_file(options.source, options.out, options.kind, options.aside, assume=options.assume, max_bad_share=options.bad_share))
+
+# %% ../nbs/92_cli.ipynb #340aa7e3
+def filter_options(texts) -> dict:
+    "`ngram_repetition.n=8` as {filter: {parameter: value}}; a value is JSON, else text."
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        one, dot, parameter = name.partition(".")
+        if not equals or not dot: raise InputError(f"-p {text}: expected FILTER.PARAMETER=VALUE, as in ngram_repetition.n=8")
+        try: options.setdefault(one, {})[parameter] = json.loads(value)
+        except ValueError: options.setdefault(one, {})[parameter] = value
+    return options
+
+# %% ../nbs/92_cli.ipynb #345d45a1
+def filter_command(options) -> int:
+    "Filter trajectories; every dropped row keeps the filter's name, the reason and the measure."
+    from stepdr.synthesis.filters import FILTERS
+    if options.list:
+        for name, function in FILTERS.items(): print(f"{name:<22} {(function.__doc__ or '').splitlines()[0]}")
+        return 0
+    if not options.source or not options.out: raise InputError("filter: IN and --out are needed, as in stepdr filter rows.jsonl --out kept.jsonl")
+    from stepdr.synthesis.stream import filter_file
+    names = [name.strip() for name in options.only.split(",") if name.strip()]
+    for name in names:
+        if name not in FILTERS: raise InputError(f"--only {name}: no such filter; there is {', '.join(FILTERS)}")
+    return _counted(filter_file(options.source, options.out, options.dropped, options.funnel, names, options.against, filter_options(options.parameter), options.aside))
+
+def synth_command(options) -> int:
+    "Make training data as a config says."
+    from stepdr.synthesis.engine import synth
+    return _counted(synth(options.config, options.out, options.teacher, options.engine, options.workers))
+
+# %% ../nbs/92_cli.ipynb #ea5d9471
 class _Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line."
     def error(self, message): self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
-# %% ../nbs/92_cli.ipynb #340aa7e3
+# %% ../nbs/92_cli.ipynb #c182feaf
 def _add_command(commands, name, function, about, example):
     "A subcommand with an example in its help."
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".",
@@ -283,7 +338,7 @@ def _add_command(commands, name, function, about, example):
     parser.set_defaults(function=function)
     return parser
 
-# %% ../nbs/92_cli.ipynb #1a5e291d
+# %% ../nbs/92_cli.ipynb #165970b6
 def _add_run_options(parser):
     "The options of `stepdr run`."
     parser.add_argument("--profile", default="tiny", help="settings of all stages (default: tiny)")
@@ -298,7 +353,7 @@ def _add_run_options(parser):
     parser.add_argument("--kernel", default="python3", metavar="NAME", help="Jupyter kernel of the notebooks (default: the Python that runs stepdr)")
     parser.add_argument("--gpu", default="", metavar="INDEX", help="index of the GPU that the notebooks see")
 
-# %% ../nbs/92_cli.ipynb #345d45a1
+# %% ../nbs/92_cli.ipynb #52a6089b
 def _add_kit_options(parser, choose=True):
     "The options of every command that uses the tools."
     parser.add_argument("--web", default="closed", metavar="WEB", help="closed (the web of this project's facts), served (the same, fetched over HTTP), live, or a folder of documents (default: closed)")
@@ -312,7 +367,70 @@ def _add_kit_options(parser, choose=True):
     parser.add_argument("--vision", default="", metavar="URL", help="endpoint that answers questions on pictures, as URL#NAME")
     parser.add_argument("--transcription", default="", metavar="URL", help="endpoint for speech to text, as URL#NAME")
 
-# %% ../nbs/92_cli.ipynb #18f6901d
+# %% ../nbs/92_cli.ipynb #0359aa98
+def _add_actions(commands, name, function, about, build, use):
+    "A command with two actions, as (action, about, example)."
+    parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    return [_add_command(actions, action, function, text, example) for action, text, example in (build, use)]
+
+# %% ../nbs/92_cli.ipynb #4a8f62c4
+def _add_data_commands(commands):
+    "graph, corpus, filter, synth and import."
+    build, sample = _add_actions(commands, "graph", graph_command, "knowledge graphs: build one from a dump, draw subgraphs",
+        ("build", "read a dump into a graph that opens at once", "stepdr graph build wikidata5m/ --out graphs/wikidata5m"),
+        ("sample", "draw connected subgraphs into a Parquet file", "stepdr graph sample graphs/wikidata5m -n 10000 --seed 0 --out subgraphs.parquet"))
+    build.add_argument("source", metavar="SRC", help="file, archive or folder: Wikidata5m, CoDEx, FB15k-237, DBP15k, CN-DBpedia, TSV, N-Triples or a datasets folder")
+    build.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    build.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
+    build.add_argument("--language", default="", help="two letters, where names come in several languages")
+    build.add_argument("--bad-share", type=float, default=0.02, metavar="X", help="share of bad lines above which it stops (default: 0.02)")
+    sample.add_argument("folder", metavar="DIR", help="a graph that was built")
+    sample.add_argument("-n", "--number", type=int, default=1000, metavar="N", help="subgraphs (default: 1000)")
+    sample.add_argument("--method", default="bfs", help="bfs, snowball or walk (default: bfs)")
+    sample.add_argument("--relations", default="", metavar="A,B", help="only these relations")
+    sample.add_argument("--cap", type=int, default=1000, metavar="N", help="a node with more edges stays a leaf (default: 1000)")
+    gather, walk = _add_actions(commands, "corpus", corpus_command, "document collections: build one, walk over its links",
+        ("build", "read pages, paragraphs and links", "stepdr corpus build wiki/ --out corpora/wiki"),
+        ("walk", "follow links from random pages; each walk is material for a question", "stepdr corpus walk corpora/wiki -n 100 --seed 0 --out walks.jsonl"))
+    gather.add_argument("source", metavar="SRC", help="HTML tree, Markdown wiki, MediaWiki dump, Wikispeedia layout or folder of documents")
+    gather.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    gather.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
+    gather.add_argument("--base", default="", metavar="URL", help="address that the source's folder had")
+    gather.add_argument("--workers", type=int, default=2, metavar="N", help="pages read at the same time (default: 2)")
+    walk.add_argument("folder", metavar="DIR", help="a corpus that was built")
+    walk.add_argument("-n", "--number", type=int, default=100, metavar="N", help="walks (default: 100)")
+    for parser in (sample, walk):
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides all that is random (default: 0)")
+        parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
+        parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; the result does not depend on it (default: 1)")
+    sift = _add_command(commands, "filter", filter_command, "filter trajectories and say of each dropped one why",
+                        "stepdr filter rows.jsonl --out kept.jsonl --dropped dropped.jsonl --funnel funnel.json --against frames.jsonl\n  stepdr filter --list")
+    sift.add_argument("source", metavar="IN", nargs="?", help="JSON Lines, perhaps .gz")
+    sift.add_argument("--out", metavar="FILE", help="rows that are kept, as they were")
+    sift.add_argument("--dropped", metavar="FILE", help="rows that are dropped, with filter, reason and measure (default: OUT.dropped.jsonl)")
+    sift.add_argument("--funnel", metavar="FILE", help="the counts (default: OUT.funnel.json)")
+    sift.add_argument("--aside", metavar="FILE", help="lines that cannot be read (default: OUT.aside.jsonl)")
+    sift.add_argument("--only", default="", metavar="A,B", help="these filters, in this order (default: all that need nothing special)")
+    sift.add_argument("--against", nargs="+", default=[], metavar="FILE", help="evaluation files (JSONL, CSV, Parquet) whose questions must not occur; FILE:COLUMN names the column")
+    sift.add_argument("-p", "--parameter", action="append", default=[], metavar="FILTER.NAME=VALUE", help="change a filter's parameter; may be repeated")
+    sift.add_argument("--list", action="store_true", help="show the filters and what they drop")
+    make = _add_command(commands, "synth", synth_command, "make training data from graphs, walks and reports as a config says",
+                        "stepdr synth --config synth.toml --out data/synth --teacher https://api.deepseek.com/v1#deepseek-chat")
+    make.add_argument("--config", required=True, metavar="FILE", help=".toml or .json: parts with a maker, an input and a number, and mixture weights")
+    make.add_argument("--out", required=True, metavar="DIR", help="folder to make; the same command goes on in it")
+    make.add_argument("--teacher", default="", metavar="URL", help="endpoint as URL#NAME, in place of the config's")
+    make.add_argument("--engine", default="local", choices=("local", "ray"), help="where it runs (default: local)")
+    make.add_argument("--workers", type=int, default=0, metavar="N", help="processes, in place of the config's")
+    bring = _add_command(commands, "import", import_command, "turn others' trajectories into rows of this project", "stepdr import webdancer.jsonl --out rows.jsonl")
+    bring.add_argument("source", metavar="IN", help="file or folder: ChatML, OpenAI messages, LangGraph threads, ReAct logs or agent-data-protocol rows")
+    bring.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .jsonl.gz to write")
+    bring.add_argument("--kind", default="auto", help="auto, chatml, openai, langgraph, react or adp (default: auto)")
+    bring.add_argument("--assume", default="nothing", help="nothing, success or failure: what to say of rows that do not tell (default: nothing)")
+    bring.add_argument("--bad-share", type=float, default=0.5, metavar="X", help="share of bad rows above which it stops (default: 0.5)")
+    bring.add_argument("--aside", metavar="FILE", help="what could not be read, with line and reason (default: OUT.aside.jsonl)")
+
+# %% ../nbs/92_cli.ipynb #defac64d
 def make_parser():
     "The whole command line."
     parser = _Parser(prog="stepdr", description="Deep-research agents from data synthesis to PPO, in notebooks that run end to end.")
@@ -353,16 +471,17 @@ def make_parser():
     mcp.add_argument("--workspace", metavar="DIR", help="folder that keeps files and the tools' state (default: one that is gone afterwards)")
     mcp.add_argument("--port", type=int, default=0, metavar="N", help="serve HTTP on 127.0.0.1 at this port (default: standard input and output)")
     _add_kit_options(mcp)
+    _add_data_commands(commands)
     ask = _add_command(commands, "ask", ask_command, "run one episode of a trained model, printed as it goes",
                        'stepdr ask "What is the birthplace of Jack Lemmon ?" --model reports/tiny-seed0/models/ppo')
     ask.add_argument("question", metavar="QUESTION", help="what to ask")
     ask.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder")
     return parser
 
-# %% ../nbs/92_cli.ipynb #165970b6
+# %% ../nbs/92_cli.ipynb #27e18ead
 def _disk_is_full(error): return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
-# %% ../nbs/92_cli.ipynb #52a6089b
+# %% ../nbs/92_cli.ipynb #fcc5e1ae
 def main(arguments=None  # list of texts; the process's own if None
          ) -> int:
     "Run one command and return its exit status."
