@@ -2,6 +2,8 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -9,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from stepdr.config import InputError
+from stepdr.synthesis import kernels
+from stepdr.synthesis.filters import FILTERS as ALL
 from stepdr.synthesis.filters import (answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,
                                       decontamination, failed_responses, headings, malformed, ngram_repetition, noise_share,
-                                      own_texts, plan_consistency, row_id, texts, well_formed, words)
+                                      own_texts, plan_consistency, row_id, texts, well_formed, words,
+                                      language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
 
 WEBDANCER = Path(__file__).parents[2] / "shared/data/trajectories/webdancer_traj.jsonl.gz"
 
@@ -350,3 +355,250 @@ def test_other_peoples_trajectories():
     _, dropped, _ = apply_filters(rows, [well_formed, ngram_repetition, citation_format,
                                          partial(decontamination, tasks=[{"query": " ".join(question)}])], "webdancer")
     assert [row["question"] if "question" in row else row["messages"] for row in dropped if row["filter"] == "decontamination"] == [rows[0]["messages"]]
+
+
+# near_duplicates
+
+LONG = "the first source says that she was born in London in 1815 and the second one agrees so both facts are settled and the report follows now"
+
+
+def test_near_copies_the_first_stays_and_is_named():
+    rows = [trajectory("a", thought=LONG), trajectory("b", thought=LONG.upper() + "!"), trajectory("c", thought="Something else: " + "x y z " * 20, answer="Rome"), trajectory("d", thought=LONG)]
+    kept, dropped = near_duplicates(rows)
+    assert ids(kept) == ["a", "c"] and [(row["id"], row["duplicate_of"], row["measure"]) for row in dropped] == [("b", "a", 1.0), ("d", "a", 1.0)]
+
+
+def test_questions_and_pages_in_common_make_no_copies_and_silence_is_kept():
+    rows = [trajectory(str(number), question=LONG, tool=LONG * 5, thought=f"{number} is a thought of its own number {number} in {number} words", answer=f"answer {number}") for number in range(5)]
+    silent = [{"id": f"s{number}", "messages": [{"role": "user", "content": LONG}]} for number in range(3)]
+    assert near_duplicates(rows + silent)[1] == []
+
+
+def test_chinese_near_copies():
+    text = "第一个来源说她一八一五年出生在伦敦，第二个来源也这样说，所以两个事实都清楚了，可以写报告。" * 2
+    rows = [trajectory("a", thought=text), trajectory("b", thought=text.replace("，", " , ").replace("清楚", "确定")), trajectory("c", thought="完全不同的内容：北京的天气今天很好，我们去公园散步，然后回家吃饭睡觉。")]
+    assert ids(near_duplicates(rows, threshold=0.6)[1]) == ["b"]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_near_index_finds_what_all_pairs_find(compiled):
+    "Families of texts with growing differences, in portions: the index drops what a comparison of all signatures drops."
+    draw = random.Random(3)
+    vocabulary = [f"w{number}" for number in range(500)]
+    rows = []
+    for family in range(60):
+        base = draw.choices(vocabulary, k=200)
+        for member in range(10):
+            text = [draw.choice(vocabulary) if draw.random() < 0.01 * member else word for word in base]
+            rows.append(trajectory(f"{family}-{member}", thought=" ".join(text), answer="x"))
+    draw.shuffle(rows)
+    index, dropped = kernels.NearIndex(0.7), []
+    for start in range(0, len(rows), 37): dropped += near_duplicates(rows[start:start + 37], 0.7, index, compiled)[1]
+    marks, kept, expected = kernels.signatures([own_texts(row) for row in rows])[0], [], {}
+    for number, mark in enumerate(marks):
+        same = [int((mark == marks[other]).sum()) for other in kept]
+        if same and max(same) >= 0.7 * 128: expected[rows[number]["id"]] = rows[kept[same.index(max(same))]]["id"]
+        else: kept.append(number)
+    assert {row["id"]: row["duplicate_of"] for row in dropped} == expected and 100 < len(expected) < 500
+
+
+# the kernels
+
+PIECES = ["the", "Fox", "ran ", " ", " ", ", ", "京都", "天", "ﬁn", "é", "É", "e\u0301", "\u0301", "カﾞ", "ｱ", "_", "９", "𝔸", "\ud800", "\x00", "İ", "ß", "…", "한", "ᄒ", "ᅡ", "\u200b", "ﷺ", "-", "😀", "ΣΑΣ", "हि", "é x ", "\ufffd"]
+
+
+def random_rows(count, seed=0):
+    draw = random.Random(seed)
+    return [["".join(draw.choices(PIECES[:draw.randint(3, len(PIECES))], k=draw.randint(0, 80))) for _ in range(draw.randint(0, 3))] for _ in range(count)]
+
+
+def test_kernels_give_what_plain_python_gives():
+    rows = random_rows(3000)
+    for n in (1, 2, 5): assert (kernels.repeats(rows, n) == kernels.plain_repeats(rows, n)).all()
+    assert kernels.repeats(rows, 2).max() > 5
+    for mine, plain in zip(kernels.signatures(rows), kernels.plain_signatures(rows)): assert (mine == plain).all()
+    wanted = {gram for texts in rows[:3] for text in texts for gram in kernels.ngrams(words(text), 3)}
+    mine, plain = kernels.touches(rows, wanted, 3), kernels.plain_touches(rows, wanted, 3)
+    assert (mine == plain).all() and 0 < plain.sum() < len(rows)
+
+
+def test_every_character_is_split_and_folded_as_python_does():
+    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    rows = [[f"a {chr(code)} {chr(code)}b c"] for code in codes[::7] + list(range(0x80, 0x3400))]
+    assert (kernels.signatures(rows, 1)[1] == kernels.plain_signatures(rows, 1)[1]).all()
+    assert (kernels.repeats(rows, 1) == kernels.plain_repeats(rows, 1)).all()
+    outside = set(codes) - set(kernels.SPECIAL) - set(range(0x80)) - set(range(0xAC00, 0xD7A4))
+    assert all(kernels.unicodedata.normalize("NFKC", chr(code)).casefold() == chr(code) for code in outside)
+    _, at, forms = kernels.folding_tables()
+    for code in kernels.SPECIAL:
+        normal = kernels.unicodedata.normalize("NFKC", chr(code)).casefold()
+        if at[code] > 0: assert "".join(map(chr, forms[at[code] + 1:at[code] + 1 + forms[at[code]]])) == normal
+        elif at[code] == 0: assert normal == chr(code)
+
+
+def test_similarity_is_estimated_without_bias():
+    draw, errors = random.Random(5), []
+    for _ in range(200):
+        one = draw.choices([f"w{number}" for number in range(5000)], k=400)
+        other = [word if draw.random() > 0.05 else "z" + word for word in one]
+        a, b = set(kernels.ngrams(one, 5)), set(kernels.ngrams(other, 5))
+        marks = kernels.signatures([[" ".join(one)], [" ".join(other)]])[0]
+        errors.append(float((marks[0] == marks[1]).mean()) - len(a & b) / len(a | b))
+    assert abs(sum(errors) / 200) < 0.012 and (sum(error ** 2 for error in errors) / 200) ** 0.5 < 0.05  # theory: 0 and at most 0.044
+
+
+def test_without_numba_the_results_are_the_same():
+    code = "import sys; sys.modules['numba'] = None\nimport json\nfrom stepdr.synthesis import kernels\nsys.path.insert(0, 'tests')\nfrom test_filters import random_rows\n" \
+           "rows = random_rows(300)\nprint(json.dumps([kernels.repeats(rows, 2).tolist(), kernels.signatures(rows)[0].sum(1).tolist(), kernels.kernel('repeats') is None]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    repeats, sums, missing = json.loads(done.stdout)
+    rows = random_rows(300)
+    assert missing and repeats == kernels.repeats(rows, 2).tolist() and sums == kernels.signatures(rows)[0].sum(1).tolist()
+
+
+def test_ngram_repetition_compiled_or_not():
+    rows = [trajectory(str(number), thought=" ".join(texts)) for number, texts in enumerate(random_rows(500, 1))]
+    assert ngram_repetition(rows, 2, 2, compiled=True) == ngram_repetition(rows, 2, 2, compiled=False)
+    assert len(ngram_repetition(rows, 2, 2)[1]) > 50
+
+
+# temporal_anchoring
+
+@pytest.mark.parametrize("question, query, tool, kept", [
+    ("Best laptop?", "best laptop 2023", "x", False), ("Best laptop?", "best laptop", "In 2023 it was", True), ("Best laptop of 2023?", "best laptop 2023", "x", True),
+    ("Best laptop?", "laptops 2025", "x", True), ("Best laptop?", "laptops 2026", "x", True), ("Her successor?", "king crowned 1901", "x", True), ("Who won last year?", "winner 2024", "x", True),
+    ("哪款手机最好？", "手机 2022年 推荐", "x", False), ("上世纪最好的歌手？", "歌手 2019", "x", True), ("Current CEO of Acme?", "Acme CEO 2021", "x", False),
+    ("Best laptop?", "model 12023 part 2023.5", "x", True), ("Population trend since the war?", "population 2020", "x", True)])
+def test_anchored_to_a_past_year(question, query, tool, kept):
+    assert bool(temporal_anchoring([trajectory(question=question, queries=[query], tool=tool)], year=2025)[0]) == kept
+
+
+def test_a_year_that_a_page_showed_before_is_evidence_and_one_shown_after_is_not():
+    call = trajectory()["messages"][1]["tool_calls"]
+    def steps(*contents): return {"id": "x", "messages": [{"role": "user", "content": "Who leads it?"}] + list(contents)}
+    ask = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "search", "arguments": {"q": "election 2022"}}}]}
+    page = {"role": "tool", "content": "elected in 2022"}
+    first = {"role": "assistant", "content": "", "tool_calls": call}
+    assert temporal_anchoring([steps(first, page, ask)], year=2025)[1] == []
+    assert temporal_anchoring([steps(ask, page)], year=2025)[1][0]["measure"] == 2022
+
+
+def test_the_present_is_read_from_the_row():
+    row = trajectory(queries=["best laptop 2023"], question="Best laptop?")
+    assert len(temporal_anchoring([{**row, "meta": {"date": "2023-05-01"}}], year=2030)[0]) == 1
+    row["messages"].insert(0, {"role": "system", "content": "Current date: 2025-07-18"})
+    assert len(temporal_anchoring([row], year=2023)[1]) == 1
+    assert len(temporal_anchoring([trajectory(question="Best laptop?", thought="As of 2023, it is the X.")], year=2025)[1]) == 1
+
+
+# language_mixing
+
+@pytest.mark.parametrize("thought, kept", [
+    ("I look for the founder of the firm.", True), ("我先查公司的创始人，再查奖项。", True), ("我先查公司的创始人, then we should look at the prize, 再写。", False),
+    ("I look for the founder, 然后再查奖项, and write.", False), ("公司的创始人毕业于 University of California at Berkeley，奖项是 Turing Award。", True),
+    ("The city (北京) is called “北京市” there.", True), ("我们用 `if it is not there then` 这段代码来判断结果是否正确。", True), ("标题是“what is it that we do”，作者不详。", True),
+    ("see https://example.org/北京的天气 for the weather there", True), ("设 $x is the sum of it$ 为总和，则结论成立。", True)])
+def test_switching_languages(thought, kept):
+    assert bool(language_mixing([trajectory(thought=thought, question="Q", answer="x")])[0]) == kept
+
+
+def test_what_was_read_may_be_quoted_and_the_share_counts():
+    row = trajectory(thought="The page says 潮汐能发电 here and the rest of it follows.", tool="潮汐能发电 is tidal power", question="Q")
+    assert language_mixing([row])[1] == []
+    row = trajectory(thought="The page says 潮汐能发电 here.", question="Q")
+    assert language_mixing([row])[1][0]["reason"] == "switches between languages"
+    assert language_mixing([trajectory(thought="The page says 潮汐能发电 here. " + "And so on it goes in plain words. " * 100, question="Q")])[1] == []
+
+
+def test_answer_in_the_language_of_the_question():
+    english = "Tidal energy is a mature source of power in few places and grows slowly because it costs more than wind does today."
+    assert language_mixing([trajectory(question="请写一份关于潮汐能的报告，说明现状。", thought="", answer=english)])[1][0]["measure"] == "zh to en"
+    assert language_mixing([trajectory(question="请用英文写一份关于潮汐能的报告。", thought="", answer=english)])[1] == []
+    assert language_mixing([trajectory(question="请问谁写了这本书？请写出作者。", thought="", answer="Jane Austen")])[1] == []
+    assert language_mixing([trajectory(question="请写一份关于潮汐能的报告，说明现状。", thought="", answer=english)], same_language=False)[1] == []
+
+
+# length
+
+def test_length_bounds():
+    rows = [trajectory("empty", answer=""), trajectory("ok"), trajectory("wide", answer="w " * 30)]
+    assert reasons(length(rows, max_answer=20)[1]) == {"empty": "answer too short", "wide": "answer too long"}
+    assert reasons(length(rows, max_turns=1)[1]) == {"empty": "answer too short", "ok": "too many turns", "wide": "too many turns"}
+    assert reasons(length(rows, 0, max_words=40)[1]) == {"wide": "too long"}
+    assert ids(length([trajectory(answer="北" * 50)], max_answer=49)[1]) == ["t"]
+
+
+# tool_schema
+
+SEARCH = {"type": "function", "function": {"name": "batch_web_surfer", "parameters": {
+    "type": "object", "properties": {"action": {"enum": ["batch_search"]}, "queries": {"type": "array", "items": {"type": "string"}}}, "required": ["action"]}}}
+
+
+def calling(function, **fields):
+    row = trajectory(**fields)
+    row["messages"][1]["tool_calls"] = [{"type": "function", "function": function}]
+    return row
+
+
+@pytest.mark.parametrize("function, reason", [
+    ({"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["x"]}}, None),
+    ({"name": "batch_web_surfer", "arguments": json.dumps({"action": "batch_search"})}, None),
+    ({"name": "batch_web_surfer", "arguments": {"queries": ["x"]}}, "arguments do not fit the schema"),
+    ({"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": "x"}}, "arguments do not fit the schema"),
+    ({"name": "batch_web_surfer", "arguments": "{not json"}, "arguments are not an object"), ({"name": "batch_web_surfer", "arguments": "[" * 100_000}, "arguments are not an object"),
+    ({"name": "surf", "arguments": {}}, "unknown tool"), ({"name": "", "arguments": {}}, "call without a name")])
+def test_calls_against_the_tools_shown(function, reason):
+    for tools in ([SEARCH], json.dumps([SEARCH]), [SEARCH["function"]]):
+        kept, dropped = tool_schema([calling(function, tools=tools)])
+        assert [row["reason"] for row in dropped] == ([reason] if reason else [])
+
+
+def test_tools_in_the_prompt_and_broken_schemas():
+    row = calling({"name": "surf", "arguments": {}})
+    assert tool_schema([row])[1] == []
+    row["messages"].insert(0, {"role": "system", "content": f"<tools>\n{json.dumps(SEARCH)},\n{{\"name\": \"visit\"}}\n</tools>"})
+    assert tool_schema([row])[1][0]["measure"] == "surf"
+    broken = {"name": "surf", "parameters": {"type": "nonsense"}}
+    assert tool_schema([{**trajectory(), "tools": [broken]}])[1][0]["reason"] == "unknown tool"
+    assert tool_schema([calling({"name": "surf", "arguments": {}}, tools=[broken])])[1][0]["reason"] == "broken tool schema"
+    assert tool_schema([calling({"name": "surf", "arguments": {"a": 1}}, tools=[{"name": "surf", "parameters": {"$ref": "#/nowhere"}}])])[1][0]["reason"] == "broken tool schema"
+
+
+def test_calls_and_responses_belong_together():
+    row, call = trajectory(), trajectory()["messages"][1]
+    user, ask, tool, answer = row["messages"]
+    def verdict(*messages): return [out["reason"] for out in tool_schema([{"id": "x", "messages": list(messages)}])[1]]
+    assert verdict(user, ask, tool, answer) == [] and verdict(user, ask, tool, tool, answer) == []
+    assert verdict(user, tool, answer) == verdict(user, answer, tool) == ["response without a call"]
+    assert verdict(user, ask, answer) == verdict(user, ask) == verdict(user, ask, call, tool) == ["call without a response"]
+    named = {**ask, "tool_calls": [{**ask["tool_calls"][0], "id": "c1"}]}
+    assert verdict(user, named, {**tool, "tool_call_id": "c1"}, answer) == []
+    assert verdict(user, named, {**tool, "tool_call_id": "c2"}, answer) == ["response without a call"]
+
+
+# decontamination everywhere
+
+def test_everywhere_looks_into_thoughts_and_pages_for_long_questions_only():
+    long, short = EXAM[1]["query"], "Who wrote Ulysses?"
+    rows = [trajectory("thought", thought="They ask: " + long), trajectory("page", tool="Quiz. " + long.upper()), trajectory("short", tool=short), trajectory("call", queries=[long])]
+    assert decontamination(rows, EXAM)[1] == []
+    assert reasons(decontamination(rows, EXAM, everywhere=True)[1]) == dict.fromkeys(["thought", "page", "call"], "evaluation question in the text")
+    part = trajectory("part", tool=" ".join(words(long)[:15]))
+    assert decontamination([part], EXAM, everywhere=True)[1][0]["reason"] == "overlap with an evaluation question in the text"
+
+
+def test_compiled_decontamination_finds_the_same():
+    draw, vocabulary = random.Random(7), "ab cd ef gh".split()
+    text = lambda size: " ".join(draw.choices(vocabulary, k=size))
+    exam = [{"query": text(draw.randint(3, 14))} for _ in range(30)]
+    rows = [trajectory(str(number), question=text(30), thought=text(30), tool=text(60)) for number in range(300)]
+    for everywhere in (False, True):
+        results = [decontamination(rows, exam, n=5, overlap=0.6, everywhere=everywhere, compiled=compiled) for compiled in (True, False)]
+        assert results[0] == results[1] and 10 < len(results[0][1]) < 300
+
+
+def test_all_filters_are_named_and_take_any_rows():
+    assert list(ALL) == [function.__name__ for function in ALL.values()] and "near_duplicates" in ALL
+    for name, function in ALL.items():
+        kept, dropped = function(BROKEN + [trajectory()])
+        assert ids(kept) == ["t"] and len(dropped) == len(BROKEN), name
