@@ -11,7 +11,7 @@ __all__ = ['PACKAGES', 'PROGRAMS', 'run_command', 'stages_table', 'parameters_ta
 
 # %% ../nbs/92_cli.ipynb #8ae77963
 import argparse, errno, json, os, shutil, sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
@@ -272,27 +272,28 @@ def ask_command(options) -> int:
     return 0
 
 # %% ../nbs/92_cli.ipynb #a7c7e1cc
-def _counted(counts) -> int:
-    "Print what a command counted."
+def _counted(work) -> int:
+    "Do a command's work and print what it counted; progress goes to standard error, so that the counts can be piped on."
+    with redirect_stdout(sys.stderr): counts = work()
     print(json.dumps(counts, ensure_ascii=False, default=str))
     return 0
 
 def graph_command(options) -> int:
     "Build a graph, or draw subgraphs from one."
     from stepdr.world.kg import graph_build, graph_sample
-    if options.action == "build": return _counted(graph_build(options.source, options.out, options.kind, language=options.language, bad_share=options.bad_share))
-    return _counted(graph_sample(options.folder, options.number, options.seed, options.out, options.workers, options.method, options.relations, cap=options.cap))
+    if options.action == "build": return _counted(lambda: graph_build(options.source, options.out, options.kind, language=options.language, bad_share=options.bad_share))
+    return _counted(lambda: graph_sample(options.folder, options.number, options.seed, options.out, options.workers, options.method, options.relations, cap=options.cap))
 
 def corpus_command(options) -> int:
     "Read documents into a corpus, or walk over one."
     from stepdr.world.documents import corpus_build, corpus_walk
-    if options.action == "build": return _counted(corpus_build(options.source, options.out, options.kind, options.base, workers=options.workers))
-    return _counted(corpus_walk(options.folder, options.out, options.number, options.seed, options.workers))
+    if options.action == "build": return _counted(lambda: corpus_build(options.source, options.out, options.kind, options.base, workers=options.workers))
+    return _counted(lambda: corpus_walk(options.folder, options.out, options.number, options.seed, options.workers))
 
 def import_command(options) -> int:
     "Other people's trajectories as rows of this project."
     from stepdr.synthesis.importers import import_file
-    return _counted(import_file(options.source, options.out, options.kind, options.aside, assume=options.assume, max_bad_share=options.bad_share))
+    return _counted(lambda: import_file(options.source, options.out, options.kind, options.aside, assume=options.assume, max_bad_share=options.bad_share))
 
 # %% ../nbs/92_cli.ipynb #340aa7e3
 def filter_options(texts) -> dict:
@@ -318,12 +319,12 @@ def filter_command(options) -> int:
     names = [name.strip() for name in options.only.split(",") if name.strip()]
     for name in names:
         if name not in FILTERS: raise InputError(f"--only {name}: no such filter; there is {', '.join(FILTERS)}")
-    return _counted(filter_file(options.source, options.out, options.dropped, options.funnel, names, options.against, filter_options(options.parameter), options.aside))
+    return _counted(lambda: filter_file(options.source, options.out, options.dropped, options.funnel, names, options.against, filter_options(options.parameter), options.aside))
 
 def synth_command(options) -> int:
     "Make training data as a config says."
     from stepdr.synthesis.engine import synth
-    return _counted(synth(options.config, options.out, options.teacher, options.engine, options.workers))
+    return _counted(lambda: synth(options.config, options.out, options.teacher, options.engine, options.workers))
 
 # %% ../nbs/92_cli.ipynb #ea5d9471
 class _Parser(argparse.ArgumentParser):
