@@ -450,6 +450,7 @@ class Worker:
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno(), *held], stdin=subprocess.DEVNULL, env=environment)
         theirs.close()
         self.link, self.pending, self.lock, self.tickets, self.alive = Connection(ours.detach()), {}, threading.Lock(), itertools.count(), True
+        self.end = WorkerDied("it was closed before")
         self.send(packed)
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -460,7 +461,7 @@ class Worker:
         future, ticket = Future(), next(self.tickets)
         with self.lock:
             if self.alive: self.pending[ticket] = future
-            else: future.set_exception(WorkerDied("it had ended before"))
+            else: future.set_exception(self.end)
         if not future.done(): self.send((ticket, first, items))
         return future
 
@@ -475,9 +476,10 @@ class Worker:
                 settle(future, kind, value)
         except (EOFError, OSError, TypeError): pass # TypeError: the link was closed here while it was read
         status = self.process.wait()
-        with self.lock: self.alive, left = False, list(self.pending.values())
         why = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        for future in left: future.set_exception(WorkerDied(why) if ready else NotStarted(f"a worker could not start ({why}); its own message is above"))
+        end = WorkerDied(why) if ready else NotStarted(f"a worker could not start ({why}); its own message is above") # also for what is submitted later
+        with self.lock: self.alive, self.end, left = False, end, list(self.pending.values())
+        for future in left: future.set_exception(end)
 
     def close(self):
         "Let the process end."
