@@ -183,9 +183,7 @@ def small_kit(model):
     "The training environment of the run that a checkpoint belongs to."
     from stepdr.evaluate.run import ask_web
     from stepdr.tools.closed import ClosedToolbox, Environment
-    toolbox = ClosedToolbox(Environment(ask_web(model), failure_rate=0.0))
-    toolbox.reminder = lambda: ""
-    yield toolbox
+    yield ClosedToolbox(Environment(ask_web(model), failure_rate=0.0))
 
 # %% ../nbs/92_cli.ipynb #552d2e3f
 def about_line(policy, result) -> str:
@@ -197,12 +195,12 @@ def about_line(policy, result) -> str:
 # %% ../nbs/92_cli.ipynb #394c463b
 def research_command(options) -> int:
     "One research episode: progress as it goes, then the report."
-    from stepdr.research import ResearchAgent, ResearchSettings, event_lines, parse_budget, report_markdown, write_report
+    from stepdr.research import ResearchAgent, ResearchSettings, event_lines, parse_budget, report_file, report_markdown, write_report
     from stepdr.tools.base import run_async
     from stepdr.tools.kit import open_kit
     from stepdr.tools.workspace import Workspace
     if not options.question.strip(): raise InputError("question: is empty; ask something, for example 'Which rivers flow through Vienna?'")
-    if options.out and Path(options.out).suffix not in (".md", ".html"): raise InputError(f"--out {options.out}: the name must end in .md or .html")
+    if options.out: report_file(options.out)  # a wrong name is told before the work, not after it
     policy, budget = make_policy(options.model, options.price, options.device), parse_budget(options.budget)
     small = getattr(policy, "context", 1 << 30) < 8192
     workspace = Workspace(options.workspace or research_folder(options.question))

@@ -14,7 +14,7 @@ __all__ = ['STAGES', 'COLOURS', 'METRICS', 'COUNTS', 'BLOCKS', 'CITE', 'GAINS', 
 import html, json, math, re
 from pathlib import Path
 from .artifacts import InputError, atomic_write, read_json, read_metrics
-from .trajectory import CITE, cited_ids
+from .trajectory import cited_ids
 
 # %% ../nbs/91_report.ipynb #d861903a
 def _optional(path, read=read_json, missing=None):

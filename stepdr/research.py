@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUDGET', 'STYLE', 'ResearchSettings', 'parse_budget', 'Spent', 'left_line', 'message_text', 'Trace', 'ResearchResult',
            'find_answer', 'split_turns', 'turn_text', 'shrink', 'ResearchAgent', 'numbered', 'plain', 'report_markdown',
-           'report_html', 'write_report', 'call_line', 'event_lines', 'shrink_line']
+           'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
 
 # %% ../nbs/36_research.ipynb #26ea44e3
 import asyncio
@@ -363,7 +363,7 @@ def numbered(result, link): # ResearchResult, function(number, Paragraph) -> tex
     "The report with each `\\cite{}` replaced by its sources' numbers."
     numbers = {p.id: (i + 1, p) for i, p in enumerate(result.sources)}
     def one(found): return "".join(link(*numbers[c]) if c in numbers else f"[unknown source {c}]" for c in cited_ids(found[0]))
-    return re.sub(r"\\cite\{[^}]*\}", one, result.answer)
+    return CITE.sub(one, result.answer)
 
 # %% ../nbs/36_research.ipynb #ad790539
 def plain(text): # -> text without what Markdown would take for markup
@@ -398,13 +398,19 @@ def report_html(result, about=""): # -> text of an HTML file
             f"<title>{escape(result.question[:120])}</title><style>{STYLE}</style></head><body>{body}</body></html>\n")
 
 # %% ../nbs/36_research.ipynb #e1787933
-def write_report(result, path, about=""): # ResearchResult, file whose name ends in .md or .html -> the path
-    "Write the report whole or not at all."
+def report_file(path): # text or Path -> Path
+    "The file that a report is to be written to; `InputError` unless its name ends in .md or .html."
     path = Path(path)
     if path.suffix not in (".md", ".html"): raise InputError(f"--out {path}: the name must end in .md or .html")
+    return path
+
+# %% ../nbs/36_research.ipynb #10d7f263
+def write_report(result, path, about=""): # ResearchResult, file whose name ends in .md or .html -> the path
+    "Write the report whole or not at all."
+    path = report_file(path)
     return atomic_write(path, report_html(result, about) if path.suffix == ".html" else report_markdown(result, about))
 
-# %% ../nbs/36_research.ipynb #2ba0c49b
+# %% ../nbs/36_research.ipynb #c07fe81a
 def call_line(name, arguments): # tool call -> text
     "What a call does, in a line."
     if not isinstance(arguments, dict): return f"{name}: {str(arguments)[:100]}"
@@ -414,7 +420,7 @@ def call_line(name, arguments): # tool call -> text
     rest = {key: value for key, value in arguments.items() if key != "action"}
     return f"{name:<8} {arguments.get('action', '')} {json.dumps(rest, ensure_ascii=False) if rest else ''}".rstrip()
 
-# %% ../nbs/36_research.ipynb #c07fe81a
+# %% ../nbs/36_research.ipynb #c0b8a0a7
 def event_lines(event): # of the trace -> text to show, or "" for what needs no line
     "What a person sees of an event."
     kind = event["event"]

@@ -6,7 +6,6 @@
 __all__ = ['TOOL_NAMES', 'KitSettings', 'open_items', 'open_kit']
 
 # %% ../../nbs/34_kit.ipynb #53aa2654
-import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -8,7 +8,6 @@ __all__ = ['MediaSettings', 'open_image', 'image_facts', 'ocr_languages', 'read_
 # %% ../../nbs/28_media.ipynb #5bccf0b4
 import asyncio
 import io
-import json
 import os
 import re
 import shutil
