@@ -31,7 +31,7 @@ class Stage:
 # %% ../nbs/90_pipeline.ipynb #f24a2296
 STAGES = (
     Stage("world", "13_world.ipynb", project=("data/kg",), writes=("world",), seconds=15),
-    Stage("synthesis", "33_synthesis.ipynb", reads=("world",), writes=("data",), seconds=60),
+    Stage("synthesis", "399_synthesis.ipynb", reads=("world",), writes=("data",), seconds=60),
     Stage("base", "40_base.ipynb", reads=("data",), writes=("models/base",), seconds=20),
     Stage("midtrain", "51_midtrain.ipynb", reads=("data", "models/base"), writes=("models/midtrain",),
           metrics=("midtrain1", "midtrain2"), seconds=420),
