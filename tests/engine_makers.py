@@ -4,9 +4,12 @@ import os
 import signal
 import time
 
+from stepdr.artifacts import root
 from stepdr.client import Answer, SetAside, Work
 from stepdr.config import InputError
 from stepdr.llm import Reply, Usage
+from stepdr.tools.base import ToolError
+from stepdr.tools.search import Provider
 
 
 async def halve(item, rng, language, least=0):
@@ -88,3 +91,24 @@ class Guesses:
     name = "guesses"
     async def complete(self, messages, tools=None, max_tokens=None, temperature=None, on_text=None, **more):
         return Reply({"role": "assistant", "content": "<answer>\nAtlantis\n</answer>"}, Usage(10, 5), 0.0, "stop", 0.0, 1, "guesses")
+
+
+class ClosedAndCorpus(Provider):
+    "The closed web and, beside it, the corpus that TEST_CORPUS names."
+    local = True
+    def __init__(self):
+        from stepdr.tools.search import ClosedWebProvider, StoreProvider
+        from stepdr.world.closed import ClosedWeb
+        from stepdr.world.documents import Corpus
+        from stepdr.world.graph import load_graph
+        self.both = [StoreProvider(Corpus(os.environ["TEST_CORPUS"]).store()), ClosedWebProvider(ClosedWeb(load_graph(root() / "data" / "kg")))]
+
+    async def search(self, query, topk=10, **filters):
+        found = [await one.search(query, topk, **filters) for one in self.both]
+        return [hit for hits in found for hit in hits[:topk]][:topk]
+
+    async def open(self, url):
+        for one in self.both:
+            try:
+                if document := await one.open(url): return document
+            except ToolError: pass

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import engine_makers
 from scripted_model import ScriptedModel, turn
 from stepdr.artifacts import read_jsonl, root, write_jsonl
 from stepdr.config import InputError
+from stepdr.synthesis.filters import well_formed
 from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, MakerError, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
 
 HERE = Path(__file__).parent
@@ -384,6 +386,167 @@ def test_questions_from_walks_through_a_corpus(tmp_path):
     assert outputs(tmp_path / "out" / "parts" / "walked") == outputs(tmp_path / "two" / "parts" / "walked")
     config["part"][0]["sample"] = {"show": False, "settings": {"fewest": 2, "wrong": 1}}
     with pytest.raises(InputError, match="options.settings.wrong: there is no such field"): synth(config, tmp_path / "three")
+
+
+# everything offline
+
+REPORTS = {
+    "iron": ("en", "How the old market towns lived", {"Guild halls": "timber", "Copper goods": "smelter", "Harbour roads": "paving", "Autumn markets": "stalls"}),
+    "tides": ("en", "Rights and burdens of a borough", {"Charter rights": "seal", "Fire watch": "pump", "Moor fords": "causeway", "Lace trade": "bobbins"}),
+    "sluice": ("zh", "运河船闸的修建与管理", {"选址与水源": "水源", "闸门的构造": "闸门", "航运与税收": "税收", "维修与管理": "维修"})}
+
+
+def written_report(language, title, parts):
+    "A report with headings, prose, figures and a list of sources, long enough to learn from."
+    lines = [f"# {title}", ""]
+    for place, (heading, word) in enumerate(parts.items()):
+        lines += [f"## {heading}", ""]
+        for n in range(5):
+            year, count = 1803 + 17 * place + 5 * n, 120 + 35 * place + 11 * n
+            if language == "zh": lines += [f"地方志第{n + 2}卷记载，{year}年关于{word}的开支为{count}两白银，由当地官员和商人共同承担，账册保存在府库之中。", "这样的安排使工程在财力有限的时候仍能继续下去，也使各方都愿意出力维护。"]
+            else: lines += [f"The county archive in volume {n + 2} records that the {word} of {year} took {count} pounds from the parish accounts. ", "This arrangement let the work go on while money was short, and it made all who paid for it careful of what was built there afterwards."]
+        lines.append("")
+    return "\n".join(lines + ["## 参考文献" if language == "zh" else "## References", "", "[1] https://archive.example/accounts", ""])
+
+
+OFFLINE = """
+seed = 2
+chunk = 2
+policy = "rules"
+provider = "engine_makers:ClosedAndCorpus"
+[[part]]
+name = "questions"
+maker = "graph_question"
+input = "graph:graph"
+number = 6
+sample = {fewest = 10, most = 20}
+options = {settings = {least_edges = 3}}
+[[part]]
+name = "hard"
+maker = "hard_enough"
+input = "part:questions"
+into = "tasks"
+options = {attempts = 2, least_failed = 1}
+[[part]]
+name = "walked"
+maker = "walk_question"
+input = "walks:corpus"
+number = 6
+into = "tasks"
+weight = 1
+sample = {show = false}
+options = {settings = {one_search = false}}
+[[part]]
+name = "reflected"
+maker = "reflection"
+input = "part:walked"
+into = "sft"
+[[part]]
+name = "plans"
+maker = "planning_task"
+input = "reports"
+[[part]]
+name = "planned"
+maker = "planned_work"
+input = "part:plans"
+into = "sft"
+weight = 1
+[[part]]
+name = "mended"
+maker = "mended_report"
+input = "part:planned"
+into = "sft"
+[[part]]
+name = "drafted"
+maker = "drafted_report"
+input = "part:planned"
+into = "sft"
+[[part]]
+name = "verified"
+maker = "verification"
+input = "paragraphs.jsonl"
+into = "sft"
+[[part]]
+name = "pairs"
+maker = "query_report"
+input = "reports"
+into = "midtrain"
+[[part]]
+name = "rubrics"
+maker = "rubric_task"
+input = "reports"
+into = "tasks"
+"""
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    "The config of all capabilities and its inputs: the shipped facts, a wiki, a few reports, paragraphs of two sites."
+    from stepdr.world.documents import corpus_build
+    from stepdr.world.kg import graph_build
+    folder = tmp_path_factory.mktemp("offline")
+    graph_build(root() / "data" / "kg", folder / "graph")
+    names, trades = ["Ashford", "Brennock", "Coldwell", "Dunmere", "Eastholt", "Farlow"], ["weavers", "tanners", "millers", "smiths", "coopers", "printers"]
+    (folder / "wiki").mkdir(); (folder / "reports").mkdir()
+    for place, (name, trade) in enumerate(zip(names, trades)):
+        other, third = names[(place + 1) % 6], names[(place + 2) % 6]
+        text = [f"{name} is a market town that was known for its {trade}, who sold most of what they made at [{other}]({other}.md) every autumn.", f"The guild of {trade} at {name} built its hall by the river in {1611 + 23 * place} after a fire.",
+                f"The old road from {name} crosses two fords and a moor before it comes down to [{third}]({third}.md) beside the harbour.", f"Lace and copper goods of the {trade} were weighed at {name} under a charter of {1704 + 19 * place}."]
+        (folder / "wiki" / f"{name}.md").write_text(f"# {name}\n\n" + "\n\n".join(text) + "\n")
+    corpus_build(folder / "wiki", folder / "corpus", workers=1, show=False)
+    for name, about in REPORTS.items(): (folder / "reports" / f"{name}.md").write_text(written_report(*about))
+    from stepdr.world.closed import ClosedWeb
+    from stepdr.world.graph import load_graph
+    pages = [p for p in ClosedWeb(load_graph(root() / "data" / "kg")).world.paragraphs.values() if p.heading in ("birthplace", "school", "occupation")]
+    write_jsonl(folder / "paragraphs.jsonl", [{"id": f"p{n}", "text": f"{pages[n].text} {pages[n + 1].text}"} for n in range(0, len(pages) - 1, len(pages) // 8)])
+    (folder / "synth.toml").write_text(OFFLINE)
+    return folder
+
+
+def made_in(folder): return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.suffix == ".jsonl" and "cache" not in path.parts}
+
+
+def test_every_capability_runs_offline_with_the_same_bytes_everywhere(offline, monkeypatch):
+    monkeypatch.setenv("TEST_CORPUS", str(offline / "corpus"))
+    counts = synth(offline / "synth.toml", offline / "one")
+    parts = counts["parts"]
+    assert {part["maker"] for part in tomllib.loads(OFFLINE)["part"]} == set(MAKERS) - {"rows"}, "all makers are in the config"
+    for name, part in parts.items():
+        assert part["items"] == part["items_aside"] + len({row_item(row) for row in read_jsonl(offline / "one" / "parts" / name / "done.jsonl")}), name
+        assert part["rows"] and 2 * part["items_aside"] <= part["items"], (name, part)
+    sft = read_jsonl(offline / "one" / "sft.jsonl")
+    assert {row["part"] for row in sft} == {"reflected", "planned", "mended", "drafted", "verified"} and well_formed(sft)[1] == []
+    assert any(row["meta"]["attempts"] > 1 for row in sft if row["part"] == "reflected"), "a wrong attempt was thought over"
+    assert any(row["meta"]["regenerated"] for row in sft if row["part"] == "mended") and any(row["meta"]["draft"]["kept"] for row in sft if row["part"] == "drafted")
+    assert {row["meta"]["verdict"] for row in sft if row["part"] == "verified"} & {"support", "refute"}
+    rubrics = [row for row in read_jsonl(offline / "one" / "tasks.jsonl") if row["part"] == "rubrics"]
+    assert {row["language"] for row in rubrics} == {"en", "zh"} and all({r["role"] for r in row["rubrics"]} == {"explicit", "implicit", "negative"} for row in rubrics)
+    synth(offline / "synth.toml", offline / "two", workers=2)
+    assert made_in(offline / "two") == made_in(offline / "one")
+
+
+def row_item(row): return re.sub(r"-try\d+$", "", row["id"])
+
+
+def test_every_capability_on_ray(offline, monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is an extra and is not installed")
+    if not (offline / "one" / "counts.json").exists(): pytest.skip("the local run comes first")
+    for name, value in {"TEST_CORPUS": str(offline / "corpus"), "RAY_USAGE_STATS_ENABLED": "0"}.items(): monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False, logging_level="ERROR")
+    try: synth(offline / "synth.toml", offline / "ray", engine="ray")
+    finally: ray.shutdown()
+    assert made_in(offline / "ray") == made_in(offline / "one")
+
+
+def test_the_offline_teacher_does_not_grow():
+    from stepdr.synthesis.engine import rule_teacher
+    from stepdr.tools.base import run_async
+    teacher = rule_teacher()
+    async def many():
+        for n in range(300): await teacher.ask("same_answer", question="Where?", answer="Exeter", reply=f"Exeter {n}")
+    run_async(many())
+    assert teacher.counts["same_answer"] == 300 and not teacher.asked
 
 
 def faulty(times):

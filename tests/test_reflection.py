@@ -15,9 +15,10 @@ from stepdr.artifacts import root
 from stepdr.client import SetAside, TeacherClient, TeacherSettings
 from stepdr.llm import ChatEndpoint, EndpointError, EndpointSettings
 from stepdr.prompts import SCHEMAS
+from stepdr.rules import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks
 from stepdr.synthesis.filters import answer_of, calls_of, citation_format, malformed, ngram_repetition, texts
-from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, ScriptedTeacher, clean_hints, cut_hints, find_hints, hint_measures, reflect_loop,
+from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, hint_measures, reflect_loop,
                                          reflection_rows, trajectory_row)
 from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, rubric_task, set_faults, sift_rubrics
 from stepdr.synthesis.verification import VerificationSettings, verification_row, verify_paragraph
@@ -146,7 +147,7 @@ def test_every_failure_of_the_loop_is_a_record():
     async def attempt(question, history=None): return Attempt([{"role": "user", "content": question}, {"role": "assistant", "content": "<answer>Dart</answer>"}], "Dart", ended="answered")
     async def dead(question, history=None): raise EndpointError("no answer")
     wrong = {"reason": "x", "verdict": "incorrect"}
-    def go(task=TASK, make=attempt, **replies): return run_async(reflect_loop(task, make, ScriptedTeacher(**replies)))
+    def go(task=TASK, make=attempt, **replies): return run_async(reflect_loop(task, make, OfflineTeacher(**replies)))
     assert go(make=dead)["kind"] == "endpoint" and go({"id": "x"})["kind"] == "item" and go("text")["kind"] == "item"
     assert go(same_answer=SetAside("invalid", "never"))["kind"] == "invalid"
     assert go(same_answer=wrong, reflection={**DOUBT, "reflection": "I was told that my answer is wrong."})["kind"] == "hint"
@@ -221,7 +222,7 @@ def test_the_paragraphs_own_page_is_no_source():
     roles = {"extract_statements": {"statements": [{"quote": "Born in York", "statement": "He was born in York.", "worth": "check"}]}, "plan_checks": {"supports": "x", "refutes": "y", "queries": ["a", "b"]},
              "replan_checks": {"reason": "x", "enough": True, "queries": []}, "report_checks": {"report": "So it is \\cite{%s}." % own.id, "verdict": "support"},
              "verify_statement": {"findings": [{"paragraph": own.id, "quote": "Born in York", "stance": "supports"}], "missing": "x", "verdict": "support"}, "judge_conclusion": {"warranted": "support", "gaps": [], "follows": True}}
-    def go(item, **settings): return run_async(verify_paragraph({"id": 1, **item}, ScriptedTeacher(**roles), Toolbox([batch_web_surfer]), settings=VerificationSettings(**settings)))
+    def go(item, **settings): return run_async(verify_paragraph({"id": 1, **item}, OfflineTeacher(**roles), Toolbox([batch_web_surfer]), settings=VerificationSettings(**settings)))
     assert go({"paragraph": "Born in York.", "url": own.url})["kind"] == "nothing found" and go({"paragraph": "He was Born in York.", "url": own.url})["kind"] == "nothing found"
     assert "reason" not in go({"paragraph": "He was Born in York.", "url": own.url}, own_page=True) and "reason" not in go({"paragraph": "He was Born in York."})
 
@@ -243,7 +244,7 @@ def test_conclusions_that_are_dropped(kind, known, changes):
     roles = {"extract_statements": {"statements": [{"quote": "Born in York", "statement": "He was born in York.", "worth": "check"}]}, "plan_checks": {"supports": "x", "refutes": "y", "queries": ["a", "b"]},
              "replan_checks": {"reason": "x", "enough": True, "queries": []}, "report_checks": {"report": "So it is \\cite{web_00000001}.", "verdict": "support"},
              "verify_statement": {"findings": [{"paragraph": page.id, "quote": "Born in York", "stance": "supports"}], "missing": "x", "verdict": "support"}, "judge_conclusion": {"warranted": "support", "gaps": [], "follows": True}}
-    def go(verdict, **more): return run_async(verify_paragraph({"id": 1, "paragraph": "He was Born in York.", "verdict": verdict}, ScriptedTeacher(**{**roles, **more}), Toolbox([batch_web_surfer])))
+    def go(verdict, **more): return run_async(verify_paragraph({"id": 1, "paragraph": "He was Born in York.", "verdict": verdict}, OfflineTeacher(**{**roles, **more}), Toolbox([batch_web_surfer])))
     assert "reason" not in go("support")
     made = go(known, **changes)
     assert made["kind"] == kind and made["item"]["verdict"] == known and made["reason"]
@@ -265,7 +266,7 @@ def test_a_search_that_fails_is_no_crash():
         raise ToolError("the engine is down")
     roles = {"extract_statements": {"statements": [{"quote": "x is y", "statement": "x is y.", "worth": "check"}]}, "plan_checks": {"supports": "x", "refutes": "y", "queries": ["a", "b"]},
              "replan_checks": [{"reason": "x", "enough": False, "queries": ["c"]}, {"reason": "x", "enough": False, "queries": ["d"]}]}
-    aside = run_async(verify_paragraph({"id": 1, "paragraph": "x is y"}, ScriptedTeacher(**roles), Toolbox([batch_web_surfer])))
+    aside = run_async(verify_paragraph({"id": 1, "paragraph": "x is y"}, OfflineTeacher(**roles), Toolbox([batch_web_surfer])))
     assert aside["kind"] == "nothing found" and aside["checks"][0]["queries"] == ["a", "b", "c", "d"]
 
 
@@ -307,15 +308,15 @@ def real_reports():
 
 def test_human_reports_become_pairs_or_records():
     items = real_reports()
-    def title(report): return {"reader": "an analyst who needs an overview", "query": f"I need a thorough overview: {re.search(r'^#+ (.*)$', report, re.MULTILINE)[1][:200]}. What is established, and what is open?"}
-    made = [run_async(query_report_row(item, ScriptedTeacher(query_from_report=title))) for item in items]
+    def title(values, *_): report = values["report"]; return {"reader": "an analyst who needs an overview", "query": f"I need a thorough overview: {re.search(r'^#+ (.*)$', report, re.MULTILINE)[1][:200]}. What is established, and what is open?"}
+    made = [run_async(query_report_row(item, OfflineTeacher(query_from_report=title))) for item in items]
     rows, asides = [m for m in made if "reason" not in m], [m for m in made if "reason" in m]
     assert len(rows) + len(asides) == len(items) == 52 and len(rows) >= 20 and {a["kind"] for a in asides} <= {"screened", "given away"}
     assert all(row["messages"][1]["content"] == item["report"] for row in rows for item in items if row["id"] == f"report-{item['id']}") and not any(map(malformed, rows))
-    def tells(report): # a query that copies a finding
-        body = report[len(report) // 2:]
+    def tells(values, *_): # a query that copies a finding
+        body = values["report"][len(values["report"]) // 2:]
         return {"reader": "x", "query": "Explain this: " + " ".join(body.split()[:40])}
-    told = [run_async(query_report_row(item, ScriptedTeacher(query_from_report=tells), settings=WritingSettings(human_list_share=1.0))) for item in items]
+    told = [run_async(query_report_row(item, OfflineTeacher(query_from_report=tells), settings=WritingSettings(human_list_share=1.0))) for item in items]
     kinds = Counter(record.get("kind") for record in told)
     assert kinds["given away"] >= 45, kinds
 
@@ -325,7 +326,7 @@ def test_a_report_is_regenerated_without_losing_anything():
     good = f"# Bridge\n\nIt was opened in 1883 \\cite{{{a}}}. It cost 12,500 pounds, which was less than stone would have cost \\cite{{{b}}}."
     bad = f"# Bridge\n- opened in 1883 [{a}]\n- cost 12,500 pounds \\cite{{{b}}}\n- cheaper than stone"
     row = {"id": "r", "query": "q", "messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": f"Opened in 1883. \\cite{{{a}}}\nIt cost 12,500 pounds, 3,000 less than stone. \\cite{{{b}}}"}, {"role": "assistant", "reasoning_content": "done", "content": f"<answer>{bad}</answer>"}], "tokens": 5}
-    def go(*reports): return run_async(mended_report_row(row, ScriptedTeacher(regenerate_report=[{"report": r} for r in reports])))
+    def go(*reports): return run_async(mended_report_row(row, OfflineTeacher(regenerate_report=[{"report": r} for r in reports])))
     assert answer_of(go(good)) == good and go(good)["tokens"] > 5 and go(good)["messages"][-1]["reasoning_content"] == "done"
     assert "lost the figures 12,500" in go(good.replace("12,500 pounds", "little"))["reason"] and "new figures 1885" in go(good.replace("1883", "1883, or 1885"))["reason"]
     assert "lost the citations" in go(good.replace(f" \\cite{{{a}}}", ""))["reason"]
@@ -343,7 +344,7 @@ def test_forms_that_are_refused():
 
 def test_the_pairwise_rule():
     def verdicts(first, second, lost=()):
-        return run_async(keep_deeper("q", "old", "new", ScriptedTeacher(deeper_report=[{"only_first": list(lost), "only_second": [], "reason": "x", "deeper": first}, {"only_first": [], "only_second": [], "reason": "x", "deeper": second}])))
+        return run_async(keep_deeper("q", "old", "new", OfflineTeacher(deeper_report=[{"only_first": list(lost), "only_second": [], "reason": "x", "deeper": first}, {"only_first": [], "only_second": [], "reason": "x", "deeper": second}])))
     assert verdicts("second", "first") == (True, {"verdicts": ["new", "new"], "lost": []}) and verdicts("second", "equal")[0] and verdicts("equal", "first")[0]
     assert not verdicts("equal", "equal")[0] and not verdicts("first", "first")[0] and not verdicts("second", "second")[0]
     assert verdicts("second", "first", ["the cost"]) == (False, {"verdicts": ["new", "new"], "lost": ["the cost"]})
@@ -449,11 +450,11 @@ def test_hostile_texts_never_become_markup(tmp_path):
     roles = {"extract_statements": {"statements": [{"quote": EVIL, "statement": f"He was {EVIL}", "worth": "check"}]}, "plan_checks": {"supports": EVIL, "refutes": EVIL, "queries": [EVIL, "b"]},
              "replan_checks": {"reason": EVIL, "enough": True, "queries": []}, "report_checks": {"report": f"{EVIL} \\cite{{{evil.id}}}.", "verdict": "support"},
              "verify_statement": {"findings": [{"paragraph": evil.id, "quote": EVIL, "stance": "supports"}], "missing": EVIL, "verdict": "support"}, "judge_conclusion": {"warranted": "support", "gaps": [], "follows": True}}
-    checked = run_async(verify_paragraph({"id": 1, "paragraph": f"He was {EVIL}"}, ScriptedTeacher(**roles), Toolbox([batch_web_surfer])))
+    checked = run_async(verify_paragraph({"id": 1, "paragraph": f"He was {EVIL}"}, OfflineTeacher(**roles), Toolbox([batch_web_surfer])))
     async def attempt(question, history=None):
         rows = history or [{"role": "user", "content": question}]
         return Attempt([*rows, {"role": "assistant", "reasoning_content": "so", "content": f"<answer>{'Exe' if history else 'Dart <tool_call>{}</tool_call>'}</answer>"}], "Exe" if history else "Dart", ended="answered")
-    reflected = run_async(reflect_loop(TASK, attempt, ScriptedTeacher(same_answer={"reason": "x", "verdict": "incorrect"}, reflection={**DOUBT, "reflection": EVIL, "plan": [EVIL]})))
+    reflected = run_async(reflect_loop(TASK, attempt, OfflineTeacher(same_answer={"reason": "x", "verdict": "incorrect"}, reflection={**DOUBT, "reflection": EVIL, "plan": [EVIL]})))
     for row, calls in ((checked, 1), (reflected, 0)):
         assert "reason" not in row, row
         for message in row["messages"]:

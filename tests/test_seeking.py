@@ -13,7 +13,8 @@ from stepdr.client import SetAside, TeacherClient, TeacherSettings
 from stepdr.config import InputError
 from stepdr.llm import ChatEndpoint, EndpointSettings
 from stepdr.prompts import PROMPTS
-from stepdr.synthesis.attempts import RULES, RuleTeacher, SeekingSettings, gather, hard_enough, names_in, search_kit, tally
+from stepdr.rules import RULES, OfflineTeacher, names_in
+from stepdr.synthesis.attempts import SeekingSettings, gather, hard_enough, search_kit, tally
 from stepdr.synthesis.filters import apply_filters, correct_and_shortest, well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,
@@ -105,7 +106,7 @@ def test_a_verdict_without_a_passage_is_not_believed(web):
     "The teacher says supported, but cites what was not shown, or nothing."
     row = around(web, "Jack Lemmon")
     for findings in ([], [{"paragraph": "web_ffffffff", "quote": "x", "stance": "supports"}]):
-        liar = RuleTeacher(verify_edge=lambda *_: {"findings": findings, "facts": [{"statement": "made up", "paragraph": "web_ffffffff"}], "verdict": "supported"})
+        liar = OfflineTeacher(checked=False, verify_edge=lambda *_: {"findings": findings, "facts": [{"statement": "made up", "paragraph": "web_ffffffff"}], "verdict": "supported"})
         record, = run_async(graph_question(row, liar, ClosedWebProvider(web)))
         assert record["reason"] == "too few edges could be verified" and record["measure"] == 0 and {c["why"] for c in record["checked"]} == {"no passage that was shown supports it"}
         assert not any(c["facts"] for c in record["checked"])
@@ -114,7 +115,7 @@ def test_a_verdict_without_a_passage_is_not_believed(web):
 def test_a_search_that_fails_leaves_edges_unknown_and_nothing_is_lost(web):
     class Down(Provider):
         async def search(self, query, topk=10, **_): raise ToolError("the engine is down")
-    record, = run_async(graph_question(around(web, "Jack Lemmon"), RuleTeacher(), Down()))
+    record, = run_async(graph_question(around(web, "Jack Lemmon"), OfflineTeacher(), Down()))
     assert record["reason"] == "too few edges could be verified" and all(c["why"] == "search: the engine is down" for c in record["checked"]) and record["counts"]["unknown"] == len(record["checked"])
 
 
@@ -129,7 +130,7 @@ def test_a_question_without_a_chain_is_set_aside(web, reply, fault):
             chain = next([a + 1, b + 1] for a in range(len(edges)) for b in range(len(edges)) if not {edges[a][0], edges[a][2]} & {edges[b][0], edges[b][2]})
         return {"chain": chain, "fuzzed": [{"exact": "x", "vague": "y"}], "unique": "u", "question": "What is asked here?", "answer": reply["answer"].format(tail=edges[chain[0] - 1][2])}
     row = around(web, "Jack Lemmon") if reply["chain"] != "apart" else merge(around(web, "Jack Lemmon"), around(web, "Bob Dylan"))
-    record, = run_async(graph_question(row, RuleTeacher(question_from_graph=write), ClosedWebProvider(web), settings=EASY))
+    record, = run_async(graph_question(row, OfflineTeacher(checked=False, question_from_graph=write), ClosedWebProvider(web), settings=EASY))
     assert record["reason"] == "the question does not rest on a chain" and fault in record["measure"] and record["reply"] and record["checked"]
 
 
@@ -148,11 +149,11 @@ def test_dates_are_mended_by_rule_and_names_by_the_teacher(web):
             hits = await super().search(query, topk)
             p = Paragraph("web_000000aa", "https://archive.example/x", query.split(" ")[0] + " Lemmon", "Jack Lemmon was born on 8 February 1925.")
             return [*hits, SearchHit(p.url, p.title, p.text, paragraph=p)]
-    stubborn = RuleTeacher(question_from_graph=write, hide_names=lambda values, *_: {"question": values["question"]})
+    stubborn = OfflineTeacher(checked=False, question_from_graph=write, hide_names=lambda values, *_: {"question": values["question"]})
     record, = run_async(graph_question(row, stubborn, Dated(web), settings=EASY))
     assert record["reason"] == "the question tells what it should hide" and "name: Jack Lemmon" in record["measure"]
     if "hide_names" in PROMPTS:
-        helpful = RuleTeacher(question_from_graph=write, hide_names=lambda values, *_: {"question": values["question"].replace("Jack Lemmon", "a comedian")})
+        helpful = OfflineTeacher(checked=False, question_from_graph=write, hide_names=lambda values, *_: {"question": values["question"].replace("Jack Lemmon", "a comedian")})
         task, = run_async(graph_question(row, helpful, Dated(web), settings=EASY))
         assert "comedian" in task["query"] and task["meta"]["rewrites"] == 1 and task["meta"]["question_before"].count("Lemmon") == 1
 
@@ -166,9 +167,9 @@ def test_a_question_that_one_search_answers_is_dropped(web):
         async def search(self, query, topk=10, **_):
             if "films and angels" in query and "?" not in query: return [SearchHit("https://archive.example/z", "City", "That city lies in Los Angeles County, and in North America, and in the United States of America, California.")]
             return await super().search(query, topk)
-    record, = run_async(graph_question(row, RuleTeacher(question_from_graph=write), Knows(web)))
+    record, = run_async(graph_question(row, OfflineTeacher(checked=False, question_from_graph=write), Knows(web)))
     assert record["reason"] == "one search finds the answer"
-    kept, = run_async(graph_question(row, RuleTeacher(question_from_graph=write), ClosedWebProvider(web), settings=EASY))
+    kept, = run_async(graph_question(row, OfflineTeacher(checked=False, question_from_graph=write), ClosedWebProvider(web), settings=EASY))
     assert "reason" not in kept
 
 
@@ -202,12 +203,12 @@ def test_real_graphs(folder, language, tmp_path):
         name = lambda n: subgraph.names[n][0]
         triples = {(name(h), subgraph.relations.get(r, r), name(t)) for h, r, t in subgraph.edges if h in subgraph.names and t in subgraph.names}
         provider = Stated(triples, row["seed"])
-        checked, counts = run_async(check_edges(subgraph, RuleTeacher(), provider, EASY, language))
+        checked, counts = run_async(check_edges(subgraph, OfflineTeacher(), provider, EASY, language))
         assert sum(counts.get(k, 0) for k in ("nameless", "left", "supported", "refuted", "unknown")) == counts["edges"] == len(subgraph.edges)
         supported = {tuple(c["triple"].split(" | ")) for c in checked if c["verdict"] == "supported"}
         named = {pair for h, _, t in provider.stated for pair in ((h, t), (t, h))}
         assert all((h, t) in named or any(names_in(text, t) for text in provider.pages.get(h, [])) for h, _, t in supported)
-        result, = run_async(graph_question(row, RuleTeacher(), provider, language, EASY))
+        result, = run_async(graph_question(row, OfflineTeacher(), provider, language, EASY))
         results.append(result)
         if "reason" not in result:
             used = {n for e in result["meta"]["edges"] for n in (e[0], e[2])}
@@ -271,7 +272,7 @@ def corpus(tmp_path_factory):
 
 def test_walks_become_questions(corpus):
     from stepdr.world.documents import Corpus, walk
-    results = [run_async(walk_question(walk(Corpus(corpus), 0, number), RuleTeacher()))[0] for number in range(8)]
+    results = [run_async(walk_question(walk(Corpus(corpus), 0, number), OfflineTeacher()))[0] for number in range(8)]
     rows = [r for r in results if "reason" not in r]
     assert rows and tally(results)["rows"] + tally(results)["aside"] == 8
     for row in rows:
@@ -284,8 +285,8 @@ def test_a_walk_question_that_one_search_answers_is_dropped(corpus):
     from stepdr.tools.search import StoreProvider
     from stepdr.world.documents import Corpus, walk
     record, provider = walk(Corpus(corpus), 0, 0), StoreProvider(Corpus(corpus).store())
-    kept, = run_async(walk_question(record, RuleTeacher()))
-    dropped, = run_async(walk_question(record, RuleTeacher(), provider))
+    kept, = run_async(walk_question(record, OfflineTeacher()))
+    dropped, = run_async(walk_question(record, OfflineTeacher(), provider))
     assert "“" in kept["query"] and dropped["reason"] == "one search finds the answer" and dropped["measure"] == kept["query"] and dropped["reply"]
 
 
@@ -295,9 +296,9 @@ def test_a_teacher_walks_and_a_silent_one_stops(corpus):
     def choose(values, language, draw):
         seen.append(values)
         return {"facts": [f"fact {len(seen)}"], "reason": "r", "link": 1 if len(seen) < 3 else 0}
-    record = run_async(walk_async(Corpus(corpus), 0, choose=link_chooser(RuleTeacher(next_link=choose))))
+    record = run_async(walk_async(Corpus(corpus), 0, choose=link_chooser(OfflineTeacher(checked=False, next_link=choose))))
     assert len(record["pages"]) == 3 and len(seen) == 3 and len(seen[2]["collected"]) == 2 and all(seen[0]["links"])
-    silent = run_async(walk_async(Corpus(corpus), 0, choose=link_chooser(RuleTeacher(next_link=lambda *_: SetAside("refusal", "no")))))
+    silent = run_async(walk_async(Corpus(corpus), 0, choose=link_chooser(OfflineTeacher(checked=False, next_link=lambda *_: SetAside("refusal", "no")))))
     assert len(silent["pages"]) == 1
 
 
@@ -307,9 +308,9 @@ def test_a_teacher_walks_and_a_silent_one_stops(corpus):
     ({"facts": [{"statement": "a", "paragraph": "p1"}, {"statement": "b", "paragraph": "p2"}], "answer": "1900"}, "the answer is in no paragraph")])
 def test_walk_questions_that_join_nothing(reply, fault):
     item = {"id": "w", "language": "zh", "paragraphs": [{"id": f"p{n}", "url": f"https://w.example/{n}", "title": f"页{n}", "text": f"它在183{6 + n}年被描述。"} for n in (1, 2)]}
-    record, = run_async(walk_question(item, RuleTeacher(question_from_walk=lambda *_: {**reply, "question": "哪一年？"})))
+    record, = run_async(walk_question(item, OfflineTeacher(checked=False, question_from_walk=lambda *_: {**reply, "question": "哪一年？"})))
     assert record["reason"] == "the question does not join pages" and fault in record["measure"] and record["reply"]
-    leak, = run_async(walk_question(item, RuleTeacher(question_from_walk=lambda *_: {"facts": [{"statement": "a", "paragraph": "p1"}, {"statement": "b", "paragraph": "p2"}], "answer": "1837", "question": "页1写的是哪一年？"},
+    leak, = run_async(walk_question(item, OfflineTeacher(checked=False, question_from_walk=lambda *_: {"facts": [{"statement": "a", "paragraph": "p1"}, {"statement": "b", "paragraph": "p2"}], "answer": "1837", "question": "页1写的是哪一年？"},
                                                       hide_names=lambda values, *_: {"question": values["question"]})))
     assert leak["reason"] == "the question tells what it should hide"
 
@@ -329,7 +330,7 @@ def solver(*answers):
     return play
 
 
-def judged(verdict): return RuleTeacher(same_answer=lambda *_: verdict if isinstance(verdict, Exception) else {"reason": "r", "verdict": verdict})
+def judged(verdict): return OfflineTeacher(checked=False, same_answer=lambda *_: verdict if isinstance(verdict, Exception) else {"reason": "r", "verdict": verdict})
 
 
 def test_easy_tasks_are_dropped_and_hard_ones_kept(web, tmp_path):
@@ -392,7 +393,7 @@ def test_real_reports_frames_and_planted_copies():
             assert frame.strip() and len(frame) <= 8300 and not re.search(r"(?m)^\s*\|.*\|\s*$", frame)
         runs = [line for line in re.split(r"(?<=[.!?])\s", text) if len(line.split()) >= 14 and not re.search(r"[\n|]|\]\(", line)]
         for run in rng.sample(runs, min(3, len(runs))): planted += 1; found += bool(copied_run(f"We want to know whether {run}", text))
-    plain = [row[0] for name, text in texts.items() if "reason" not in (row := run_async(planning_task({"id": name, "text": text}, RuleTeacher())))[0]]
+    plain = [row[0] for name, text in texts.items() if "reason" not in (row := run_async(planning_task({"id": name, "text": text}, OfflineTeacher())))[0]]
     for row in plain: false += any(copied_run(row["query"], texts[name]) for name in rng.sample(sorted(texts), 8) if f"planning-{name}" != row["id"])
     assert planted > 50 and found == planted and len(plain) >= 40 and false <= 0.1 * len(plain), (planted, found, len(plain), false)
 
@@ -402,9 +403,9 @@ REPORT = "# Cooling of data centres by sea water\n\n## Abstract\nWe compare sea 
 
 @pytest.mark.parametrize("task, fault", [("Write about Cooling of data centres by sea water.", "names the report"), ("Show why it saves 37% of energy.", "figures: 37%"), ("We compare sea water with air. Words on methods now.", None)])
 def test_tasks_that_give_the_report_away(task, fault):
-    result, = run_async(planning_task({"id": "r", "text": REPORT}, RuleTeacher(task_from_report=lambda *_: {"intent": "i", "task": task, "plan": ["a", "b", "c"]})))
+    result, = run_async(planning_task({"id": "r", "text": REPORT}, OfflineTeacher(checked=False, task_from_report=lambda *_: {"intent": "i", "task": task, "plan": ["a", "b", "c"]})))
     assert ("reason" not in result) if fault is None else (result["reason"] == "the task gives the report away" and fault in result["measure"])
-    step, = run_async(planning_task({"id": "r", "text": REPORT}, RuleTeacher(task_from_report=lambda *_: {"intent": "i", "task": "Compare cooling.", "plan": ["a", "Confirm 37% of savings", "c"]})))
+    step, = run_async(planning_task({"id": "r", "text": REPORT}, OfflineTeacher(checked=False, task_from_report=lambda *_: {"intent": "i", "task": "Compare cooling.", "plan": ["a", "Confirm 37% of savings", "c"]})))
     assert "step 2: gives away figures: 37%" in step["measure"]
 
 
@@ -426,11 +427,11 @@ def test_planning_over_http_and_trajectories_that_stray(web, tmp_path):
 
 def test_a_judge_that_contradicts_itself_keeps_nothing(web, tmp_path):
     task = {"id": "p", "query": "Compare cooling.", "plan": ["a", "b"], "language": "en"}
-    flattering = RuleTeacher(plan_alignment=lambda *_: {"steps": [{"number": n, "evidence": "none", "state": "not"} for n in (1, 2)], "strayed": [], "score": 10})
+    flattering = OfflineTeacher(checked=False, plan_alignment=lambda *_: {"steps": [{"number": n, "evidence": "none", "state": "not"} for n in (1, 2)], "strayed": [], "score": 10})
     with ScriptedModel(solver("A report.")) as server:
         policy = ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model))
         record, = run_async(planned_work(task, policy, flattering, ClosedWebProvider(web), workspace=tmp_path))
-        silent, = run_async(planned_work(task, policy, RuleTeacher(plan_alignment=lambda *_: SetAside("invalid", "never JSON")), ClosedWebProvider(web), workspace=tmp_path))
+        silent, = run_async(planned_work(task, policy, OfflineTeacher(checked=False, plan_alignment=lambda *_: SetAside("invalid", "never JSON")), ClosedWebProvider(web), workspace=tmp_path))
     assert record["measure"] == "0% of the steps followed, 70% needed" and silent["reason"] == "teacher: invalid" and silent["trajectory"]["messages"]
 
 

@@ -14,7 +14,8 @@ import re
 from ..client import SetAside
 from ..config import InputError
 from ..research import ResearchSettings, message_text, shrink
-from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, names_in, rule, search_kit, sentences, set_aside, task_row
+from ..rules import names_in, rule, sentences
+from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, search_kit, set_aside, task_row
 from .filters import content_words, words
 
 # %% ../../nbs/392_planning.ipynb #dc59f1f0

@@ -7,7 +7,8 @@ __all__ = ['VERBS', 'VERBS_ZH', 'PRAISE', 'PRAISE_ZH', 'OUTSIDE', 'VAGUE', 'OPEN
            'ABSENCE', 'not_atomic', 'anchored', 'not_verifiable', 'not_unambiguous', 'content', 'likeness',
            'not_independent', 'not_aligned', 'rubric_faults', 'sift_rubrics', 'set_faults', 'given_away',
            'disagreements', 'RubricSettings', 'first_step', 'second_step', 'third_look', 'two_steps', 'task_row',
-           'rubric_task']
+           'plain_text', 'telling_sentences', 'other_figure', 'small_first', 'topics_of', 'rubrics_from_material',
+           'role_by_rule', 'task_from_rubrics', 'judge_consistency', 'rubric_task']
 
 # %% ../../nbs/396_rubrics.ipynb #c7aba254
 import re
@@ -18,7 +19,9 @@ from functools import lru_cache
 from ..client import SetAside
 from ..config import setting, validate
 from ..prompts import PRINCIPLES, ROLES
+from ..rules import figures_in, keywords, rule, sentences
 from .filters import words
+from .planning import report_sections
 from .reflection import aside_of, bad_item, set_aside
 from ..trajectory import neutralize
 
@@ -226,6 +229,96 @@ def task_row(item, task, summary, rubrics, dropped, judged, language): # -> task
             "meta": {"summary": summary, "source": item["id"], "consistency": judged["score"], "problems": judged["problems"], "rubrics_dropped": dropped}}
 
 # %% ../../nbs/396_rubrics.ipynb #9af928a5
+_WORDS = {"en": {"covers": "Covers {}", "states": "States that {}", "source": "Cites a source for each figure", "task": "I have to decide on matters of {} and need a report with sources. Please go into {}.", "and": " and ", "comma": ", ",
+                 "about": "A report on {}. It covers {}. A good one states that {}. It must avoid the statement that {}.", "asked": "the task names it", "expected": "the task does not name it; an expert states it", "flaw": "the summary says to avoid it"},
+          "zh": {"covers": "论述{}", "states": "指出{}", "source": "为每个数字引用来源", "task": "我要就{}方面的问题作出决定，需要一份有来源的报告。请研究{}。", "and": "和", "comma": "、",
+                 "about": "关于{}的报告。它论述{}。好的报告指出{}。必须避免这样的说法：{}。", "asked": "任务提到了它", "expected": "任务没有提到，专家会指出", "flaw": "摘要要求避免它"}}
+
+def plain_text(text): # Markdown -> text without links, marks and citations
+    text = re.sub(r"\\cite\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|\[\d+(?:[,-]\s*\d+)*\](?:\([^)]*\))?", "", text)
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
+
+def telling_sentences(material, most=60): # Markdown -> list of sentences with a figure that stand alone, without their mark
+    "What a report states with a figure, in prose."
+    lines = [line for line in plain_text(material).splitlines() if not re.match(r"\s*(?:#|\||>|\d+[.)]\s|https?:)", line)]
+    found = []
+    for text in (one for line in lines for one in sentences(re.sub(r"^\s*(?:[-*+•]|\d+[.)])\s+", "", line))):
+        bare = text.strip(" .。*_")
+        size = len(re.findall(r"[\u4e00-\u9fff]", bare)) / 1.6 + len(re.findall(r"[A-Za-z]+", bare))
+        if re.search(r"[.。]$", text) and figures_in(bare) and 6 <= size <= 45 and not re.search(r"[:：;；?？|=]|https?|\b(?:we|our|i|you|your)\b|我们", bare, re.IGNORECASE) and not re.match(r"(?:it|he|she|they|this|these|that|those|its|such|however|but|also)\b|[它他她这该其但]", bare, re.IGNORECASE): found.append(bare)
+    return list(dict.fromkeys(found))[:most]
+
+# %% ../../nbs/396_rubrics.ipynb #0a4bcd89
+def other_figure(text, material): # sentence -> the same with its last figure changed to one that the material does not have
+    "A likely wrong value."
+    found = list(re.finditer(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\d])", text))
+    if not found: return ""
+    last, known = found[-1], figures_in(material)
+    value, places = float(last[0].replace(",", "")), len(last[0].partition(".")[2])
+    for step in ((1, 2, -1, 3, 7, 11) if re.fullmatch(r"1\d{3}|20\d\d", last[0]) else (value * 0.5, value * 0.2, value * 2, value * 3)):
+        made = f"{max(0.0, value + step):,.{places}f}" if "," in last[0] else f"{max(0.0, value + step):.{places}f}"
+        if made.replace(",", "") not in known and made != last[0]: return text[:last.start()] + made + text[last.end():]
+    return ""
+
+def small_first(text): # sentence -> as a part of another one
+    return text[:1].lower() + text[1:] if re.match(r"(?:The|A|An|In|By|About|Around|Over|Nearly|Only|More|Between|From|At|On|For|Some|As|Of|With|Under|Global|Total)\b", text) else text
+
+# %% ../../nbs/396_rubrics.ipynb #b31b7b25
+def topics_of(material, language, most=4): # Markdown -> (title, list of short headings)
+    "What a report is about, by its title and headings."
+    heads = [plain_text(re.sub(r"^(?:part|section|chapter)?\s*[\dIVX]{1,4}(?:\.\d+)*[.):]?\s+|^[一二三四五六七八九十]+[、.]\s*|^第.{1,3}[章节部分]+\s*", "", heading, flags=re.IGNORECASE)) for _, heading, _ in report_sections(material) if heading]
+    short = [re.split(r"[:;(\[（：；—–|?]|\s-\s", h)[0].strip(" *#.") for h in heads]
+    limit = (lambda h: 2 <= len(h) <= 14) if language == "zh" else (lambda h: 1 <= len(h.split()) <= 5 and len(h) > 3)
+    generic = re.compile(r"abstract|summary|introduction|conclusions?|references?|sources?|appendix|background|overview|contents?|bibliography|key (?:findings|takeaways)|notes?|摘要|引言|结论|参考|附录|概述|目录|总结|前言", re.IGNORECASE)
+    return (short[0] if short else ""), [h for h in dict.fromkeys(short[1:]) if limit(h) and not re.search(r"\d", h) and not generic.search(h) and keywords(h)][:most]
+
+@rule
+def rubrics_from_material(values, language="en", draw=0): # {"material"} -> reply
+    "Headings as explicit rubrics, telling sentences as implicit ones, one with a wrong figure as the negative one."
+    say, material = _WORDS["zh" if language == "zh" else "en"], values["material"]
+    title, heads = topics_of(material, language)
+    facts = [f for f in map(small_first, telling_sentences(material)) if not rubric_faults({"criterion": say["states"].format(f), "role": "implicit"}, (), material)]
+    flaw = next((wrong for wrong in (other_figure(f, material) for f in facts[4:] + facts[:1]) if wrong), "")
+    if not title or len(heads) < 2 or len(facts) < 2 or not flaw: return None
+    rows = [{"criterion": say["covers"].format(h), "axis": "Explicit Criteria", "weight": 4, "role": "explicit"} for h in heads]
+    rows += [{"criterion": say["states"].format(f), "axis": "Implicit Criteria", "weight": 3, "role": "implicit"} for f in facts[:4]]
+    rows += [{"criterion": say["source"], "axis": "References & Citation Quality", "weight": 2, "role": "implicit"}, {"criterion": say["states"].format(flaw), "axis": "Explicit Criteria", "weight": -4, "role": "negative"}]
+    summary = say["about"].format(title, say["comma"].join(heads), "; ".join(facts[:4]), flaw)
+    return {"summary": summary[:4000], "rubrics": rows}
+
+# %% ../../nbs/396_rubrics.ipynb #79683b60
+def role_by_rule(criterion, summary, task, say): # -> role
+    "Negative where the summary says to avoid it, explicit where the task names it, else implicit."
+    head, bound = say["about"].rpartition("{}")[0].rpartition("{}")[2], say["states"].partition("{}")[0]
+    avoided = summary.rpartition(head)[2] if head in summary else ""
+    if criterion.startswith(bound) and criterion[len(bound):].strip(" .。") == avoided.strip(" .。"): return "negative"
+    begin = say["covers"].partition("{}")[0]
+    return "explicit" if criterion.startswith(begin) and criterion[len(begin):].casefold() in task.casefold() else "implicit"
+
+@rule
+def task_from_rubrics(values, language="en", draw=0): # {"summary", "rubrics"} -> reply
+    "Ask for what the rubrics cover, and for nothing that they state."
+    say = _WORDS["zh" if language == "zh" else "en"]
+    begin, (before, after) = say["covers"].partition("{}")[0], say["about"].split("{}")[:2]
+    heads = [c[len(begin):] for c in values["rubrics"] if c.startswith(begin)]
+    if not heads or not values["summary"].startswith(before) or after not in values["summary"]: return None
+    title = values["summary"][len(before):values["summary"].index(after)]
+    task = say["task"].format(title, say["and"].join(filter(None, (say["comma"].join(heads[:-1]), heads[-1]))))
+    roles = [role_by_rule(c, values["summary"], task, say) for c in values["rubrics"]]
+    return {"task": task, "roles": [{"number": n, "reason": say[{"explicit": "asked", "implicit": "expected", "negative": "flaw"}[role]], "role": role} for n, role in enumerate(roles, 1)]}
+
+@rule
+def judge_consistency(values, language="en", draw=0): # {"summary", "rubrics", "task"} -> reply
+    "The five principles by rule, the roles anew, and what the task gives away; two points for each problem."
+    say, criteria = _WORDS["zh" if language == "zh" else "en"], [re.sub(r"\s*\(weight -?\d+(?:\.\d+)?, [^()]*\)$", "", r) for r in values["rubrics"]]
+    rows, about = [], f"{values['summary']}\n{values['task']}"
+    for number, criterion in enumerate(criteria, 1):
+        role = role_by_rule(criterion, values["summary"], values["task"], say)
+        rows.append({"number": number, "broken": list(rubric_faults({"criterion": criterion, "role": role}, criteria[:number - 1], about)), "role": role})
+    problems = [(f"任务泄露了答案：{line}" if language == "zh" else f"given away: {line}") for line in given_away(values["task"], [{"criterion": c} for c in criteria])]
+    return {"rubrics": rows, "problems": problems, "score": max(0, 10 - 2 * len(problems))}
+
+# %% ../../nbs/396_rubrics.ipynb #4c6efb19
 async def rubric_task(item, client, judge=None, language="en", # {"id", "material"}; teacher; another teacher as the judge
                       least=5, # rubrics after the rules
                       score=8, # least consistency, 0 to 10

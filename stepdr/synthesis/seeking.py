@@ -7,8 +7,9 @@ __all__ = ['CLASS_RELATION', 'SAID', 'DATE', 'DATE_ZH', 'NUMBER', 'GENERIC', 'SE
            'named_edges', 'relation_said', 'verify_edge', 'hit_paragraph', 'search_words', 'shown', 'check_edge',
            'check_edges', 'Statement', 'statements_of', 'vague_year', 'fuzz_dates', 'fuzz_numbers', 'exact_values',
            'is_common', 'name_parts', 'secrets_told', 'hangs_together', 'answer_names', 'also_fit', 'chain_faults',
-           'used_entities', 'keep_secrets', 'one_search_finds', 'question_from_graph', 'graph_question', 'link_chooser',
-           'question_from_walk', 'walk_faults', 'walk_question', 'read_items', 'seek']
+           'used_entities', 'keep_secrets', 'one_search_finds', 'question_from_graph', 'hide_names', 'graph_question',
+           'link_chooser', 'next_link', 'year_sentences', 'telling_words', 'question_from_walk', 'walk_faults',
+           'walk_question', 'read_items', 'seek']
 
 # %% ../../nbs/393_seeking.ipynb #27e7b280
 import asyncio
@@ -24,7 +25,8 @@ from ..artifacts import progress, write_json
 from ..client import SetAside
 from ..config import InputError
 from ..prompts import PROMPTS
-from .attempts import EDGE, RuleTeacher, SeekingSettings, as_settings, folded, gather, hard_enough, malformed_item, names_in, rule, sentences, set_aside, tally, task_row
+from ..rules import EDGE, OfflineTeacher, folded, keywords, names_in, rule, sentences
+from .attempts import SeekingSettings, as_settings, gather, hard_enough, malformed_item, set_aside, tally, task_row
 from .importers import BadRow, Pending, rows_in
 from .planning import planned_work, planning_task
 from ..tools.base import ToolError, run_async
@@ -311,19 +313,39 @@ def _hint(name, language): # a name -> words that describe it without saying it
 
 @rule
 def question_from_graph(values, language="en", draw=0): # {"statements"} -> reply
-    "Two statements where the one's end is the other's beginning, by relations that never have two outcomes."
+    "Two statements where the one's end is the other's beginning, by relations that never have two outcomes; else two of one thing, told by its other one."
     edges = [(number, *s.split(" | ")) for number, s in enumerate(values["statements"], 1) if s.count(" | ") == 2]
     outcomes = Counter((h, r) for h, r, _ in {e[1:] for e in edges})
     many = {r for (_, r), count in outcomes.items() if count > 1}
     chains = [(a, b) for a in edges for b in edges if a[3] == b[1] and len({a[1], a[3], b[3]}) == 3 and not {a[2], b[2]} & many]
     chains = [(a, b) for a, b in chains if not any(names_in(f"{a[2]} {b[2]} {_hint(a[1], language)}", name) for name in (a[1], a[3], b[3]))]
-    if not chains: return None
-    a, b = chains[draw % len(chains)]
-    hint = _hint(a[1], language)
-    question = f"{hint}的{a[2]}，它的{b[2]}是什么？" if language == "zh" else f"Take {hint}: what is the {b[2]} of its {a[2]}?"
+    if chains:
+        a, b = chains[draw % len(chains)]
+        hint = _hint(a[1], language)
+        question = f"{hint}的{a[2]}，它的{b[2]}是什么？" if language == "zh" else f"Take {hint}: what is the {b[2]} of its {a[2]}?"
+    else: # two statements of one thing, of which the one tells it from all others
+        owners = Counter((r, t) for _, r, t in {e[1:] for e in edges})
+        pairs = [(a, b) for a in edges for b in edges if a[1] == b[1] and len({a[1], a[3], b[3]}) == 3 and a[2] != b[2] and owners[a[2:]] == 1 and not CLASS_RELATION.search(a[2]) and outcomes[b[1:3]] == 1]
+        pairs = [(a, b) for a, b in pairs if not any(names_in(f"{a[2]} {b[2]} {_hint(a[3], language)}", name) for name in (a[1], a[3], b[3]))]
+        if not pairs: return None
+        a, b = pairs[draw % len(pairs)]
+        hint = _hint(a[3], language)
+        question = f"有一个对象，它的{a[2]}是{hint}，它的{b[2]}是什么？" if language == "zh" else f"There is something of which the {a[2]} is {hint}: what is the {b[2]} of it?"
+        return {"chain": [a[0], b[0]], "fuzzed": [{"exact": a[3], "vague": hint}], "unique": "陈述中只有一个对象符合" if language == "zh" else "one thing alone fits among the statements", "question": question, "answer": b[3]}
     return {"chain": [a[0], b[0]], "fuzzed": [{"exact": a[1], "vague": hint}], "unique": "each step has one outcome among the statements", "question": question, "answer": b[3]}
 
 # %% ../../nbs/393_seeking.ipynb #82bb9e5d
+@rule
+def hide_names(values, language="en", draw=0): # {"question", "answer", "words"} -> reply
+    "Each word becomes how its name begins, dates become vague; the answer becomes what is asked for."
+    text = values["question"]
+    for word in sorted(values["words"], key=len, reverse=True):
+        vague = ("所求的答案" if language == "zh" else "what is asked for") if folded(word) == folded(values["answer"]) else fuzz_numbers(fuzz_dates(word, language), language)
+        if vague == word: vague = _hint(word, language)
+        text = re.sub(rf"(?<!{EDGE}){re.escape(word)}(?!{EDGE})" if re.search(EDGE, word) else re.escape(word), lambda _: vague, text, flags=re.IGNORECASE)
+    return {"question": text} if text != values["question"] else None
+
+# %% ../../nbs/393_seeking.ipynb #20c1b5c9
 async def graph_question(item, client, provider, language="en", settings=None): # subgraph row -> [task row] or [record]
     "A fuzzed question of several hops from a subgraph whose edges were checked by search."
     settings, language = as_settings(SeekingSettings, settings), language or "en"
@@ -352,7 +374,7 @@ async def graph_question(item, client, provider, language="en", settings=None): 
                      edges=[list(e) for e in dict.fromkeys(s.edge for s in used)], evidence=list(dict.fromkeys(p for s in used for p in s.paragraphs)), fuzzed=reply["fuzzed"],
                      question_before=reply["question"] if question != reply["question"] else "", rewrites=rewrites, counts=counts)]
 
-# %% ../../nbs/393_seeking.ipynb #30290fa1
+# %% ../../nbs/393_seeking.ipynb #1b0af4cd
 def link_chooser(client, language="en", most_links=60, settings=SeekingSettings()): # -> coroutine function (Walk, list of Link) -> number or None, for `walk_async`
     "A teacher as the walker; where it has no reply, the walk ends."
     facts = []
@@ -368,25 +390,57 @@ def link_chooser(client, language="en", most_links=60, settings=SeekingSettings(
 
 # %% ../../nbs/393_seeking.ipynb #774ae1e6
 @rule
-def question_from_walk(values, language="en", draw=0): # {"paragraphs"} -> reply
-    "One page describes another, which states a year: ask for the year of what the first page speaks of."
-    pages = {}
-    for p in values["paragraphs"]: pages.setdefault(p["title"], []).append(p)
-    for first in values["paragraphs"]:
-        for title, rest in pages.items():
-            link = next((text for text in sentences(first["text"]) if title != first["title"] and names_in(text, title)), None)
-            said = next(((p, text, DATE.search(text) or DATE_ZH.search(text)) for p in rest for text in sentences(p["text"]) if DATE.search(text) or DATE_ZH.search(text)), None)
-            if not link or not said: continue
-            names = sorted({name for page in pages for name in (page, *name_parts(page))}, key=len, reverse=True)
-            hide = lambda text: re.sub("|".join(rf"(?<!{EDGE}){re.escape(name)}(?!{EDGE})" if re.search(EDGE, name) else re.escape(name) for name in names), "…", text, flags=re.IGNORECASE)
-            year = said[2]["year"]
-            asked = hide(said[1]).replace(year, "[?]")
-            hidden = fuzz_numbers(fuzz_dates(hide(link), language), language).replace(year, "[?]")
-            question = f"一篇文章写道：“{hidden}” 关于其中省略的对象，另一篇写道：“{asked}” 缺少的是哪一年？" if language == "zh" else f"One page says: \u201c{hidden}\u201d Of what is left out there another page says: \u201c{asked}\u201d Which year is missing?"
-            return {"facts": [{"statement": link[:600], "paragraph": first["id"]}, {"statement": said[1][:600], "paragraph": said[0]["id"]}], "question": question[:2000], "answer": year}
-    return None
+def next_link(values, language="en", draw=0): # {"collected", "page", "links"} -> reply
+    "Note the sentences with a number and a name; follow the first link to a thing with a name of its own, until three pages gave facts."
+    title, _, text = values["page"].partition("\n")
+    facts = [s[:600] for s in sentences(text) if re.search(r"\d", s) and 20 <= len(s) <= 300][:2]
+    seen = {folded(fact.partition(": ")[0]) for fact in values["collected"]} | {folded(title)}
+    enough = len(seen) >= 3 + (not facts)
+    target = lambda link: re.search(r"\(([^()]*)\)\s*$", link)[1] if re.search(r"\([^()]+\)\s*$", link) else link
+    fresh = [(not (name_parts(target(link)) or re.search("[\u4e00-\u9fff]{3}", target(link))), number) for number, link in enumerate(values["links"], 1) if folded(target(link)) not in seen and not re.search(r"\d{3}", link)]
+    link = 0 if enough or not fresh else min(fresh)[1]
+    return {"facts": facts, "reason": ("多个页面的事实已经足够，或没有新的链接" if language == "zh" else "the facts of several pages are enough, or no link is new") if not link else ("通向一个具体的事物" if language == "zh" else "it leads to something specific"), "link": link}
 
-# %% ../../nbs/393_seeking.ipynb #75cc064f
+# %% ../../nbs/393_seeking.ipynb #ed0d2e44
+def year_sentences(paragraphs, most=300): # of one page -> list of (paragraph, sentence, year): sentences of moderate length that have just one year
+    "What a page dates."
+    found = [(p, text, {m["year"] for pattern in (DATE, DATE_ZH) for m in pattern.finditer(text)}) for p in paragraphs for text in sentences(p["text"]) if len(text) <= most]
+    return [(p, text, next(iter(years))) for p, text, years in found if len(years) == 1]
+
+def telling_words(text, year, page, least=2, most=5): # sentence, its year, the page's `year_sentences` -> list of words, [] if they do not tell it from others
+    "So many of a sentence's words, longest first, that no other dated sentence of the page has them all."
+    words_ = sorted((w for w in keywords(text) if not w[0].isdigit() and w != "…"), key=len, reverse=True)
+    for count in range(least, min(most, len(words_)) + 1):
+        if all(other == year or not set(words_[:count]) <= set(keywords(said)) for _, said, other in page): return words_[:count]
+    return []
+
+@rule
+def question_from_walk(values, language="en", draw=0): # {"paragraphs"} -> reply
+    "One page describes another, which dates something: ask for the year by a few words of its sentence."
+    pages, made = {}, []
+    for p in values["paragraphs"]: pages.setdefault(p["title"], []).append(p)
+    names = sorted({name for page in pages for name in (page, *name_parts(page))}, key=len, reverse=True)
+    edge = lambda name: rf"(?<!{EDGE}){re.escape(name)}(?!{EDGE})" if re.search(EDGE, name) else re.escape(name)
+    dated = {title: year_sentences(rest) for title, rest in pages.items()}
+    for first in values["paragraphs"]:
+        for title, page in dated.items():
+            if title == first["title"] or not page: continue
+            own = {folded(name) for name in (title, *name_parts(title))}
+            hide = lambda text: re.sub("|".join(map(edge, names)), lambda m: "[?]" if folded(m[0]) in own else "…", text, flags=re.IGNORECASE)
+            link = next((text for text in sentences(first["text"]) if names_in(text, title) and len(text) <= 300 and len(keywords(hide(text))) >= 2), None)
+            if not link: continue
+            for p, text, year in page:
+                hidden = fuzz_numbers(fuzz_dates(hide(link), language), language).replace(year, "…")
+                bare = hide(text).replace("[?]", " ").replace("…", " ")
+                words_ = [w for w in telling_words(bare, year, page) if not names_in(f"{hidden} {w}", year)]
+                if len(words_) < 2 or "[?]" not in hidden: continue
+                if language == "zh": question = f"一篇文章写道：“{hidden}” 关于[?]处的对象，另一篇文章在提到{'、'.join(words_)}时说到一个年份。是哪一年？"
+                else: question = f"One page says: \u201c{hidden}\u201d Of what stands at [?] another page names a year, together with the words {', '.join(words_)}. Which year?"
+                made.append({"facts": [{"statement": link[:600], "paragraph": first["id"]}, {"statement": text[:600], "paragraph": p["id"]}], "question": question[:2000], "answer": year})
+                if len(made) > draw: return made[draw]
+    return made[draw % len(made)] if made else None
+
+# %% ../../nbs/393_seeking.ipynb #742d7dd9
 def walk_faults(reply, paragraphs, settings=SeekingSettings()): # reply to question_from_walk, {id: paragraph} -> list of faults
     "What is wrong with what a question rests on."
     used = [paragraphs[f["paragraph"]] for f in reply["facts"] if f["paragraph"] in paragraphs]
@@ -396,7 +450,7 @@ def walk_faults(reply, paragraphs, settings=SeekingSettings()): # reply to quest
     if not any(names_in(p["text"], reply["answer"]) for p in used): faults.append("the answer is in no paragraph that it rests on")
     return faults
 
-# %% ../../nbs/393_seeking.ipynb #c472892b
+# %% ../../nbs/393_seeking.ipynb #e8c8a7ac
 async def walk_question(item, client, provider=None, language="", settings=None): # walk record -> [task row] or [record]
     "A question that joins facts of several pages of a walk; `language` empty: that of the walk."
     settings = as_settings(SeekingSettings, settings)
@@ -422,7 +476,7 @@ async def walk_question(item, client, provider=None, language="", settings=None)
     return [task_row(f"seek-{name}", language, question, reply["answer"], [reply["answer"]], [f["statement"] for f in reply["facts"]], "walk", path=made["path"], evidence=used, rewrites=rewrites,
                      hops=len({by_id[i]["url"] for i in used}))]
 
-# %% ../../nbs/393_seeking.ipynb #742d7dd9
+# %% ../../nbs/393_seeking.ipynb #395a47c4
 SEEKERS = {"graph": graph_question, "walk": walk_question, "difficulty": hard_enough, "planning": planning_task, "planned": planned_work}
 
 def read_items(source, limit=20_000_000): # file of rows, or folder of .md and .txt reports; bytes of a row -> items, or records of what cannot be read
@@ -441,7 +495,7 @@ def read_items(source, limit=20_000_000): # file of rows, or folder of .md and .
     for line, value, _ in rows_in(path, limit):
         yield set_aside(f"{path.name}-{line}", "read", "malformed", f"{path.name}, line {line}: {value}") if isinstance(value, BadRow) else value
 
-# %% ../../nbs/393_seeking.ipynb #e8c8a7ac
+# %% ../../nbs/393_seeking.ipynb #97d01135
 async def _through(items, make, parallel, write): # write: function (item's results), called in the order of the items
     place, items = 0, iter(items)
     while chunk := list(islice(items, parallel)):
@@ -452,7 +506,7 @@ async def _through(items, make, parallel, write): # write: function (item's resu
 def seek(kind, # graph, walk, difficulty, planning or planned
          source, # items: .jsonl, .parquet or a folder of reports
          out, # folder: tasks.jsonl or trajectories.jsonl, attempts.jsonl, aside.jsonl, counts.json
-         client=None, # teacher; None: RuleTeacher
+         client=None, # teacher; None: OfflineTeacher
          provider=None, policy=None, fetcher=None, # what is searched and who works, where the maker needs them
          number=0, # items taken; 0: all
          language="", # en or zh; empty: each item's own
@@ -464,7 +518,7 @@ def seek(kind, # graph, walk, difficulty, planning or planned
     if kind in ("difficulty", "planned") and policy is None: raise InputError(f"seek: {kind} needs a policy that works on the tasks")
     if kind in ("graph", "difficulty", "planned") and provider is None and "kit" not in options: raise InputError(f"seek: {kind} needs a provider that searches")
     maker, out, counts = SEEKERS[kind], Path(out), Counter()
-    have = {"client": client or RuleTeacher(), "provider": provider, "policy": policy, "fetcher": fetcher, "language": language, **options}
+    have = {"client": client or OfflineTeacher(), "provider": provider, "policy": policy, "fetcher": fetcher, "language": language, **options}
     wanted = maker.__code__.co_varnames[:maker.__code__.co_argcount]
     if unknown := set(options) - set(wanted): raise InputError(f"seek: {kind} has no option {sorted(unknown)[0]!r}; it has {', '.join(wanted[1:])}")
     async def make(item, place): return await maker(item, **{k: v for k, v in {**have, "workspace": out / "work" / f"{place:06d}"}.items() if k in wanted})

@@ -5,14 +5,18 @@
 # %% auto #0
 __all__ = ['SIDE', 'WORDING', 'Check', 'shown_findings', 'sources', 'unwarranted', 'fatal', 'paragraph_verdict',
            'VerificationSettings', 'look_up', 'extract', 'verify_round', 'run_check', 'judge_check', 'read_thought',
-           'search_turn', 'trace_messages', 'check_record', 'verify_paragraph', 'verification_row']
+           'search_turn', 'trace_messages', 'check_record', 'verify_paragraph', 'first_claim', 'extract_statements',
+           'plan_checks', 'stance_of', 'sided', 'verify_statement', 'read_findings', 'replan_checks', 'report_checks',
+           'judge_conclusion', 'verification_row']
 
 # %% ../../nbs/395_verification.ipynb #3d0c7d6a
+import re
 from dataclasses import dataclass, field
 
 from ..client import SetAside
 from ..config import setting, validate
 from ..llm import EndpointError
+from ..rules import field_of, figures_in, folded, keywords, rule, sentences, share_said
 from .filters import malformed, words
 from .reflection import aside_of, bad_item, provider_tools, set_aside, trajectory_row
 from ..trajectory import cited_ids, neutralize
@@ -212,6 +216,116 @@ async def verify_paragraph(item, client, toolbox, judge=None, language="en", set
     return row if not (problem := malformed(row)) else set_aside(item, "malformed", problem)
 
 # %% ../../nbs/395_verification.ipynb #8813fd9f
+_POINTS = re.compile(r"(?:it|he|she|they|this|these|that|those|his|her|its|their|here|there|such|both|another|however|but|also|then)\b|[它他她这那该其此]|而|但", re.IGNORECASE)
+
+def first_claim(text): # sentence -> its first part that has a figure and enough words, without brackets
+    "One claim of a sentence."
+    text = re.sub(r"\s*[(（][^()（）]*[)）]", "", text)
+    for found in re.finditer(r"[,;，；]\s", text + ", "):
+        part = text[:found.start()].rstrip(" .。")
+        if figures_in(part) and 5 <= len(keywords(part)): return part + ("。" if re.search("[\u4e00-\u9fff]", part) else ".")
+    return text
+
+@rule
+def extract_statements(values, language="en", draw=0): # {"paragraph"} -> reply
+    "Sentences that stand alone and hold a figure, or two names."
+    rows = []
+    for text in sentences(values["paragraph"])[:30]:
+        own = re.sub(r"^\W*\w+", "", text)
+        telling = figures_in(text) or len(re.findall(r"\b[A-Z][a-z]{2,}", own)) > 1 or (re.search("[\u4e00-\u9fff]", text) and re.search(r"[《“]", text))
+        check = telling and 4 <= len(keywords(text)) <= 60 and not _POINTS.match(text) and not re.search(r"[?？]\W*$", text) and len(text) <= 600
+        rows.append({"quote": text[:2000], "statement": first_claim(text)[:800], "worth": "check" if check else "skip"})
+    return {"statements": rows}
+
+# %% ../../nbs/395_verification.ipynb #a0d91a3c
+@rule
+def plan_checks(values, language="en", draw=0): # {"statement"} -> reply
+    "Search with all its words, without its figures (the opposite would have others), and with its names."
+    text, zh = values["statement"], language == "zh"
+    words_ = list(keywords(text))
+    queries = [words_[:12], [w for w in words_ if not w[0].isdigit()][:8], [w.casefold() for w in re.findall(r"\b[A-Z][\w'-]+", text)][:5], words_[:3], words_[-3:]]
+    queries = list(dict.fromkeys(" ".join(q)[:200] for q in queries if q))[:3]
+    if len(queries) < 2: return None
+    told = ", ".join(sorted(figures_in(text)))
+    if zh: return {"supports": f"另有页面同样写道：{text[:600]}", "refutes": f"页面给出的不是{told or '这一说法'}，而是别的说法。", "queries": queries}
+    return {"supports": f"Another page that says the same: {text[:600]}", "refutes": f"A page that says it with {'other figures than ' + told if told else 'another name in its place'}.", "queries": queries}
+
+# %% ../../nbs/395_verification.ipynb #9f12293c
+def stance_of(statement, text, title=""): # statement, one sentence, title of its page -> "supports", "refutes" or ""
+    "What a sentence says of a statement, by words and figures."
+    figures, theirs, without = figures_in(statement), figures_in(text), [w for w in keywords(statement) if w[0].isdigit()]
+    share = share_said(statement, f"{title} {text}", without)
+    if share < 0.6 or share_said(text, f"{title} {statement}") < 0.2: return ""
+    if (re.search(r"\b(?:not|never|no longer)\b|n't\b|并未|没有|不是", text) is None) != (re.search(r"\b(?:not|never|no longer)\b|n't\b|并未|没有|不是", statement) is None): return ""
+    if figures <= theirs: return "supports"
+    years = lambda found: {f for f in found if re.fullmatch(r"1[0-9]{3}|20\d\d", f)}
+    return "refutes" if share >= 0.75 and len(years(figures)) == 1 == len(years(theirs)) and not years(figures) & theirs else ""
+
+def sided(findings): # list of (site, stance) -> verdict
+    "Two sites on one side and none on the other decide."
+    sides = {stance: {site for site, one in findings if one == stance} for stance in ("supports", "refutes")}
+    if len(sides["supports"]) > 1 and not sides["refutes"]: return "support"
+    return "refute" if len(sides["refutes"]) > 1 and not sides["supports"] else "doubtful"
+
+# %% ../../nbs/395_verification.ipynb #fc88121f
+@rule
+def verify_statement(values, language="en", draw=0): # {"statement", "paragraphs"} -> reply
+    "The nearest sentence of each paragraph, with what it says."
+    found, sites = [], []
+    for p in values["paragraphs"]:
+        title, best = f"{field_of(p, 'title')} {field_of(p, 'heading')}", ("", "")
+        for text in sentences(field_of(p, "text")):
+            stance = stance_of(values["statement"], text, title)
+            if stance and (stance == "supports" or not best[1]): best = (text[:2000], stance)
+            if best[1] == "supports": break
+        if best[1]: found.append({"paragraph": field_of(p, "id"), "quote": best[0], "stance": best[1]}); sites.append((field_of(p, "site") or field_of(p, "url"), best[1]))
+    verdict = sided(sites)
+    missing = ("没有" if language == "zh" else "nothing") if verdict != "doubtful" else "还需要另一个独立来源。" if language == "zh" else "a second independent source"
+    return {"findings": found[:50], "missing": missing, "verdict": verdict}
+
+# %% ../../nbs/395_verification.ipynb #f4c0defe
+_FOUND = re.compile(r"^\[(\S+)\] ([^,:\n]*)[^\n]*: (supports|refutes)\n\"(.*)\"$", re.DOTALL)
+
+def read_findings(findings): # as `shown_findings` gives them -> list of (id, site, stance, quote)
+    "Findings as they are shown to a role."
+    return [match.groups() for match in (_FOUND.match(text) for text in findings) if match]
+
+@rule
+def replan_checks(values, language="en", draw=0): # {"statement", "queries", "findings"} -> reply
+    "Enough if two sites agree or the words are used up; else search with words that were not together yet."
+    found, zh = read_findings(values["findings"]), language == "zh"
+    words_, made = list(keywords(values["statement"])), {folded(query) for query in values["queries"]}
+    if sided([(site, stance) for _, site, stance, _ in found]) != "doubtful": return {"reason": "两个独立来源说法一致" if zh else "two independent sources agree", "enough": True, "queries": []}
+    new = [query for query in (" ".join(words_[n:n + 4]) for n in range(0, len(words_), 3)) if len(query.split()) > 1 and folded(query) not in made][:3]
+    if not new: return {"reason": "没有别的词可以用来搜索" if zh else "there are no other words to search with", "enough": True, "queries": []}
+    return {"reason": "来源不足或互相矛盾，换用其他说法搜索" if zh else "too few sources, or they disagree; other words may find more", "enough": False, "queries": new}
+
+# %% ../../nbs/395_verification.ipynb #747ffac3
+@rule
+def report_checks(values, language="en", draw=0): # {"statement", "findings"} -> reply
+    "What each side says, and what follows by counting sites."
+    found, zh = read_findings(values["findings"]), language == "zh"
+    verdict = sided([(site, stance) for _, site, stance, _ in found])
+    if not found: return None
+    first = {"support": "这条陈述得到了支持。", "refute": "这条陈述不成立。", "doubtful": "这条陈述仍有疑问。"} if zh else {"support": "The statement holds.", "refute": "The statement does not hold.", "doubtful": "The statement stays in doubt."}
+    lines = [first[verdict]]
+    for one, site, stance, quote in list({(site, stance): (one, site, stance, quote) for one, site, stance, quote in reversed(found)}.values())[::-1][:8]:
+        quote = quote.rstrip(" .。")
+        lines.append((f"{site}的说法{'与之相符' if stance == 'supports' else '与之不同'}：“{quote}”\\cite{{{one}}}。") if zh else f"{site} {'says so' if stance == 'supports' else 'says otherwise'}: \"{quote}\" \\cite{{{one}}}.")
+    sites = {stance: len({site for _, site, one, _ in found if one == stance}) for stance in ("supports", "refutes")}
+    lines.append(f"支持它的独立来源有{sites['supports']}个，不支持的有{sites['refutes']}个。" if zh else f"Sites that say so: {sites['supports']}; that say otherwise: {sites['refutes']}." + (" One site alone, or sites that disagree, settle nothing." if verdict == "doubtful" else ""))
+    return {"report": " ".join(lines)[:8000], "verdict": verdict}
+
+# %% ../../nbs/395_verification.ipynb #a4393ead
+@rule
+def judge_conclusion(values, language="en", draw=0): # {"statement", "findings", "report"} -> reply
+    "The verdict that counting warrants, against the one that stands at the end of the conclusion."
+    warranted, concluded = sided([(site, stance) for _, site, stance, _ in read_findings(values["findings"])]), values["report"].split()[-1]
+    follows = warranted == concluded
+    gap = f"依据只能得出 {warranted}，而不是 {concluded}。" if language == "zh" else f"counting sites gives {warranted}, the conclusion is {concluded}"
+    return {"warranted": warranted, "gaps": [] if follows else [gap], "follows": follows}
+
+# %% ../../nbs/395_verification.ipynb #5af9699a
 async def verification_row(item, client, provider, judge=None, fetcher=None, language="en", # {"id", "paragraph", "verdict"?, "url"?}; teacher; search; another teacher as the judge
                            statements=4, # of a paragraph
                            rounds=3, # of searching for a statement

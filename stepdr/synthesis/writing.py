@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['report_measures', 'WritingSettings', 'table_faults', 'form_faults', 'screen_report', 'set_scope', 'query_faults',
            'query_report_row', 'findings_of', 'with_report', 'query_of', 'lost_and_new', 'written_again',
-           'mended_report_row', 'keep_deeper', 'plan_left_out', 'drafted_report_row']
+           'mended_report_row', 'keep_deeper', 'plan_left_out', 'drafted_report_row', 'query_from_report',
+           'closed_sentence', 'draft_report', 'depth', 'deeper_report', 'mended_citations', 'as_prose',
+           'regenerate_report']
 
 # %% ../../nbs/397_writing.ipynb #ac67c976
 import re
@@ -15,9 +17,10 @@ from dataclasses import dataclass
 from ..client import SetAside, language_shares
 from ..config import setting, validate
 from ..llm import EndpointError, guess_tokens
+from ..rules import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
 from .reflection import aside_of, bad_item, set_aside
-from .rubrics import content
+from .rubrics import content, topics_of
 from ..trajectory import MARKUP, cited_ids, neutralize
 
 # %% ../../nbs/397_writing.ipynb #0ff9979a
@@ -130,7 +133,7 @@ def findings_of(row, most=80): # trajectory row -> list of {"id", "text"}: what 
     "Paragraphs that the tools showed, each id once."
     found = {}
     for text in texts(row, "tool"):
-        for match in re.finditer(r"([^\n]*?)\s*\\cite\{([^}]*)\}", text):
+        for match in re.finditer(r"([^\n]*?)\s*\\cite\{([^}\n]*)\}", text):
             for one in cited_ids(match[0]):
                 if match[1].strip(): found.setdefault(one, {"id": one, "text": match[1].strip()})
     cited = [found[c] for c in cited_ids(answer_of(row)) if c in found]
@@ -224,3 +227,93 @@ async def drafted_report_row(item, client, judge=None, language="en", settings=W
     own = form_faults(old, {f["id"] for f in findings}, settings)
     if own: return set_aside(item, "not deeper" if judged else "draft", "; ".join(wrong or [f"the judge: {'/'.join(judged['verdicts'])}, lost {len(judged['lost'])}"]) + "; its own report: " + "; ".join(own), judged or len(wrong), draft=draft)
     return {**item, "meta": {**meta, "draft": {"kept": False, "problems": wrong, **judged, "report": draft}}}
+
+# %% ../../nbs/397_writing.ipynb #c858824c
+@rule
+def query_from_report(values, language="en", draw=0): # {"report"} -> reply
+    "Ask for what title and headings name."
+    title, heads = topics_of(values["report"], language, 6)
+    if not title or len(heads) < 2: return None
+    if language == "zh": return {"reader": "需要了解这一主题的读者", "query": f"请围绕“{title}”写一份有来源的研究报告，内容包括：{'、'.join(heads)}。"}
+    return {"reader": "somebody who has to know the matter before a decision", "query": f"Research {title} and write up what is established, with sources. Go into: {', '.join(heads)}."}
+
+# %% ../../nbs/397_writing.ipynb #a007e067
+def closed_sentence(text, ids): # sentence, ids -> the sentence with its citation before the mark
+    "A sentence that ends with its citation and one mark."
+    mark = "。" if re.search("[\u4e00-\u9fff]", text) else "."
+    bare = re.sub(r"[\s.。!！?？;；,，:：…]+$", "", text)
+    return f"{bare}{'' if mark == '。' else ' '}\\cite{{{','.join(ids)}}}{mark}" if ids else bare + mark
+
+@rule
+def draft_report(values, language="en", draw=0): # {"query", "plan", "findings"} -> reply
+    "For each part of the plan the sentences that speak of it, in one paragraph; what fits no part comes last."
+    zh, left, parts = language == "zh", list(values["findings"]), []
+    for step in values["plan"] or []:
+        mine = [f for f in left if share_said(step, f["text"]) > 0]
+        left = [f for f in left if f not in mine]
+        parts.append((re.sub(r"^(?:Settle the part on |弄清)", "", step), mine))
+    parts = [(head, mine) for head, mine in parts] + [("其他发现" if zh else "Further findings", left)] * bool(left)
+    if not any(mine for _, mine in parts): return None
+    text = []
+    for head, mine in parts:
+        head = " ".join(re.sub(r"\s*\\cite\{[^}]*\}", "", head).split())
+        body = [closed_sentence(max(sentences(f["text"]) or [f["text"]], key=lambda one: share_said(head, one)), [f["id"]]) for f in mine]
+        shared = [w for w in keywords(mine[0]["text"]) if len(mine) > 1 and all(w in keywords(f["text"]) for f in mine) and not w[0].isdigit()][:4] if mine else []
+        if not mine: body = ["没有找到相关内容，这一部分尚无定论。" if zh else "Nothing that was read speaks of it, so that this part stays open."]
+        elif shared: body.append(("由此可见，这些来源都谈到" + "、".join(shared) + "。") if zh else f"What these sources share is that they speak of {', '.join(shared)}.")
+        text.append(f"## {head}\n\n" + ("" if zh else " ").join(body))
+    title = values["query"].splitlines()[0][:120].rstrip(" .。:：")
+    return {"thesis": "结论只依据所引用的内容。" if zh else "What is said rests on the passages that are cited, part by part.", "report": (f"# {title}\n\n" + "\n\n".join(text))[:60000]}
+
+# %% ../../nbs/397_writing.ipynb #2265496e
+_INFERS = re.compile(r"\b(?:because|therefore|thus|hence|since|so that|whereas|although|however|follows|which means|share)\b|因为|因此|所以|由此|然而|尽管|说明", re.IGNORECASE)
+
+def depth(report): # text -> number
+    "Paragraphs of prose that weigh several sources, and words that infer; lists do not count."
+    prose = [line for line in report.splitlines() if line.strip() and not _LIST.match(line) and not line.lstrip().startswith(("|", "#"))]
+    return sum((len(cited_ids(line)) > 1) + len(_INFERS.findall(line)) for line in prose)
+
+@rule
+def deeper_report(values, language="en", draw=0): # {"query", "first", "second"} -> reply
+    "Deeper by counting; a point stands in one report only if the other cites nothing of what it cites."
+    first, second = values["first"], values["second"]
+    only = lambda one, other: [text[:400] for text in sentences(one) if cited_ids(text) and not set(cited_ids(text)) & set(cited_ids(other))][:50]
+    a, b = depth(first), depth(second)
+    said = f"按段落计数：第一份为{a}，第二份为{b}。" if language == "zh" else f"paragraphs that weigh sources and words that infer: {a} in the first, {b} in the second"
+    return {"only_first": only(first, second), "only_second": only(second, first), "reason": said, "deeper": "equal" if a == b else "first" if a > b else "second"}
+
+# %% ../../nbs/397_writing.ipynb #ca70a5d8
+def mended_citations(text, known): # report, ids that were read -> text with citations of the one form, and only of what was read
+    text = _BAD_CITE.sub(lambda found: "".join(f"\\cite{{{one}}}" for one in re.findall(r"web_[0-9a-f]{8}", found[0])), text)
+    return re.sub(r"[ \t]*\\cite\{([^}]*)\}", lambda found: f" \\cite{{{','.join(kept)}}}" if (kept := [i.strip() for i in found[1].split(",") if i.strip() in known]) else "", text)
+
+def as_prose(block): # lines of a list or table -> one paragraph
+    "Items as sentences, rows as sentences of their cells."
+    made = []
+    for line in block:
+        if re.fullmatch(r"[\s|:+-]+", line): continue
+        text = ", ".join(filter(None, (cell.strip() for cell in line.strip().strip("|").split("|")))) if line.lstrip().startswith("|") else re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+", "", line).strip()
+        cited = cited_ids(text)
+        bare = re.sub(r"\s*\\cite\{[^}]*\}", "", text).strip()
+        if bare: made.append(closed_sentence(bare[:1].upper() + bare[1:], cited))
+    return ("" if made and re.search("[\u4e00-\u9fff]", made[0]) else " ").join(made)
+
+@rule
+def regenerate_report(values, language="en", draw=0): # {"problems", "query", "findings", "report"} -> reply
+    "The same report without fences, with headings, citations of the one form, and lists as prose."
+    known = {f["id"]: f["text"] for f in values["findings"]}
+    text = MARKUP.sub("", values["report"]).strip()
+    text = mended_citations(re.sub(r"^```\w*[ \t]*$\n?", "", text, flags=re.MULTILINE), known)
+    lines, block, out = re.sub(r"^(#{1,6})(?=[^#\s])", r"\1 ", text, flags=re.MULTILINE).splitlines(), [], []
+    for line in [*lines, ""]:
+        if _LIST.match(line) or line.lstrip().startswith("|"): block.append(line); continue
+        if block: out += ["", as_prose(block), ""]; block = []
+        out.append(line)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip()
+    if not cited_ids(text): # name the passage that a sentence was copied from
+        for one, told in known.items():
+            said = next((s for s in sentences(text) if not s.startswith("#") and not cited_ids(s) and keywords(s) and share_said(s, told) >= 0.8), None)
+            if said: text = text.replace(said, closed_sentence(said, [one]), 1)
+    if not re.search(r"^#{1,6} ", text, re.MULTILINE): text = f"# {values['query'].splitlines()[0][:120].rstrip(' .。')}\n\n{text}"
+    if not re.search(r"[.!?。！？…\"”」》|]$", re.sub(r"(?:\\cite\{[^}]*\}|[*_\s`)\]>])+$", "", text)): text += "…"
+    return {"report": text} if text != values["report"] else None
