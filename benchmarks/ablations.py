@@ -18,7 +18,8 @@ from stepdr.evaluate.metrics import bootstrap
 from stepdr.model.base import SKELETON, make_model, train_tokenizer, training_text
 from stepdr.model.decoder import decode
 from stepdr.model.rows import encode_rows, training_namer
-from stepdr.synthesis.build import make_sets, readable, reading_row
+from stepdr.synthesis.build import sets_of
+from stepdr.synthesis.closed import readable, reading_row
 from stepdr.train.lm import train_rows
 from stepdr.trajectory import render
 from stepdr.world.closed import ClosedWeb
@@ -55,7 +56,7 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(1)
     web = ClosedWeb(load_graph(root() / "data" / "kg"), given.seed)
-    _, sets, _ = make_sets(web, SynthesisSettings(), given.seed)
+    sets = sets_of(web, SynthesisSettings(), given.seed).rows
     for name, changes in VARIANTS.items():
         if given.only and given.only != name: continue
         clock = time.time()

@@ -19,9 +19,9 @@ def load(folder):
     from stepdr.model.base import load_model, make_model, train_tokenizer, training_text
     if folder: return load_model(folder)
     from stepdr.config import PROFILES, SynthesisSettings
-    from stepdr.synthesis.build import make_sets
+    from stepdr.synthesis.build import sets_of
     base = PROFILES["tiny"]["base"]
-    _, sets, _ = make_sets(WEB, SynthesisSettings(stage1_rows=300, stage2_rows=300, sft_rows=300), 0)
+    sets = sets_of(WEB, SynthesisSettings(stage1_rows=300, stage2_rows=300, sft_rows=300), 0).rows
     tokenizer = train_tokenizer((training_text(row) for rows in sets.values() for row in rows), base.vocabulary)
     return make_model(len(tokenizer), base.width, base.layers, base.heads, base.context, base.induction), tokenizer
 

@@ -20,11 +20,11 @@ def make_rows(count, vocabulary):
     from stepdr.config import SynthesisSettings
     from stepdr.model.base import train_tokenizer, training_text
     from stepdr.model.rows import Namer, encode_rows
-    from stepdr.synthesis.build import make_sets
+    from stepdr.synthesis.build import sets_of
     from stepdr.world.closed import ClosedWeb
     from stepdr.world.graph import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
-    _, sets, _ = make_sets(web, SynthesisSettings(stage1_rows=count, stage2_rows=count, sft_rows=count), 0)
+    sets = sets_of(web, SynthesisSettings(stage1_rows=count, stage2_rows=count, sft_rows=count), 0).rows
     rows = [row for stage in sets.values() for row in stage]
     tokenizer = train_tokenizer(map(training_text, rows), vocabulary)
     return encode_rows(rows, tokenizer, Namer(sorted(web.graph.names.values())), 0.9, 0)[0], tokenizer

@@ -18,6 +18,7 @@ from stepdr.pipeline import STAGES, _end_leftover_kernels
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
 SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.sft_rows": 120, "synthesis.heldout_research": 10, "synthesis.heldout_questions": 8,
+         "synthesis.subgraphs": 20, "synthesis.walks": 40, "synthesis.research": 60,
          "base.width": 64, "base.layers": 2, "tokens_per_step": 1024,
          "midtrain.stage1_steps": 60, "midtrain.stage2_steps": 20, "sft.steps": 60,      # a checkpoint after 50 steps
          "judge.steps": 10, "judge.train_reports": 24, "judge.test_reports": 4,

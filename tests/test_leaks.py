@@ -9,14 +9,16 @@ from stepdr.artifacts import root
 from stepdr.config import SynthesisSettings
 from stepdr.model.base import train_tokenizer, training_text
 from stepdr.model.rows import Namer, encode_rows
-from stepdr.synthesis.build import document_row, make_sets, reading_row
+from stepdr.synthesis.build import sets_of
+from stepdr.synthesis.closed import document_row, reading_row
 from stepdr.synthesis.filters import decontamination
 from stepdr.synthesis.tasks import question_tasks, research_tasks
 from stepdr.synthesis.teacher import PERFECT, make_trajectory
 from stepdr.world.closed import ClosedWeb
 from stepdr.world.graph import load_graph
 
-SMALL = SynthesisSettings(stage1_rows=600, stage2_rows=300, sft_rows=200, heldout_research=60, heldout_questions=60)
+SMALL = SynthesisSettings(stage1_rows=600, stage2_rows=300, sft_rows=200, heldout_research=60, heldout_questions=60,
+                          subgraphs=60, walks=60, research=300)
 
 
 class Heldout:
@@ -59,7 +61,8 @@ def all_strings(value):
 @pytest.fixture(scope="module", params=[0, 1])
 def made(request):
     web = ClosedWeb(load_graph(root() / "data" / "kg"), request.param)
-    tasks, sets, funnel = make_sets(web, SMALL, request.param)
+    made = sets_of(web, SMALL, request.param)
+    tasks, sets = made.tasks, made.rows
     everything = [t for part in ("dev", "test") for t in question_tasks(web, part, request.param) + research_tasks(web, part, request.param)]
     return web, tasks, sets, Heldout(web, tasks["dev"] + tasks["test"] + everything), request.param
 

@@ -472,14 +472,16 @@ def near_duplicates(rows,
                     threshold: float = 0.8,  # estimated Jaccard similarity of 5-word shingles from which two rows are near (standard error up to 0.035 there)
                     index=None,  # a `kernels.NearIndex` that holds rows kept before; changed by the call
                     compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
+                    asked: bool = False,  # compare with what was asked as well: where answers are short and alike, other questions make other rows
                     ):
     "Drop trajectories whose own text nearly repeats that of an earlier one that was kept (SPEC 2.1)."
     require(0 < threshold <= 1, "threshold", threshold, "above 0 and at most 1")
     name = "near_duplicates"
     sound, broken = well_formed(rows, name=name)
     index = kernels.NearIndex(threshold) if index is None else index
-    texts = [own_texts(row) for row in sound]
-    marks, counts = (kernels.signatures if use_compiled(texts, compiled) else kernels.plain_signatures)(texts)
+    heard = [texts(row, "user")[:1] if asked else [] for row in sound]
+    own = [said + own_texts(row) for said, row in zip(heard, sound)]
+    marks, counts = (kernels.signatures if use_compiled(own, compiled) else kernels.plain_signatures)(own)
     nearest, agree = index.add(marks, counts > 0)
     index.ids += [row_id(row) for row, near, count in zip(sound, nearest, counts) if near < 0 and count]
     verdicts = {position: ("near-copy of a kept row", round(int(agree[position]) / kernels.PERMUTATIONS, 3), {"duplicate_of": index.ids[near]})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERFECT', 'MAKERS', 'Care', 'turn', 'groups', 'choose', 'quote', 'value_in', 'Episode', 'seek', 'walk', 'research',
-           'planning', 'verify', 'make_trajectory']
+           'planning', 'verify', 'trajectory_names', 'make_trajectory']
 
 # %% ../../nbs/31_teacher.ipynb #f72991c6
 import random
@@ -170,6 +170,12 @@ def verify(task, environment, care, rng): # one-hop question task -> messages
 MAKERS = {"seeking": seek, "walk": walk, "research": research, "planning": planning, "verification": verify}
 
 # %% ../../nbs/31_teacher.ipynb #e26670a1
+def trajectory_names(task, environment, messages): # -> sorted names that occur in a trajectory
+    "What a renamed copy must rename: titles, values, the subject, and the names of links."
+    links = {link.split(" : ")[0] for m in messages if m["role"] == "tool" for link in m["content"].splitlines() if " : " in link and ".example/" in link}
+    return sorted({n for p in environment.seen.values() for n in (p.title, p.value_name)} | {task["meta"]["mention"]} | links)
+
+# %% ../../nbs/31_teacher.ipynb #b6f265d2
 def make_trajectory(web, kind, task, care, seed, failure_rate=0.07, attempt=0): # -> trajectory row or None
     "Let the teacher work on a task; success is judged by the closed web's truth."
     environment = Environment(web, seed=f"{seed} {task['id']} {kind} {attempt}", failure_rate=failure_rate)
@@ -180,8 +186,7 @@ def make_trajectory(web, kind, task, care, seed, failure_rate=0.07, attempt=0): 
     if kind == "research": success = all(v == "satisfied" for v, r in zip(oracle(task, answer, environment.seen), task["rubrics"]) if r["role"] == "explicit")
     elif kind in ("seeking", "walk"): success = answer in task["aliases"]
     else: success = True
-    names = sorted({n for p in environment.seen.values() for n in (p.title, p.value_name)} | {task["meta"]["mention"]}
-                   | {link.split(" : ")[0] for m in messages if m["role"] == "tool" for link in m["content"].splitlines() if " : " in link and ".example/" in link})
+    names = trajectory_names(task, environment, messages)
     if kind == "verification": names = sorted({*names, messages[0]["content"].split(" is ", 1)[1].removesuffix(" .")})
     return {"id": f"{kind}-{task['id']}-{attempt}", "kind": {"walk": "seeking"}.get(kind, kind), "task_id": task["id"], "split": task["split"],
             "messages": messages, "success": success, "tool_calls": environment.calls, "tokens": sum(len(m["content"].split()) for m in messages),
