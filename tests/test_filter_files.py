@@ -1,17 +1,22 @@
 """Filters over files: every row accounted for, the same result as in memory, bad input set aside, memory flat."""
 import csv
+import fcntl
 import gzip
 import json
 import os
 import random
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from stepdr.artifacts import read_parquet, write_parquet
 from stepdr.config import InputError
+from stepdr.synthesis import stream
 from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters
 from stepdr.synthesis.stream import StreamSettings, filter_file, funnel_figure, load_evaluation
 from test_filters import trajectory
@@ -214,3 +219,274 @@ def test_planted_frames_questions_are_all_found_and_nothing_else(tmp_path):
     assert len(questions) == 60 and counts == {"read": 220, "kept": 100, "dropped": 120, "aside": 0}
     assert all(row["id"].startswith("planted") for row in read(tmp_path/"out.dropped.jsonl"))
     assert filter_file(tmp_path/"in.jsonl", tmp_path/"all.jsonl", against=[DATA/"qa/frames_test_set.csv"])["read"] == 220
+
+
+# a run that is killed
+
+KILLED = """
+import os, random, signal, sys, json
+from stepdr.synthesis import stream
+source, out, log, seed, options = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
+draw, kills = random.Random(seed), 0
+def run(after):
+    "Filter, and die at the given event: a row that is dropped, a checkpoint begun or written, a file renamed."
+    left, log_file = [after], os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def event(*_):
+        left[0] -= 1
+        if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
+    def watched(function):
+        def run(*args, **named):
+            event(); result = function(*args, **named); event()
+            return result
+        return run
+    parse = stream.parse_row
+    def parsed(*args): os.write(log_file, b"."); return parse(*args)
+    stream.parse_row, stream.Stage._drop, stream.Work.commit, stream.convert = parsed, watched(stream.Stage._drop), watched(stream.Work.commit), watched(stream.convert)
+    os.replace = watched(os.replace)
+    stream.filter_file(source, out, settings=stream.StreamSettings(portion=1), **options)
+while True:
+    child = os.fork()
+    if not child: run(draw.randint(40, 300)); os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status): break
+    assert os.WTERMSIG(status) == 9, status
+    kills += 1
+assert os.WEXITSTATUS(status) == 0, status
+print(kills)
+"""
+
+
+@pytest.mark.parametrize("only, ending, source_ending", [((), ".jsonl", ".jsonl"), (("near_duplicates", "correct_and_shortest", "noise_share"), ".jsonl", ".jsonl"),
+                                                         (tuple(FILTERS), ".jsonl.gz", ".jsonl.gz"), (("decontamination", "near_duplicates", "noise_share"), ".parquet", ".parquet")], ids=["default", "whole", "all", "parquet"])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, only, ending, source_ending):
+    rows = [{**row, "padding": "x" * 9000} for row in many(700, 2)]
+    rows[::50] = [{"id": str(number), "n": 1} for number in range(14)]  # set aside
+    if source_ending == ".parquet": write_parquet(tmp_path/"in.parquet", rows, ["meta"])
+    else: (gzip.open if source_ending.endswith(".gz") else open)(tmp_path/f"in{source_ending}", "wb").write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    source, exam = tmp_path/f"in{source_ending}", write(tmp_path/"exam.jsonl", EXAM)
+    options = {"only": only, "compiled": False, "against": [str(exam)] if "decontamination" in only else [], "options": {"temporal_anchoring": {"year": 2025}} if "temporal_anchoring" in only else {}}
+    names = [f"out{ending}", "out.dropped.jsonl", "out.aside.jsonl", "out.funnel.json"]
+    (tmp_path/"once").mkdir(); (tmp_path/"killed").mkdir()
+    counts = filter_file(source, tmp_path/"once"/names[0], settings=StreamSettings(portion=1), **options)
+    done = subprocess.run([sys.executable, "-c", KILLED, source, tmp_path/"killed"/names[0], tmp_path/"log", "3", json.dumps(options)], capture_output=True, text=True, env={**os.environ, "IN_TEST": "1"})
+    assert done.returncode == 0, done.stderr
+    for name in names: assert (tmp_path/"killed"/name).read_bytes() == (tmp_path/"once"/name).read_bytes(), name
+    assert sorted(os.listdir(tmp_path/"killed")) == sorted(names) == sorted(os.listdir(tmp_path/"once"))
+    kills, read_at_all = int(done.stdout), (tmp_path/"log").stat().st_size
+    funnel = json.loads((tmp_path/"once"/"out.funnel.json").read_text())
+    needed = 700 + sum(line["read"] for line in funnel["filters"] if line["filter"] in ("decontamination", "correct_and_shortest", "noise_share"))
+    assert kills >= 3 and counts["dropped"] > 100 and needed <= read_at_all <= needed + kills * 120, (kills, needed, read_at_all)  # a portion of 1 MB has up to 114 rows
+
+
+def test_a_kill_from_outside_at_any_moment(tmp_path):
+    source = write(tmp_path/"in.jsonl", [{**row, "padding": "x" * 9000} for row in many(1200, 4)])
+    code = "import sys\nfrom stepdr.synthesis.stream import filter_file, StreamSettings\nfilter_file(sys.argv[1], sys.argv[2], only=['length', 'near_duplicates', 'noise_share'], compiled=False, settings=StreamSettings(portion=1))"
+    command = lambda name: [sys.executable, "-c", code, source, tmp_path/name/"out.jsonl"]
+    for name in ("once", "killed"): (tmp_path/name).mkdir()
+    subprocess.run(command("once"), check=True, env={**os.environ, "IN_TEST": "1"})
+    draw, kills, work = random.Random(5), 0, tmp_path/"killed"/".out.jsonl.work"/"state.json"
+    def place():
+        try: state = json.loads(work.read_text()); return state["pass"], (state.get("reader") or {}).get("offset", 0)
+        except (OSError, ValueError): return None
+    while kills < 4:
+        process, before = subprocess.Popen(command("killed"), env={**os.environ, "IN_TEST": "1"}), place()
+        while process.poll() is None and place() == before: time.sleep(0.005)
+        time.sleep(draw.random() * 0.2)
+        process.kill()
+        if process.wait() == 0: break
+        assert not (tmp_path/"killed"/"out.jsonl").exists() and place() >= (before or (0, 0))
+        kills += 1
+    subprocess.run(command("killed"), check=True, env={**os.environ, "IN_TEST": "1"})
+    assert kills >= 2
+    for name in os.listdir(tmp_path/"once"): assert (tmp_path/"killed"/name).read_bytes() == (tmp_path/"once"/name).read_bytes(), name
+
+
+def stopped(tmp_path, source, monkeypatch, **options):
+    "Filter until the third checkpoint, then break off as Ctrl-C does."
+    with monkeypatch.context() as patch:
+        calls, old = [], stream.Work.commit
+        def commit(self, **state):
+            old(self, **state)
+            calls.append(1)
+            if len(calls) == 3: raise KeyboardInterrupt
+        patch.setattr(stream.Work, "commit", commit)
+        with pytest.raises(KeyboardInterrupt): filter_file(source, tmp_path/"out.jsonl", settings=StreamSettings(portion=1), **options)
+    assert (tmp_path/".out.jsonl.work").is_dir() and not (tmp_path/"out.jsonl").exists()
+
+
+def test_another_source_other_options_and_another_process(tmp_path, monkeypatch):
+    rows = [{**row, "padding": "x" * 9000} for row in many(600, 6)]
+    source, seen = write(tmp_path/"in.jsonl", rows), []
+    old = stream.parse_row
+    monkeypatch.setattr(stream, "parse_row", lambda *args: seen.append(1) or old(*args))
+    filter_file(source, tmp_path/"whole.jsonl", only=["length"])
+    def run(count, **options):
+        seen.clear()
+        filter_file(source, tmp_path/"out.jsonl", **{"only": ["length"], "settings": StreamSettings(portion=1), **options})
+        assert len(seen) == count and not list(tmp_path.glob(".*"))
+        (tmp_path/"out.jsonl").unlink()
+    stopped(tmp_path, source, monkeypatch, only=["length"])
+    done = json.loads((tmp_path/".out.jsonl.work"/"state.json").read_text())["rows"]
+    assert 250 < done < 350
+    run(600 - done)  # goes on
+    stopped(tmp_path, source, monkeypatch, only=["length"])
+    run(600, options={"length": {"max_words": 50_000}})  # other options: from the beginning
+    stopped(tmp_path, source, monkeypatch, only=["length"])
+    write(source, rows[1:])
+    run(599)  # another source
+    stopped(tmp_path, source, monkeypatch, only=["length"])
+    with open(tmp_path/".out.jsonl.work"/"lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process"): run(0)
+    (tmp_path/".out.jsonl.work"/"kept").write_bytes(b"")  # damaged: from the beginning
+    run(599)
+    stopped(tmp_path, source, monkeypatch, only=["length"])
+    (tmp_path/".out.jsonl.work"/"state.json").write_text("{")
+    run(599)
+
+
+def test_a_full_disk_keeps_what_was_done(tmp_path, monkeypatch):
+    source = write(tmp_path/"in.jsonl", [{**row, "padding": "x" * 9000} for row in many(600, 6)])
+    with monkeypatch.context() as patch:
+        old, calls = stream.atomic_write, []
+        def full(path, content):
+            calls.append(1)
+            if len(calls) > 3: raise OSError(28, "No space left on device")
+            return old(path, content)
+        patch.setattr(stream, "atomic_write", full)
+        with pytest.raises(OSError) as error: filter_file(source, tmp_path/"out.jsonl", settings=StreamSettings(portion=1))
+        assert error.value.filename
+    assert filter_file(source, tmp_path/"out.jsonl", settings=StreamSettings(portion=1))["read"] == 600 and not list(tmp_path.glob(".*"))
+
+
+# other forms of files
+
+def zst(path, data):
+    import pyarrow
+    with pyarrow.CompressedOutputStream(str(path), "zstd") as file: file.write(data)
+    return path
+
+
+def test_all_forms_of_sources_give_the_same(tmp_path):
+    import datasets
+    rows = [{**row, "meta": {"plan": ["birthplace"]}} for row in many(300)]
+    source = write(tmp_path/"in.jsonl", rows)
+    zst(tmp_path/"in.jsonl.zst", source.read_bytes())
+    flat = [{**row, "messages": [{**turn, "tool_calls": [{**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}} for call in turn["tool_calls"]]} if turn.get("tool_calls") else turn
+                                 for turn in row["messages"]]} for row in rows]  # arguments as text, as in most published sets
+    write(tmp_path/"flat.jsonl", flat)
+    table = datasets.Dataset.from_list(flat)
+    table.to_parquet(tmp_path/"flat.parquet", batch_size=70)
+    table.save_to_disk(tmp_path/"saved", num_shards=3)
+    datasets.DatasetDict({"train": table.select(range(200)), "test": table.select(range(200, 300))}).save_to_disk(tmp_path/"splits")
+    (tmp_path/"folder"/"data").mkdir(parents=True)
+    table.select(range(200)).to_parquet(tmp_path/"folder"/"data"/"train-0.parquet")
+    write(tmp_path/"folder"/"data"/"train-1.jsonl", flat[200:]); (tmp_path/"folder"/"README.md").write_text("# A set")
+    found = {}
+    for name in ("in.jsonl", "in.jsonl.zst", "flat.jsonl", "flat.parquet", "saved", "splits", "folder"):
+        counts = filter_file(tmp_path/name, tmp_path/"out"/"x.jsonl", only=["near_duplicates", "tool_schema", "noise_share"])
+        found[name] = counts, ids(read(tmp_path/"out"/"x.jsonl")), [(row["id"], row["reason"]) for row in read(tmp_path/"out"/"x.dropped.jsonl")]
+        if name in ("flat.parquet", "saved", "splits", "folder"): assert {row["id"]: row for row in flat}[found[name][1][0]] == read(tmp_path/"out"/"x.jsonl")[0]
+    assert len({json.dumps(one) for one in found.values()}) == 1 and 0 < counts["kept"] < 300 == counts["read"]
+    assert "file" in json.loads((tmp_path/"out"/"x.funnel.json").read_text())["filters"][0]["examples"][0]
+
+
+def test_forms_of_outputs(tmp_path):
+    import datasets
+    rows = many(300)
+    source = write(tmp_path/"in.jsonl", rows)
+    filter_file(source, tmp_path/"out.jsonl")
+    filter_file(source, tmp_path/"out.jsonl.gz", tmp_path/"d.jsonl.gz", tmp_path/"f1.json", aside=tmp_path/"a.jsonl.gz")
+    filter_file(source, tmp_path/"out.parquet", tmp_path/"d.parquet", tmp_path/"f2.json", aside=tmp_path/"a.parquet")
+    plain = (tmp_path/"out.jsonl").read_bytes()
+    assert gzip.decompress((tmp_path/"out.jsonl.gz").read_bytes()) == plain and gzip.decompress((tmp_path/"d.jsonl.gz").read_bytes()) == (tmp_path/"out.dropped.jsonl").read_bytes()
+    assert [without_nulls(row) for row in read_parquet(tmp_path/"out.parquet")] == read(tmp_path/"out.jsonl")
+    assert [without_nulls(row) for row in read_parquet(tmp_path/"d.parquet")] == read(tmp_path/"out.dropped.jsonl") and read_parquet(tmp_path/"a.parquet") == []
+    loaded = datasets.Dataset.from_parquet(str(tmp_path/"out.parquet"), cache_dir=tmp_path/"cache")
+    assert loaded["id"] == ids(read(tmp_path/"out.jsonl")) and loaded[0]["messages"][0]["role"] == "user"
+    filter_file(tmp_path/"out.parquet", tmp_path/"again.jsonl", funnel=tmp_path/"f3.json")
+    assert read(tmp_path/"again.jsonl") == read(tmp_path/"out.jsonl")
+
+
+def without_nulls(row): return {key: value for key, value in row.items() if value is not None}
+
+
+def test_a_table_becomes_a_table_of_the_same_schema(tmp_path):
+    import datetime, decimal
+    import polars
+    frame = polars.DataFrame({"id": list(range(500)), "question": [f"What is {number} and {number}?" for number in range(500)], "answer": ["x" if number % 7 else "" for number in range(500)],
+                              "when": [datetime.datetime(2025, 1, 1, 12, number % 60) for number in range(500)], "price": [decimal.Decimal(number) / 4 for number in range(500)], "raw": [b"\xff" if number % 2 else None for number in range(500)],
+                              "score": [float("nan") if number % 3 else 1.5 for number in range(500)], "kind": polars.Series(["a", "b"] * 250, dtype=polars.Categorical)})
+    frame.write_parquet(tmp_path/"in.parquet", row_group_size=90)
+    counts = filter_file(tmp_path/"in.parquet", tmp_path/"out.parquet", only=["length"], aside=tmp_path/"a.jsonl", dropped=tmp_path/"d.jsonl")
+    assert counts["kept"] == 428 and polars.read_parquet(tmp_path/"out.parquet").equals(frame.filter(polars.col("answer") != ""), null_equal=True)
+    row = read(tmp_path/"d.jsonl")[0]
+    assert (row["when"], row["price"], "raw" in row, row["kind"]) == ("2025-01-01T12:00:00", "0.00", False, "a") and row["reason"] == "answer too short"
+    rows = [{"id": "a", "text": "Some text.", "meta": {"n": 1}}, {"id": "b", "text": "Other text.", "meta": {"n": "one"}}]
+    write_parquet(tmp_path/"own.parquet", rows, ["meta"])
+    filter_file(tmp_path/"own.parquet", tmp_path/"own.out.parquet", only=["well_formed"])
+    assert read_parquet(tmp_path/"own.out.parquet") == rows
+    filter_file(tmp_path/"own.parquet", tmp_path/"own.jsonl", only=["well_formed"])
+    assert read(tmp_path/"own.jsonl") == rows
+
+
+def test_rows_without_a_common_type_become_json_text(tmp_path):
+    rows = [{"id": 1, "text": "a", "n": 1, "big": 2 ** 60 + 1, "any": {}, "bad": "\ud800", "m": [1, "x"]}, {"id": "two", "text": "b", "n": 1.5, "big": 0.5, "any": {"k": 1}, "bad": "y", "m": None}] \
+        + [{"id": 3, "text": "c", "args": {f"name {number}": number for number in range(400)}}]
+    (tmp_path/"in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    filter_file(tmp_path/"in.jsonl", tmp_path/"out.parquet", only=["well_formed"])
+    assert [without_nulls(row) for row in read_parquet(tmp_path/"out.parquet")] == [without_nulls(row) for row in rows]
+    assert json.loads((tmp_path/"out.funnel.json").read_text())["kept"] == 3
+
+
+def test_broken_tables_and_folders(tmp_path):
+    import polars
+    rows = [{"id": str(number), "text": " ".join(random.Random(number).choices(WORDS, k=300))} for number in range(400)]
+    whole = zst(tmp_path/"whole.jsonl.zst", "".join(json.dumps(row) + "\n" for row in rows).encode()).read_bytes()
+    (tmp_path/"cut.jsonl.zst").write_bytes(whole[:len(whole) // 2])
+    counts = filter_file(tmp_path/"cut.jsonl.zst", tmp_path/"out.jsonl", only=["well_formed"])
+    assert counts["aside"] == 1 and 50 < counts["kept"] < 390 and "broken" in read(tmp_path/"out.aside.jsonl")[0]["reason"]
+    polars.DataFrame(rows).write_parquet(tmp_path/"t.parquet", row_group_size=50)
+    data = (tmp_path/"t.parquet").read_bytes()
+    (tmp_path/"set").mkdir()
+    for name, content in (("a.parquet", data), ("b.parquet", data[:len(data) // 2]), ("c.parquet", data[:20000] + bytes(3000) + data[23000:]), ("d.parquet", b"")): (tmp_path/"set"/name).write_bytes(content)
+    counts = filter_file(tmp_path/"set", tmp_path/"out.jsonl", only=["well_formed"])
+    assert counts["aside"] == 3 and 400 <= counts["kept"] < 800 and sorted(Path(row["file"]).name for row in read(tmp_path/"out.aside.jsonl")) == ["b.parquet", "c.parquet", "d.parquet"]
+    counts = filter_file(tmp_path/"set", tmp_path/"out.parquet", only=["well_formed"], dropped=tmp_path/"d.jsonl")
+    assert len(polars.read_parquet(tmp_path/"out.parquet")) == counts["kept"]
+    with pytest.raises(InputError, match="1 of 1 rows"): filter_file(tmp_path/"set"/"b.parquet", tmp_path/"x.jsonl")
+    with pytest.raises(InputError, match="lies in the folder"): filter_file(tmp_path/"set", tmp_path/"set"/"x.jsonl")
+    (tmp_path/"none").mkdir()
+    with pytest.raises(InputError, match="holds no rows"): filter_file(tmp_path/"none", tmp_path/"x.jsonl")
+    (tmp_path/"none"/"dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(InputError, match="train: no such file"): filter_file(tmp_path/"none", tmp_path/"x.jsonl")
+    (tmp_path/"none"/"dataset_dict.json").write_text("{")
+    with pytest.raises(InputError, match="save the set again"): filter_file(tmp_path/"none", tmp_path/"x.jsonl")
+    import pyarrow as pa
+    from pyarrow import parquet
+    texts = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(bytes([0, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0])), pa.py_buffer(b"ok\xff\xfe")])
+    parquet.write_table(pa.table({"text": texts}), tmp_path/"utf.parquet")
+    assert filter_file(tmp_path/"utf.parquet", tmp_path/"x.jsonl", only=["well_formed"]) == {"read": 2, "kept": 1, "dropped": 0, "aside": 1} and "UTF-8" in read(tmp_path/"x.aside.jsonl")[0]["reason"]
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path/"pipe")
+    source, got = write(tmp_path/"in.jsonl", [trajectory("a"), {**trajectory("b"), "messages": []}, {"n": 1}]), []
+    reader = threading.Thread(target=lambda: got.append((tmp_path/"pipe").read_bytes()))
+    reader.start()
+    filter_file(source, tmp_path/"out.jsonl", tmp_path/"pipe", settings=StreamSettings(max_aside=0.9))
+    reader.join(20)
+    assert not (tmp_path/"pipe").is_file() and got == [b""]
+
+
+def test_a_kill_while_the_files_are_put_in_place(tmp_path):
+    source = write(tmp_path/"in.jsonl", many(200))
+    filter_file(source, tmp_path/"once.jsonl")
+    code = "import os, sys\nfrom stepdr.synthesis import stream\nold, count = stream.put, []\ndef put(part, target):\n    if len(count) == int(sys.argv[3]): os.kill(os.getpid(), 9)\n    count.append(1); old(part, target)\n" \
+           "stream.put = put\nstream.filter_file(sys.argv[1], sys.argv[2])"
+    for killed_at in (2, 1, 0):  # places that are left: the second run has one file less to put
+        assert subprocess.run([sys.executable, "-c", code, source, tmp_path/"out.jsonl", str(killed_at)], env={**os.environ, "IN_TEST": "1"}).returncode == -9
+    assert (tmp_path/"out.jsonl").exists() and not (tmp_path/"out.funnel.json").exists()
+    assert filter_file(source, tmp_path/"out.jsonl") == filter_file(source, tmp_path/"once.jsonl")
+    for ending in (".jsonl", ".dropped.jsonl", ".aside.jsonl", ".funnel.json"): assert (tmp_path/f"out{ending}").read_bytes() == (tmp_path/f"once{ending}").read_bytes()
+    assert not list(tmp_path.glob(".*"))

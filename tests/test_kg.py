@@ -171,6 +171,26 @@ def test_packed_files_are_read_directly(tmp_path, ending, pack):
     assert triples_of(tmp_path / "g") == set(ROWS)
 
 
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tgz", "tar.xz", "tar.bz2"])
+def test_an_archive_that_was_cut_is_one_error(tmp_path, ending):
+    text = "".join("\t".join(row) + "\n" for row in ROWS).encode()
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("a_train.txt", "b_test.txt", "c_valid.txt"): info = tarfile.TarInfo(name); info.size = len(text); archive.addfile(info, io.BytesIO(text))
+    pack = {"gz": gzip.compress, "tgz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}.get(ending.rpartition(".")[2], bytes)
+    data, member = whole.getvalue(), 512 + -(-len(text) // 512) * 512
+    (tmp_path / f"t.{ending}").write_bytes(pack(data))
+    build(tmp_path / f"t.{ending}", tmp_path / "g")
+    assert triples_of(tmp_path / "g") == set(ROWS)
+    for cut in (data[:2 * member], data[:3 * member], data[:3 * member + 512], data[:member + 700], data[:0]):     # between two members, before the end, in the middle of it, in a member, all
+        (tmp_path / f"t.{ending}").write_bytes(pack(cut))
+        with pytest.raises(InputError, match=rf"t\.{ending}: not a readable archive"): build(tmp_path / f"t.{ending}", tmp_path / "none")
+    packed = pack(data)
+    (tmp_path / f"t.{ending}").write_bytes(packed[:min(len(packed) // 2, 2 * member)])
+    with pytest.raises(InputError, match="fetch it again"): build(tmp_path / f"t.{ending}", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_wikidata5m_as_published(tmp_path):
     text = "".join("\t".join(row) + "\n" for row in ROWS).encode()
     (tmp_path / "w").mkdir()

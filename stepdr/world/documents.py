@@ -37,6 +37,7 @@ from ..config import InputError, setting, validate
 from ..tools.base import ToolError
 from ..tools.extract import Document, ExtractSettings, extract, join_lines, make_document
 from .authority import Authority, host_of
+from .kg import TarTail
 from .paragraphs import Paragraph, ParagraphStore, StoreSettings
 
 # %% ../../nbs/390_documents.ipynb #09410b85
@@ -119,24 +120,11 @@ def _zip_units(src, endings, limit):
                 if _wanted(info.filename, endings) and not info.is_dir(): yield _archived(info.filename, info.file_size, lambda: archive.read(info), limit)
     except (OSError, zipfile.BadZipFile) as error: raise InputError(f"{src}: not a readable zip file ({error})") from None
 
-class _Tail:
-    "A stream that remembers its end: a tar ends with two blocks of zeros, and one that was cut between two members does not."
-    def __init__(self, stream): self.stream, self.last = stream, b""
-
-    def read(self, size=-1):
-        data = self.stream.read(size)
-        self.last = (self.last + data[-1024:])[-1024:]
-        return data
-
-    def check(self): # EOFError where the rest is cut off, also by the decompressor
-        while self.read(1 << 20): pass
-        if self.last != bytes(1024): raise EOFError("the archive has no end")
-
 def _tar_units(src, endings, limit):
     import tarfile
     last = src.name
     try:
-        with open_stream(src) as stream, tarfile.open(fileobj=(tail := _Tail(stream)), mode="r|") as archive:
+        with open_stream(src) as stream, tarfile.open(fileobj=(tail := TarTail(stream)), mode="r|") as archive:
             for info in archive:
                 last = _name(info.name.removeprefix("./"))
                 if info.isfile() and _wanted(last, endings):
