@@ -54,9 +54,16 @@ class WorldSettings:
 class SynthesisSettings:
     "Tasks and trajectories."
     stage1_rows: int = setting(16000, "rows of mid-training's first stage", 10, 10_000_000)
-    stage2_rows: int = setting(8000, "trajectories of mid-training's second stage", 10, 10_000_000)
+    stage2_rows: int = setting(9300, "rows of mid-training's second stage", 10, 10_000_000)
     sft_rows: int = setting(4000, "trajectories of SFT", 10, 10_000_000)
-    research_share: float = setting(0.6, "share of Deep Research in SFT", 0.0, 1.0)
+    stage1_mixture: str = setting("active_reading=54 rewriting=2 knowledge=10 query_planning=23 summarisation=3 reasoning=5 reflection=3", "weights of the first stage's categories")
+    stage2_mixture: str = setting("two_hops=16 three_hops=5 lookup=27 reports=21 active_reading=11 query_planning=5 planning=4 verification=4 url_qa=1 web_browsing=2 self_correction=1.5 knowledge=1 summarisation=0.5 reasoning=0.5 dialogue=0.5",
+                                  "weights of the second stage's categories")
+    sft_mixture: str = setting("deep_research=60 two_hops=17.5 three_hops=6.5 lookup=13 verification=2 self_correction=1", "weights of SFT's categories")
+    subgraphs: int = setting(2000, "subgraphs sampled for questions", 1, 100_000_000)
+    walks: int = setting(800, "walks along links", 1, 100_000_000)
+    research: int = setting(2300, "research tasks with rubrics at most, two for a topic", 1, 100_000_000)
+    workers: int = setting(1, "processes that make rows; does not change the result", 1, 1000)
     failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
     care_trusted: float = setting(0.9, "how often the SFT teacher takes the trusted line", 0.0, 1.0)
     care_retry: float = setting(0.9, "how often the SFT teacher searches again after a failure", 0.0, 1.0)
@@ -92,6 +99,7 @@ class MidtrainSettings:
     stage2_matrix_rate: float = setting(0.015, "Muon's learning rate in stage 2", 0.0, 1.0)
     trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
+    curve: int = setting(3, "snapshots of each stage, to measure what the model knows on the way", 0, 1000)
     def __post_init__(self): validate(self)
 
 # %% ../nbs/00_config.ipynb #94cb7156
@@ -117,6 +125,13 @@ class JudgeSettings:
     train_reports: int = setting(1500, "reports to learn from", 2, 10_000_000)
     test_reports: int = setting(120, "held-out reports to measure agreement on", 2, 100_000)
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
+    held_out_relations: int = setting(3, "relations that training does not see", 0, 100)
+    rl_iterations: int = setting(0, "steps of reinforcement after the supervised ones", 0, 1_000_000)
+    rl_reports: int = setting(24, "reports of such a step", 1, 1_000_000)
+    rl_samples: int = setting(4, "answers to each question", 2, 1000)
+    rl_rate: float = setting(3e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
+    rl_supervised: int = setting(24, "labelled rows that such a step also learns from", 0, 1_000_000)
+    head: str = setting("ternary", "grade that is rewarded: ternary or binary", choices=("ternary", "binary"))
     def __post_init__(self): validate(self)
 
 # %% ../nbs/00_config.ipynb #ba371cd2
@@ -156,6 +171,7 @@ class EvaluateSettings:
     turn_tokens: int = setting(160, "tokens a turn may have", 8, 1_000_000)
     samples: int = setting(2000, "bootstrap resamples", 10, 1_000_000)
     processes: int = setting(2, "processes that share the models' episodes", 1, 64)
+    curve_tasks: int = setting(100, "questions of each set that mid-training's snapshots answer", 0, 100_000)
     def __post_init__(self): validate(self)
 
 # %% ../nbs/00_config.ipynb #ecdaed79

@@ -37,7 +37,7 @@ def test_every_category_makes_rows_and_weights_hold(made):
         for name, weight in weights.items():
             share = weight / sum(weights.values())
             assert abs(counts[name] - share * total) <= 1.5, (stage, name)
-    assert {row["category"] for row in made.rows["stage2"]} >= {"deep_search", "url_qa", "web_browsing", "planning", "verification", "self_correction", "reports"}
+    assert {row["category"] for row in made.rows["stage2"]} >= {"two_hops", "three_hops", "url_qa", "web_browsing", "planning", "verification", "self_correction", "reports"}
 
 
 def test_nothing_is_lost(made):
@@ -100,7 +100,7 @@ def test_corrected_work_began_wrong_and_ends_right(made):
 def test_rules_cover_prompts_that_exist(): assert set(CLOSED_RULES) <= set(SCHEMAS)
 
 
-@pytest.mark.parametrize("text, words", [("deep_serch=1", "deep_serch"), ("lookup=many", "lookup=many"), ("lookup=-1", "0 or more"), ("", "no category"), ("lookup", "NAME=WEIGHT")])
+@pytest.mark.parametrize("text, words", [("two_hop=1", "two_hop"), ("lookup=many", "lookup=many"), ("lookup=-1", "0 or more"), ("", "no category"), ("lookup", "NAME=WEIGHT")])
 def test_a_wrong_mixture_names_field_and_word(text, words):
     with pytest.raises(InputError, match="synthesis.sft_mixture") as error: read_mixture(text, "synthesis.sft_mixture", CATEGORIES["sft"])
     assert words in str(error.value)

@@ -98,7 +98,7 @@ def make_units(models=MODELS, sets=SETS, temperatures=TEMPERATURES): # -> list o
     return [{"model": m, "set": s, "temperature": float(t)} for m in models for s in sets for t in sorted(temperatures, reverse=True)]
 
 def unit_name(unit): # -> text for a file's name
-    return f"{unit['model']}.{unit['set']}.t{unit['temperature']:g}"
+    return f"{unit['model'].replace('/', '.')}.{unit['set']}.t{unit['temperature']:g}" + (f".n{unit['limit']}" if unit.get("limit") else "")
 
 # %% ../../nbs/81_evaluate.ipynb #26290430
 def run_unit(unit, # {"model", "set", "temperature"}
@@ -174,7 +174,7 @@ def evaluate_rank(job, rank, ranks): # as `run_ranks` calls it
         if name != unit["model"]:
             name, policy = unit["model"], load_model(Path(job["models"], unit["model"]), job["device"])
             policy[0].eval()
-        about, key = {k: v for k, v in unit.items() if k != "key"}, unit["key"]
+        about, key = {k: v for k, v in unit.items() if k not in ("key", "limit")}, unit["key"]
         chosen = [t for t in tasks if t["kind"] == unit["set"]][:job["limit"]]
         records = run_unit(about, policy, chosen, web, job["seed"], budget, job["failure_rate"], lambda n: tell(job, rank, done + n, clock))
         done += len(records)
@@ -209,7 +209,7 @@ def evaluate_models(run_dir, # folder of the run
     empty = [kind for kind, count in counts.items() if not count]
     if empty: raise InputError(f"{job['tasks']}: no task of the set {empty[0]!r}; run the stage `synthesis` again")
     units = make_units(models, sets, temperatures)
-    for unit in units: unit["key"] = unit_key(unit, job)
+    for unit in units: unit |= {"key": unit_key(unit, job), **({"limit": limit} if limit else {})}
     todo = [unit for unit in units if unit_records(unit, job) is None]
     if todo:
         Path(job["units"]).mkdir(parents=True, exist_ok=True)
@@ -341,12 +341,13 @@ def make_samples(records, tasks, web, count=6): # records, task rows, ClosedWeb 
 def evaluate_run(run_dir, # folder of the run
                  settings=EvaluateSettings(), seed=0, device="auto",
                  models=MODELS, sets=SETS, temperatures=TEMPERATURES, limit=None, # as in `evaluate_models`
+                 more=lambda records, tasks: {}, # function of the records and task rows -> further parts of the results
                  ): # -> the object of results.json
     "Evaluate and write `evaluation/`: results, episodes and samples."
     records = evaluate_models(run_dir, settings, seed, models, sets, temperatures, limit, device)
     print(f"evaluate: {len(records)} episodes; intervals", flush=True)
-    results = {"split": settings.split, **summarise(records, seed, settings.samples)}
     tasks, web = read_jsonl(Path(run_dir, "data", f"tasks_{settings.split}.jsonl")), load_web(Path(run_dir, "world"))
+    results = {"split": settings.split, **summarise(records, seed, settings.samples), **more(records, tasks)}
     with atomic_directory(Path(run_dir, "evaluation")) as folder:
         write_json(folder / "results.json", results)
         write_parquet(folder / "episodes.parquet", records, json_columns=("verdicts", "cited"))

@@ -89,7 +89,7 @@ async def verified_facts(subgraph, seen): # Subgraph, Seen -> {head: {relation: 
     return facts
 
 # %% ../../nbs/398_closed.ipynb #fb8abc0f
-async def graph_questions(item, world, rng, deep=4): # subgraph row, folder of the web, random.Random, chains of each length for a topic -> a row on the edges, and task rows
+async def graph_questions(item, world, rng, deep=12): # subgraph row, folder of the web, random.Random, chains of each length for a topic -> a row on the edges, and task rows
     "Questions of one to three hops over the verified edges of a subgraph."
     seen, subgraph = seen_at(world), read_subgraph(item)
     facts = await verified_facts(subgraph, seen)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['orthogonalise', 'make_optimizer', 'plan_batches', 'pad_batch', 'token_loss', 'rate_at', 'save_state', 'load_state',
-           'add_gradients', 'train_rows', 'run_ranks', 'die_with_parent', 'rank_main', 'train_job', 'saved_step']
+           'add_gradients', 'train_rows', 'run_ranks', 'die_with_parent', 'rank_main', 'curve_steps', 'train_job',
+           'saved_step']
 
 # %% ../../nbs/50_train.ipynb #9927569a
 import json
@@ -12,6 +13,7 @@ import math
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from ..config import InputError
@@ -155,6 +157,7 @@ def train_rows(model, # Qwen2 or any causal model
                rank=0, ranks=1, # this process, of how many
                checkpoint=None, every=50, # file to go on from, steps between saves
                log=lambda **row: None, # called with a row of metrics
+               keep=lambda model, step: None, # called after each step; may write the model away
                ): # -> model
     "Next-token training on the labels; goes on from its checkpoint."
     import torch
@@ -178,6 +181,7 @@ def train_rows(model, # Qwen2 or any causal model
         if (step + 1) % 10 == 0 or step + 1 == steps:
             log(step=step + 1, loss=float(total[1] / total[0]), labels=int(total[0]), tokens=seen, seconds=round(time.time() - clock, 2), learning_rate=rates[0] * rate_at(step, steps))
             total.zero_(); seen = 0
+        keep(model, step + 1)
         if checkpoint and rank == 0 and ((step + 1) % every == 0 or step + 1 == steps): save_state(checkpoint, model, optimizer, step + 1)
     return model
 
@@ -228,9 +232,14 @@ def rank_main(folder, rank): # folder with job.json, number of this process
     getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
 
 # %% ../../nbs/50_train.ipynb #05a02852
+def curve_steps(steps, points): # optimiser steps, how many snapshots -> set of steps
+    "Steps after which a snapshot is kept: evenly spaced, the last step among them."
+    return {round(steps * n / points) for n in range(1, points + 1)} - {0}
+
+# %% ../../nbs/50_train.ipynb #5802a91a
 def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "rate", "matrix_rate", "trainer"}
     "Train from one Hugging Face directory to another, in one of `ranks` processes; goes on from its checkpoint."
-    from stepdr.artifacts import MetricsLog, read_parquet
+    from stepdr.artifacts import MetricsLog, read_parquet, write_json
     from stepdr.model.base import load_model, save_model
     run, name = Path(job["run_dir"]), job["name"]
     model, tokenizer = load_model(run / job["start"], pick_device(job["device"]))
@@ -243,22 +252,28 @@ def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "
         metrics.log(**row)
         left = (time.time() - clock) / max(row["step"] - done, 1) * (job["steps"] - row["step"])
         if row["step"] % 50 == 0: print(f"{name} {row['step']}/{job['steps']}  loss {row['loss']:.3f}  {left:.0f} s left", flush=True)
+    marks = curve_steps(job["steps"], job.get("curve", 0))
+    def keep(model, step):
+        if rank or step not in marks: return
+        folder = run / "models" / "midtrain_curve" / f"{name}-{step:06d}"
+        save_model(folder, model, tokenizer)
+        write_json(folder / "point.json", {"stage": name, "step": step, "tokens": job.get("before", 0) + step * job["tokens"]})
     if job["trainer"] == "trl":
         from stepdr.train.trl import train_rows_trl as train
         if ranks > 1: raise ValueError("trainer: trl works with one process here; use processes=1, or accelerate launch")
-    else: train = train_rows
+    else: train = partial(train_rows, keep=keep)
     if done < job["steps"]:
         train(model, rows, job["steps"], job["tokens"], job["rate"], job["matrix_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
     else: load_state(checkpoint, model, make_optimizer(model, job["rate"], job["matrix_rate"]))
     if rank == 0: save_model(run / job["out"], model, tokenizer)
 
-# %% ../../nbs/50_train.ipynb #5802a91a
+# %% ../../nbs/50_train.ipynb #5b76f457
 def saved_step(checkpoint): # -> steps that a checkpoint has behind it, 0 where there is none
     "How far a killed job came."
     import torch
     return torch.load(checkpoint, weights_only=True)["step"] if Path(checkpoint).exists() else 0
 
-# %% ../../nbs/50_train.ipynb #5b76f457
+# %% ../../nbs/50_train.ipynb #b1e67c40
 if __name__ == "__main__":
     import sys
     if sys.argv[1:2] == ["rank"]: rank_main(sys.argv[2], int(sys.argv[3]))
