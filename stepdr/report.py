@@ -7,9 +7,9 @@ __all__ = ['STAGES', 'COLOURS', 'METRICS', 'COUNTS', 'BLOCKS', 'CITE', 'GAINS', 
            'STYLE', 'SCRIPT', 'load_results', 'number', 'between', 'results_table', 'escape', 'markdown', 'series',
            'smoothed', 'plotly_figure', 'ticks', 'tick_text', 'svg_lines', 'svg_bars', 'load_run', 'table', 'duration',
            'facts_section', 'results_section', 'differences_section', 'bar_charts', 'training_charts', 'curve_chart',
-           'axis_chart', 'cost_chart', 'card_section', 'ppo_charts', 'judge_section', 'funnel_section',
-           'pairwise_section', 'sample_html', 'samples_section', 'stages_section', 'page', 'write_index',
-           'write_sample_report']
+           'axis_chart', 'cost_chart', 'benchmarks_section', 'card_section', 'ppo_charts', 'judge_section',
+           'funnel_section', 'pairwise_section', 'sample_html', 'samples_section', 'stages_section', 'page',
+           'write_index', 'write_sample_report']
 
 # %% ../nbs/91_report.ipynb #58384ca8
 import html, json, math, re
@@ -236,7 +236,8 @@ def load_run(run_dir,  # folder of a run
             "metrics": {path.stem: read_metrics(path) for path in sorted((run_dir / "metrics").glob("*.jsonl"))},
             "notebooks": {path.stem: path.relative_to(run_dir).as_posix() for suffix in ("ipynb", "html") for path in sorted((run_dir / "notebooks").glob(f"*.{suffix}"))},
             "funnel": _optional(run_dir / "data" / "funnel.json"), "judge": _optional(run_dir / "judge.json"),
-            "samples": _optional(run_dir / "evaluation" / "samples.json", missing=[])}
+            "samples": _optional(run_dir / "evaluation" / "samples.json", missing=[]),
+            "benchmarks": {path.parent.name: read_json(path) for path in sorted((run_dir / "benchmarks").glob("*/results.json"))}}
 
 # %% ../nbs/91_report.ipynb #31b3cbd4
 def table(headers, rows, classes="") -> str:
@@ -363,6 +364,17 @@ def cost_chart(run) -> list:
         marks = [series(label, [cost[stage][name]["mean"]], [cost[stage]["quality"]["mean"]], COLOURS[stage], low=[cost[stage]["quality"]["low"]], high=[cost[stage]["quality"]["high"]], marks="only") for stage, label in STAGES.items() if stage in cost]
         if marks: charts.append({"title": f"Rubric score against {title}", "kind": "lines", "x": title, "y": "", "series": marks})
     return charts
+
+def benchmarks_section(run, links=True) -> str:
+    "What `stepdr eval --out RUN/benchmarks/NAME` measured: headline scores with intervals, judges and cards."
+    rows = []
+    for name, found in run.get("benchmarks", {}).items():
+        score, card = found.get("score") or {}, found.get("card") or {}
+        facts = "".join(f"<li>{escape(key.replace('_', ' '))}: {escape(value)}</li>" for key, value in card.items() if value not in (None, "", [], {}))
+        bench = escape(found.get("bench", name))
+        rows.append([f'<a href="benchmarks/{escape(name)}/index.html">{bench}</a>' if links else bench, f'<b>{number(score.get("mean"), 3)}</b><small> {number(score.get("low"), 3)} – {number(score.get("high"), 3)}, n {number(score.get("n"))}</small>',
+                     escape(found.get("variant") or ""), escape(found.get("judge") or ""), _details("card", f"<ul>{facts}</ul>") if facts else ""])
+    return table(["benchmark", "score, 95 % interval", "variant", "judge", ""], rows, "benchmarks") if rows else ""
 
 def card_section(run) -> str:
     "How the scores were measured."
@@ -557,6 +569,7 @@ def page(run,  # what `load_run` read
         ("funnel", "Filter funnel", "What each filter read, dropped and kept.", funnel_section(run)),
         ("pairwise", "Reports in pairs", "Blind pairs on the same task.", pairwise_section(run)),
         ("samples", "Sample reports", "The final model beside the one without mid-training; numbers link to the paragraphs below.", samples_section(run, samples)),
+        *([("benchmarks", "Benchmarks", "Scores of this run's models on other sets.", benchmarks_section(run, links=not static))] if run.get("benchmarks") else []),
         ("card", "How it was measured", "Every score above is by this judge, formula and data.", card_section(run)),
         ("stages", "Stages", "What ran, from what, with which code.", stages_section(run, links=not static))]
     nav = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, *_ in sections)

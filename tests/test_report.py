@@ -41,6 +41,10 @@ def fill(run):
     write_json(run / "evaluation" / "results.json", {"profile": "tiny", "seed": 0, "stages": {stage: measures(stage) for stage in STAGES},
         "judge": {"macro_f1": 0.874, "low": 0.85, "high": 0.9, "n": 300}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 121, "tie": 43, "loss": 36}, "ppo_vs_sft": {"win": 88, "tie": 71, "loss": 41}},
         "elo": {stage: cell(850 + 400 * LEVEL[stage], half=30) for stage in STAGES},
+        "curve": [{"model": name, "stage": name, "step": step, "tokens": step * 4096, **{kind: cell(0.1 + step / 1000) for kind in ("simpleqa", "triviaqa", "frames")}} for name, step in (("base", 0), ("midtrain1", 300), ("midtrain2", 700))],
+        "axes": {stage: {axis: cell(LEVEL[stage]) for axis in ("explicit criteria", "references")} for stage in STAGES},
+        "cost": {stage: {name: cell(100 * (1 + LEVEL[stage]), half=4) for name in ("tokens", "action_tokens", "tool_calls")} | {"quality": cell(LEVEL[stage])} for stage in STAGES},
+        "card": {"bench": "closed web", "variant": "ternary", "judge": {"judge": "oracle"}, "seed": 0, "n": 840, "decontamination": {"leaked": 0}},
         "differences": {"midtrain_gain": {"metric": "rubric_strict", **cell(0.18)}, "ppo_gain": {"metric": "rubric_strict", **cell(0.07)}, "ppo_gain_greedy": {"metric": "rubric_strict", **cell(0.03)}, "midtrain_gain_temperature_1": {"metric": "rubric_strict", **cell(-0.07)}}})
     write_json(run / "judge.json", {"macro_f1": {"mean": 0.874, "low": 0.85, "high": 0.9, "n": 300}, "by_role": {"explicit": 0.91, "negative": 0.82}, "confusion": [[410, 22, 9], [31, 120, 28], [4, 19, 377]], "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
     write_json(run / "data" / "funnel.json", [{"filter": name, "set": kind, "read": 800, "dropped": dropped, "kept": 800 - dropped, "examples": [{"id": "x1", "reason": "6-gram <b>repeats</b>", "measure": 5}]}
@@ -51,6 +55,7 @@ def fill(run):
                 "explained_variance": 0.4 - 0.5 * math.exp(-i / 20), "length": 340 - i + noise.gauss(0, 9), "tool_calls": 4.1, "seconds": i * 4.0} for i in range(100)])
     write_json(run / "evaluation" / "samples.json", [sample(i) for i in range(5)])
     write_json(run / "manifests" / "ppo.json", {"stage": "ppo", "inputs": {"models/sft": "a" * 64}, "outputs": {"models/ppo": "b" * 64}, "parameters": {"steps": 100, "clip": 0.2}, "seed": 0, "versions": {"python": "3.11.7", "torch": "2.13.0"}, "code": "c" * 64, "seconds": 402.0, "peak_rss_mb": 2871.0})
+    write_json(run / "benchmarks" / "adr" / "results.json", {"bench": "adr-professional", "variant": "binary", "judge": "oracle <b>", "score": cell(0.31), "card": {"seed": 4}})
     (run / "notebooks").mkdir()
     for suffix in ("ipynb", "html"): (run / "notebooks" / f"ppo.{suffix}").write_text("{}")
     return run
@@ -84,7 +89,7 @@ def test_index_loads_nothing(run):
     page = Page(text)
     assert page.loads == ["data:,"] and len(page.scripts) == 2 and "@import" not in text.split("<script>")[0] and "url(" not in text.split("<script>")[0]
     assert text.count("plotly.js v") == 1
-    assert all(link.startswith("#") or link == "notebooks/ppo.html" for link in page.links)
+    assert all(link.startswith("#") or link in ("notebooks/ppo.html", "benchmarks/adr/index.html") for link in page.links)
     assert len(page.ids) == len(set(page.ids)) and {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
@@ -103,7 +108,8 @@ def test_citations_are_linked_and_invented_ones_marked(run):
 
 def test_everything_is_shown(run):
     text = report.write_index(run).read_text(encoding="utf-8").split("<script>")[0]
-    for wanted in ("19.7 min", "2.80 GB", "the oracle&#x27;s verdicts", "torch 2.13.0", "+0.180", "0.874", "correct and shortest", "Ratings", "flaw present", "temperature 1"): assert wanted in text, wanted
+    for wanted in ("19.7 min", "2.80 GB", "the oracle&#x27;s verdicts", "torch 2.13.0", "+0.180", "0.874", "correct and shortest", "Ratings", "flaw present", "temperature 1",
+                   "What mid-training teaches", "Scores by axis", "Quality against cost", "closed web", "leaked 0", "adr-professional", "oracle &lt;b&gt;"): assert wanted in text, wanted
     assert "not run yet" not in text
     charts = json.loads(re.search(r"const CHARTS = (\[.*?\]);\n", report.write_index(run).read_text(encoding="utf-8"))[1])
     titles = [chart["layout"]["title"]["text"] for chart in charts]
@@ -112,7 +118,7 @@ def test_everything_is_shown(run):
 
 def test_results_object_and_table(run):
     results = report.load_results(run)
-    assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "elo", "differences"]
+    assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "elo", "differences", "curve", "axes", "cost", "card"]
     assert results["wall_seconds"] == 1183.2 and results["judge"]["macro_f1"] == 0.874 and set(results["stages"]) == set(STAGES)
     table = report.results_table(results)
     assert max(map(len, table.splitlines())) < 90 and table.count("sft_without_midtrain") == 5  # four blocks and a pair
@@ -130,7 +136,7 @@ def test_judge_is_joined_from_its_own_file(tmp_path):
 def test_a_run_that_has_only_begun(tmp_path):
     write_json(tmp_path / "run.json", {"profile": "tiny", "seed": 0})
     text = report.write_index(tmp_path).read_text(encoding="utf-8")
-    assert text.count("not run yet") == 10
+    assert text.count("not run yet") == 14
     Page(text)
     with pytest.raises(InputError, match="run.json is missing"): report.load_results(tmp_path / "nowhere")
 

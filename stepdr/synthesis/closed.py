@@ -17,7 +17,6 @@ import random
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..artifacts import atomic_directory, atomic_write
@@ -29,14 +28,13 @@ from .reflection import Attempt, ReflectionSettings, WORDING, reflect_loop
 from .rubrics import RubricSettings, rubric_faults, two_steps
 from .seeking import check_edges, one_search_finds, read_subgraph
 from .tasks import REQUESTS, chains, mentions, question_task, research_task, sections
-from .teacher import PERFECT, Care, choose, groups, make_trajectory, planning, quote, seek, trajectory_names, turn
+from .teacher import PERFECT, Care, choose, groups, make_trajectory, quote, seek, trajectory_names, turn
 from .verification import Check, VerificationSettings, judge_check, run_check
 from ..tools.closed import ClosedToolbox, Environment, paragraph_line
 from ..tools.search import ClosedWebProvider
 from ..trajectory import CITE, answer_of
 from ..world.closed import ClosedWeb, load_web
 from ..world.corpus import PHRASES, TRUSTED
-from ..world.graph import Graph, load_graph
 
 # %% ../../nbs/398_closed.ipynb #311f8e09
 @lru_cache(maxsize=2)
