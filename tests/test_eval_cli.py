@@ -1,0 +1,156 @@
+"eval, compare, judge and pairwise as they are typed."
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripted_model import ScriptedModel, turn
+
+from stepdr.artifacts import read_jsonl, root, write_jsonl
+from stepdr.cli import main
+
+STEPDR = str(Path(sys.executable).with_name("stepdr"))
+
+
+@pytest.fixture
+def stepdr(capsys):
+    "Run a command; (status, standard output, standard error)."
+    def run(*arguments):
+        capsys.readouterr()
+        try: status = main([*map(str, arguments)])
+        except SystemExit as end: status = end.code
+        return (status, *capsys.readouterr())
+    return run
+
+
+VERDICTS = {
+    "researchrubrics": ([{"task": "a", "criterion": "one", "weight": 5, "verdict": "satisfied", "axis": "x"}, {"task": "a", "criterion": "two", "weight": -4, "verdict": "partially"}, {"task": "b", "criterion": "one", "weight": 2, "verdict": "not"}], 0.3),
+    "simpleqa": ([{"id": 1, "grade": "A"}, {"id": 2, "grade": "B"}, {"id": 3, "grade": "C"}, {"id": 4, "grade": "A"}], 0.5),
+    "frames": ([{"id": 1, "decision": "TRUE"}, {"id": 2, "decision": False}], 0.5),
+    "race": ([{"task": 1, "dimension": d, "criterion": "c", "target": 6, "reference": 4, "weight": 1, "dimension_weight": 0.25} for d in ("comprehensiveness", "insight", "instruction_following", "readability")], 0.6),
+    "pairs": ([{"task": n, "left": "ours", "right": "theirs", "verdict": verdict} for n, verdict in enumerate(("Left better", "Both good", "Right better", "Left better"))], 0.75)}
+
+
+@pytest.mark.parametrize("bench", VERDICTS)
+def test_verdicts_that_exist_are_scored_without_a_model(stepdr, tmp_path, bench):
+    rows, mean = VERDICTS[bench]
+    write_jsonl(tmp_path / "v.jsonl", rows)
+    status, out, errors = stepdr("eval", bench, "--verdicts", tmp_path / "v.jsonl", "--json")
+    found = json.loads(out)
+    assert status == 0 and not errors and found["score"]["mean"] == pytest.approx(mean) and set(found["score"]) == {"mean", "low", "high", "n"} and found["score"]["low"] <= mean <= found["score"]["high"]
+    status, out, _ = stepdr("eval", bench, "--verdicts", tmp_path / "v.jsonl", "--out", tmp_path / "out")
+    assert status == 0 and f"{mean:.3f}" in out and json.loads((tmp_path / "out" / "results.json").read_text())["score"] == found["score"]
+
+
+def test_the_variants_of_the_formula(stepdr, tmp_path):
+    write_jsonl(tmp_path / "v.jsonl", VERDICTS["researchrubrics"][0])
+    for variant, mean in (("ternary", 0.3), ("binary", 0.5), ("strict", 0.1)):
+        found = json.loads(stepdr("eval", "researchrubrics", "--verdicts", tmp_path / "v.jsonl", "--variant", variant, "--json")[1])
+        assert found["variant"] == variant and found["score"]["mean"] == pytest.approx(mean)
+
+
+def test_as_a_program(tmp_path):
+    write_jsonl(tmp_path / "v.jsonl", VERDICTS["simpleqa"][0])
+    done = subprocess.run([STEPDR, "eval", "simpleqa", "--verdicts", "v.jsonl", "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["score"]["mean"] == 0.5 and not done.stderr
+    write_jsonl(tmp_path / "v.jsonl", [{"id": 1, "grade": "D"}])
+    done = subprocess.run([STEPDR, "eval", "simpleqa", "--verdicts", "v.jsonl", "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout and re.fullmatch(r"stepdr: v\.jsonl, line 1: grade: 'D' is not one of .*\n", done.stderr)
+
+
+def test_help_has_an_example_for_every_command(stepdr):
+    for command in (("eval",), ("compare",), *(("judge", action) for action in ("train", "score", "probe")), *(("pairwise", action) for action in ("make", "serve", "judge", "results", "plan"))):
+        status, out, _ = stepdr(*command, "--help")
+        assert status == 0 and f"example:\n  stepdr {' '.join(command)}" in out
+    assert all(bench in stepdr("eval", "--list")[1] for bench in VERDICTS)
+
+
+def test_mistakes_are_one_line(stepdr, tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"task": "a", "report": "x"}])
+    write_jsonl(tmp_path / "t.jsonl", [{"id": "a", "query": "q", "rubrics": [{"criterion": "c", "weight": 1}]}])
+    for arguments, says in (
+            (("eval",), "which benchmark"), (("eval", "simpleqa"), "--out"), (("eval", "simpleqa", "--out", tmp_path / "o"), "--predictions FILE or --model"), (("eval", "wonder", "--verdicts", tmp_path / "p.jsonl"), "is not one of"),
+            (("eval", "simpleqa", "--verdicts", tmp_path / "none"), "no such file"), (("eval", "simpleqa", "--verdicts", tmp_path / "p.jsonl", "--model", "x"), "leave out"), (("eval", "simpleqa", "--predictions", tmp_path / "p.jsonl", "--out", tmp_path / "o"), "not shipped"),
+            (("eval", "researchrubrics", "--data", tmp_path / "t.jsonl", "--predictions", tmp_path / "p.jsonl", "--out", tmp_path / "o"), "needs one"), (("eval", "researchrubrics", "--data", tmp_path / "t.jsonl", "--predictions", tmp_path / "p.jsonl", "--judge", "words", "--variant", "x", "--out", tmp_path / "o"), "variant"),
+            (("eval", "researchrubrics", "--data", tmp_path / "t.jsonl", "--model", tmp_path, "--judge", "words", "--out", tmp_path / "o"), "model"), (("compare", tmp_path / "a", tmp_path / "b"), "no such file"),
+            (("judge", "train", tmp_path, "--out", tmp_path / "j"), "no run"), (("judge", "score", "--tasks", tmp_path / "t.jsonl", "--predictions", tmp_path / "p.jsonl", "--judge", "me", "--out", tmp_path / "v.jsonl"), "neither oracle"),
+            (("judge", "probe", "--tasks", tmp_path / "t.jsonl", "--predictions", tmp_path / "p.jsonl", "--judge", "words", "--probes", "shouting"), "shouting"), (("pairwise", "make", "--tasks", tmp_path / "t.jsonl", "--reports", "a.jsonl", "--out", tmp_path / "s"), "NAME=PATH"),
+            (("pairwise", "results", tmp_path / "none"), ""), (("pairwise", "plan", "--systems", "1", "--gap", "9"), "two systems")):
+        status, out, errors = stepdr(*arguments)
+        assert status == 2 and not out and errors.count("\n") == 1 and errors.startswith("stepdr: ") and says in errors, (arguments, errors)
+
+
+def bridges(folder, closed):
+    write_jsonl(folder / "tasks.jsonl", [{"id": f"t{n}", "query": f"Report on bridge {n}.", "rubrics": [{"criterion": f"States that it was opened in {1880 + n}", "weight": 2.0, "axis": "Explicit Criteria"}, {"criterion": f"States that it was closed in {1980 + n}", "weight": 1.0}]} for n in range(12)])
+    for name, which in closed.items(): write_jsonl(folder / f"{name}.jsonl", [{"task": f"t{n}", "report": f"## Use\nIt was opened in {1880 + n}." + (f" It was closed in {1980 + n}." if n < which else ""), "cost": {"money": 0.1, "currency": "USD"}} for n in range(12)])
+    return folder / "tasks.jsonl"
+
+
+def test_two_evaluations_and_their_comparison(stepdr, tmp_path):
+    tasks = bridges(tmp_path, {"good": 11, "poor": 1})
+    for name in ("good", "poor"):
+        status, out, errors = stepdr("eval", "researchrubrics", "--data", tasks, "--predictions", tmp_path / f"{name}.jsonl", "--judge", "words", "--out", tmp_path / name, "--json")
+        assert status == 0 and json.loads(out)["counts"]["judged"] == 12 and "index.html" in errors
+    status, out, _ = stepdr("compare", tmp_path / "good", tmp_path / "poor", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["better"] == "a" and found["difference"]["n"] == 12
+    assert found["words"] in stepdr("compare", tmp_path / "good", tmp_path / "poor")[1]
+    assert stepdr("eval", "researchrubrics", "--data", tasks, "--predictions", tmp_path / "poor.jsonl", "--judge", "words", "--variant", "strict", "--out", tmp_path / "strict")[0] == 0
+    status, _, errors = stepdr("compare", tmp_path / "good", tmp_path / "strict")
+    assert status == 2 and "variant" in errors and stepdr("compare", tmp_path / "good", tmp_path / "strict", "--allow", "variant")[0] == 0
+
+
+def test_judging_and_probing_files(stepdr, tmp_path):
+    tasks = bridges(tmp_path, {"good": 6})
+    status, out, _ = stepdr("judge", "score", "--tasks", tasks, "--predictions", tmp_path / "good.jsonl", "--judge", "words", "--out", tmp_path / "v.jsonl")
+    assert status == 0 and json.loads(out)["verdicts"] == 24 == len(read_jsonl(tmp_path / "v.jsonl"))
+    assert json.loads(stepdr("eval", "researchrubrics", "--verdicts", tmp_path / "v.jsonl", "--json")[1])["score"]["mean"] == pytest.approx((6 + 6 * 2 / 3) / 12)
+    status, out, _ = stepdr("judge", "probe", "--tasks", tasks, "--predictions", tmp_path / "good.jsonl", "--judge", "words", "--limit", 5, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["reports"] == 5 and found["truth"] == "none" and 0 <= found["flips"]["all"]["mean"] <= 1
+    assert "padding" in stepdr("judge", "probe", "--tasks", tasks, "--predictions", tmp_path / "good.jsonl", "--judge", "words", "--limit", 5)[1]
+
+
+def test_an_endpoint_judges_as_it_is_typed(stepdr, tmp_path, monkeypatch):
+    tasks = bridges(tmp_path, {"good": 6})
+    def judge(messages):
+        report, criterion = (re.search(rf"<{tag}>\n(.*?)\n</{tag}>", messages[1]["content"], re.S)[1] for tag in ("report", "criterion"))
+        return turn(json.dumps({"explanation": "read it", "verdict": "satisfied" if re.search(r"\d{4}", criterion)[0] in report else "not"}))
+    with ScriptedModel(judge, key="sk-right-0123456789") as server:
+        command = ("eval", "researchrubrics", "--data", tasks, "--predictions", tmp_path / "good.jsonl", "--judge", f"{server.url}#scripted", "--judge-price", "1/2", "--trials", 2, "--limit", 3, "--out", tmp_path / "out", "--json")
+        monkeypatch.setenv("STEPDR_API_KEY", "sk-wrong-0123456789")
+        status, out, errors = stepdr(*command)
+        assert status == 2 and not out and "sk-wrong" not in errors and errors.strip().splitlines()[-1].startswith("stepdr: ")
+        monkeypatch.setenv("STEPDR_API_KEY", "sk-right-0123456789")
+        status, out, errors = stepdr(*command)
+        found, asked = json.loads(out), len(server.requests)
+        assert status == 0 and found["score"]["mean"] == 1.0 and found["card"]["trials"] == 2 and found["counts"]["tasks"] == 3 and found["cost"]["judge"]["all_runs"]["cost"] > 0
+        assert stepdr(*command)[0] == 0 and len(server.requests) == asked                     # the same command again pays nothing
+        texts = "".join(path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*") if path.is_file())
+        assert "sk-right" not in texts
+
+
+def test_pairs_from_making_to_results(stepdr, tmp_path):
+    tasks = bridges(tmp_path, {"good": 12, "poor": 0})
+    status, out, _ = stepdr("pairwise", "make", "--tasks", tasks, "--reports", f"good={tmp_path / 'good.jsonl'}", f"poor={tmp_path / 'poor.jsonl'}", "--out", tmp_path / "study")
+    assert status == 0 and json.loads(out)["pairs"] == 12
+    def judge(messages):
+        left, right = ("closed" in re.search(rf"<{side}>\n(.*?)\n</{side}>", messages[1]["content"], re.S)[1] for side in ("left", "right"))
+        return turn(json.dumps({"reason": "one says more", **{name: "left" if left > right else "right" for name in ("information_completeness", "content_depth", "requirement_fitness", "readability", "verdict")}}))
+    with ScriptedModel(judge) as server: status, out, errors = stepdr("pairwise", "judge", tmp_path / "study", "--judge", f"{server.url}#scripted")
+    assert status == 0 and json.loads(out)["done"] == 12, errors
+    status, out, _ = stepdr("pairwise", "results", tmp_path / "study", "--json")
+    assert status == 0 and json.loads(out)["pairs"]["good_vs_poor"]["win"] == 12 and (tmp_path / "study" / "results.html").exists()
+    assert "12 won" in stepdr("pairwise", "results", tmp_path / "study")[1]
+    status, out, _ = stepdr("pairwise", "plan", "--systems", 3, "--gap", 200, "--json")
+    assert status == 0 and json.loads(out)["order"] >= 0.95
+
+
+def test_the_shipped_query_set_is_evaluated_without_naming_it(stepdr, tmp_path):
+    task = read_jsonl(root() / "data" / "adr" / "professional.jsonl")[0]
+    write_jsonl(tmp_path / "p.jsonl", [{"task": task["id"], "report": "\n".join(rubric["criterion"] for rubric in task["rubrics"] if rubric["weight"] > 0)}])
+    status, out, _ = stepdr("eval", "adr-professional", "--predictions", tmp_path / "p.jsonl", "--judge", "words", "--out", tmp_path / "out", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["score"]["n"] == 40 and found["counts"]["missing"] == 39 and found["per_task"][task["id"]] > 0.5 and sum(found["per_task"].values()) == found["per_task"][task["id"]]
