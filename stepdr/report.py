@@ -8,8 +8,8 @@ __all__ = ['STAGES', 'COLOURS', 'METRICS', 'COUNTS', 'BLOCKS', 'CITE', 'GAINS', 
            'smoothed', 'plotly_figure', 'ticks', 'tick_text', 'svg_lines', 'svg_bars', 'load_run', 'table', 'duration',
            'facts_section', 'results_section', 'differences_section', 'bar_charts', 'training_charts', 'curve_chart',
            'axis_chart', 'cost_chart', 'benchmarks_section', 'card_section', 'ppo_charts', 'judge_section',
-           'funnel_section', 'pairwise_section', 'sample_html', 'samples_section', 'stages_section', 'page',
-           'write_index', 'write_sample_report']
+           'calibration_chart', 'funnel_section', 'pairwise_section', 'sample_html', 'samples_section',
+           'stages_section', 'page', 'write_index', 'write_sample_report']
 
 # %% ../nbs/91_report.ipynb #58384ca8
 import html, json, math, re
@@ -405,9 +405,26 @@ def judge_section(run) -> str:
     labels, counts, agreement = judge.get("labels", []), judge.get("confusion", []), judge.get("macro_f1")
     rows = [[f"<b>{escape(label)}</b>", *[f'<div class="heat" style="--share:{count / (sum(row) or 1):.2f}">{number(count)}<small>{100 * count / (sum(row) or 1):.0f} %</small></div>' for count in row]] for label, row in zip(labels, counts)]
     text = f'macro-F1 <b>{number(agreement["mean"], 3)}</b> (95 % interval {number(agreement["low"], 3)} – {number(agreement["high"], 3)}, n {number(agreement["n"])})' if isinstance(agreement, dict) else f"macro-F1 <b>{number(agreement, 3)}</b>"
-    roles = judge.get("by_role") or {}
-    parts = [f"{escape(role)} {number(value.get('mean') if isinstance(value, dict) else value, 3)}" for role, value in roles.items()]
-    return f'<p>{text}{"; by role: " + ", ".join(parts) if parts else ""}.</p>' + table(["oracle ↓ judge →", *map(escape, labels)], rows, "confusion")
+    groups = [("role", judge.get("by_role")), ("axis", judge.get("by_axis")), ("written by", judge.get("by_writer")), ("relation", judge.get("by_relation")), ("kind", judge.get("by_kind"))]
+    found = [[escape(kind), escape(name), *_interval_cells(cell)] for kind, cells in groups for name, cell in (cells or {}).items() if isinstance(cell, (dict, float, int))]
+    probes = [[escape(name), *_interval_cells(cell, 100, " %"), number(cell.get("verdicts"))] for name, cell in (judge.get("probes") or {}).items()]
+    return (f"<p>{text}.</p>" + table(["oracle ↓ judge →", *map(escape, labels)], rows, "confusion")
+            + (_details("macro-F1 by role, axis, writer, relation and kind", table(["", "", "macro-F1", "95 % interval", "reports"], found)) if found else "")
+            + ("<h3>Verdicts flipped by changes that must not matter</h3>" + table(["change", "flipped", "95 % interval", "tasks", "verdicts"], probes) if probes else ""))
+
+def _interval_cells(cell, scale=1.0, unit=""):
+    "Mean, interval and n of a cell, as table cells."
+    if not isinstance(cell, dict): return [f"<b>{number(cell, 3)}</b>", "", ""]
+    def shown(value): return number(value * scale, 3 if scale == 1 else 1) + unit if isinstance(value, (int, float)) else "–"
+    return [f'<b>{shown(cell.get("mean"))}</b>', f'{shown(cell.get("low"))} to {shown(cell.get("high"))}', number(cell.get("n"))]
+
+def calibration_chart(run) -> list:
+    "How often the judge is right by how sure it is."
+    bins = [b for b in ((run["judge"] or {}).get("calibration") or {}).get("bins", []) if b.get("n") and isinstance(b.get("right", b.get("accuracy")), (int, float))]
+    if len(bins) < 2: return []
+    right = [b.get("right", b.get("accuracy")) for b in bins]
+    lines = [series("share right", [b["confidence"] for b in bins], right, COLOURS["ppo"], marks=True), series("perfect", [0.0, 1.0], [0.0, 1.0], "#98a2b3", faint=True)]
+    return [{"title": "The judge's confidence", "kind": "lines", "x": "confidence", "y": "", "series": lines}]
 
 # %% ../nbs/91_report.ipynb #c00fb759
 def funnel_section(run) -> str:
@@ -565,7 +582,7 @@ def page(run,  # what `load_run` read
         ("cost", "Quality against cost", "Means over held-out research tasks; nothing is paid for, so cost is what the model writes and calls.", figures(cost_chart(run))),
         ("training", "Training curves", "Loss on the trained tokens; the strong line is the running mean.", figures(training_charts(run))),
         ("ppo", "PPO", "Over policy updates; a terminal reward, γ = λ = 1.", figures(ppo_charts(run))),
-        ("judge", "Rubrics Judge", "Verdicts of the trained judge against the oracle's.", judge_section(run)),
+        ("judge", "Rubrics Judge", "Verdicts of the trained judge against the oracle's.", judge_section(run) + figures(calibration_chart(run))),
         ("funnel", "Filter funnel", "What each filter read, dropped and kept.", funnel_section(run)),
         ("pairwise", "Reports in pairs", "Blind pairs on the same task.", pairwise_section(run)),
         ("samples", "Sample reports", "The final model beside the one without mid-training; numbers link to the paragraphs below.", samples_section(run, samples)),
