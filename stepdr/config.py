@@ -57,7 +57,7 @@ class SynthesisSettings:
     stage2_rows: int = setting(9300, "rows of mid-training's second stage", 10, 10_000_000)
     sft_rows: int = setting(4000, "trajectories of SFT", 10, 10_000_000)
     stage1_mixture: str = setting("active_reading=54 rewriting=2 knowledge=10 query_planning=23 summarisation=3 reasoning=5 reflection=3", "weights of the first stage's categories")
-    stage2_mixture: str = setting("two_hops=16 three_hops=5 lookup=27 reports=21 active_reading=11 query_planning=5 planning=4 verification=4 url_qa=1 web_browsing=2 self_correction=1.5 knowledge=1 summarisation=0.5 reasoning=0.5 dialogue=0.5",
+    stage2_mixture: str = setting("two_hops=14 three_hops=5.5 lookup=27 reports=21 active_reading=11 query_planning=5 planning=4 verification=4 url_qa=1 web_browsing=2 self_correction=1.5 knowledge=1 summarisation=0.5 reasoning=0.5 dialogue=0.5",
                                   "weights of the second stage's categories")
     sft_mixture: str = setting("deep_research=60 two_hops=17.5 three_hops=6.5 lookup=13 verification=2 self_correction=1", "weights of SFT's categories")
     subgraphs: int = setting(2000, "subgraphs sampled for questions", 1, 100_000_000)

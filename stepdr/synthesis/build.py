@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..artifacts import read_jsonl, read_parquet, root
 from ..config import InputError
-from .closed import readable, report_row, web_at, write_facts, write_wiki
+from .closed import readable, report_row, verified_questions, web_at, write_facts, write_wiki
 from .engine import mixture, part_seed, run_chunks
 from .filters import (apply_filters, citation_format, correct_and_shortest, decontamination, drop_where, language_mixing, length, near_duplicates, ngram_repetition, noise_share,
                                       plan_consistency, temporal_anchoring, tool_schema, well_formed)
@@ -93,12 +93,12 @@ def graph_tasks(makers, settings): # Makers, SynthesisSettings -> task rows
     work, web = makers.work, web_at(makers.world)
     write_facts(web, work / "facts")
     graph_build(work / "facts", work / "graph")
-    graph_sample(work / "graph", settings.subgraphs, makers.seed, work / "subgraphs.parquet", cap=60)
-    rows = makers("graph", "graph_questions", read_parquet(work / "subgraphs.parquet"))
-    edges, doubted = ({tuple(edge) for row in rows if row["kind"] == "edges" for edge in row[field]} for field in ("edges", "doubted"))
+    graph_sample(work / "graph", settings.subgraphs, makers.seed, work / "subgraphs.parquet")
+    rows = makers("graph", "checked_edges", read_parquet(work / "subgraphs.parquet"))
+    edges, doubted = ({tuple(edge) for row in rows for edge in row[field]} for field in ("edges", "doubted"))
     shown = [{"id": " ".join(edge), "reason": "no page says so", "measure": " , ".join(web.graph.names.get(part, part) for part in edge)} for edge in sorted(doubted)[:3]]
     makers.funnel.append({"filter": "edge_verification", "set": "graph", "read": len(edges), "dropped": len(doubted), "kept": len(edges) - len(doubted), "reasons": {"no page says so": len(doubted)}, "examples": shown})
-    return once([row for row in rows if row["kind"] != "edges"])
+    return verified_questions(web, rows, makers.seed)
 
 def walk_tasks(makers, settings): # -> task rows
     "Questions along walks through the pages of training, each once."

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'STATED', 'RUBRIC', 'FINDING', 'CLOSED_RULES', 'AXIS', 'DIALOGUE', 'READING', 'web_at', 'readable',
-           'write_facts', 'Seen', 'seen_at', 'verified_facts', 'graph_questions', 'write_wiki', 'walked_entities',
-           'walk_questions', 'request_text', 'aspects_of', 'read_claims', 'shown_stance', 'weigh', 'ClosedTeacher',
-           'role_in', 'material_of', 'rubric_draft', 'rubric_tasks', 'expert_work', 'hard_question', 'as_document',
-           'planned_work', 'ExpertAttempts', 'reflected_work', 'verification_messages', 'verified_claim', 'chat_row',
-           'document_row', 'passage', 'shown_passage', 'plain_line', 'reading_row', 'rewrite_row', 'summary_row',
-           'reasoning_row', 'doubt_row', 'request_row', 'report_row', 'dialogue_row', 'reading_work', 'page_work',
-           'request_work']
+           'write_facts', 'Seen', 'seen_at', 'verified_facts', 'checked_edges', 'verified_questions', 'write_wiki',
+           'walked_entities', 'walk_questions', 'request_text', 'aspects_of', 'read_claims', 'shown_stance', 'weigh',
+           'ClosedTeacher', 'role_in', 'material_of', 'rubric_draft', 'rubric_tasks', 'expert_work', 'hard_question',
+           'as_document', 'planned_work', 'ExpertAttempts', 'reflected_work', 'verification_messages', 'verified_claim',
+           'chat_row', 'document_row', 'passage', 'shown_passage', 'plain_line', 'reading_row', 'rewrite_row',
+           'summary_row', 'reasoning_row', 'doubt_row', 'request_row', 'report_row', 'dialogue_row', 'reading_work',
+           'page_work', 'request_work']
 
 # %% ../../nbs/398_closed.ipynb #de5f1978
 import random
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from ..artifacts import atomic_directory, atomic_write
@@ -27,7 +28,7 @@ from .planning import plan_agreement, plan_verdict, planning_task
 from .reflection import Attempt, ReflectionSettings, WORDING, reflect_loop
 from .rubrics import RubricSettings, rubric_faults, two_steps
 from .seeking import check_edges, one_search_finds, read_subgraph
-from .tasks import REQUESTS, chains, mentions, question_task, research_task, sections
+from .tasks import REQUESTS, chains, mentions, question_task, question_tasks, research_task, sections
 from .teacher import PERFECT, Care, choose, groups, make_trajectory, quote, seek, trajectory_names, turn
 from .verification import Check, VerificationSettings, judge_check, run_check
 from ..tools.closed import ClosedToolbox, Environment, paragraph_line
@@ -86,24 +87,22 @@ async def verified_facts(subgraph, seen): # Subgraph, Seen -> {head: {relation: 
         if seen.edges.get((head, relation, tail)) == "supported": facts.setdefault(head, {})[subgraph.relations[relation]] = tail
     return facts
 
-# %% ../../nbs/398_closed.ipynb #fb8abc0f
-async def graph_questions(item, world, rng, deep=12): # subgraph row, folder of the web, random.Random, chains of each length for a topic -> a row on the edges, and task rows
-    "Questions of one to three hops over the verified edges of a subgraph."
+# %% ../../nbs/398_closed.ipynb #7c385658
+async def checked_edges(item, world): # subgraph row, folder of the web -> row
+    "Which edges of a subgraph a search bears out, and which it does not."
     seen, subgraph = seen_at(world), read_subgraph(item)
-    facts = await verified_facts(subgraph, seen)
-    graph, rows = replace(seen.web.graph, facts=facts), []
-    for entity in sorted(e for e in facts if seen.web.split.get(e) == "train"):
-        for hops in (1, 2, 3):
-            found = chains(graph, entity, hops)
-            for relations, path in found if hops == 1 else rng.sample(found, min(deep, len(found))):
-                rows.append(question_task(graph, "simpleqa" if hops == 1 else "frames", "train", relations, path, graph.names[entity], rng))
-                if hops == 1 and graph.aliases[entity]: rows.append(question_task(graph, "triviaqa", "train", relations, path, rng.choice(graph.aliases[entity]), rng))
-    doubted = [edge for edge in subgraph.edges if seen.edges[edge] != "supported"]
-    checked = {"id": f"edges-{subgraph.seed}", "kind": "edges", "edges": [list(edge) for edge in subgraph.edges], "doubted": [list(edge) for edge in doubted]}
-    if rows: return [checked, *rows]
-    return [checked, set_aside(subgraph.id, "graph", "no topic of training with a verified edge", f"{len(doubted)} of {len(subgraph.edges)} edges doubted")]
+    await verified_facts(subgraph, seen)
+    doubted = [list(edge) for edge in subgraph.edges if seen.edges[edge] != "supported"]
+    return {"id": f"edges-{subgraph.seed}", "kind": "edges", "edges": [list(edge) for edge in subgraph.edges], "doubted": doubted}
 
-# %% ../../nbs/398_closed.ipynb #779cb556
+# %% ../../nbs/398_closed.ipynb #2a875009
+def verified_questions(web, rows, seed): # ClosedWeb, rows of `checked_edges`, seed -> task rows
+    "Questions of one to three hops over all verified edges."
+    doubted, facts = {tuple(edge) for row in rows for edge in row["doubted"]}, {}
+    for head, relation, tail in sorted({tuple(edge) for row in rows for edge in row["edges"]} - doubted): facts.setdefault(head, {})[relation] = tail
+    return question_tasks(SimpleNamespace(graph=replace(web.graph, facts=facts), split=web.split), "train", seed)
+
+# %% ../../nbs/398_closed.ipynb #7ae02161
 def write_wiki(web, folder): # ClosedWeb, folder to make -> number of pages
     "Pages that training may read and that are not dead, as Markdown with links in their text."
     urls = sorted(u for e in readable(web, "train") for u in web.urls.get(e, []) if u not in web.world.dead)
@@ -120,7 +119,7 @@ def write_wiki(web, folder): # ClosedWeb, folder to make -> number of pages
             (site / f"{url.rpartition('/')[2]}.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return len(urls)
 
-# %% ../../nbs/398_closed.ipynb #7ae02161
+# %% ../../nbs/398_closed.ipynb #43177cfb
 def walked_entities(item, web): # walk record, ClosedWeb -> (address of the first page, its entity and those of the pages after it)
     "Whose pages a walk went through, from the first one on as long as each was reached from the one before."
     urls = [page["url"].removeprefix("file:///").removesuffix(".md") for page in item["pages"]]
@@ -143,7 +142,7 @@ async def walk_questions(item, world, rng): # walk record, folder of the web, ra
         relations, path = (*relations, step), (*path, after)
     return rows or set_aside(item["id"], "walk", "no fact on the walk's path can be asked for", len(entities))
 
-# %% ../../nbs/398_closed.ipynb #5764d83e
+# %% ../../nbs/398_closed.ipynb #6dced235
 ASKED = re.compile(r"^(?:Write a report on|Research|I need a report on) (?P<name>.+?)(?: \. Cover | : | with )(?P<aspects>.+) \.$")
 STATED = re.compile(r"^the (?P<relation>\w+) of (?P<name>.+?) is (?P<value>.+?) ?\.$")
 RUBRIC = re.compile(r"^States that the (?P<relation>\w+) of (?P<name>.+) is (?P<value>.+) \.$")
@@ -156,7 +155,7 @@ def aspects_of(query): # query of a research task -> (name, list of aspects), or
     found = ASKED.match(query)
     return found and (found["name"], re.split(r" , | and ", found["aspects"]))
 
-# %% ../../nbs/398_closed.ipynb #6dced235
+# %% ../../nbs/398_closed.ipynb #8febc5b6
 WORDING["closed"] = {"retry": "{reflection}\n{plan}", "draft": "answer : {answer}"}
 
 def read_claims(text): # report or thought -> list of (relation, site, line)
@@ -172,7 +171,7 @@ def weigh(findings): # list of (stance, site) -> verdict
     trusted = {stance for stance, site in findings if site in TRUSTED}
     return "support" if trusted == {"supports"} else "refute" if trusted == {"refutes"} else "doubtful"
 
-# %% ../../nbs/398_closed.ipynb #8febc5b6
+# %% ../../nbs/398_closed.ipynb #d608b483
 FINDING = re.compile(r"\[(?P<id>[^\]]+)\] (?P<site>[\w.]+)[^:]*: (?P<stance>supports|refutes)")
 
 class ClosedTeacher(OfflineTeacher):
@@ -258,7 +257,7 @@ class ClosedTeacher(OfflineTeacher):
 
 CLOSED_RULES = [name for name, value in vars(ClosedTeacher).items() if callable(value) and not name.startswith("_") and name != "ask"]
 
-# %% ../../nbs/398_closed.ipynb #d4c4f83a
+# %% ../../nbs/398_closed.ipynb #b2943638
 AXIS = {"explicit": "Explicit Criteria", "implicit": "Implicit Criteria", "negative": "References & Citation Quality"}
 
 def role_in(task, criterion): # query, criterion -> role
@@ -280,7 +279,7 @@ def rubric_draft(material): # text -> reply to rubrics_from_material
     rows = [re.match(r"(\w+) (-?\d+) (.+)", line).groups() for line in lines]
     return {"summary": summary, "rubrics": [{"criterion": text, "axis": AXIS[role], "weight": int(weight), "role": role} for role, weight, text in rows]}
 
-# %% ../../nbs/398_closed.ipynb #b2943638
+# %% ../../nbs/398_closed.ipynb #bc790172
 async def rubric_tasks(item, world, rng): # {"id", "entity", "number"}, folder of the web, random.Random -> task row or record
     "A research task with rubrics on a topic, by two-step reverse synthesis."
     seen = seen_at(world)
@@ -292,7 +291,7 @@ async def rubric_tasks(item, world, rng): # {"id", "entity", "number"}, folder o
     return {**draft, "query": made["query"], "rubrics": [rubric for rubric in draft["rubrics"] if rubric["criterion"] in kept],
             "meta": {**draft["meta"], "summary": made["meta"]["summary"], "consistency": made["meta"]["consistency"], "rubrics_dropped": len(made["meta"]["rubrics_dropped"])}}
 
-# %% ../../nbs/398_closed.ipynb #579c8183
+# %% ../../nbs/398_closed.ipynb #e8186073
 def expert_work(item, world, seed, work="seeking", trusted=1.0, retry=1.0, implicit=1.0, failure_rate=0.07): # {"id", "task", "attempt"}, folder of the web, ..., key of teacher.MAKERS, care -> trajectory row or record
     "A trajectory of the expert on a task."
     task = item["task"]
@@ -305,7 +304,7 @@ async def hard_question(item, world, hits=10): # task row, folder of the web, re
     if await one_search_finds(item["query"], item["aliases"], seen.provider, hits): return set_aside(item["id"], "difficulty", "one search finds the answer", hits)
     return item
 
-# %% ../../nbs/398_closed.ipynb #fec624ca
+# %% ../../nbs/398_closed.ipynb #4ef334d6
 def as_document(report, task): # answer of a research trajectory, its task -> Markdown
     "A report under its title, without citations; a second step's heading says what it is a step from."
     name, second = task["meta"]["mention"], task["meta"]["second"]
@@ -324,7 +323,7 @@ async def planned_work(item, world, seed): # {"id", "task", "report"}, folder of
     if verdict := plan_verdict(agreement, True): return set_aside(item["id"], "planning", *verdict)
     return {**row, "meta": {**row["meta"], "agreement": agreement["score"]}}
 
-# %% ../../nbs/398_closed.ipynb #e306087e
+# %% ../../nbs/398_closed.ipynb #a3be4724
 class ExpertAttempts:
     "Attempts of the expert at one task: careless at first, careful after a reflection."
     def __init__(self, task, environment, rng, first=Care(0.0, 1.0, 1.0)):
@@ -335,7 +334,7 @@ class ExpertAttempts:
         messages = [*history, *messages[1:]] if history else messages
         return Attempt(messages, (answer_of(messages) or "").strip(), ended="answered")
 
-# %% ../../nbs/398_closed.ipynb #a3be4724
+# %% ../../nbs/398_closed.ipynb #8e4e5c75
 async def reflected_work(item, world, seed, failure_rate=0.07): # {"id", "task", "attempt"}, folder of the web -> trajectory row or record
     "A trajectory that was wrong, doubted itself and ended right."
     seen, task = seen_at(world), item["task"]
@@ -348,7 +347,7 @@ async def reflected_work(item, world, seed, failure_rate=0.07): # {"id", "task",
             "meta": {"maker": "reflection", "names": sorted({*trajectory_names(task, environment, made["messages"]), *made["meta"]["wrong_answers"]} - {"", "unknown"}), "failures": environment.failures, "plan": task["plan"],
                      "query": task["query"], "answer": answer_of(made["messages"]), "attempts": made["meta"]["attempts"], "hints": made["meta"]["hints"]}}
 
-# %% ../../nbs/398_closed.ipynb #98e52747
+# %% ../../nbs/398_closed.ipynb #f6728a89
 def verification_messages(check, relation): # Check with its rounds -> chat rows
     "A check as one agent's work."
     name, claim = STATED.match(check.statement).group("name", "value")
@@ -382,7 +381,7 @@ async def verified_claim(item, world, seed, failure_rate=0.07): # {"id", "task",
     return {**row, "meta": {"maker": "verification", "names": names, "failures": environment.failures, "plan": task["plan"], "query": messages[0]["content"], "answer": answer_of(messages), "verdict": check.verdict,
                             "right": check.verdict == ("support" if claimed.correct else "refute")}}
 
-# %% ../../nbs/398_closed.ipynb #0200cc7f
+# %% ../../nbs/398_closed.ipynb #6376123d
 def chat_row(name, kind, asked, answer, names): # -> row of one question and one answer
     "A row without tools."
     return {"id": name, "kind": kind, "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}], "text": "", "meta": {"names": sorted(names)}}
@@ -394,7 +393,7 @@ def document_row(web, url): # -> row
     names = sorted({n for p in paragraphs for n in (p.title, p.value_name)})
     return {"id": f"document-{url}", "kind": "document", "messages": [], "text": text, "meta": {"names": names}}
 
-# %% ../../nbs/398_closed.ipynb #6376123d
+# %% ../../nbs/398_closed.ipynb #d2cefc86
 def passage(web, entity, rng, most=3): # -> list of (relation, [Paragraph])
     "Paragraphs about a subject as search would show them, grouped by relation, in random order."
     by_relation = {}
@@ -407,7 +406,7 @@ def shown_passage(name, found): # subject, list of (relation, [Paragraph]) -> te
 
 def plain_line(p): return f"{p.site} : {p.phrase} {p.value_name}"
 
-# %% ../../nbs/398_closed.ipynb #d2cefc86
+# %% ../../nbs/398_closed.ipynb #67c01c4d
 def reading_row(web, entity, number, rng): # -> row
     "Paragraphs, a request for some of them, and the trusted line of each, word for word."
     found, name = passage(web, entity, rng), web.graph.names[entity]
@@ -424,7 +423,7 @@ def rewrite_row(web, entity, number, rng): # -> row
     others = [phrase for phrase in PHRASES[p.heading] if phrase != p.phrase]
     return chat_row(f"rewrite-{entity}-{number}", "reading", f"{p.title} {p.phrase} {p.value_name} .\nRewrite .", "\n".join(f"{p.title} {phrase} {p.value_name} ." for phrase in others), {p.title, p.value_name})
 
-# %% ../../nbs/398_closed.ipynb #67c01c4d
+# %% ../../nbs/398_closed.ipynb #71a540d2
 def summary_row(web, entity, number, rng): # -> row
     "What trusted pages say, each matter in one clause."
     found, name = passage(web, entity, rng), web.graph.names[entity]
@@ -447,7 +446,7 @@ def reasoning_row(web, entity, number, rng): # -> row or None
     asked = "\n".join(shown_passage(name, group) for name, group in shown) + f"\nWhat is the {relations[1]} of the {relations[0]} of {web.graph.names[entity]} ?"
     return chat_row(f"reasoning-{entity}-{number}", "reasoning", asked, "\n".join(quote(r, paragraph_line(p)) for r, p in zip(relations, best)) + f"\n {web.graph.names[path[-1]]}", names)
 
-# %% ../../nbs/398_closed.ipynb #71a540d2
+# %% ../../nbs/398_closed.ipynb #69ea9257
 def doubt_row(web, entity, number, rng): # -> row
     "A draft held against what was read: kept where a trusted line says so, else doubted and put right."
     found, name = passage(web, entity, rng), web.graph.names[entity]
@@ -464,7 +463,7 @@ def request_row(task, number): # research or question task -> row
     answer = "plan : " + " , ".join(task["meta"].get("asked", task["plan"])) + "\n" + "\n".join(f" {name} {r}" for r in wanted)
     return chat_row(f"request-{task['id']}-{number}", "request", f"{task['query']}\nList the searches .", answer, {name})
 
-# %% ../../nbs/398_closed.ipynb #69ea9257
+# %% ../../nbs/398_closed.ipynb #c7f54818
 def report_row(trajectory): # research trajectory -> row
     "A query with the material that was found, and the report on it: writing alone, without tools."
     messages = trajectory["messages"]
@@ -482,7 +481,7 @@ def dialogue_row(web, entity, number, rng): # -> row
     said = {"name": web.graph.names[entity], "relation": rng.choice(sorted(web.graph.facts[entity]))}
     return chat_row(f"dialogue-{entity}-{number}", "dialogue", asked.format(**said), answer.format(**said), {said["name"]} if "{name}" in asked else set())
 
-# %% ../../nbs/398_closed.ipynb #c7f54818
+# %% ../../nbs/398_closed.ipynb #a15ccb94
 READING = {"reading": reading_row, "rewrite": rewrite_row, "summary": summary_row, "reasoning": reasoning_row, "doubt": doubt_row, "dialogue": dialogue_row}
 
 def reading_work(item, world, rng, form="reading"): # {"id", "entity", "number"}, folder of the web, random.Random, key of READING -> row or record
