@@ -60,8 +60,9 @@ def run_card(run_dir, settings, seed, records, tasks): # -> card of stepdr.evalu
     "How the scores of a run were measured."
     data = Path(run_dir, "data")
     clean = decontaminated(tasks, [data / f"trajectories_{stage}.jsonl" for stage in ("stage1", "stage2", "sft")])
-    return score_card("closed web", variant="ternary", judge={"judge": "oracle", "name": "the closed web's truth"}, trials=1, seed=seed, n=len(tasks),
-                      data=data / f"tasks_{settings.split}.jsonl", decontamination=clean)
+    card = score_card("closed web", variant="ternary", judge={"judge": "oracle", "name": "the closed web's truth"}, trials=1, seed=seed, n=len(tasks), data=data / f"tasks_{settings.split}.jsonl",
+                      decontamination=clean, interval=f"95 %, percentile bootstrap over tasks, {settings.samples} draws", also="rubric_strict: the strict asymmetric map of the reward")
+    return {name: value for name, value in card.items() if name != "made"}      # the manifest has the time; the same run ends with the same bytes
 
 # %% ../../nbs/89_evaluate.ipynb #c522b225
 def evaluate_all(run_dir, # folder of the run
