@@ -108,12 +108,12 @@ def shown_sections(report): # text -> list of (heading, text), as many as `order
     def shown(text): return cut(" ".join(HIDDEN.sub(" ", text).split()))
     return [(shown(heading), shown(up_to_citation(body))) for heading, body in ordered(report)]
 
-def chunks(shown, most=900, limit=40): # shown sections -> lists of section numbers
-    "Parts of a long report, each of about `most` characters; a judgement joins what was quoted from them. After `limit` parts it stops reading."
+def chunks(shown, most=900, limit=40, sections=24): # shown sections -> lists of section numbers
+    "Parts of a long report, each of about `most` characters and at most so many sections; a judgement joins what was quoted from them. After `limit` parts it stops reading."
     parts, size = [[]], 0
     for number, (heading, body) in enumerate(shown):
         length = len(heading) + len(body) + 5
-        if parts[-1] and size + length > most: parts.append([]); size = 0
+        if parts[-1] and (size + length > most or len(parts[-1]) == sections): parts.append([]); size = 0
         parts[-1].append(number); size += length
     return [part for part in parts[:limit] if part]
 
@@ -400,10 +400,14 @@ class Pointer:
     "A branch that may only quote sections, each once and in order, or say none; `chosen` are their numbers."
     def __init__(self, question, options, speller): # ids, ids of each section
         self.waiting, self.options, self.speller, self.confidence, self.chosen = list(question), options, speller, 1.0, ()
-        self.paths = [([*speller.none, speller.stop], ()), *((option, (i,)) for i, option in enumerate(options))]
+        self.paths = [([*speller.none, speller.stop], ()), *((options[i], (i,)) for i in self.first(0))]
+
+    def first(self, start): # -> numbers of the sections from `start` on, of those that read the same the first
+        "Sections that read the same are taken in their order: without this, their subsets would be as many paths."
+        return sorted({tuple(self.options[i]): i for i in reversed(range(start, len(self.options)))}.values())
 
     def after(self, chosen): # -> paths that may follow a finished quote
-        later = [([*self.speller.newline, *self.options[i]], (*chosen, i)) for i in range(chosen[-1] + 1, len(self.options))]
+        later = [([*self.speller.newline, *self.options[i]], (*chosen, i)) for i in self.first(chosen[-1] + 1)]
         return [([self.speller.stop], chosen), *later]
 
     def advance(self, logits):
