@@ -53,7 +53,7 @@ test: setup ## run every notebook's checks, then every test
 	@echo "==> notebooks"
 	@$(BIN)/nbdev_test --n_workers 2
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 tests
 
 clean: ## remove the environment and build files (runs in reports/ stay)
 	rm -rf .venv build dist *.egg-info .pytest_cache
