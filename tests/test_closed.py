@@ -15,7 +15,7 @@ from stepdr.trajectory import CITE
 from stepdr.world.closed import ClosedWeb, save_web
 from stepdr.world.graph import load_graph
 
-SMALL = SynthesisSettings(stage1_rows=150, stage2_rows=400, sft_rows=150, heldout_research=20, heldout_questions=20, subgraphs=30, walks=60, research=120)
+SMALL = SynthesisSettings(stage1_rows=150, stage2_rows=400, sft_rows=150, heldout_research=20, heldout_questions=20, subgraphs=150, walks=80, research=120)
 
 
 @pytest.fixture(scope="module")
