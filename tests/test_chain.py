@@ -77,7 +77,9 @@ def test_every_stage_wrote_what_it_declares(chain):
         assert set(manifest["outputs"]) == set(stage.writes) and all(manifest["outputs"][path] == sha256_path(folder / path) for path in stage.writes)
         if stage.notebook: assert (folder / f"notebooks/{stage.name}.ipynb").exists() and (folder / f"notebooks/{stage.name}.html").exists()
         assert not (folder / f"checkpoints/{stage.name}").exists()
-    for model in (folder / "models").iterdir():
+    snapshots = sorted((folder / "models/midtrain_curve").iterdir())
+    assert len(snapshots) == 6 and all(read_json(path / "point.json")["tokens"] for path in snapshots)
+    for model in [*snapshots, *(path for path in (folder / "models").iterdir() if path.name != "midtrain_curve")]:
         assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {path.name for path in model.iterdir()}, model
     assert all(row["read"] == row["kept"] + row["dropped"] for row in read_json(folder / "data/funnel.json"))
     assert [row["step"] for row in read_metrics(folder / "metrics/ppo.jsonl")] == list(range(1, 8))
