@@ -311,7 +311,7 @@ def written_reports(model, tokenizer, web, tasks, seed, temperature=1.0, progres
 def tree_decoder(model, batch, length): # Qwen2ForCausalLM, reports, positions to start with -> decoder with `feed`
     "A decoder whose rows are trees."
     import torch
-    from torch.nn.functional import embedding, linear, pad, rms_norm, scaled_dot_product_attention, silu
+    from torch.nn.functional import pad
     from stepdr.model.decoder import Decoder
 
     class TreeDecoder(Decoder):
@@ -322,10 +322,9 @@ def tree_decoder(model, batch, length): # Qwen2ForCausalLM, reports, positions t
             self.length += more
 
         def feed(self, ids_BT, position_BT, owner_BT): # branch of each token; -1 where a row is only filled up -> hidden_BTD
-            B, T = ids_BT.shape
-            start, stop, eps = self.position, self.position + T, self.config.rms_norm_eps
+            T = ids_BT.shape[1]
+            start, stop = self.position, self.position + T
             self.room(stop)
-            H, K, D = self.heads, self.kv_heads, self.size
             self.owner[:, start:stop] = owner_BT
             seen = self.owner[:, None, :stop]
             mask = ((seen == 0) | ((seen == owner_BT[:, :, None]) & (seen > 0))).to(ids_BT.device)
@@ -333,23 +332,10 @@ def tree_decoder(model, batch, length): # Qwen2ForCausalLM, reports, positions t
             angle = position_BT[..., None].float() * self.frequency
             angle = torch.cat([angle, angle], -1)[:, None]
             cos, sin = angle.cos().to(self.cache.dtype), angle.sin().to(self.cache.dtype)
-            x = embedding(ids_BT, self.model.model.embed_tokens.weight)
-            for number, (norm1, qkv, bias, out, norm2, gate_up, down) in enumerate(self.layers):
-                q, k, v = linear(rms_norm(x, norm1.shape, norm1, eps), qkv, bias).view(B, T, H + 2 * K, D).transpose(1, 2).split([H, K, K], 1)
-                keys, values = self.cache[number, 0], self.cache[number, 1]
-                keys[:, :, start:stop], values[:, :, start:stop] = self.rotate(k, cos, sin), v
-                attended = scaled_dot_product_attention(self.rotate(q, cos, sin), keys[:, :, :stop], values[:, :, :stop], attn_mask=mask, enable_gqa=H != K)
-                x = x + linear(attended.transpose(1, 2).reshape(B, T, H * D), out)
-                gate, up = linear(rms_norm(x, norm2.shape, norm2, eps), gate_up).chunk(2, -1)
-                x = x + linear(silu(gate) * up, down)
-            self.position = stop
-            norm = self.model.model.norm.weight
-            return rms_norm(x, norm.shape, norm, eps)
+            return self.last_norm(self.blocks(ids_BT, cos, sin, mask))
 
     decoder = TreeDecoder(model, batch, length)
     decoder.owner = torch.full((batch, length), -1, device=decoder.cache.device)
-    theta = model.config.rope_parameters["rope_theta"]
-    decoder.frequency = 1 / theta ** (torch.arange(0, decoder.size, 2, device=decoder.cache.device) / decoder.size)
     return decoder
 
 # %% ../nbs/60_judge.ipynb #5dbbe650

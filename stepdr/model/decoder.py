@@ -23,8 +23,8 @@ class Decoder:
         shape = (config.num_hidden_layers, 2, batch, self.kv_heads, length, self.size)
         self.cache = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
         theta = config.rope_parameters["rope_theta"]
-        frequency = 1 / theta ** (torch.arange(0, self.size, 2, device=parameter.device) / self.size)
-        angle = torch.outer(torch.arange(length, device=parameter.device).float(), frequency)
+        self.frequency = 1 / theta ** (torch.arange(0, self.size, 2, device=parameter.device) / self.size)
+        angle = torch.outer(torch.arange(length, device=parameter.device).float(), self.frequency)
         self.cos, self.sin = torch.cat([angle, angle], -1).cos().to(parameter.dtype), torch.cat([angle, angle], -1).sin().to(parameter.dtype)
         self.layers = [self.weights(layer) for layer in model.model.layers]
 
@@ -45,27 +45,36 @@ class Decoder:
         left, right = x_BHTD.chunk(2, -1)
         return x_BHTD * cos + torch.cat([-right, left], -1) * sin
 
-    def step(self, ids_BT): # the next tokens of every row -> logits_BV after the last of them
-        "Feed T known tokens to every row."
-        import torch
+    def blocks(self, ids_BT, cos, sin, mask): # tokens, their rotation, what each sees of the cache (None: all) -> hidden_BTD before the last norm
+        "Feed T tokens to every row."
         from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
         B, T = ids_BT.shape
         start, stop, eps = self.position, self.position + T, self.config.rms_norm_eps
         H, K, D = self.heads, self.kv_heads, self.size
-        cos, sin = self.cos[start:stop], self.sin[start:stop]
         x = embedding(ids_BT, self.model.model.embed_tokens.weight)
         for number, (norm1, qkv, bias, out, norm2, gate_up, down) in enumerate(self.layers):
             q, k, v = linear(rms_norm(x, norm1.shape, norm1, eps), qkv, bias).view(B, T, H + 2 * K, D).transpose(1, 2).split([H, K, K], 1)
             keys, values = self.cache[number, 0], self.cache[number, 1]
             keys[:, :, start:stop], values[:, :, start:stop] = self.rotate(k, cos, sin), v
-            mask = None if T == 1 else torch.ones(T, stop, dtype=torch.bool, device=x.device).tril(start)
             attended = scaled_dot_product_attention(self.rotate(q, cos, sin), keys[:, :, :stop], values[:, :, :stop], attn_mask=mask, enable_gqa=H != K)
             x = x + linear(attended.transpose(1, 2).reshape(B, T, H * D), out)
             gate, up = linear(rms_norm(x, norm2.shape, norm2, eps), gate_up).chunk(2, -1)
             x = x + linear(silu(gate) * up, down)
         self.position = stop
+        return x
+
+    def last_norm(self, x): # hidden_..D -> the same, normed
+        from torch.nn.functional import rms_norm
         norm = self.model.model.norm.weight
-        return linear(rms_norm(x[:, -1], norm.shape, norm, eps), self.model.lm_head.weight)
+        return rms_norm(x, norm.shape, norm, self.config.rms_norm_eps)
+
+    def step(self, ids_BT): # the next tokens of every row -> logits_BV after the last of them
+        "Feed T known tokens to every row."
+        import torch
+        start, stop, T = self.position, self.position + ids_BT.shape[1], ids_BT.shape[1]
+        mask = None if T == 1 else torch.ones(T, stop, dtype=torch.bool, device=ids_BT.device).tril(start)
+        x = self.blocks(ids_BT, self.cos[start:stop], self.sin[start:stop], mask)
+        return torch.nn.functional.linear(self.last_norm(x[:, -1]), self.model.lm_head.weight)
 
 # %% ../../nbs/43_decoder.ipynb #97ab3363
 def sample(logits_BV, temperature, generator): # -> (ids_B, log-probabilities_B of the sampled tokens at that temperature)
