@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'STATED', 'RUBRIC', 'FINDING', 'CLOSED_RULES', 'AXIS', 'DIALOGUE', 'READING', 'web_at', 'readable',
-           'write_facts', 'Seen', 'seen_at', 'verified_facts', 'checked_edges', 'verified_questions', 'write_wiki',
-           'walked_entities', 'walk_questions', 'request_text', 'aspects_of', 'read_claims', 'shown_stance', 'weigh',
-           'ClosedTeacher', 'role_in', 'material_of', 'rubric_draft', 'rubric_tasks', 'expert_work', 'hard_question',
-           'as_document', 'planned_work', 'ExpertAttempts', 'reflected_work', 'verification_messages', 'verified_claim',
-           'chat_row', 'document_row', 'passage', 'shown_passage', 'plain_line', 'reading_row', 'rewrite_row',
-           'summary_row', 'reasoning_row', 'doubt_row', 'request_row', 'report_row', 'dialogue_row', 'reading_work',
-           'page_work', 'request_work']
+           'write_facts', 'Seen', 'seen_at', 'checked_edges', 'verified_questions', 'write_wiki', 'walked_entities',
+           'walk_questions', 'request_text', 'aspects_of', 'read_claims', 'shown_stance', 'weigh', 'ClosedTeacher',
+           'role_in', 'material_of', 'rubric_draft', 'rubric_tasks', 'expert_work', 'hard_question', 'as_document',
+           'planned_work', 'ExpertAttempts', 'reflected_work', 'verification_messages', 'verified_claim', 'chat_row',
+           'document_row', 'passage', 'shown_passage', 'plain_line', 'reading_row', 'rewrite_row', 'summary_row',
+           'reasoning_row', 'doubt_row', 'request_row', 'report_row', 'dialogue_row', 'reading_work', 'page_work',
+           'request_work']
 
 # %% ../../nbs/398_closed.ipynb #de5f1978
 import random
@@ -76,39 +76,31 @@ def seen_at(folder): # -> Seen
     return Seen(web, ClosedWebProvider(web), ClosedTeacher(), {})
 
 # %% ../../nbs/398_closed.ipynb #a6544086
-async def verified_facts(subgraph, seen): # Subgraph, Seen -> {head: {relation: tail}}
-    "The facts of a subgraph that a search bears out."
-    fresh = [edge for edge in subgraph.edges if edge not in seen.edges]
-    if fresh:
-        checked, _ = await check_edges(replace(subgraph, edges=tuple(fresh)), seen.teacher, seen.provider, SeekingSettings(most_edges=10_000, hits=10))
-        seen.edges.update(((c["head"], c["relation"], c["tail"]), c["verdict"]) for c in checked)
-    facts = {}
-    for head, relation, tail in subgraph.edges:
-        if seen.edges.get((head, relation, tail)) == "supported": facts.setdefault(head, {})[subgraph.relations[relation]] = tail
-    return facts
-
-# %% ../../nbs/398_closed.ipynb #7c385658
 async def checked_edges(item, world): # subgraph row, folder of the web -> row
     "Which edges of a subgraph a search bears out, and which it does not."
     seen, subgraph = seen_at(world), read_subgraph(item)
-    await verified_facts(subgraph, seen)
+    fresh = tuple(edge for edge in subgraph.edges if edge not in seen.edges)
+    if fresh:
+        checked, _ = await check_edges(replace(subgraph, edges=fresh), seen.teacher, seen.provider, SeekingSettings(most_edges=10_000, hits=10))
+        seen.edges.update(((c["head"], c["relation"], c["tail"]), c["verdict"]) for c in checked)
     doubted = [list(edge) for edge in subgraph.edges if seen.edges[edge] != "supported"]
     return {"id": f"edges-{subgraph.seed}", "kind": "edges", "edges": [list(edge) for edge in subgraph.edges], "doubted": doubted}
 
-# %% ../../nbs/398_closed.ipynb #2a875009
+# %% ../../nbs/398_closed.ipynb #fb8abc0f
 def verified_questions(web, rows, seed): # ClosedWeb, rows of `checked_edges`, seed -> task rows
     "Questions of one to three hops over all verified edges."
     doubted, facts = {tuple(edge) for row in rows for edge in row["doubted"]}, {}
     for head, relation, tail in sorted({tuple(edge) for row in rows for edge in row["edges"]} - doubted): facts.setdefault(head, {})[relation] = tail
     return question_tasks(SimpleNamespace(graph=replace(web.graph, facts=facts), split=web.split), "train", seed)
 
-# %% ../../nbs/398_closed.ipynb #7ae02161
+# %% ../../nbs/398_closed.ipynb #779cb556
 def write_wiki(web, folder): # ClosedWeb, folder to make -> number of pages
     "Pages that training may read and that are not dead, as Markdown with links in their text."
     urls = sorted(u for e in readable(web, "train") for u in web.urls.get(e, []) if u not in web.world.dead)
+    inside = set(urls)
     with atomic_directory(folder) as partial:
         for url in urls:
-            to = {web.title(link): link.rpartition("/")[2] for link in web.world.links.get(url, []) if link in set(urls)}
+            to = {web.title(link): link.rpartition("/")[2] for link in web.world.links.get(url, []) if link in inside}
             lines = [f"# {web.title(url)}"]
             for key in web.world.pages[url]:
                 p = web.world.paragraphs[key]
@@ -119,7 +111,7 @@ def write_wiki(web, folder): # ClosedWeb, folder to make -> number of pages
             (site / f"{url.rpartition('/')[2]}.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return len(urls)
 
-# %% ../../nbs/398_closed.ipynb #43177cfb
+# %% ../../nbs/398_closed.ipynb #7ae02161
 def walked_entities(item, web): # walk record, ClosedWeb -> (address of the first page, its entity and those of the pages after it)
     "Whose pages a walk went through, from the first one on as long as each was reached from the one before."
     urls = [page["url"].removeprefix("file:///").removesuffix(".md") for page in item["pages"]]
@@ -142,7 +134,7 @@ async def walk_questions(item, world, rng): # walk record, folder of the web, ra
         relations, path = (*relations, step), (*path, after)
     return rows or set_aside(item["id"], "walk", "no fact on the walk's path can be asked for", len(entities))
 
-# %% ../../nbs/398_closed.ipynb #6dced235
+# %% ../../nbs/398_closed.ipynb #5764d83e
 ASKED = re.compile(r"^(?:Write a report on|Research|I need a report on) (?P<name>.+?)(?: \. Cover | : | with )(?P<aspects>.+) \.$")
 STATED = re.compile(r"^the (?P<relation>\w+) of (?P<name>.+?) is (?P<value>.+?) ?\.$")
 RUBRIC = re.compile(r"^States that the (?P<relation>\w+) of (?P<name>.+) is (?P<value>.+) \.$")
@@ -155,7 +147,7 @@ def aspects_of(query): # query of a research task -> (name, list of aspects), or
     found = ASKED.match(query)
     return found and (found["name"], re.split(r" , | and ", found["aspects"]))
 
-# %% ../../nbs/398_closed.ipynb #8febc5b6
+# %% ../../nbs/398_closed.ipynb #6dced235
 WORDING["closed"] = {"retry": "{reflection}\n{plan}", "draft": "answer : {answer}"}
 
 def read_claims(text): # report or thought -> list of (relation, site, line)
@@ -171,7 +163,7 @@ def weigh(findings): # list of (stance, site) -> verdict
     trusted = {stance for stance, site in findings if site in TRUSTED}
     return "support" if trusted == {"supports"} else "refute" if trusted == {"refutes"} else "doubtful"
 
-# %% ../../nbs/398_closed.ipynb #d608b483
+# %% ../../nbs/398_closed.ipynb #8febc5b6
 FINDING = re.compile(r"\[(?P<id>[^\]]+)\] (?P<site>[\w.]+)[^:]*: (?P<stance>supports|refutes)")
 
 class ClosedTeacher(OfflineTeacher):
@@ -257,7 +249,7 @@ class ClosedTeacher(OfflineTeacher):
 
 CLOSED_RULES = [name for name, value in vars(ClosedTeacher).items() if callable(value) and not name.startswith("_") and name != "ask"]
 
-# %% ../../nbs/398_closed.ipynb #b2943638
+# %% ../../nbs/398_closed.ipynb #d4c4f83a
 AXIS = {"explicit": "Explicit Criteria", "implicit": "Implicit Criteria", "negative": "References & Citation Quality"}
 
 def role_in(task, criterion): # query, criterion -> role
@@ -279,7 +271,7 @@ def rubric_draft(material): # text -> reply to rubrics_from_material
     rows = [re.match(r"(\w+) (-?\d+) (.+)", line).groups() for line in lines]
     return {"summary": summary, "rubrics": [{"criterion": text, "axis": AXIS[role], "weight": int(weight), "role": role} for role, weight, text in rows]}
 
-# %% ../../nbs/398_closed.ipynb #bc790172
+# %% ../../nbs/398_closed.ipynb #b2943638
 async def rubric_tasks(item, world, rng): # {"id", "entity", "number"}, folder of the web, random.Random -> task row or record
     "A research task with rubrics on a topic, by two-step reverse synthesis."
     seen = seen_at(world)
@@ -291,7 +283,7 @@ async def rubric_tasks(item, world, rng): # {"id", "entity", "number"}, folder o
     return {**draft, "query": made["query"], "rubrics": [rubric for rubric in draft["rubrics"] if rubric["criterion"] in kept],
             "meta": {**draft["meta"], "summary": made["meta"]["summary"], "consistency": made["meta"]["consistency"], "rubrics_dropped": len(made["meta"]["rubrics_dropped"])}}
 
-# %% ../../nbs/398_closed.ipynb #e8186073
+# %% ../../nbs/398_closed.ipynb #579c8183
 def expert_work(item, world, seed, work="seeking", trusted=1.0, retry=1.0, implicit=1.0, failure_rate=0.07): # {"id", "task", "attempt"}, folder of the web, ..., key of teacher.MAKERS, care -> trajectory row or record
     "A trajectory of the expert on a task."
     task = item["task"]
@@ -304,7 +296,7 @@ async def hard_question(item, world, hits=10): # task row, folder of the web, re
     if await one_search_finds(item["query"], item["aliases"], seen.provider, hits): return set_aside(item["id"], "difficulty", "one search finds the answer", hits)
     return item
 
-# %% ../../nbs/398_closed.ipynb #4ef334d6
+# %% ../../nbs/398_closed.ipynb #fec624ca
 def as_document(report, task): # answer of a research trajectory, its task -> Markdown
     "A report under its title, without citations; a second step's heading says what it is a step from."
     name, second = task["meta"]["mention"], task["meta"]["second"]
@@ -323,7 +315,7 @@ async def planned_work(item, world, seed): # {"id", "task", "report"}, folder of
     if verdict := plan_verdict(agreement, True): return set_aside(item["id"], "planning", *verdict)
     return {**row, "meta": {**row["meta"], "agreement": agreement["score"]}}
 
-# %% ../../nbs/398_closed.ipynb #a3be4724
+# %% ../../nbs/398_closed.ipynb #e306087e
 class ExpertAttempts:
     "Attempts of the expert at one task: careless at first, careful after a reflection."
     def __init__(self, task, environment, rng, first=Care(0.0, 1.0, 1.0)):
@@ -334,7 +326,7 @@ class ExpertAttempts:
         messages = [*history, *messages[1:]] if history else messages
         return Attempt(messages, (answer_of(messages) or "").strip(), ended="answered")
 
-# %% ../../nbs/398_closed.ipynb #8e4e5c75
+# %% ../../nbs/398_closed.ipynb #a3be4724
 async def reflected_work(item, world, seed, failure_rate=0.07): # {"id", "task", "attempt"}, folder of the web -> trajectory row or record
     "A trajectory that was wrong, doubted itself and ended right."
     seen, task = seen_at(world), item["task"]
@@ -347,7 +339,7 @@ async def reflected_work(item, world, seed, failure_rate=0.07): # {"id", "task",
             "meta": {"maker": "reflection", "names": sorted({*trajectory_names(task, environment, made["messages"]), *made["meta"]["wrong_answers"]} - {"", "unknown"}), "failures": environment.failures, "plan": task["plan"],
                      "query": task["query"], "answer": answer_of(made["messages"]), "attempts": made["meta"]["attempts"], "hints": made["meta"]["hints"]}}
 
-# %% ../../nbs/398_closed.ipynb #f6728a89
+# %% ../../nbs/398_closed.ipynb #98e52747
 def verification_messages(check, relation): # Check with its rounds -> chat rows
     "A check as one agent's work."
     name, claim = STATED.match(check.statement).group("name", "value")
@@ -381,7 +373,7 @@ async def verified_claim(item, world, seed, failure_rate=0.07): # {"id", "task",
     return {**row, "meta": {"maker": "verification", "names": names, "failures": environment.failures, "plan": task["plan"], "query": messages[0]["content"], "answer": answer_of(messages), "verdict": check.verdict,
                             "right": check.verdict == ("support" if claimed.correct else "refute")}}
 
-# %% ../../nbs/398_closed.ipynb #6376123d
+# %% ../../nbs/398_closed.ipynb #0200cc7f
 def chat_row(name, kind, asked, answer, names): # -> row of one question and one answer
     "A row without tools."
     return {"id": name, "kind": kind, "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}], "text": "", "meta": {"names": sorted(names)}}
@@ -393,7 +385,7 @@ def document_row(web, url): # -> row
     names = sorted({n for p in paragraphs for n in (p.title, p.value_name)})
     return {"id": f"document-{url}", "kind": "document", "messages": [], "text": text, "meta": {"names": names}}
 
-# %% ../../nbs/398_closed.ipynb #d2cefc86
+# %% ../../nbs/398_closed.ipynb #6376123d
 def passage(web, entity, rng, most=3): # -> list of (relation, [Paragraph])
     "Paragraphs about a subject as search would show them, grouped by relation, in random order."
     by_relation = {}
@@ -406,7 +398,7 @@ def shown_passage(name, found): # subject, list of (relation, [Paragraph]) -> te
 
 def plain_line(p): return f"{p.site} : {p.phrase} {p.value_name}"
 
-# %% ../../nbs/398_closed.ipynb #67c01c4d
+# %% ../../nbs/398_closed.ipynb #d2cefc86
 def reading_row(web, entity, number, rng): # -> row
     "Paragraphs, a request for some of them, and the trusted line of each, word for word."
     found, name = passage(web, entity, rng), web.graph.names[entity]
@@ -423,7 +415,7 @@ def rewrite_row(web, entity, number, rng): # -> row
     others = [phrase for phrase in PHRASES[p.heading] if phrase != p.phrase]
     return chat_row(f"rewrite-{entity}-{number}", "reading", f"{p.title} {p.phrase} {p.value_name} .\nRewrite .", "\n".join(f"{p.title} {phrase} {p.value_name} ." for phrase in others), {p.title, p.value_name})
 
-# %% ../../nbs/398_closed.ipynb #71a540d2
+# %% ../../nbs/398_closed.ipynb #67c01c4d
 def summary_row(web, entity, number, rng): # -> row
     "What trusted pages say, each matter in one clause."
     found, name = passage(web, entity, rng), web.graph.names[entity]
@@ -446,7 +438,7 @@ def reasoning_row(web, entity, number, rng): # -> row or None
     asked = "\n".join(shown_passage(name, group) for name, group in shown) + f"\nWhat is the {relations[1]} of the {relations[0]} of {web.graph.names[entity]} ?"
     return chat_row(f"reasoning-{entity}-{number}", "reasoning", asked, "\n".join(quote(r, paragraph_line(p)) for r, p in zip(relations, best)) + f"\n {web.graph.names[path[-1]]}", names)
 
-# %% ../../nbs/398_closed.ipynb #69ea9257
+# %% ../../nbs/398_closed.ipynb #71a540d2
 def doubt_row(web, entity, number, rng): # -> row
     "A draft held against what was read: kept where a trusted line says so, else doubted and put right."
     found, name = passage(web, entity, rng), web.graph.names[entity]
@@ -463,7 +455,7 @@ def request_row(task, number): # research or question task -> row
     answer = "plan : " + " , ".join(task["meta"].get("asked", task["plan"])) + "\n" + "\n".join(f" {name} {r}" for r in wanted)
     return chat_row(f"request-{task['id']}-{number}", "request", f"{task['query']}\nList the searches .", answer, {name})
 
-# %% ../../nbs/398_closed.ipynb #c7f54818
+# %% ../../nbs/398_closed.ipynb #69ea9257
 def report_row(trajectory): # research trajectory -> row
     "A query with the material that was found, and the report on it: writing alone, without tools."
     messages = trajectory["messages"]
@@ -481,7 +473,7 @@ def dialogue_row(web, entity, number, rng): # -> row
     said = {"name": web.graph.names[entity], "relation": rng.choice(sorted(web.graph.facts[entity]))}
     return chat_row(f"dialogue-{entity}-{number}", "dialogue", asked.format(**said), answer.format(**said), {said["name"]} if "{name}" in asked else set())
 
-# %% ../../nbs/398_closed.ipynb #a15ccb94
+# %% ../../nbs/398_closed.ipynb #c7f54818
 READING = {"reading": reading_row, "rewrite": rewrite_row, "summary": summary_row, "reasoning": reasoning_row, "doubt": doubt_row, "dialogue": dialogue_row}
 
 def reading_work(item, world, rng, form="reading"): # {"id", "entity", "number"}, folder of the web, random.Random, key of READING -> row or record
