@@ -118,7 +118,7 @@ class SftSettings:
 @dataclass(frozen=True)
 class JudgeSettings:
     "The Rubrics Judge."
-    steps: int = setting(150, "optimiser steps", 1, 10_000_000)
+    steps: int = setting(300, "optimiser steps", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
     rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     matrix_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
@@ -126,11 +126,14 @@ class JudgeSettings:
     test_reports: int = setting(120, "held-out reports to measure agreement on", 2, 100_000)
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
     held_out_relations: int = setting(3, "relations that training does not see", 0, 100)
-    rl_iterations: int = setting(0, "steps of reinforcement after the supervised ones", 0, 1_000_000)
-    rl_reports: int = setting(24, "reports of such a step", 1, 1_000_000)
-    rl_samples: int = setting(4, "answers to each question", 2, 1000)
-    rl_rate: float = setting(3e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
-    rl_supervised: int = setting(24, "labelled rows that such a step also learns from", 0, 1_000_000)
+    renamed_relations: float = setting(0.5, "share of training rows in which other words stand for the relations", 0.0, 1.0)
+    rl_iterations: int = setting(12, "batches of answers in reinforcement, after the supervised steps", 0, 1_000_000)
+    rl_reports: int = setting(24, "reports of such a batch", 1, 1_000_000)
+    rl_samples: int = setting(2, "answers to each question", 1, 1000)
+    rl_steps: int = setting(4, "optimiser steps on a batch", 1, 1000)
+    rl_rate: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
+    rl_matrix_rate: float = setting(5e-3, "Muon's learning rate in reinforcement", 0.0, 1.0)
+    rl_supervised: int = setting(12, "labelled rows that such a step also learns from", 0, 1_000_000)
     head: str = setting("ternary", "grade that is rewarded: ternary or binary", choices=("ternary", "binary"))
     def __post_init__(self): validate(self)
 

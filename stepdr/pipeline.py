@@ -38,7 +38,7 @@ STAGES = (
     Stage("sft", "52_sft.ipynb", reads=("data", "models/base", "models/midtrain"), writes=("models/sft_without_midtrain", "models/sft"),
           metrics=("sft", "sft_without_midtrain"), seconds=100),
     Stage("judge", "60_judge.ipynb", reads=("world", "data", "models/midtrain", "models/sft_without_midtrain", "models/sft"), writes=("models/judge", "judge.json"),
-          metrics=("judge",), seconds=60),
+          metrics=("judge",), seconds=210),
     Stage("ppo", "70_ppo.ipynb", reads=("world", "data", "models/sft", "models/judge"), writes=("models/ppo",), metrics=("ppo",), seconds=300),
     Stage("evaluate", "89_evaluate.ipynb", reads=("world", "data", "models/base", "models/midtrain", "models/midtrain_curve", "models/sft_without_midtrain", "models/sft", "models/ppo", "models/judge"),
           writes=("evaluation",), seconds=200),

@@ -76,10 +76,21 @@ def test_held_out_relations_are_nowhere_in_the_rows(records, web):
     for record in records:
         told += any(h in hidden for h, _ in sections(record["report"]))
         row = j.training_row(record, random.Random(0), hidden)
-        text = json.dumps([row["shown"], [q for q, _ in row["asked"]]])
-        assert not any(f"Quote : {r}" in text or f"the {r} of" in text or f"wrong {r} " in text or r in [h for h, _ in row["shown"]] for r in hidden)
-        assert not any(phrase in body for r in hidden for phrase in PHRASES[r] for _, body in row["shown"])
+        text = "\n".join([row["query"], *(f"{heading}\n{body}" for heading, body in row["shown"]), *(q for q, _ in row["asked"])])
+        assert not hidden & {*text.split(), *row["relations"]} and not any(phrase in text for r in hidden for phrase in PHRASES[r])
     assert told > 5                                         # there was something to hide
+
+
+def test_other_words_change_no_verdict_and_no_two_relations_become_one(records, web):
+    from stepdr.model.rows import training_namer
+    namer, hidden = training_namer(web), {"origin", "headquarters"}
+    words = j.plain_words(namer.words, hidden)
+    assert len(words) > 100 and not {"origin", "produced", "based", "office"} & set(words)
+    for n, record in enumerate(records):
+        other = j.renamed_record(record, j.other_words(j.names_of(record), j.relations_of(record), namer, random.Random(n), words, 1.0))
+        assert oracle(other["task"], other["report"], other["paragraphs"]) == oracle(record["task"], record["report"], record["paragraphs"])
+        assert len(j.relations_of(other)) == len(j.relations_of(record)) and not set(j.relations_of(other)) & set(j.relations_of(record)) - set(words)
+    assert other["report"] != record["report"] and j.relabeller([], words, random.Random(0))("as it was") == "as it was"
 
 
 def test_damages_are_all_used_and_make_every_verdict(records):
@@ -176,9 +187,21 @@ def test_rewards_are_for_form_and_agreement(records):
     n = truth.index("satisfied")
     if item[0]["rubrics"][n]["criterion"] not in j.WHOLE:
         question = next(q for q in j.questions(item[0]) if q[1] == [n])
-        assert j.answer_reward(item, shown, truth, question, "none") == 0.5         # well formed and wrong
-    assert j.answer_reward(item, shown, ["partially"] * len(truth), ("", ("ternary", 0)), "not") == 0.5
-    assert j.answer_reward(item, shown, ["partially"] * len(truth), ("", ("binary", 0)), "no") == 1.0
+        assert j.answer_reward(item, shown, truth, question, "none") == j.FORM      # well formed and wrong
+        truth = ["partially"] * len(truth)                                          # what is said is "not": the same by two grades only
+        assert [j.answer_reward(item, shown, truth, question, "none", head) for head in ("ternary", "binary")] == [j.FORM, 1.0]
+
+
+def test_what_the_form_allows_is_followed_up_to_the_first_fault():
+    speller = SimpleNamespace(none=[9], stop=0, newline=[1], join=lambda parts: parts[0] + [1] + parts[1])
+    options = [[2, 3, 4], [2, 5]]
+    assert j.allowed_tokens([2, 5, 0], options, speller) == [[2, 9], [3, 5], [0]]
+    assert j.allowed_tokens([2, 3, 4, 1, 2, 5, 0], options, speller) == [[2, 9], [3, 5], [4], [0, 1], [2], [5], [0]]
+    assert j.allowed_tokens([2, 3, 7, 7, 0], options, speller) == [[2, 9], [3, 5], [4]]          # 7 instead of 4
+    assert j.allowed_tokens([9, 9], options, speller) == [[2, 9], [0]] and j.allowed_tokens([9, 0], options, speller) == [[2, 9], [0]]
+    assert j.allowed_tokens([2, 5, 0], options, speller, whole=True) == [[2], [3]]                # a list of statements is all of them
+    assert j.allowed_tokens([2, 3, 4, 1, 2, 5, 0], options, speller, whole=True) == [[i] for i in (2, 3, 4, 1, 2, 5, 0)]
+    assert j.allowed_tokens([2, 3], options, speller) == [[2, 9], [3, 5]]                         # cut off by its length
 
 
 def test_a_step_of_reinforcement_makes_rewarded_answers_likelier(run, records):
@@ -191,11 +214,16 @@ def test_a_step_of_reinforcement_makes_rewarded_answers_likelier(run, records):
     shown, question = j.shown_sections(item[1]), j.questions(item[0])[-1][0]
     prefix, given = speller.prefix(item[0]["query"], shown), speller.question(question)
     good, bad = [*speller("none"), speller.stop], [*speller("satisfied"), speller.stop]
-    row = {"input_ids": prefix + given + good + given + bad, "weights": [0.0] * len(prefix + given) + [0.5] * len(good) + [0.0] * len(given) + [-0.5] * len(bad)}
-    def loss(ids): return float(j.weighted_loss(model, [{"input_ids": prefix + given + ids, "weights": [0.0] * len(prefix + given) + [1.0] * len(ids)}], tokenizer.pad_token_id, "cpu")[0].detach())
+    allowed = [(len(prefix + given), [good[0]]), (len(prefix + given + good + given), [good[0], speller.newline[0]])]
+    row = {"input_ids": prefix + given + good + given + bad, "weights": [0.0] * len(prefix + given) + [0.5] * len(good) + [0.0] * len(given) + [-0.5] * len(bad), "allowed": []}
+    def loss(ids): return float(j.answer_loss(model, [{"input_ids": prefix + given + ids, "weights": [0.0] * len(prefix + given) + [1.0] * len(ids), "allowed": []}], tokenizer.pad_token_id, "cpu")[0].detach())
+    policy, form = j.answer_loss(model, [{**row, "allowed": allowed}], tokenizer.pad_token_id, "cpu")
+    logits = model.lm_head(model.model(input_ids=torch.tensor([row["input_ids"]])).last_hidden_state)[0].log_softmax(1)
+    by_hand = -logits[allowed[0][0] - 1, good[0]] - logits[allowed[1][0] - 1, allowed[1][1]].logsumexp(0)
+    assert torch.allclose(form, by_hand, atol=1e-4) and float(j.answer_loss(model, [row], tokenizer.pad_token_id, "cpu")[1].detach()) == 0
     before = loss(good), loss(bad)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    j.weighted_loss(model, [row], tokenizer.pad_token_id, "cpu")[0].backward()
+    j.answer_loss(model, [row], tokenizer.pad_token_id, "cpu")[0].backward()
     optimizer.step()
     assert loss(good) < before[0] and loss(bad) > before[1]
 
