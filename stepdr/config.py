@@ -134,6 +134,8 @@ class JudgeSettings:
     rl_rate: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
     rl_matrix_rate: float = setting(5e-3, "Muon's learning rate in reinforcement", 0.0, 1.0)
     rl_supervised: int = setting(12, "labelled rows that such a step also learns from", 0, 1_000_000)
+    rl_every: int = setting(3, "iterations between trials on development reports, by which the weights are chosen", 1, 1_000_000)
+    rl_dev_reports: int = setting(96, "reports of such a trial", 2, 100_000)
     head: str = setting("ternary", "grade that is rewarded: ternary or binary", choices=("ternary", "binary"))
     def __post_init__(self): validate(self)
 

@@ -11,9 +11,9 @@ __all__ = ['Source', 'FACT', 'WRONG', 'WHOLE', 'Claim', 'ASK', 'HIDDEN', 'HEADS'
            'encode_tree', 'damage_section', 'damage', 'damaged_reports', 'written_reports', 'tree_decoder',
            'answer_trees', 'Free', 'Pointer', 'Words', 'anchor', 'exact_quotes', 'explain', 'read_quotes',
            'perfect_quotes', 'Judge', 'string_verdict', 'other_readers', 'collapse', 'answer_reward', 'allowed_tokens',
-           'sampled_answers', 'answer_loss', 'reinforce_rank', 'agreement', 'judged_rows', 'probed_flips',
-           'calibration', 'summarise', 'research_tasks_of', 'make_records', 'held_out_relations', 'rows_rank',
-           'learn_rank', 'judge_rank', 'train_judge', 'judge_reports']
+           'sampled_answers', 'answer_loss', 'form_and_agreement', 'reinforce_rank', 'agreement', 'judged_rows',
+           'probed_flips', 'calibration', 'summarise', 'research_tasks_of', 'make_records', 'held_out_relations',
+           'rows_rank', 'learn_rank', 'judge_rank', 'train_judge', 'judge_reports']
 
 # %% ../nbs/60_judge.ipynb #a62ed255
 import difflib
@@ -704,8 +704,15 @@ def answer_loss(model, rows, pad, device): # rows with input_ids, weights and al
     return policy, (logits.logsumexp(1) - logits.gather(1, choices).masked_fill(spare, float("-inf")).logsumexp(1)).sum()
 
 # %% ../nbs/60_judge.ipynb #f3e44f98
+def form_and_agreement(judge, records): # -> [well-formed free answers (shares of reports), reports, right verdicts, verdicts]
+    "What a step of reinforcement is chosen by."
+    items = [(r["task"], r["report"], r["paragraphs"]) for r in records]
+    right = [t == v for item, said in zip(items, judge.verdicts_many(items)) for t, v in zip(oracle(*item), said)]
+    return [sum(reading.exact for reading in judge.read_freely(items)), len(items), sum(right), len(right)]
+
+# %% ../nbs/60_judge.ipynb #58212c27
 def reinforce_rank(job, rank, ranks): # as `run_ranks` calls it; {"run_dir", "seed", "settings", "hidden", "device"}
-    "From checkpoints/judge/sft to models/judge, in one of `ranks` processes."
+    "From checkpoints/judge/sft to models/judge, in one of `ranks` processes; kept is the best of the weights that were tried on development reports, the first among them."
     import torch
     from stepdr.artifacts import read_parquet, write_json
     from stepdr.model.base import load_model, pick_device, save_model
@@ -721,6 +728,15 @@ def reinforce_rank(job, rank, ranks): # as `run_ranks` calls it; {"run_dir", "se
     optimizer, history = make_optimizer(model, settings["rl_rate"], settings["rl_matrix_rate"]), []
     rates = [group["lr"] for group in optimizer.param_groups]
     labelled, namer = read_parquet(run / "checkpoints/judge/rows.parquet"), training_namer(web)
+    dev = [without(r, set(job["hidden"])) for _, r in make_records(wanted, "dev", settings["rl_dev_reports"], web, *load_model(run / "models/sft", device), 0.5, rank, ranks)]
+    def tried(): # -> {"dev_well_formed", "dev_right"}
+        sums = torch.tensor(form_and_agreement(judge, dev), dtype=torch.double)
+        if ranks > 1: torch.distributed.all_reduce(sums)
+        formed, reports, right, verdicts = sums.tolist()
+        return {"dev_well_formed": formed / reports, "dev_right": right / verdicts}
+    def weights(): return {name: value.clone() for name, value in model.state_dict().items()}
+    history.append({"iteration": 0, **tried()})
+    best = history[0], weights()
     for iteration in range(settings["rl_iterations"]):
         rng = random.Random(f"reinforce {job['seed']} {iteration} {rank}")
         records = [renamed_record(r, other_words(names_of(r), [], namer, rng)) for r in found[iteration::settings["rl_iterations"]]]
@@ -745,11 +761,16 @@ def reinforce_rank(job, rank, ranks): # as `run_ranks` calls it; {"run_dir", "se
             optimizer.step()
         history.append({"iteration": iteration + 1, "reward": reward / answers, "well_formed": form / answers, "answers": int(answers)})
         if rank == 0: print("judge RL {iteration}  reward {reward:.3f}  well formed {well_formed:.3f}".format(**history[-1]), flush=True)
+        if (iteration + 1) % settings["rl_every"] and iteration + 1 < settings["rl_iterations"]: continue
+        history[-1] |= tried()
+        if sum(history[-1][name] - best[0][name] for name in ("dev_well_formed", "dev_right")) > 0: best = history[-1], weights()
+    best[0]["kept"] = True
+    model.load_state_dict(best[1])
     if rank: return
     write_json(run / "checkpoints/judge/reinforce.json", history)
     save_model(run / "models/judge", model, tokenizer)
 
-# %% ../nbs/60_judge.ipynb #bf490023
+# %% ../nbs/60_judge.ipynb #5c3defc8
 def agreement(rows, predicted, keep=lambda row, number: True, samples=2000, binary=False): # judged rows, name of a prediction, which rubrics -> {"mean", "low", "high", "n", "rubrics"}
     "Macro-F1 against the oracle with its interval over reports; n counts reports. With `binary` of the two-way grade."
     confusions, labels = [], ("satisfied", "not") if binary else VERDICTS
@@ -760,7 +781,7 @@ def agreement(rows, predicted, keep=lambda row, number: True, samples=2000, bina
     if not confusions: return None
     return {**macro_f1_interval(confusions, samples=samples), "rubrics": int(sum(c.sum() for c in confusions))}
 
-# %% ../nbs/60_judge.ipynb #5c3defc8
+# %% ../nbs/60_judge.ipynb #00e2d437
 def judged_rows(records, judges): # records, {"judge": Judge, "sft": Judge or nothing} -> what is needed to measure agreement
     "All verdicts on some reports: true, judged, and by other readers."
     items = [(r["task"], r["report"], r["paragraphs"]) for r in records]
@@ -778,7 +799,7 @@ def judged_rows(records, judges): # records, {"judge": Judge, "sft": Judge or no
         for row, words in zip(rows, judges["judge"].heads(items, head)): row[f"{head} head"] = [{"yes": "satisfied", "no": "not"}.get(w, w) for w in words]
     return rows
 
-# %% ../nbs/60_judge.ipynb #2e2370d4
+# %% ../nbs/60_judge.ipynb #58abb8bb
 def probed_flips(records, judge, seed, numbers=None): # numbers: of the records, if they are a part of more -> for each record {probe: [verdicts that changed, verdicts that may be compared]}
     "What each probe does to each report's verdicts."
     items = [(r["task"], r["report"], r["paragraphs"]) for r in records]
@@ -791,7 +812,7 @@ def probed_flips(records, judge, seed, numbers=None): # numbers: of the records,
         if pairs: counts[n][probe] = [sum(pairs), len(pairs)]
     return counts
 
-# %% ../nbs/60_judge.ipynb #58abb8bb
+# %% ../nbs/60_judge.ipynb #8844e781
 EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 
 def calibration(pairs): # [(confidence, right?)] -> {"bins", "error", "n"}
@@ -802,7 +823,7 @@ def calibration(pairs): # [(confidence, right?)] -> {"bins", "error", "n"}
         if inside: bins.append({"low": low, "high": high, "n": len(inside), "confidence": sum(c for c, _ in inside) / len(inside), "right": sum(r for _, r in inside) / len(inside)})
     return {"bins": bins, "error": sum(b["n"] * abs(b["confidence"] - b["right"]) for b in bins) / max(len(pairs), 1), "n": len(pairs)}
 
-# %% ../nbs/60_judge.ipynb #f0ea30bf
+# %% ../nbs/60_judge.ipynb #36023180
 UNSEEN = "model not trained on"
 
 def summarise(rows, hidden=(), samples=2000): # judged rows, held-out relations -> the object of judge.json
@@ -838,7 +859,7 @@ def summarise(rows, hidden=(), samples=2000): # judged rows, held-out relations 
         result["probes"] = {name: {**bootstrap_share(found, samples=samples), "verdicts": sum(of for _, _, of in found)} for name, names in [*((p, [p]) for p in PROBES), ("all", list(PROBES))] if (found := flips(names))}
     return result
 
-# %% ../nbs/60_judge.ipynb #fe8ad374
+# %% ../nbs/60_judge.ipynb #27706201
 CHUNK = 32
 
 def research_tasks_of(run_dir, split): # -> list of tasks
@@ -859,7 +880,7 @@ def make_records(job, split, count, web, model, tokenizer, share, rank, ranks, b
         found += zip(numbers, made + (damaged_reports(web, chosen[len(own):], key, len(chosen) - len(own)) if len(own) < len(chosen) else []))
     return found
 
-# %% ../nbs/60_judge.ipynb #27706201
+# %% ../nbs/60_judge.ipynb #2f608f2a
 def held_out_relations(tasks, count, seed): # research tasks, how many, seed -> set of relations
     "Relations that the judge's training will not see: drawn from those in 2 to 20 % of the tasks, never one that every report needs."
     asked = [{read_criterion(r["criterion"]).relation for r in t["rubrics"] if r["role"] == "explicit"} for t in tasks]
@@ -867,7 +888,7 @@ def held_out_relations(tasks, count, seed): # research tasks, how many, seed -> 
     options = sorted(r for r in set().union(*asked) - every - {None} if 0.02 <= sum(r in a for a in asked) / len(asked) <= 0.2)
     return set(random.Random(f"held-out relations {seed}").sample(options, min(count, len(options))))
 
-# %% ../nbs/60_judge.ipynb #e6e5b184
+# %% ../nbs/60_judge.ipynb #df9e5368
 def rows_rank(job, rank, ranks): # as `run_ranks` calls it
     "Training rows of one process: reports on training tasks, renamed, as token ids."
     from stepdr.artifacts import write_json
@@ -883,7 +904,7 @@ def rows_rank(job, rank, ranks): # as `run_ranks` calls it
         rows.append([number, encode_tree(row, speller, other_words(row["names"], row["relations"], namer, rng, words, job["settings"]["renamed_relations"]))])
     write_json(run / f"checkpoints/judge/rows{rank}.json", rows)
 
-# %% ../nbs/60_judge.ipynb #df9e5368
+# %% ../nbs/60_judge.ipynb #bc55779b
 def learn_rank(job, rank, ranks): # as `run_ranks` calls it
     "The supervised steps in one process; goes on from its checkpoint."
     import time
@@ -903,7 +924,7 @@ def learn_rank(job, rank, ranks): # as `run_ranks` calls it
                settings["matrix_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
     if rank == 0: save_model(run / "checkpoints/judge/sft", model, tokenizer)
 
-# %% ../nbs/60_judge.ipynb #bc55779b
+# %% ../nbs/60_judge.ipynb #c34cccf6
 def judge_rank(job, rank, ranks): # as `run_ranks` calls it
     "Let the judge, before and after reinforcement, read one process's share of the held-out reports."
     from stepdr.artifacts import write_json
@@ -921,7 +942,7 @@ def judge_rank(job, rank, ranks): # as `run_ranks` calls it
     for row, flips in zip(rows, probed_flips(records, judges["judge"], job["seed"], [number for number, _ in found])): row["flips"] = flips
     write_json(run / f"checkpoints/judge/judged{rank}.json", [[number, row] for (number, _), row in zip(found, rows)])
 
-# %% ../nbs/60_judge.ipynb #c34cccf6
+# %% ../nbs/60_judge.ipynb #cabacc2e
 def _in_processes(target, job, name, processes): # -> rows in order, whatever the number of processes
     from stepdr.artifacts import read_json
     from stepdr.train.lm import run_ranks
@@ -930,7 +951,7 @@ def _in_processes(target, job, name, processes): # -> rows in order, whatever th
     run_ranks(f"stepdr.judge:{target}", job, processes)
     return [row for _, row in sorted((pair for rank in range(processes) for pair in read_json(folder / f"{name}{rank}.json")), key=lambda pair: pair[0])]
 
-# %% ../nbs/60_judge.ipynb #cabacc2e
+# %% ../nbs/60_judge.ipynb #fc4d8888
 def train_judge(run_dir, seed, settings, device="auto"): # run folder, seed, JudgeSettings -> None; writes models/judge and metrics/judge.jsonl
     "Rows from reports on training tasks, supervised steps from the SFT model, then reinforcement."
     import shutil
@@ -946,7 +967,7 @@ def train_judge(run_dir, seed, settings, device="auto"): # run folder, seed, Jud
     else:
         with atomic_directory(Path(run_dir) / "models/judge") as partial: shutil.copytree(folder / "sft", partial, dirs_exist_ok=True)
 
-# %% ../nbs/60_judge.ipynb #fc4d8888
+# %% ../nbs/60_judge.ipynb #612083ef
 def judge_reports(run_dir, seed, settings, split="test", unseen="models/sft_without_midtrain", samples=2000): # -> the object of judge.json
     """Agreement with the oracle on reports about a split's tasks: half by the SFT model at temperature 1, half by the damaged teacher; and, counted
     apart, half as many by a model whose reports the judge was not trained on (`unseen`, a folder of the run)."""

@@ -11,7 +11,7 @@ from stepdr.artifacts import read_metrics, root, write_jsonl
 from stepdr.config import InputError, JudgeSettings
 from stepdr.synthesis.tasks import oracle, research_tasks, sections
 
-SETTINGS = JudgeSettings(steps=3, tokens_per_step=2048, train_reports=40, test_reports=36, processes=2, rl_iterations=2, rl_reports=4, rl_samples=2)
+SETTINGS = JudgeSettings(steps=3, tokens_per_step=2048, train_reports=40, test_reports=36, processes=2, rl_iterations=2, rl_reports=4, rl_samples=2, rl_every=1, rl_dev_reports=40)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def run(web, tmp_path_factory):
     from stepdr.world.closed import save_web
     folder = tmp_path_factory.mktemp("judge") / "run"
     save_web(web, root() / "data" / "kg", folder / "world")
-    tasks = {split: research_tasks(web, split, 0)[:40] for split in ("train", "test")}
+    tasks = {split: research_tasks(web, split, 0)[:40] for split in ("train", "dev", "test")}
     for split, rows in tasks.items(): write_jsonl(folder / f"data/tasks_{split}.jsonl", rows)
     tokenizer = train_tokenizer([t["query"] for t in tasks["train"]] * 3, 700)
     for name in ("sft", "sft_without_midtrain"): save_model(folder / f"models/{name}", make_model(len(tokenizer), 32, 2, context=1024), tokenizer)
@@ -237,7 +237,9 @@ def test_stage_trains_judges_and_is_the_same_for_any_number_of_processes(run):
     assert sure[0]["n"] == sure[1]["n"] > 0 and abs(sure[0]["error"] - sure[1]["error"]) < 0.02
     assert one == two and set(two) >= {"macro_f1", "by_role", "by_axis", "by_relation", "confusion", "labels", "probes", "supervised", "reinforced"}
     assert two["macro_f1"]["n"] == 36 and len(two["confusion"]) == 3 and set(two["by_writer"]) >= {"model", "damaged teacher", j.UNSEEN}
-    assert two["by_writer"][j.UNSEEN]["n"] == 18 and [r["iteration"] for r in two["reinforcement"]] == [1, 2]
+    assert two["by_writer"][j.UNSEEN]["n"] == 18 and [r["iteration"] for r in two["reinforcement"]] == [0, 1, 2]
+    tried = [r["dev_well_formed"] + r["dev_right"] for r in two["reinforcement"]]
+    assert [r.get("kept", False) for r in two["reinforcement"]] == [n == tried.index(max(tried)) for n in range(3)]
     assert two["without_a_model"]["headings"]["mean"] == 1.0 and len(two["by_relation"]["names"]) == 3
 
 
