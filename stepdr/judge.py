@@ -723,12 +723,13 @@ def reinforce_rank(job, rank, ranks): # as `run_ranks` calls it; {"run_dir", "se
     web, (model, tokenizer) = load_web(run / "world"), load_model(run / "checkpoints/judge/sft", device)
     judge = Judge(read_as_tree(model, Speller(tokenizer).start), tokenizer)
     wanted = {**job, "seed": f"{job['seed']} reinforce"}
-    found = [without(r, set(job["hidden"])) for _, r in make_records(wanted, "train", settings["rl_iterations"] * settings["rl_reports"], web, *load_model(run / "models/sft", device), 0.5, rank, ranks)]
+    writer = load_model(run / "models/sft", device)
+    def reports(split, count): return [without(r, set(job["hidden"])) for _, r in make_records(wanted, split, count, web, *writer, 0.5, rank, ranks)]
+    found, dev = reports("train", settings["rl_iterations"] * settings["rl_reports"]), reports("dev", settings["rl_dev_reports"])
     random.Random(f"reinforce order {job['seed']} {rank}").shuffle(found)
     optimizer, history = make_optimizer(model, settings["rl_rate"], settings["rl_matrix_rate"]), []
     rates = [group["lr"] for group in optimizer.param_groups]
     labelled, namer = read_parquet(run / "checkpoints/judge/rows.parquet"), training_namer(web)
-    dev = [without(r, set(job["hidden"])) for _, r in make_records(wanted, "dev", settings["rl_dev_reports"], web, *load_model(run / "models/sft", device), 0.5, rank, ranks)]
     def tried(): # -> {"dev_well_formed", "dev_right"}
         sums = torch.tensor(form_and_agreement(judge, dev), dtype=torch.double)
         if ranks > 1: torch.distributed.all_reduce(sums)
