@@ -6,8 +6,8 @@
 __all__ = ['ExtractSettings', 'Document', 'raised', 'lowered', 'safe_text', 'sniff', 'decode', 'guess_language', 'join_lines',
            'cut_text', 'block_text', 'block_paragraphs', 'make_document', 'without', 'inner_html', 'main_part',
            'prepare_html', 'find_date', 'read_head', 'page_links', 'read_html', 'read_markdown', 'read_text',
-           'read_csv', 'pdf_paragraphs', 'read_pdf', 'check_zip', 'read_docx', 'read_xlsx', 'read_pptx',
-           'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
+           'read_csv', 'check_zip', 'read_docx', 'read_xlsx', 'read_pptx', 'read_document', 'serve_worker', 'extract',
+           'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -87,7 +87,7 @@ def raised(before, # the text in front of it
     figures = re.fullmatch(r"[\d+\-\u2212\u2013=,;* ]*\d[\d+\-\u2212\u2013=,;* ]*|[+\-\u2212\u2013]", inside)
     if figures and inside.isascii() | ("\u2212" in inside) | ("\u2013" in inside) or re.fullmatch(r"[a-z](,[a-z])*", inside) and last.isalnum():
         return text.replace(inside, "".join(_RAISED.get(letter, letter) for letter in inside))
-    if not inside[0].isalnum() or not (last.isalnum() or last in ")]"): return text   # *, †, or nothing that it could be taken for a part of
+    if not any(letter.isalnum() for letter in inside) or not (last.isalnum() or last in ")]"): return text   # *, †, or nothing that it could be taken for a part of
     return text.replace(inside, f"^{inside}" if inside.isalnum() and len(inside) == 1 else f"^({inside})")
 
 def lowered(before, # the text in front of it
@@ -648,51 +648,6 @@ def read_csv(source, name, settings): # CSV or TSV -> (blocks, warnings)
     warnings = [f"only the first {settings.max_rows} rows were kept"] if len(rows) > settings.max_rows else []
     return [("row", 0, row) for row in rows[:settings.max_rows]], warnings
 
-# %% ../../nbs/24_extract.ipynb #3fbfe3c0
-def pdf_paragraphs(lines): # lines of a page -> paragraphs
-    "Put the lines of a page together."
-    out, held = [], []
-    usual = sorted(map(len, lines))[int(len(lines) * 0.8)] if lines else 0
-    for line in [*lines, ""]:
-        text = line.strip()
-        if text: held.append(text)
-        if held and (not text or (len(text) < 0.75 * usual and re.search(r"[.!?。！？:：]['\"”’)]?$", text))):
-            joined = re.sub(r"(?<=[a-z])[-\u00ad\ufffe\x02]\n(?=[a-z])", "", "\n".join(held))
-            out.append(join_lines(joined)); held = []
-    return out
-
-# %% ../../nbs/24_extract.ipynb #fb8d747e
-def read_pdf(data, settings): # bytes -> (blocks, title, date, warnings)
-    "Text of a PDF, page by page."
-    import pypdfium2
-    try: pdf = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        if "assword" in str(error) or "ecurity" in str(error): raise ToolError("the PDF is protected by a password") from None
-        raise ToolError(f"the PDF is damaged ({str(error)[:80]})") from None
-    pages, count, broken, size = [], len(pdf), 0, 0
-    for number in range(min(count, settings.max_pages)):
-        try:
-            page = pdf[number]; text = page.get_textpage(); pages.append(text.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n").split("\n"))
-            text.close(); page.close()
-        except pypdfium2.PdfiumError: broken += 1; pages.append([])
-        size += sum(map(len, pages[-1]))
-        if size > settings.max_text: break
-    shape = lambda line: re.sub(r"\d+", "0", line.strip())
-    seen = {}
-    for lines in pages:
-        for line in {shape(line) for line in lines[:3] + lines[-3:]}: seen[line] = seen.get(line, 0) + 1
-    running = {line for line, times in seen.items() if len(pages) >= 4 and times > 0.6 * len(pages)}
-    blocks = []
-    for number, lines in enumerate(pages, 1):
-        edge = lambda place: place < 3 or place >= len(lines) - 3
-        blocks.append(("h", 1, f"page {number}"))
-        blocks += [("p", 0, text) for text in pdf_paragraphs([line for place, line in enumerate(lines) if not (edge(place) and shape(line) in running)])]
-    warnings = [f"only the first {len(pages)} of {count} pages were kept"] * (count > len(pages)) + [f"{broken} pages could not be read"] * bool(broken)
-    if size < 20 * len(pages): warnings.append("hardly any text: the pages may be pictures (scanned); use analyze_image on them")
-    facts = pdf.get_metadata_dict(skip_empty=True)
-    made = re.match(r"D:(\d{4})(\d\d)(\d\d)", facts.get("ModDate") or facts.get("CreationDate") or "")
-    return blocks, facts.get("Title", ""), find_date("-".join(made.groups())) if made else "", warnings
-
 # %% ../../nbs/24_extract.ipynb #9d1bb009
 def check_zip(data, settings): # bytes of an office file
     "Raise `ToolError` for a zip bomb, overlapping or encrypted parts, or XML that declares entities."
@@ -820,6 +775,7 @@ def _out_of_memory(error): # -> whether a parser gave up for want of memory with
 def _read(kind, data, content_type, url, name, settings):
     title = Path(name).stem if name else ""
     if kind == "pdf":
+        from stepdr.tools.pdf import read_pdf
         blocks, own, date, warnings = read_pdf(data, settings)
         return make_document(url, kind, blocks, own or title, "", date, (), warnings, settings)
     if kind in ("docx", "pptx", "xlsx"):
