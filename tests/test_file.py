@@ -397,7 +397,7 @@ def test_real_diffs_apply_with_wrong_line_numbers():
     ("@@ @@\n  two \n-three\n+3\n", "one\ntwo\n3\nfour\nfive\n"),
     ("@@ -2,3 +2,2 @@\n two\n-three\n not there\n", "one\ntwo\nfour\nfive\n"),
     ("@@ -1,2 +1,2 @@\n not there\n-two\n+2\n", "one\n2\nthree\nfour\nfive\n"),
-    ("@@ -5 +5,2 @@\n five\n+six\n\\ No newline at end of file\n", "one\ntwo\nthree\nfour\nfive\nsix\n"),
+    ("@@ -5 +5,2 @@\n five\n+six\n\\ No newline at end of file\n", "one\ntwo\nthree\nfour\nfive\nsix"),
     ("@@ -0,0 +1 @@\n+zero\n", "zero\none\ntwo\nthree\nfour\nfive\n"),
     ("no diff at all", None), ("@@ -1 +1 @@\n-uno\n+1\n", None),
     ("--- a/f.txt\n+++ /dev/null\n@@ -1 +0,0 @@\n-one\n", None), ("--- a/f\n+++ b/f\n@@ -1 +1 @@\n-one\n+1\n--- a/g\n+++ b/g\n@@ -1 +1 @@\n-x\n+y\n", None),
