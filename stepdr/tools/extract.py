@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff', 'decode', 'guess_language',
            'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document', 'without', 'inner_html',
-           'main_part', 'prepare_html', 'find_date', 'read_head', 'page_links', 'read_html', 'read_markdown',
-           'read_text', 'read_csv', 'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
+           'main_part', 'prepare_html', 'find_date', 'read_head', 'page_links', 'read_html', 'read_text',
+           'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -249,11 +249,12 @@ def block_text(blocks): # -> text in Markdown's manner
     "All blocks as one text."
     lines, before = [], None
     for kind, level, value in blocks:
-        if not (kind == before and kind in ("li", "row")): lines.append("")
+        begins = kind == "row" and (before != "row" or level == 1)   # of a table
+        if begins or not (kind == before and kind in ("li", "row")): lines.append("")
         if kind == "h": lines.append("#" * level + " " + value)
         elif kind == "row":
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in value) + " |")
-            if before != "row": lines.append("|" + " --- |" * len(value))
+            if begins: lines.append("|" + " --- |" * len(value))
         elif kind == "pre": lines.append("```\n" + value + "\n```")
         else: lines.append(_shown(kind, level, value))
         before = kind
@@ -276,6 +277,9 @@ def block_paragraphs(blocks, settings): # -> list of (heading path, text)
             heading = " > ".join(text for _, text in path)
             continue
         text = value if kind == "p" or kind == "pre" else _shown(kind, level, value)
+        if kind == before == "row" and level == 1:   # another table
+            flush()
+            before = None
         if kind == "row" and before != "row": first_row = text if len(text) < limit // 3 else ""
         if held and (size + len(text) >= limit or (size >= least and (kind == "p" or not (kind == before and kind != "pre" or held[-1].rstrip().endswith((":", "：")))))):
             flush()   # lists, rows and what a colon announces stay together
@@ -582,6 +586,7 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
     blocks, warnings = read(said == "html" and not marked), []
     found = size(blocks)
     if found < settings.little and len(clean) > 10 * max(found, 20):
+        from stepdr.tools.plain import read_markdown
         whole, other = read(False), read_markdown(_trafilatura(source))[0] if said == "html" and len(source) > 2000 else []
         if size(other) > max(2 * found, settings.little): blocks = other; warnings.append("read by trafilatura: the main content was not clear")
         elif size(whole) > 2 * found: blocks = whole; warnings.append("main content not clear: the whole page is shown")
@@ -595,66 +600,11 @@ def _trafilatura(source): # HTML -> Markdown, "" where nothing is found
     try: return trafilatura.extract(source, output_format="markdown", include_comments=False) or ""
     except Exception: return ""   # it is a second opinion only
 
-# %% ../../nbs/24_extract.ipynb #a68e9fd3
-_LINK = re.compile(r"(!?)\[([^\]\[]{0,500})\]\(\s*<?([^)\s>]{0,2000})>?(?:\s+[\"'][^)]{0,300})?\)")
-
-def read_markdown(source): # Markdown -> (blocks, links, {"title", "date"})
-    "Headings, lists, tables, code and paragraphs of a Markdown text; links keep their words."
-    facts, blocks, links, held, fence, code = {}, [], [], [], None, []
-    lines = source.split("\n")
-    if lines and lines[0].strip() == "---" and "---" in (line.strip() for line in lines[1:60]):
-        end = 1 + [line.strip() for line in lines[1:60]].index("---")
-        facts = {name.strip().lower(): value.strip().strip("\"'") for name, found, value in (line.partition(":") for line in lines[1:end]) if found}
-        lines = lines[end + 1:]
-    def plain(text):
-        links.extend((found[2], found[3]) for found in _LINK.finditer(text) if not found[1] and len(links) < 10_000)
-        return _LINK.sub(r"\2", text)
-    def flush():
-        if held: blocks.append(("p", 0, plain(join_lines("\n".join(held)))))
-        held.clear()
-    for line in lines:
-        bare = line.strip()
-        if fence:
-            if bare.startswith(fence) and not bare.strip(fence[0]): blocks.append(("pre", 0, "\n".join(code))); fence, code = None, []
-            else: code.append(line)
-            continue
-        mark = re.match(r"(`{3,}|~{3,})", bare)
-        heading = re.match(r"(#{1,6})\s+(.*?)\s*#*$", bare)
-        item = re.match(r"(\s{0,40})([-*+]|\d{1,9}[.)])\s+(.*)", line)
-        if mark: flush(); fence = mark[1]
-        elif heading: flush(); blocks.append(("h", len(heading[1]), plain(heading[2])))
-        elif held and re.fullmatch(r"=+|-{2,}", bare): blocks.append(("h", 1 if bare[0] == "=" else 2, plain(join_lines("\n".join(held))))); held.clear()
-        elif bare.startswith("|") or (bare.count("|") >= 2 and blocks and blocks[-1][0] == "row" and not held):
-            flush()
-            cells = [plain(cell.replace("\\|", "|").strip()) for cell in re.split(r"(?<!\\)\|", bare.strip("|"))]
-            if not all(re.fullmatch(r":?-+:?", cell) for cell in cells): blocks.append(("row", 0, cells))
-        elif item: flush(); blocks.append(("li", len(item[1].expandtabs(4)) // 2, ("- " if item[2] in "-*+" else item[2] + " ") + plain(item[3])))
-        elif not bare: flush()
-        elif blocks and blocks[-1][0] == "li" and not held and line[:1] in " \t": blocks[-1] = ("li", blocks[-1][1], join_lines(blocks[-1][2] + "\n" + plain(bare)))
-        else: held.append(re.sub(r"^>\s?", "", bare))
-    if code: blocks.append(("pre", 0, "\n".join(code)))
-    flush()
-    return blocks, links, facts
-
 # %% ../../nbs/24_extract.ipynb #8b82e6d6
 def read_text(source): # plain text -> blocks
     "Paragraphs between empty lines; where there are none, each line is one."
     parts = re.split(r"\n\s*\n", source) if re.search(r"\n[ \t]*\n", source) else source.split("\n")
     return [("p", 0, join_lines(part)) for part in parts if part.strip()]
-
-def read_csv(source, name, settings): # CSV or TSV -> (blocks, warnings)
-    "Rows of a table of text; the delimiter is the commonest one of the first lines."
-    import csv
-    import itertools
-    csv.field_size_limit(min(settings.max_text, 2**31 - 1))
-    first = source[:20_000]
-    delimiter = "\t" if name.lower().endswith(".tsv") else max(",\t;|", key=lambda mark: first.count(mark))
-    rows = []
-    try:
-        for row in itertools.islice(csv.reader(io.StringIO(source, newline=""), delimiter=delimiter), settings.max_rows + 1): rows.append([" ".join(cell.split()) for cell in row[:settings.max_columns]])
-    except csv.Error as error: raise ToolError(f"the table cannot be read after row {len(rows)}: {error}") from None
-    warnings = [f"only the first {settings.max_rows} rows were kept"] if len(rows) > settings.max_rows else []
-    return [("row", 0, row) for row in rows[:settings.max_rows]], warnings
 
 # %% ../../nbs/24_extract.ipynb #cbc9d68e
 def read_document(data, content_type, url, name, settings): # -> Document
@@ -699,9 +649,11 @@ def _read(kind, data, content_type, url, name, settings):
         document = read_html(source, url, settings, kind)
         return document if document.title or not title else replace(document, title=title)
     if kind == "csv":
+        from stepdr.tools.plain import read_csv
         blocks, warnings = read_csv(source, name or url, settings)
         return make_document(url, kind, blocks, title, warnings=warnings, settings=settings)
     if kind == "markdown":
+        from stepdr.tools.plain import read_markdown
         blocks, links, facts = read_markdown(source)
         own = facts.get("title") or next((value for block, level, value in blocks if block == "h"), title)
         return make_document(url, kind, blocks, own, facts.get("lang", ""), find_date(facts.get("date", "")), page_links(url, links, (), settings.max_links), (), settings)

@@ -361,9 +361,9 @@ class WordReader:
             self.read(cell)
             return
         if len(rows) > self.settings.max_rows: self.count["rows of tables"] += len(rows) - self.settings.max_rows
-        self.blocks += [("row", 0, row[:self.settings.max_columns]) for row in rows[:self.settings.max_rows]]
+        follows = bool(self.blocks) and self.blocks[-1][0] == "row"
+        self.blocks += [("row", int(follows and not number), row[:self.settings.max_columns]) for number, row in enumerate(rows[:self.settings.max_rows])]
         self.count["columns of tables"] += max((len(row) - self.settings.max_columns for row in rows if len(row) > self.settings.max_columns), default=0)
-        self.blocks.append(("p", 0, ""))
 
     def _rows(self, element): # table -> rows of cells
         "Cells in the columns of the grid; one that spans rows is said in each of them."
