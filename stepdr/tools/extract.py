@@ -6,7 +6,7 @@
 __all__ = ['ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff', 'decode', 'guess_language',
            'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document', 'without', 'inner_html',
            'main_part', 'prepare_html', 'find_date', 'read_head', 'page_links', 'read_html', 'read_text',
-           'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
+           'read_verbatim', 'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -29,6 +29,7 @@ from urllib.parse import urljoin, urlsplit
 
 from ..config import setting, validate
 from .base import ToolError
+from .content import binary_kind, decode_bytes, said_encodings, text_kind, wide_codec
 from ..trajectory import neutralize
 from ..world.paragraphs import Paragraph, paragraph_id
 
@@ -65,7 +66,7 @@ class Document:
     text: str  # all of it: headings as #, lists as -, tables as | rows |, code between ```
     paragraphs: tuple = ()  # of Paragraph
     links: tuple = ()  # of (text, absolute address): first those of the text, then the page's others
-    kind: str = "text"  # html, pdf, docx, xlsx, pptx, csv, markdown, text
+    kind: str = "text"  # html, pdf, docx, xlsx, pptx, csv, markdown, json, xml, code, text
     warnings: tuple = ()  # what was left out, in words
 
 # %% ../../nbs/24_extract.ipynb #c4e8a1f2
@@ -121,11 +122,6 @@ def safe_text(text): # untrusted text -> text without invisible characters and w
     return neutralize(text) if "<" in text else text
 
 # %% ../../nbs/24_extract.ipynb #b6522cbc
-_MAGIC = ((b"%PDF-", "pdf"), (b"PK\x03\x04", "zip"), (b"\xd0\xcf\x11\xe0", "an old or encrypted Office file; save it as docx, xlsx or pptx without a password"),
-          (b"\x89PNG", "a picture (PNG)"), (b"\xff\xd8\xff", "a picture (JPEG)"), (b"GIF8", "a picture (GIF)"), (b"RIFF", "a picture, sound or film (RIFF)"),
-          (b"\x1f\x8b", "a gzip archive"), (b"7z\xbc\xaf", "a 7z archive"), (b"Rar!", "a RAR archive"), (b"BZh", "a bzip2 archive"), (b"\xfd7zXZ", "an xz archive"),
-          (b"(\xb5/\xfd", "a zstd archive"), (b"ID3", "sound (MP3)"), (b"OggS", "sound (Ogg)"), (b"fLaC", "sound (FLAC)"), (b"\x7fELF", "a program"), (b"SQLite format 3", "a database"),
-          (b"wOF", "a font"), (b"\x00\x00\x00\x0cjP", "a picture (JPEG 2000)"), (b"II*\x00", "a picture (TIFF)"), (b"MM\x00*", "a picture (TIFF)"), (b"PAR1", "a Parquet file"))
 _OFFICE = (("word/", "docx"), ("xl/", "xlsx"), ("ppt/", "pptx"))
 
 def _zip_kind(data): # bytes of a zip -> docx, xlsx or pptx
@@ -137,66 +133,23 @@ def _zip_kind(data): # bytes of a zip -> docx, xlsx or pptx
     raise ToolError("a zip archive that is no Word, Excel or PowerPoint file; unpack it first")
 
 # %% ../../nbs/24_extract.ipynb #ae09297d
-_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|meta|div|p|table|main|article|span|h[1-6])\b", re.IGNORECASE)
-_ENDINGS = {"md": "markdown", "markdown": "markdown", "mkd": "markdown", "csv": "csv", "tsv": "csv", "htm": "html", "html": "html", "xhtml": "html", "txt": "text"}
-_TYPES = {"markdown": "markdown", "csv": "csv", "tab-separated": "csv", "html": "html"}
-
-def sniff(data, content_type="", name=""): # bytes, what the server says, name or address -> html, pdf, docx, xlsx, pptx, csv, markdown, xml or text
+def sniff(data, content_type="", name=""): # bytes, what the server says, name or address -> html, pdf, docx, xlsx, pptx, csv, markdown, xml, json, code or text
     "What the bytes are; raise `ToolError` for what holds no text."
+    wide = wide_codec(data, next((codec for codec, _ in said_encodings(b"", content_type)), ""))
+    if wide: return text_kind(data[:1_000_000].decode(wide, "replace").encode("utf-8", "replace"), content_type, name)
+    found = binary_kind(data[:100_000], content_type, name)
+    if found and found[0] == "application/zip": return _zip_kind(data)
+    if found and found[0] == "application/pdf": return "pdf"
+    if found: raise ToolError(f"this is {found[1]}, not a page or document with text")
     head = data[:4096].lstrip()
-    for magic, kind in _MAGIC:
-        if head.startswith(magic): break
-    else: kind = "pdf" if b"%PDF-" in head[:1024] else "a film (MP4)" if data[4:8] == b"ftyp" else None
-    if kind == "zip": return _zip_kind(data)
-    if kind == "pdf": return kind
-    if kind: raise ToolError(f"this is {kind}, not a page or document with text")
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if not wide and head.count(b"\0") > len(head) // 20: raise ToolError("these are binary data, not a page or document with text")
-    if wide: head = head.replace(b"\0", b"")
-    ending = urlsplit(name).path.rpartition(".")[2].lower() if "." in name else ""
-    said = _ENDINGS.get(ending) or next((kind for part, kind in _TYPES.items() if part in content_type.lower()), "")
-    if said in ("markdown", "csv") and not re.match(rb"\s*<(?:!doctype|html)", head, re.IGNORECASE): return said
-    if re.match(rb"(?:\xef\xbb\xbf)?\s*<\?xml", head) and b"<html" not in head: return "xml"
-    if said == "text" or (not said and "text/plain" in content_type.lower()): return "html" if re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) else "text"
-    return "html" if _HTML.search(head) or (said == "html" and b"<" in data) else "text"
+    if head.count(b"\0") > len(head) // 20: raise ToolError("these are binary data, not a page or document with text")
+    return text_kind(data, content_type, name)
 
 # %% ../../nbs/24_extract.ipynb #8cabdca8
-_META_CHARSET = re.compile(rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.-]{2,40})|<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w:.-]{2,40})""", re.IGNORECASE)
-_SAME = {"gb2312": "gb18030", "gbk": "gb18030", "gb_2312-80": "gb18030", "iso-8859-1": "cp1252", "latin-1": "cp1252", "latin1": "cp1252", "ascii": "cp1252", "us-ascii": "cp1252",
-         "x-sjis": "cp932", "shift_jis": "cp932", "shift-jis": "cp932", "sjis": "cp932", "big5": "big5hkscs", "ks_c_5601-1987": "cp949", "euc-kr": "cp949", "x-gbk": "gb18030"}
-
 def decode(data, content_type=""): # bytes, the server's content type -> (text, name of the encoding)
     "Bytes to text; what cannot be read becomes U+FFFD."
-    for mark, name in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
-        if data.startswith(mark): return data[len(mark):].decode(name, "replace"), name
-    if b"\0" in data: data = data.replace(b"\0", b"")
-    try: return data.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError: pass
-    meta, header = _META_CHARSET.search(data[:8192]), re.search(r"charset\s*=\s*[\"']?([\w:.-]+)", content_type, re.IGNORECASE)
-    for said in (header and header[1], meta and (meta[1] or meta[2]).decode("ascii", "replace")):
-        if not said: continue
-        name = _SAME.get(said.lower(), said)
-        try: text = data.decode(name, "replace")
-        except (LookupError, ValueError): continue
-        if text.count("\ufffd") <= len(text) // 200: return text, name
-    return _guess(data)
-
-# %% ../../nbs/24_extract.ipynb #8942d864
-_LETTERS = {"gb18030": re.compile(r"[的一是不了在人有我他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后]"),
-            "big5hkscs": re.compile(r"[的一是不了在人有我他這中大來上國個到說們為子和你地出道也時年得就那要下以生會自著去之過家學對可裡後]"),
-            "cp932": re.compile(r"[\u3040-\u30ff]"), "euc_jp": re.compile(r"[\u3040-\u30ff]"), "cp949": re.compile("[이다는의에을를은가고하한로도지기사자인서과정어리]"), "cp1251": re.compile("(?<=[А-яё])[а-яё](?=[а-яё])")}
-
-def _guess(data): # bytes that are not UTF-8 and say nothing -> (text, name of the encoding)
-    "The encoding under which most letters are common ones of its language."
-    part, best = data[:20_000], (0.0, "cp1252")
-    wide = sum(byte >= 0x80 for byte in part)
-    for name, common in _LETTERS.items():
-        text = part.decode(name, "replace")
-        strange = text.count("\ufffd") + sum("\ue000" <= letter <= "\uf8ff" or "\uff61" <= letter <= "\uff9f" for letter in text)
-        if strange > max(1, len(text) // 100): continue
-        best = max(best, (len(common.findall(text)) * (1 if name == "cp1251" else 2) / max(wide, 1), name))
-    name = best[1] if best[0] > 0.1 else "cp1252"
-    return data.decode(name, "replace"), name
+    found = decode_bytes(data, content_type)
+    return found.text, found.encoding
 
 # %% ../../nbs/24_extract.ipynb #f0dbff36
 _SCRIPTS = (("ko", "[\uac00-\ud7a3]", 0.2), ("zh", "[\u3400-\u9fff]", 0.15), ("ru", "[\u0400-\u04ff]", 0.3), ("ar", "[\u0600-\u06ff]", 0.3), ("he", "[\u0590-\u05ff]", 0.3),
@@ -250,7 +203,7 @@ def block_text(blocks): # -> text in Markdown's manner
     lines, before = [], None
     for kind, level, value in blocks:
         begins = kind == "row" and (before != "row" or level == 1)   # of a table
-        if begins or not (kind == before and kind in ("li", "row")): lines.append("")
+        if begins or not (kind == before and kind in ("li", "row", "raw")): lines.append("")
         if kind == "h": lines.append("#" * level + " " + value)
         elif kind == "row":
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in value) + " |")
@@ -276,7 +229,7 @@ def block_paragraphs(blocks, settings): # -> list of (heading path, text)
             path.append((level, value[:200]))
             heading = " > ".join(text for _, text in path)
             continue
-        text = value if kind == "p" or kind == "pre" else _shown(kind, level, value)
+        text = value if kind in ("p", "pre", "raw") else _shown(kind, level, value)
         if kind == before == "row" and level == 1:   # another table
             flush()
             before = None
@@ -601,10 +554,39 @@ def _trafilatura(source): # HTML -> Markdown, "" where nothing is found
     except Exception: return ""   # it is a second opinion only
 
 # %% ../../nbs/24_extract.ipynb #8b82e6d6
+def _is_wrapped(lines): # lines of a paragraph of plain text -> whether they are prose that was broken to a width
+    "Lines of a like length, all at one margin, that go on in small letters; a list, a table, verse, an address or code is none."
+    if len(lines) == 1: return True
+    bare, margins = [line.strip() for line in lines], {len(line) - len(line.lstrip()) for line in lines[1:]}
+    longest, wide = max(map(len, bare)), re.match(f"[{_WIDE}]", bare[1]) is not None
+    small = sum(line[0].islower() for line in bare[1:])
+    return len(margins) == 1 and longest >= (15 if wide else 45) and all(2 * len(line) > longest for line in bare[:-1]) and (wide or 3 * small >= len(lines) - 1)
+
 def read_text(source): # plain text -> blocks
-    "Paragraphs between empty lines; where there are none, each line is one."
-    parts = re.split(r"\n\s*\n", source) if re.search(r"\n[ \t]*\n", source) else source.split("\n")
-    return [("p", 0, join_lines(part)) for part in parts if part.strip()]
+    "Paragraphs between empty lines, prose that was broken to a width put together; where there are no empty lines, each line is one unless all are."
+    blocks, parts = [], [part for part in re.split(r"\n[ \t]*\n", source) if part.strip()]
+    for part in parts:
+        lines = [line.rstrip() for line in part.split("\n") if line.strip()]
+        ended = sum(line.endswith((".", "!", "?", "。", "！", "？", ":", "：")) for line in lines[:-1])
+        if _is_wrapped(lines) and 2 * ended < len(lines): blocks.append(("p", 0, join_lines(part)))
+        elif len(parts) > 1: blocks.append(("p", 0, "\n".join(lines)))
+        else: blocks += [("p", 0, join_lines(line)) for line in lines]
+    return blocks
+
+def read_verbatim(source, limit): # JSON, XML or source code; characters of a block -> blocks
+    "The text as it stands, in blocks of whole lines; empty lines go with what follows, a longer line is a block of its own."
+    blocks, held, size, empty = [], [], 0, []
+    for line in source.strip("\n").split("\n"):
+        if not line.strip():
+            empty.append(line)
+            continue
+        if held and size + len(line) >= limit:
+            blocks.append(("raw", 0, "\n".join(held)))
+            held, size = [], 0
+        held += [*empty, line]
+        size += sum(map(len, empty)) + len(empty) + len(line) + 1
+        empty = []
+    return [*blocks, ("raw", 0, "\n".join(held))]
 
 # %% ../../nbs/24_extract.ipynb #cbc9d68e
 def read_document(data, content_type, url, name, settings): # -> Document
@@ -643,9 +625,13 @@ def _read(kind, data, content_type, url, name, settings):
         if kind == "xlsx": (blocks, own, date, warnings), links = read_xlsx(data, settings), ()
         else: blocks, own, date, links, warnings = (read_docx if kind == "docx" else read_pptx)(data, settings)
         return make_document(url, kind, blocks, own or title, "", date, page_links(url, links, (), settings.max_links), warnings, settings)
-    source, encoding = decode(data, content_type)
-    if "\r" in source: source = source.replace("\r\n", "\n").replace("\r", "\n")
-    if kind in ("html", "xml"):
+    found = decode_bytes(data, content_type)
+    source = found.text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in found.text else found.text
+    document = _read_decoded(kind, source, url, name, title, settings)
+    return replace(document, warnings=(*document.warnings, *found.warnings)) if found.warnings else document
+
+def _read_decoded(kind, source, url, name, title, settings):
+    if kind == "html":
         document = read_html(source, url, settings, kind)
         return document if document.title or not title else replace(document, title=title)
     if kind == "csv":
@@ -657,6 +643,9 @@ def _read(kind, data, content_type, url, name, settings):
         blocks, links, facts = read_markdown(source)
         own = facts.get("title") or next((value for block, level, value in blocks if block == "h"), title)
         return make_document(url, kind, blocks, own, facts.get("lang", ""), find_date(facts.get("date", "")), page_links(url, links, (), settings.max_links), (), settings)
+    if kind in ("json", "xml", "code"):
+        own = re.search(r"<title\b[^>]{0,200}>\s*(?:<!\[CDATA\[)?([^<\]]{1,300})", source[:20_000]) if kind == "xml" else None
+        return make_document(url, kind, read_verbatim(source, settings.max_paragraph), own[1] if own else title or url.rstrip("/").rpartition("/")[2], settings=settings)
     return make_document(url, kind, read_text(source), title or next((line.strip() for line in source.split("\n") if line.strip()), "")[:100], settings=settings)
 
 # %% ../../nbs/24_extract.ipynb #9fbc7639
@@ -780,7 +769,7 @@ def extract(data, # bytes of a page or document
     "Read a page or document; raise `ToolError` where it cannot be read."
     url = url.partition("#")[0]
     if len(data) > settings.max_bytes: raise ToolError(f"{len(data) // 1_000_000} MB; at most {settings.max_bytes // 1_000_000} MB are read")
-    if not settings.isolate or (len(data) < 1_000_000 and sniff(data, content_type, name or url) in ("text", "markdown", "csv")):
+    if not settings.isolate or (len(data) < 1_000_000 and sniff(data, content_type, name or url) in ("text", "markdown", "csv", "json", "xml", "code")):
         return read_document(data, content_type, url, name, settings)
     request = {"content_type": content_type, "url": url, "name": name, "settings": vars(settings)}
     answer = _pool.ask(request, bytes(data), settings)
