@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'WIKIPEDIA', 'KINDS', 'GROUP', 'CorpusSettings', 'Unit', 'open_stream', 'tree_units', 'page_slices',
-           'dump_about', 'cut_elements', 'template_text', 'table_text', 'unfold', 'wiki_title', 'read_wiki', 'Page',
-           'Redirect', 'Skipped', 'wiki_url', 'read_dump_page', 'file_address', 'read_tree_file', 'guess_base',
-           'read_plain_article', 'wikispeedia_about', 'wikispeedia_units', 'read_wikispeedia', 'read_freshwiki',
-           'source_kind', 'Source', 'open_source', 'link_key', 'other_keys', 'place_of', 'place_links', 'read_unit',
-           'batches', 'in_order', 'read_units', 'fingerprint', 'TableWriter', 'TableReader', 'Link', 'Corpus',
-           'corpus_build', 'WalkSettings', 'telling', 'Walk', 'likely', 'begin_walk', 'walk_record', 'walk',
-           'walk_async', 'walk_records', 'corpus_walk']
+           'dump_about', 'Page', 'Redirect', 'Skipped', 'wiki_url', 'read_dump_page', 'file_address', 'read_tree_file',
+           'guess_base', 'read_plain_article', 'wikispeedia_about', 'wikispeedia_units', 'read_wikispeedia',
+           'read_freshwiki', 'source_kind', 'Source', 'open_source', 'link_key', 'other_keys', 'place_of',
+           'place_links', 'read_unit', 'batches', 'in_order', 'read_units', 'fingerprint', 'TableWriter', 'TableReader',
+           'Link', 'Corpus', 'corpus_build', 'WalkSettings', 'telling', 'Walk', 'likely', 'begin_walk', 'walk_record',
+           'walk', 'walk_async', 'walk_records', 'corpus_walk']
 
 # %% ../../nbs/390_documents.ipynb #864e6d20
 import fcntl
@@ -35,10 +34,11 @@ from .. import __version__
 from ..artifacts import atomic_write, progress, write_json
 from ..config import InputError, setting, validate
 from ..tools.base import ToolError
-from ..tools.extract import Document, ExtractSettings, extract, join_lines, make_document
+from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
 from .authority import Authority, host_of
 from .kg import TarTail
 from .paragraphs import Paragraph, ParagraphStore, StoreSettings
+from .wiki import read_wiki, unfold, wiki_title
 
 # %% ../../nbs/390_documents.ipynb #09410b85
 @dataclass(frozen=True)
@@ -178,159 +178,6 @@ def dump_about(path): # dump -> {"base", "language", "first_letter", "namespaces
     return {"base": base.rpartition("/")[0] + "/" if base else "", "language": _text_of(r'<mediawiki[^>]*xml:lang="([^"]*)"', head)[:2].lower(),
             "first_letter": '<case>case-sensitive' not in head, "namespaces": {str(key): name for key, name in names.items()}}
 
-# %% ../../nbs/390_documents.ipynb #e1d0ca08
-def cut_elements(text, names): # text, names of elements -> text without them and what they hold
-    "Remove elements; one that is never closed loses its tag only."
-    for name in names:
-        if f"<{name}" not in text: continue
-        kept, at, end_tag = [], 0, re.compile(rf"</{name}\s*>", re.IGNORECASE)
-        for found in re.finditer(rf"<{name}(?:\s[^<>]*)?>", text):
-            if found.start() < at: continue
-            kept.append(text[at:found.start()]); at = found.end()
-            if found[0].endswith("/>"): continue
-            end = end_tag.search(text, at)
-            if not end: break
-            at = end.end()
-        text = "".join([*kept, text[at:]])
-    return text
-
-# %% ../../nbs/390_documents.ipynb #690101f3
-# templates that stand for words of the sentence: name -> number of the argument that is shown, counted from 1; -1 the last
-_SHOWN = {"lang": 2, "nowrap": 1, "nobr": 1, "small": 1, "big": 1, "abbr": 1, "nihongo": 1, "transl": -1, "transliteration": -1, "le": 1, "link-en": 1, "tsl": -1,
-          "langx": 2, "circa": 1, "formatnum": 1, "val": 1, "frac": -1, "sortname": -1, "as of": 1, "illm": 1, "ill": 1, "interlanguage link": 1, "link-ja": 1, "link-de": 1}
-_DASHES = {"ndash": "–", "mdash": "—", "snd": " – ", "spaced ndash": " – ", "–": "–", "·": " · ", "nbsp": " ", "!": "|"}
-
-def template_text(inside): # what stands between {{ and }} -> the words it stands for, mostly none
-    "A template as plain text."
-    name = inside.partition("|")[0].strip().lower()
-    if name in _DASHES: return _DASHES[name]
-    if name.startswith("formatnum:"): return inside.partition(":")[2].strip()
-    if name.startswith("lang-") and len(name) < 12: number = 1
-    elif name in ("convert", "cvt"): number = 0
-    elif name in _SHOWN: number = _SHOWN[name]
-    else: return ""
-    parts = [part.strip() for part in inside[:5000].split("|")[1:] if not re.match(r"\s*\w+\s*=", part)]
-    if not parts: return ""
-    return " ".join(parts[:2]) if not number else parts[number - 1 if number > 0 else -1] if number <= len(parts) else parts[-1]
-
-# %% ../../nbs/390_documents.ipynb #725b14e1
-_ROW = "\x04"  # begins the line of a table's row; control characters cannot occur in XML
-
-def table_text(inside): # what stands between {| and |} -> lines, each a row
-    "A table's rows, cells between tabs."
-    rows = [[]]
-    for line in inside.split("\n")[1:]:
-        bare = line.strip()
-        if bare.startswith("|-"): rows.append([])
-        elif bare.startswith("|+"): continue
-        elif bare[:1] in ("|", "!"):
-            cells = re.split(r"\|\||!!" if bare[0] == "!" else r"\|\|", bare[1:])
-            rows[-1] += [re.sub(r"^[^|\[\]]*=[^|\[\]]*\|(?!\|)", "", cell).strip().lstrip("|").strip() for cell in cells]
-        elif bare and rows[-1]: rows[-1][-1] += " " + bare
-    return "\n" + "\n".join(_ROW + "\t".join(row) for row in rows if any(row)) + "\n"
-
-# %% ../../nbs/390_documents.ipynb #d794c360
-_TOKENS = re.compile(r"\{\{|\}\}|\[\[|\]\]|^[ :]*\{\||^\s*\|\}(?!\})", re.MULTILINE)
-_CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|"}
-
-def unfold(text, link): # wiki text; function: inside of [[ ]] -> text -> text without templates, tables and links
-    "Replace what nests by its text, innermost first."
-    stack, at = [("", [])], 0
-    for found in _TOKENS.finditer(text):
-        token = found[0].strip(" :\t\n")
-        stack[-1][1].append(text[at:found.start()]); at = found.end()
-        if token not in _CLOSES:
-            stack.append((token, [])); continue
-        if not any(opened == _CLOSES[token] for opened, _ in stack[-40:]): continue   # nothing to close: it is only removed
-        while True:
-            opened, parts = stack.pop()
-            inside = "".join(parts)
-            if opened == _CLOSES[token]: break
-            stack[-1][1].append(inside)   # opened and never closed
-        stack[-1][1].append(template_text(inside) if token == "}}" else table_text("{|" + inside) if token == "|}" else link(inside))
-    stack[-1][1].append(text[at:])
-    while len(stack) > 1:
-        _, parts = stack.pop()
-        stack[-1][1].append("".join(parts))
-    return "".join(stack[0][1])
-
-# %% ../../nbs/390_documents.ipynb #928d4e53
-_STANDARD = {-2: "Media", 6: "File", 14: "Category"}
-_AROUND = frozenset("references|notes|footnotes|citations|external links|further reading|bibliography|sources|notes and references|references and notes|"
-                    "参考文献|参考资料|參考文獻|參考資料|外部链接|外部連結|外部連接|注释|註釋|注釋|脚注|腳註|延伸阅读|延伸閱讀|相关书籍|相關書籍|来源|來源".split("|"))
-
-class _Links:
-    "The links of a page: each is replaced by its words between marks, so that what is thrown away later takes its links with it."
-    def __init__(self, about):
-        names = about["namespaces"]
-        kind = lambda key: {names.get(str(key), "").lower(), _STANDARD[key].lower()} - {""}
-        self.hidden, self.category, self.spaces = kind(6) | kind(-2) | {"image"}, kind(14), {name.lower() for name in names.values() if name}
-        self.about, self.targets, self.categories = about, [], []
-    def __call__(self, inside):
-        target, bar, words = inside.partition("|")
-        target, fixed = target.strip().lstrip(":"), target.strip().startswith(":")
-        prefix, colon, rest = target.partition(":")
-        space = prefix.strip().lower().replace("_", " ") if colon else ""
-        if space in self.hidden and not fixed: return ""
-        if space in self.category and not fixed:
-            self.categories.append(rest.strip()[:200]); return ""
-        words = words.rpartition("|")[2] if bar else "" if re.fullmatch(r"[a-z]{2,3}(-[a-z]+)?", prefix) and colon else target
-        title = target.partition("#")[0].strip()
-        if not title or not words.strip() or space in self.spaces or (colon and prefix.islower()): return words
-        self.targets.append(title)
-        return f"\x01{len(self.targets) - 1}\x02{words}\x03"
-
-# %% ../../nbs/390_documents.ipynb #823f34c6
-def _variant(found): # -{zh-hans:计算机;zh-hant:電腦}- -> 计算机
-    "Chinese wikis write both forms of a word; the simplified one is taken."
-    flag, bar, rules = found[1].rpartition("|")
-    if "H" in flag or "T" in flag or "-" in flag[:1]: return ""
-    words = {name.strip(): word.strip() for name, colon, word in (rule.partition(":") for rule in rules.split(";")) if colon}
-    return next((words[name] for name in ("zh-hans", "zh-cn", "zh", "zh-sg", "zh-hant", "zh-tw") if name in words), rules if not words else next(iter(words.values())))
-
-def wiki_title(text, about): # title as a link or a page writes it -> its form in addresses
-    title = " ".join(text.replace("_", " ").split())
-    return (title[:1].upper() + title[1:] if about["first_letter"] else title).replace(" ", "_")
-
-# %% ../../nbs/390_documents.ipynb #cbf52aa6
-def read_wiki(source, about): # wiki text, `dump_about` -> (blocks, [(words, title)], [category])
-    "Headings, paragraphs, lists and rows of a page in wiki markup."
-    text = re.sub(r"<!--.*?(?:-->|\Z)", "", source, flags=re.DOTALL)
-    text = re.sub(r"<nowiki\s*/>", "", text)
-    text = cut_elements(text, ("ref", "gallery", "timeline", "score", "imagemap", "templatestyles", "math", "chem", "noinclude", "mapframe", "graph"))
-    text = re.sub(r"-\{([^{}]{0,2000})\}-", _variant, text)
-    links = _Links(about)
-    text = unfold(text, links)
-    text = re.sub(r"\[(?:https?:|ftp:)?//[^\s\[\]]{1,2000}\s*([^\[\]]{0,2000})\]", r"\1", text)
-    text = re.sub(r"'{2,5}|__[A-Z]{3,30}__", "", text)
-    text = re.sub(r"<br\s*/?>|</?(?:p|div|li|tr|blockquote|center)(?:\s[^<>]*)?>", "\n", text, flags=re.IGNORECASE)
-    text = html.unescape(re.sub(r"</?[a-zA-Z][^<>]{0,2000}>", "", text))
-    blocks, found = [], []
-    def plain(words):
-        found.extend((re.sub("\x01\\d+\x02|\x03", "", held), links.targets[int(number)]) for number, held in re.findall("\x01(\\d+)\x02([^\x03]*)\x03?", words))
-        return re.sub("\x01\\d+\x02|\x03", "", words)
-    held, around = [], 0
-    def flush():
-        if held: blocks.append(("p", 0, plain(join_lines("\n".join(held)))))
-        held.clear()
-    for line in text.split("\n"):
-        heading = re.match(r"(={1,6})\s*(.+?)\s*\1\s*$", line)
-        if heading:
-            flush()
-            level, words = len(heading[1]), re.sub("\x01\\d+\x02|\x03", "", heading[2])
-            if around and level <= around: around = 0
-            if not around and words.strip().lower() in _AROUND: around = level
-            elif not around: blocks.append(("h", level, words))
-        elif around: continue
-        elif line.startswith(_ROW): flush(); blocks.append(("row", 0, [plain(join_lines(cell)) for cell in line[1:].split("\t")]))
-        elif item := re.match(r"([*#:;]+)\s*(.*)", line):
-            flush()
-            if item[2].strip(): blocks.append(("li", len(item[1]) - 1, "- " + plain(join_lines(item[2]))) if item[1][-1] in "*#" else ("p", 0, plain(join_lines(item[2]))))
-        elif not line.strip() or line.startswith("----"): flush()
-        else: held.append(line.strip())
-    flush()
-    return blocks, found, links.categories
-
 # %% ../../nbs/390_documents.ipynb #e63db09b
 class Page(NamedTuple):
     "A document as it goes into the corpus."
@@ -373,9 +220,10 @@ def read_dump_page(unit, about, settings): # Unit of a dump -> Page, Redirect or
     target = moved.get("title", "") if moved is not None else (re.match(r"\s*#[^\s\[:]{3,20}\s*:?\s*\[\[([^\]|#]+)", text) or ["", ""])[1]
     if target.strip(): return Redirect(wiki_url(title, about), wiki_url(target, about))
     if _LISTS.search(text): return Skipped("a list of meanings")
-    blocks, links, categories = read_wiki(text, about)
+    gone = Counter()
+    blocks, links, categories = read_wiki(text, about, gone)
     addresses = [(words, wiki_url(name, about)) for words, name in links[:settings.max_links]]
-    document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"], (revisions[-1].findtext("timestamp") or "")[:10], addresses, (), _limits(settings))
+    document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"], (revisions[-1].findtext("timestamp") or "")[:10], addresses, left_out(gone), _limits(settings))
     return Page(document, True, tuple(dict.fromkeys(categories)))
 
 # %% ../../nbs/390_documents.ipynb #270f3c60
