@@ -344,3 +344,38 @@ def test_oi_wiki_html_and_markdown(tmp_path):
 def test_freshwiki_articles(tmp_path):
     counts = build(SHARED / "docs_freshwiki" / "freshwiki_json.tar.gz", tmp_path / "out")
     assert counts["documents"] == counts["read"] >= 71 and counts["links"] > 1000 and Corpus(tmp_path / "out").about["kind"] == "freshwiki"
+
+
+ODD = {"C# notes.md": "# Head one\n\nSee [the table](<Q1 #2.csv>), [who](who%3F.md), [percent](sub%20dir/100%25%20ä.md) on generics of the language.\n", "Q1 #2.csv": "name,value\nalpha,1\n",
+       "who?.md": "# Who\n\nA text about who is asked, see [the notes](C%23%20notes.md#head-one) there.\n", "sub dir/100% ä.md": "# Percent\n\nA text in a folder, see [up](<../C# notes.md#head>) and [who](../who?.md) there.\n",
+       "a%23b.html": "<html><head><title>Odd</title></head><body><main><p>A page of an odd name, see <a href='C# notes.md'>the notes</a> and <a href='#top'>its top</a> as well.</p></main></body></html>"}
+
+
+def test_files_of_odd_names_are_read_and_linked(tmp_path):
+    for name, text in ODD.items():
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_text(text)
+    with zipfile.ZipFile(tmp_path / "src.zip", "w") as archive:
+        for name, text in ODD.items(): archive.writestr(name, text)
+    for source in ("src", "src.zip"):
+        assert build(tmp_path / source, tmp_path / "out")["documents"] == 5
+        corpus = Corpus(tmp_path / "out")
+        title = {number: corpus.document(number)["title"] for number in range(5)}
+        assert sorted(title.values()) == ["Head one", "Odd", "Percent", "Q1 #2", "Who"]
+        assert {title[number]: {title[link.target] for link in corpus.links(number)} for number in title} == {"Head one": {"Q1 #2", "Who", "Percent"}, "Who": {"Head one"}, "Percent": {"Head one", "Who"}, "Odd": {"Head one"}, "Q1 #2": set()}
+        table = next(number for number in title if title[number] == "Q1 #2")
+        assert corpus.paragraphs(table)[0].text == "name | value\nalpha | 1"
+
+
+def test_files_of_odd_names_are_opened_as_a_model_writes_them(tmp_path):
+    from stepdr.tools.search import FolderProvider, folder_store, page_url
+    for name, text in ODD.items():
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_text(text)
+    provider = FolderProvider(folder_store(tmp_path / "src", tmp_path / "store", show=False))
+    for url, title in (("file:///C%23%20notes.md", "Head one"), ("file:///C# notes.md", "Head one"), ("file:///C%23%20notes.md#head-one", "Head one"), ("file:///who?.md", "Who"), ("file:///sub dir/100% ä.md", "Percent"), ("file:///a%2523b.html", "Odd")):
+        document = run_async(provider.open(page_url(url)))
+        assert document.title == title and document.url.startswith("file:///") and all(address.startswith("file:///") for _, address in document.links), url
+        assert all(p.id == paragraph_id(document.url, p.text) for p in document.paragraphs)
+    from stepdr.tools.base import ToolError
+    with pytest.raises(ToolError, match="no such file"): run_async(provider.open("file:///C"))

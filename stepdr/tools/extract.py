@@ -486,8 +486,9 @@ def page_links(url, first, sources, most, others=50): # address, (text, address)
     base = re.search(r"<base\s[^>]{0,300}?href\s*=\s*[\"']?([^\"'\s>]{1,2000})", sources[-1][:20_000], re.IGNORECASE) if sources and "<base" in sources[-1][:20_000].lower() else None
     base = urljoin(url, html.unescape(base[1])) if base else url
     out, seen, joined, own, join = {}, set(), {}, url.partition("#")[0], _joiner(base)
+    local = not re.match(r"https?://", base, re.IGNORECASE)
     def add(text, address):
-        address = address.strip().partition("#")[0]
+        address = (_escaped_name(address.strip()) if local else address.strip()).partition("#")[0]
         if not address: return
         if address not in joined:
             try: joined[address] = "" if _SCHEME.match(address) and not address.lower().startswith(("http:", "https:", "file:")) else join(address)
@@ -505,6 +506,14 @@ def page_links(url, first, sources, most, others=50): # address, (text, address)
             seen.add(address)
             add(html.unescape(re.sub(r"<[^>]*>", " ", inside) if "<" in inside else inside), html.unescape(address))
     return [(text, address) for address, text in out.items()][:most]
+
+_FILE_NAME = re.compile(r".*?\.(?:pdf|docx|xlsx|pptx|x?html?|csv|tsv|md|markdown|mkd|txt|text|rst|json)(?=$|[?#])", re.IGNORECASE)
+
+def _escaped_name(address): # "C# notes.md#top" -> "C%23 notes.md#top"
+    "Links between files are often written by hand: what stands before the ending belongs to the name."
+    found = _FILE_NAME.match(address) if "#" in address or "?" in address else None
+    if not found or "=" in found[0]: return address
+    return found[0].replace("#", "%23").replace("?", "%3F") + address[found.end():]
 
 _PLAIN = re.compile(r"/?[\w%-][\w%./-]*|\.\.?/[\w%./-]*")
 
@@ -767,7 +776,7 @@ def extract(data, # bytes of a page or document
             name="", # of a file, where it has one
             ): # -> Document
     "Read a page or document; raise `ToolError` where it cannot be read."
-    url = url.partition("#")[0]
+    if "://" in url: url = url.partition("#")[0]   # else it is the name of a file
     if len(data) > settings.max_bytes: raise ToolError(f"{len(data) // 1_000_000} MB; at most {settings.max_bytes // 1_000_000} MB are read")
     if not settings.isolate or (len(data) < 1_000_000 and sniff(data, content_type, name or url) in ("text", "markdown", "csv", "json", "xml", "code")):
         return read_document(data, content_type, url, name, settings)
@@ -784,6 +793,7 @@ async def extract_async(*arguments, **named): # as extract
 def parse_document(path_or_bytes, # path of a file, or its bytes
                    name="", # its name: says what kind it is where the bytes do not, and is the document's url; for a path, the path's name
                    settings=ExtractSettings(), # limits
+                   url="", # its address, where that is not its name
                    ): # -> Document
     "Read a PDF, Word, Excel, PowerPoint, HTML, CSV, TSV, Markdown or text file; raise `ToolError` where it cannot be read."
     if isinstance(path_or_bytes, (bytes, bytearray, memoryview)): data = bytes(path_or_bytes)
@@ -795,5 +805,5 @@ def parse_document(path_or_bytes, # path of a file, or its bytes
             if path.stat().st_size > settings.max_bytes: raise ToolError(f"{name}: {path.stat().st_size // 1_000_000} MB; at most {settings.max_bytes // 1_000_000} MB are read")
             data = path.read_bytes()
         except OSError as error: raise ToolError(f"{name}: {error.strerror}") from None
-    try: return extract(data, "", name, settings, name)
+    try: return extract(data, "", url or name, settings, name)
     except ToolError as error: raise ToolError(f"{name or 'file'}: {error}") from None

@@ -461,8 +461,9 @@ def _documents(folder): # -> {relative name: Path} of files that can be parsed, 
 # %% ../../nbs/26_search.ipynb #42e5ff63
 def _parse_file(file, name): # Path, relative name -> Document with the file's own address
     "A parsed document whose paragraphs have addresses and ids of the relative name."
-    document = parse_document(file, name)
-    url, title = file_url(name), document.title or Path(name).stem
+    url = file_url(name)
+    document = parse_document(file, name, url=url)
+    title = document.title or Path(name).stem
     paragraphs = tuple(dataclasses.replace(p, url=url, id=paragraph_id(url, p.text), title=title, position=i) for i, p in enumerate(document.paragraphs))
     return dataclasses.replace(document, url=url, title=title, paragraphs=paragraphs)
 
@@ -536,8 +537,10 @@ class FolderProvider(StoreProvider):
 
     async def open(self, url):
         if not url.startswith("file:///"): return None
-        name = unquote(url.removeprefix("file:///"))
-        if name not in self.index.files: raise ToolError("no such file in the folder")
+        written = url.removeprefix("file:///")   # with or without escapes, with or without a place in the file
+        names = [unquote(written), written, *(turn(written.rpartition(mark)[0]) for mark in "#?" for turn in (unquote, str))]
+        name = next((name for name in names if name in self.index.files), None)
+        if name is None: raise ToolError("no such file in the folder")
         file = self.index.folder / name
         if file.resolve() != self.index.folder.resolve() / name: raise ToolError("the file has become a link out of the folder; it is not opened")
         try: return await asyncio.to_thread(_parse_file, file, name)
@@ -671,6 +674,7 @@ class _Finder:
 def page_url(text): # what an agent writes as an address -> address without fragment
     "Complete an address: `who.int/news#top` is `https://who.int/news`."
     text = text.strip().strip("<>")
+    if text.startswith("file:///"): return text   # names of files hold # and ? too
     if not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", text) or re.match(r"[\w.-]+:\d+(/|$)", text): text = "https://" + text.lstrip("/")
     try: return urlunsplit(urlsplit(text)._replace(fragment=""))
     except ValueError: raise ToolError(f"{text[:80]!r} is no address") from None
