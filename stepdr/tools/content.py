@@ -109,7 +109,8 @@ def wide_codec(data, said=""): # bytes, codec that was declared -> name of a cod
     if 8 * even >= len(part) // 2 and not odd: guesses.append("utf-16-be")
     for codec in guesses:
         width = 4 if codec.startswith("utf-32") else 2
-        if not _ODD.search(part[:len(part) // width * width - width].decode(codec, "replace")): return codec
+        whole = part[:len(part) // width * width - (width if len(data) > len(part) else 0)]  # a pair may be cut
+        if len(whole) > 2 * width and not _ODD.search(whole.decode(codec, "replace")): return codec
     return ""
 
 # %% ../../nbs/205_content.ipynb #8ac14dd0

@@ -32,10 +32,12 @@ from .. import __version__
 from ..config import InputError, setting, validate
 from ..llm import redact
 from .base import ToolError
+from .content import binary_kind, decode_bytes, has_controls, moved_to, refresh_target, text_kind, wide_codec, said_encodings
 
 # %% ../../nbs/25_fetch.ipynb #9319b120
 _TYPES = ("text/*,application/xhtml+xml,application/xml,application/*+xml,application/json,application/*+json,application/pdf,"
-          "application/vnd.openxmlformats-officedocument.*")
+          "application/vnd.openxmlformats-officedocument.*,application/javascript,application/x-javascript,application/ecmascript,application/x-ndjson,application/ndjson,"
+          "application/jsonl,application/x-jsonlines,application/json-seq,application/yaml,application/x-yaml,application/toml,application/sql,application/csv")
 
 @dataclass(frozen=True)
 class FetchSettings:
@@ -406,18 +408,45 @@ class Cache:
             flight.land()
 
 # %% ../../nbs/25_fetch.ipynb #fa98174d
+def _is_plain(data): # first bytes of a body -> whether they are text, which no compressed bytes are
+    if len(data) < 32 or has_controls(data[:512]): return False
+    try:
+        data[:512].decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > 500
+    return True
+
 class _Unzip:
-    "gzip (of several members) or deflate (with or without zlib's header), bounded."
-    def __init__(self, encoding): self.bits, self.engine, self.members = {"gzip": 31, "x-gzip": 31}.get(encoding), None, 0
+    "gzip (of several members) or deflate (with or without zlib's header), bounded; what is neither is passed on as it is."
+    def __init__(self, encoding):
+        self.bits, self.engine, self.members = {"gzip": 31, "x-gzip": 31}.get(encoding), None, 0
+        self.held, self.plain = b"", False
+
+    def begin(self, data): # the first bytes, two at least
+        "Choose what to do by the first bytes."
+        if self.bits == 31:
+            self.plain = data[:2] != b"\x1f\x8b"
+        else:
+            self.bits = 15 if data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0 else -15
+            self.plain = self.bits < 0 and _is_plain(data)
 
     def feed(self, data, room): # bytes, most bytes wanted -> bytes, one more than wanted if there are more
+        if self.plain: return data
+        if self.engine is None:
+            data = self.held + data
+            self.held = data
+            if len(data) < 2: return b""
+            self.begin(data)
+            if self.plain: return data
+        return self.unpack(data, room)
+
+    def unpack(self, data, room):
         out = b""
         while data and len(out) <= room:
             if self.engine is None or self.engine.eof:
                 self.members += 1
                 if self.members > 1 and (self.bits != 31 or data[:1] != b"\x1f"): break  # padding after the end
                 if self.members > 1000: raise FetchError("is compressed in too many pieces", "encoding")
-                self.bits = self.bits or (15 if data[0] & 15 == 8 else -15)
                 self.engine = zlib.decompressobj(self.bits)
             try: out += self.engine.decompress(data, room + 1 - len(out))
             except zlib.error: raise FetchError("is broken: it does not decompress", "encoding") from None
@@ -425,39 +454,64 @@ class _Unzip:
         return out
 
     @property
-    def finished(self): return self.engine is None or self.engine.eof
+    def finished(self): return self.plain or self.engine is None or self.engine.eof
 
 # %% ../../nbs/25_fetch.ipynb #f6519664
 class _Brotli:
-    "br, bounded."
-    def __init__(self): import brotli; self.engine, self.fed, self.error = brotli.Decompressor(), False, brotli.error
+    "br, bounded; plain text is passed on as it is."
+    def __init__(self): import brotli; self.engine, self.fed, self.error, self.plain = brotli.Decompressor(), False, brotli.error, False
 
     def feed(self, data, room):
+        if not self.fed: self.plain = _is_plain(data)
+        self.fed = True
+        if self.plain: return data
         if self.engine.is_finished(): return b""  # padding after the end
         try:
-            self.fed, out = True, self.engine.process(data, output_buffer_limit=room + 1)
+            out = self.engine.process(data, output_buffer_limit=room + 1)
             while len(out) <= room and not self.engine.can_accept_more_data() and not self.engine.is_finished():
                 out += self.engine.process(b"", output_buffer_limit=room + 1)
         except self.error: raise FetchError("is broken: it does not decompress", "encoding") from None
         return out
 
     @property
-    def finished(self): return not self.fed or self.engine.is_finished()
+    def finished(self): return self.plain or not self.fed or self.engine.is_finished()
 
 # %% ../../nbs/25_fetch.ipynb #dd5da2e8
 class _Plain:
     finished = True
     def feed(self, data, room): return data
 
+class _Chain:
+    "Compressed more than once: unpacked from the last to the first, and what lies between is bounded too."
+    def __init__(self, decoders): self.decoders, self.most, self.between = decoders, None, 0
+
+    def feed(self, data, room):
+        if self.most is None: self.most = room
+        for decoder in self.decoders[:-1]:
+            data = decoder.feed(data, self.most - self.between)
+            self.between += len(data)
+            if self.between > self.most: raise FetchError("is compressed more than once, and too large between", "encoding")
+        return self.decoders[-1].feed(data, room) if data else b""
+
+    @property
+    def finished(self): return all(decoder.finished for decoder in self.decoders)
+
+_UNREAD = frozenset(("compress", "x-compress", "zstd", "dcb", "dcz", "exi", "pack200-gzip", "sdch", "lzma", "xz", "x-xz", "bzip2", "bz2", "x-bzip2", "br"))
+
 @lru_cache(maxsize=64)
-def _coding(encoding): # Content-Encoding -> the one name in it, "" for none
-    names = [name for name in re.split(r"[,\s]+", encoding.lower()) if name not in ("", "identity")]
-    if len(names) > 1: raise FetchError("is compressed more than once", "encoding")
-    return names[0] if names else ""
+def _codings(encoding): # Content-Encoding -> names of compressions, in the order in which they were applied
+    "What names no compression (`identity`, `UTF-8`, `none`) means nothing."
+    names = tuple(name for name in re.split(r"[,;\s\"']+", encoding.lower()) if name in ("gzip", "x-gzip", "deflate") or name in _UNREAD)
+    if len(names) > 3: raise FetchError("is compressed more than three times", "encoding")
+    return names
 
 def _decoder(encoding): # Content-Encoding -> decoder
-    name = _coding(encoding)
-    if not name: return _Plain()
+    names = _codings(encoding) if encoding else ()
+    if not names: return _Plain()
+    decoders = [_one_decoder(name) for name in reversed(names)]
+    return decoders[0] if len(decoders) == 1 else _Chain(decoders)
+
+def _one_decoder(name):
     if name in ("gzip", "x-gzip", "deflate"): return _Unzip(name)
     if name == "br" and _has_brotli(): return _Brotli()
     raise FetchError(f"is compressed as {name[:20]!r}, which is not read here", "encoding")
@@ -468,28 +522,29 @@ def _has_brotli():
     return importlib.util.find_spec("brotli") is not None
 
 # %% ../../nbs/25_fetch.ipynb #5f9cc78e
-_MAGIC = ((b"%PDF-", "application/pdf"), (b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp or audio/wav"), (b"PK\x03\x04", "application/zip"),
-          (b"\x1f\x8b", "application/gzip"), (b"\x7fELF", "application/x-executable"), (b"BZh", "application/x-bzip2"), (b"\xfd7zXZ\0", "application/x-xz"), (b"7z\xbc\xaf", "application/x-7z-compressed"),
-          (b"Rar!", "application/vnd.rar"), (b"OggS", "audio/ogg"), (b"fLaC", "audio/flac"), (b"\x1aE\xdf\xa3", "video/webm"), (b"\xd0\xcf\x11\xe0", "application/x-ole-storage"), (b"(\xb5/\xfd", "application/zstd"))
-_STARTS = tuple(start for start, _ in _MAGIC)
-_WIDE = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # byte order marks of UTF-16 and UTF-32: text with zeros in it
+_VAGUE = ("", "application/octet-stream", "binary/octet-stream", "application/x-download", "application/download", "application/force-download", "application/unknown", "unknown/unknown", "application/binary", "*/*")
+_BINARY = ("image", "audio", "video", "font", "model", "multipart", "message")
 
 def sniff(first, # first bytes of a body
           declared, # Content-Type
           name="", # URL: its ending says which sort of office file a zip is
           ): # -> content type, corrected
-    "What a body is: what its first bytes say, else what was declared."
+    "What a body is: what its first bytes say, else what was declared; text of a type that nobody knows is plain text."
     kind = declared.partition(";")[0].strip().lower()
-    found = next(kind for start, kind in _MAGIC if first.startswith(start)) if first.startswith(_STARTS) else "video/mp4" if first[4:8] == b"ftyp" else ""
-    vague = kind in ("", "application/octet-stream", "binary/octet-stream", "application/x-download", "application/download", "application/force-download")
-    if found == "application/zip":
+    found = binary_kind(first, kind, name) if first else None
+    vague = kind in _VAGUE or "/" not in kind
+    if found and found[0] == "application/zip":
         import mimetypes
         guess = mimetypes.guess_type(name.partition("?")[0])[0] or "" if vague else kind
-        return guess if guess.startswith("application/vnd.openxmlformats") else found
-    if found: return declared if found == kind else found
-    zeros = b"\0" in first[:1024] and not first.startswith(_WIDE) and "utf-16" not in declared.lower() and "utf-32" not in declared.lower()
-    if vague and not zeros and first: return "text/html" if re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", first[:1024]) else "text/plain"
-    return "application/octet-stream" if zeros and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared or "application/octet-stream"
+        return guess if guess.startswith("application/vnd.openxmlformats") else found[0]
+    if found: return declared if found[0] == kind else found[0]
+    zeros = b"\0" in first[:1024] and not wide_codec(first[:1024], next((codec for codec, _ in said_encodings(b"", declared)), ""))
+    if vague and not zeros: return ("text/html" if text_kind(first, "", name) == "html" else "text/plain") if first else declared or "text/plain"
+    return "application/octet-stream" if zeros and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared
+
+def _as_text(first, kind): # first bytes, a media type that is not wanted -> "text/plain" where the bytes are text all the same
+    "Source code and data go by many names of `application/`."
+    return "text/plain" if kind.startswith("application/") and not kind.startswith("application/vnd.") and _is_plain(first) else kind
 
 # %% ../../nbs/25_fetch.ipynb #775b04ba
 @lru_cache(maxsize=1024)
@@ -553,14 +608,21 @@ class _Limit:
 
 # %% ../../nbs/25_fetch.ipynb #02002434
 _KEPT_HEADERS = ("content-language", "content-disposition", "last-modified", "date", "etag", "x-robots-tag", "link")
-_AGAIN, _REDIRECTS = {408, 429, 500, 502, 503, 504}, {301, 302, 303, 307, 308}
+_AGAIN, _REDIRECTS, _NOTHING = {408, 429, 500, 502, 503, 504}, {301, 302, 303, 307, 308}, {204, 205, 304}
 
 class _Host:
     "A host's slots and pace."
     def __init__(self, most): self.slots, self.next_at, self.delay = asyncio.Semaphore(most), 0.0, 0.0  # delay: seconds from one request to the next
 
 class _Redirect(Exception):
-    def __init__(self, location): self.location = location
+    def __init__(self, location, cookies=()): self.location, self.cookies = location, cookies
+
+def _plain_location(text): # Location as aiohttp gives it: bytes that are not UTF-8 are lone surrogates -> text of a URL
+    "Bytes beyond ASCII are percent-encoded as they came, blanks around it cut off, those within encoded."
+    data = text.encode("utf-8", "surrogateescape").strip(b" \t\r\n\f")
+    try: text = data.decode("utf-8")
+    except UnicodeDecodeError: text = "".join(chr(byte) if byte < 0x80 else f"%{byte:02X}" for byte in data)
+    return re.sub("[\t\r\n]", "", text).replace(" ", "%20")
 
 def _reason(error): # exception of aiohttp, of zlib, of the system -> (short text, kind, whether again may help)
     "What a third party's exception means."
@@ -574,6 +636,50 @@ def _reason(error): # exception of aiohttp, of zlib, of the system -> (short tex
     if isinstance(error, aiohttp.ClientConnectorError): return f"cannot be connected to ({inner.strerror or type(inner).__name__})", "connection", True
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)): return "broke off", "connection", True
     return f"failed ({type(inner).__name__}: {str(inner)[:80]})", "connection", False
+
+# %% ../../nbs/25_fetch.ipynb #5b3604d2
+_SHARED = re.compile(r"(?:co|com|net|org|gov|gob|gouv|edu|ac|or|ne|go|gv|mil|sch|nom|gen|ltd|plc|me|id|in|web|art|info|blog|github|gitlab|blogspot)\.[a-z]{2}$|(?:github|gitlab|pages|workers|vercel|netlify|herokuapp|blogspot|appspot|cloudfront|web|firebaseapp)\.[a-z]+$")
+
+def _site(host): # host name -> the part that one owner has, the host itself where it is an address or cannot be told
+    "The last two labels, three under what is open to everybody."
+    labels = host.split(".")
+    if ":" in host or labels[-1].isdigit() or len(labels) < 3: return host
+    count = 3 if _SHARED.search(host) else 2
+    return ".".join(labels[-count:])
+
+def _is_over(given): # attributes of a cookie -> whether it is to be forgotten at once
+    if re.fullmatch(r"-\d+|0+", given.get("max-age", "")): return True
+    try: return "max-age" not in given and "expires" in given and email.utils.parsedate_to_datetime(given["expires"].replace("-", " ")).timestamp() < time.time()
+    except (ValueError, TypeError, OverflowError): return False
+
+class _Cookies:
+    "The cookies of one fetch."
+    def __init__(self): self.kept = {}  # (name, host or .domain, path) -> (value, whether over https alone)
+
+    def keep(self, url, headers): # yarl.URL, values of Set-Cookie
+        "Keep what a host may set for itself or for its own domain (RFC 6265, with fewer domains)."
+        host = url.raw_host
+        site = _site(host)
+        for header in headers[:50]:
+            pair, *attributes = header[:8000].split(";")
+            name, found, value = (part.strip() for part in pair.partition("="))
+            given = {key.strip().lower(): rest.strip() for key, _, rest in (attribute.partition("=") for attribute in attributes)}
+            if not found or not name or len(pair) > 4096 or re.search(r"[^\x21-\x7e]", name) or re.search(r"[^\x20-\x7e]", value): continue
+            domain = given.get("domain", "").lstrip(".").lower()
+            wide = ("." + domain).endswith("." + site) and ("." + host).endswith("." + domain) if domain else False
+            if domain and domain != host and not wide: continue
+            path = given["path"] if given.get("path", "").startswith("/") else url.raw_path.rpartition("/")[0] or "/"
+            place = name, "." + domain if wide else host, path
+            if _is_over(given): self.kept.pop(place, None)
+            elif len(self.kept) < 50: self.kept[place] = value, "secure" in given
+
+    def header(self, url): # yarl.URL -> value of Cookie, "" for none
+        "What goes to a URL; longer paths first."
+        host, path = url.raw_host, url.raw_path
+        fitting = [(-len(where), name, value) for (name, owner, where), (value, secure) in self.kept.items()
+                   if (host == owner or owner[:1] == "." and (host == owner[1:] or host.endswith(owner))) and (not secure or url.scheme == "https")
+                   and (path == where or path.startswith(where if where.endswith("/") else where + "/"))]
+        return "; ".join(f"{name}={value}" for _, name, value in sorted(fitting))
 
 # %% ../../nbs/25_fetch.ipynb #7f297288
 class Fetcher:
@@ -667,13 +773,19 @@ class Fetcher:
     async def _page(self, target): # (yarl.URL, the same as text) -> body, the fields of the Page that are not in its URL
         "Robots, request, redirects."
         (url, text), settings, session = target, self.settings, self._session(False)
+        cookies = None  # of this one fetch
         for _ in range(settings.max_redirects + 1):
             try:
                 if settings.robots:
                     site = url.scheme, url.raw_host, url.port
                     self._ask_robots(url, text, self._robots.get(site) or await self._robots_of(url, site))
-                return await self._attempts(session, url, self._read_page)
-            except _Redirect as redirect: url, text = self._next(url, redirect.location)
+                header = cookies.header(url) if cookies else ""
+                return await self._attempts(session, url, self._read_page, **({"headers": {"Cookie": header}} if header else {}))
+            except _Redirect as redirect:
+                if redirect.cookies:
+                    cookies = cookies or _Cookies()
+                    cookies.keep(url, redirect.cookies)
+                url, text = self._next(url, redirect.location)
             except FetchError as error: raise FetchError(f"{hide_secrets(text)[:300]} {error}", error.kind, error.status) from None
         raise FetchError(f"{hide_secrets(target[1])[:300]} redirects more than {settings.max_redirects} times", "status")
 
@@ -681,19 +793,33 @@ class Fetcher:
         "Status, type, body."
         if response.status >= 400: raise self._refusal(response)
         given, settings = response.headers, self.settings
-        if response.status in _REDIRECTS: raise _Redirect(given.get("Location", ""))
+        if response.status in _REDIRECTS and "Location" in given: raise _Redirect(given["Location"], given.getall("Set-Cookie", ()))
+        if response.status in _NOTHING: raise self._refusal(response, "there is nothing to read")
         said = kind = given.get("Content-Type", "")
         def look(first):
             nonlocal kind
             kind = sniff(first, said, url.path)
+            if not _is_wanted(kind, settings.types): kind = _as_text(first, kind)
             _check_wanted(kind, settings, said)
         body = await self._body(response, settings.max_bytes, look)
+        if response.status in _REDIRECTS and not body.strip(): raise FetchError("redirects to nowhere", "refused", response.status)
+        if "Refresh" in given or len(body) < 20_000: self._follow_refresh(response, url, kind, body)
         headers = {name: given[name][:1000] for name in _KEPT_HEADERS if name in given}
         return body, {"final_url": str(url), "status": response.status, "content_type": kind, "fetched_at": _now(), "headers": headers}
+
+    def _follow_refresh(self, response, url, kind, body):
+        "Go where a page sends its reader within seconds, unless it is the page itself or a place that may not be asked."
+        target = refresh_target(response.headers.get("Refresh", ""))
+        if not target and "html" in kind: target = moved_to(body)
+        if not target: return
+        try: text = self._next(url, target)[1]
+        except FetchError: return
+        if text != str(url): raise _Redirect(target, response.headers.getall("Set-Cookie", ()))
 
     def _next(self, url, location): # -> yarl.URL, the same as text
         "Where a redirect leads, checked as every URL is."
         import yarl
+        location = _plain_location(location)
         if not location: raise FetchError(f"{hide_secrets(str(url))[:300]} redirects to nowhere", "refused")
         try: return _checked(str(url.join(yarl.URL(location))), _rules(self.settings))
         except ValueError: raise FetchError(f"{hide_secrets(str(url))[:300]} redirects to something that is no URL", "refused") from None
@@ -732,7 +858,7 @@ class Fetcher:
             return b"" if response.status >= 400 else await self._body(response, 500_000, cut=True)  # the size that RFC 9309 asks for
         url = origin / "robots.txt"
         for _ in range(6):
-            try: return Protego.parse((await self._attempts(self._session(False), url, read)).decode("utf-8", "replace"))
+            try: return Protego.parse(decode_bytes(await self._attempts(self._session(False), url, read)).text)
             except _Redirect as redirect: url, _ = self._next(url, redirect.location)
             except FetchError as error:
                 if error.kind == "status": return None
