@@ -429,6 +429,91 @@ def test_documents_and_vague_types(make):
     assert kinds == ["application/pdf", "text/html", "text/plain", "application/vnd.openxmlformats-officedocument.wordprocessingml.document", "text/plain", "text/html; charset=utf-8"]
 
 
+# ---------------------------------------------------------------- odd, but plain
+
+LONG = b"<!doctype html><html><body>" + b"<p>A paragraph that is long enough to be read.</p>" * 4 + b"</body></html>"
+
+
+@pytest.mark.parametrize("said, body", [("UTF-8", LONG), ("none", LONG), ("8bit", LONG), ("", LONG), ("text/html", LONG), ("gzip", LONG), ("br", LONG), ("deflate", LONG), ("X-GZIP", gzip.compress(LONG)),
+                                        ("gzip, gzip", gzip.compress(gzip.compress(LONG))), ("gzip, gzip", gzip.compress(LONG)), ("gzip, deflate", zlib.compress(gzip.compress(LONG))), ("gzip, utf-8", gzip.compress(LONG)),
+                                        ("gzip\r\nContent-Encoding: gzip", gzip.compress(gzip.compress(LONG))), ("gzip", gzip.compress(LONG)[:-8]), ("gzip", gzip.compress(LONG) + bytes(8))])
+def test_content_encodings_that_say_little_or_too_much(make, said, body):
+    fetcher = make.fetcher(make({"/x": answer(body, Content_Encoding=said)}).settings())
+    assert get(fetcher, "http://site.example/x").body == LONG
+
+
+def test_compressed_too_often_or_too_much_between(make):
+    packed = gzip.compress(gzip.compress(bytes(300_000_000), 1), 9)
+    server = make({"/often": answer(LONG, Content_Encoding="gzip, gzip, gzip, gzip"), "/between": answer(packed, Content_Encoding="gzip, gzip"), "/compress": answer(b"\x1f\x9d\x90" + bytes(99), Content_Encoding="compress")})
+    fetcher = make.fetcher(server.settings(max_bytes=100_000))
+    for path in ("often", "between", "compress"): refused(fetcher, f"http://site.example/{path}", "encoding", "size")
+    works(fetcher)
+
+
+def test_cookies_live_for_one_fetch_and_stay_at_home(make):
+    async def asks(writer, head, number):
+        done = "seen=1" in head.lower().partition("cookie:")[2].partition("\r\n")[0]
+        writer.write(answer() if done else answer(b"", "302 Found", Location="/wall", Set_Cookie="seen=1; Path=/; HttpOnly\r\nSet-Cookie: secret=2; Domain=other.example"))
+    server = make({"/wall": asks, "/away": answer(b"", "302 Found", Location="http://other.example/ok", Set_Cookie="mine=1; Path=/\r\nSet-Cookie: wide=2; Domain=example; Path=/"),
+                   "/sub": answer(b"", "302 Found", Location="http://www.site.example/ok", Set_Cookie="whole=3; Domain=site.example; Path=/\r\nSet-Cookie: host=4; Path=/\r\nSet-Cookie: tls=5; Secure; Domain=site.example; Path=/")})
+    fetcher = make.fetcher(server.settings())
+    works(fetcher, "http://site.example/wall")
+    assert "secret" not in server.heads[-1]
+    works(fetcher, "http://site.example/away")
+    assert "cookie" not in server.heads[-1].lower()       # another host: nothing of it
+    works(fetcher, "http://site.example/sub")
+    assert "Cookie: whole=3\r\n" in server.heads[-1]
+    works(fetcher)
+    assert "cookie" not in server.heads[-1].lower()       # another fetch: nothing of it
+    endless = make.fetcher(make({"/wall": answer(b"", "302 Found", Location="/wall", Set_Cookie="n=1")}).settings())
+    assert "more than 5 times" in refused(endless, "http://site.example/wall", "status")
+
+
+@pytest.mark.parametrize("location, path", [(b"/synspr\xf8ve", "/synspr%F8ve"), (b"/b\xc3\xbccher", "/b%C3%BCcher"), (b"/a b?c d", "/a%20b?c%20d"), (b"\t /ok \t", "/ok"), (b"//site.example/ok#part", "/ok"), (b"../../ok", "/ok"),
+                                            (b"HTTP://SITE.example/ok", "/ok"), (b"ok", "/ok"), (b"/a%20b%2Fc", "/a%20b%2Fc")])
+def test_redirects_as_they_are_written(make, location, path):
+    moved = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+    server = make({"/from": moved, path.partition("?")[0]: answer()})
+    works(make.fetcher(server.settings()), "http://site.example/from")
+    assert server.heads[-1].split()[1].replace("+", "%20") == path
+
+
+def test_refresh_is_a_redirect_within_the_same_rules(make):
+    meta = lambda content: answer(f"<html><head><meta http-equiv='Refresh' content='{content}'></head><body>One moment.</body></html>".encode())
+    server = make({"/header": answer(b"moved", Refresh="0; url=/ok"), "/meta": meta("1;URL=/ok"), "/later": meta("300;url=/ok"), "/itself": meta("0;url=/itself"), "/metadata": meta("0;url=http://169.254.169.254/x"),
+                   "/script": meta("0;url=javascript:x()"), "/loop": meta("0;url=/pool"), "/pool": meta("0;url=/loop")})
+    fetcher = make.fetcher(server.settings())
+    for path in ("header", "meta"): works(fetcher, f"http://site.example/{path}")
+    for path in ("later", "itself", "metadata", "script"): assert b"One moment" in get(fetcher, f"http://site.example/{path}").body
+    assert "more than 5 times" in refused(fetcher, "http://site.example/loop", "status")
+    assert not any("169.254" in head for head in server.heads)
+
+
+def test_answers_without_a_body_and_lengths_that_lie(make):
+    chunked = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async def cut(writer, head, number): writer.write(answer(LONG, Content_Length=len(LONG) + 50))
+    async def no_last(writer, head, number): writer.write(chunked + b"%x\r\n%s\r\n" % (len(LONG), LONG))
+    async def half(writer, head, number): writer.write(chunked + b"%x\r\n%s\r\n" % (99, LONG[:99]))
+    server = make({"/204": answer(b"", "204 No Content", kind=""), "/205": answer(b"", "205 Reset", kind=""), "/nowhere": answer(b"", "302 Found"), "/stays": answer(LONG, "302 Found"), "/cut": cut, "/no-last": no_last, "/half": half})
+    fetcher = make.fetcher(server.settings(retries=0))
+    for path in ("204", "205"): assert "nothing to read" in refused(fetcher, f"http://site.example/{path}", "status")
+    assert "nowhere" in refused(fetcher, "http://site.example/nowhere", "refused")
+    for path in ("stays", "cut", "no-last"): assert get(fetcher, f"http://site.example/{path}").body == LONG
+    assert "broke off" in refused(fetcher, "http://site.example/half", "connection")
+
+
+def test_text_by_whatever_name_is_read_and_words_are_no_magic(make):
+    words = b"RIFF raff, ID3 and GIF89a are the first words of formats; this is a note about them."
+    server = make({"/json": answer(b'{"a": "<p>x</p>"}', kind="application/x-ndjson"), "/js": answer(b"var a = '<p>x</p>';", kind="application/javascript"), "/bib": answer(b"@article{x, title={A title that is long enough}}", kind="application/x-bibtex"),
+                   "/note": answer(words, kind="text/plain"), "/note2": answer(words, kind=""), "/pdf": answer(b"%PDF-1.4 is how a PDF begins, says this note of many words.", kind="text/plain"), "/gif": answer(b"GIF89a\x01\0\x01\0\x80\0\0" + bytes(50), kind="text/html"),
+                   "/robots.txt": answer(b"\xef\xbb\xbfUser-agent: *\nDisallow: /closed", kind="text/plain"), "/closed": answer()})
+    fetcher = make.fetcher(server.settings())
+    for path, body in (("json", b'{"a": "<p>x</p>"}'), ("note", words), ("note2", words), ("js", b"var a = '<p>x</p>';")): assert get(fetcher, f"http://site.example/{path}").body == body
+    assert get(fetcher, "http://site.example/bib").content_type == get(fetcher, "http://site.example/pdf").content_type == "text/plain"
+    assert "image/gif" in refused(fetcher, "http://site.example/gif", "type")
+    refused(make.fetcher(server.settings(robots=True)), "http://site.example/closed", "robots")   # although a mark stands before its first line
+
+
 def test_random_answers_are_expected_failures(make):
     draw, good = random.Random(0), answer(gzip.compress(HTML), Content_Encoding="gzip", Transfer_Encoding="identity")
     def spoil():

@@ -544,7 +544,7 @@ def sniff(first, # first bytes of a body
 
 def _as_text(first, kind): # first bytes, a media type that is not wanted -> "text/plain" where the bytes are text all the same
     "Source code and data go by many names of `application/`."
-    return "text/plain" if kind.startswith("application/") and not kind.startswith("application/vnd.") and _is_plain(first) else kind
+    return "text/plain" if kind.startswith("application/") and not re.search("vnd|rtf|postscript", kind) and _is_plain(first) else kind
 
 # %% ../../nbs/25_fetch.ipynb #775b04ba
 @lru_cache(maxsize=1024)
@@ -632,10 +632,19 @@ def _reason(error): # exception of aiohttp, of zlib, of the system -> (short tex
     if isinstance(error, TimeoutError): return "took too long", "timeout", isinstance(error, aiohttp.ConnectionTimeoutError)
     if isinstance(inner, PermissionError) and "public web" in str(inner): return str(inner), "refused", False
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(inner, ssl.SSLError): return f"has no valid certificate or cipher ({getattr(inner, 'verify_message', '') or type(inner).__name__})", "connection", False
-    if isinstance(error, aiohttp.ClientResponseError): return f"gave an answer that is not HTTP ({error.message[:80]})", "connection", False
+    if isinstance(error, aiohttp.ClientResponseError): return f"gave an answer that is not HTTP ({' '.join(error.message.split())[:80]})", "connection", False
     if isinstance(error, aiohttp.ClientConnectorError): return f"cannot be connected to ({inner.strerror or type(inner).__name__})", "connection", True
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)): return "broke off", "connection", True
     return f"failed ({type(inner).__name__}: {str(inner)[:80]})", "connection", False
+
+def _is_whole(body): # bytes of an answer that broke off -> whether it ends where it should all the same
+    "A page that ends with its last tag, or JSON that can be read: the server's count of bytes or its last chunk was wrong, not the page."
+    end = body[-100:].rstrip()
+    if end[-7:].lower() == b"</html>": return True
+    if not end.endswith((b"}", b"]")) or body.lstrip()[:1] not in (b"{", b"["): return False
+    try: json.loads(body)
+    except (ValueError, RecursionError): return False
+    return True
 
 # %% ../../nbs/25_fetch.ipynb #5b3604d2
 _SHARED = re.compile(r"(?:co|com|net|org|gov|gob|gouv|edu|ac|or|ne|go|gv|mil|sch|nom|gen|ltd|plc|me|id|in|web|art|info|blog|github|gitlab|blogspot)\.[a-z]{2}$|(?:github|gitlab|pages|workers|vercel|netlify|herokuapp|blogspot|appspot|cloudfront|web|firebaseapp)\.[a-z]+$")
@@ -916,18 +925,22 @@ class Fetcher:
                     look=None, # function that sees the first bytes, and raises if it does not want the rest
                     cut=False, # a body that is too long is cut off, not refused
                     ): # -> bytes, decompressed
-        decoder, content, parts, size, sent = _decoder(response.headers.get("Content-Encoding", "")), response.content, [], 0, 0
+        decoder, content, parts, size, sent = _decoder(",".join(response.headers.getall("Content-Encoding", ()))), response.content, [], 0, 0
         if not cut and (response.content_length or 0) > limit: raise FetchError(f"is larger than {limit:,} bytes", "size")
-        while chunk := await content.readany():
-            data = decoder.feed(chunk, limit - size)
-            parts.append(data)
-            size, sent = size + len(data), sent + len(chunk)
-            if max(size, sent) > limit:
-                if cut: break
-                raise FetchError(f"is larger than {limit:,} bytes", "size")
-            if look and size >= 512: look(b"".join(parts)[:1024]); look = None
-            if content.at_eof(): break
+        broken = None
+        try:
+            while chunk := await content.readany():
+                data = decoder.feed(chunk, limit - size)
+                parts.append(data)
+                size, sent = size + len(data), sent + len(chunk)
+                if max(size, sent) > limit:
+                    if cut: break
+                    raise FetchError(f"is larger than {limit:,} bytes", "size")
+                if look and size >= 512: look(b"".join(parts)[:1024]); look = None
+                if content.at_eof(): break
+        except self._broken as error: broken = error
         body = b"".join(parts)
+        if broken and not _is_whole(body): raise broken
         if look: look(body[:1024])
-        if not cut and not decoder.finished: raise FetchError("broke off", "connection", again=True)
+        if not cut and not decoder.finished and not _is_whole(body): raise FetchError("broke off", "connection", again=True)
         return body[:limit]
