@@ -349,8 +349,8 @@ def refresh_target(value, most=5.0): # value of a Refresh header -> address, "" 
     return (found[2] or found[3] or found[4] or "").strip()
 
 def moved_to(data): # bytes of a page -> address as the page writes it, "" where it is a page of its own
-    "Where a page leads that does nothing else: less than 20,000 bytes, fewer than 40 words."
-    if len(data) >= 20_000 or b"efresh" not in data and b"EFRESH" not in data: return ""
+    "Where a page leads that does nothing else: less than 20,000 bytes, fewer than 40 words; it says so in its first 4,096 bytes."
+    if len(data) >= 20_000 or data.find(b"efresh", 0, 4096) < 0 and data.find(b"EFRESH", 0, 4096) < 0: return ""
     found = _REFRESH.search(data)
     if not found or len(re.sub(rb"(?is)<(script|style|title)\b.*?</\1>|<!--.*?-->|<[^>]*>", b"", data).split()) >= 40: return ""
     import html

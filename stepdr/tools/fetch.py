@@ -507,6 +507,7 @@ def _codings(encoding): # Content-Encoding -> names of compressions, in the orde
 
 def _decoder(encoding): # Content-Encoding -> decoder
     names = _codings(encoding) if encoding else ()
+    if names == ("gzip",): return _Unzip("gzip")
     if not names: return _Plain()
     decoders = [_one_decoder(name) for name in reversed(names)]
     return decoders[0] if len(decoders) == 1 else _Chain(decoders)
@@ -530,6 +531,7 @@ def sniff(first, # first bytes of a body
           name="", # URL: its ending says which sort of office file a zip is
           ): # -> content type, corrected
     "What a body is: what its first bytes say, else what was declared; text of a type that nobody knows is plain text."
+    if first[:1] == b"<" and declared.startswith("text/") and b"\0" not in first and b"%PDF-" not in first: return declared  # nearly every page
     kind = declared.partition(";")[0].strip().lower()
     found = binary_kind(first, kind, name) if first else None
     vague = kind in _VAGUE or "/" not in kind
@@ -812,7 +814,7 @@ class Fetcher:
             _check_wanted(kind, settings, said)
         body = await self._body(response, settings.max_bytes, look)
         if response.status in _REDIRECTS and not body.strip(): raise FetchError("redirects to nowhere", "refused", response.status)
-        if "Refresh" in given or len(body) < 20_000: self._follow_refresh(response, url, kind, body)
+        if "Refresh" in given or len(body) < 8000: self._follow_refresh(response, url, kind, body)
         headers = {name: given[name][:1000] for name in _KEPT_HEADERS if name in given}
         return body, {"final_url": str(url), "status": response.status, "content_type": kind, "fetched_at": _now(), "headers": headers}
 
