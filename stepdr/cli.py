@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
-from .artifacts import InputError, read_json, root, sha256_path, write_json
+from .artifacts import InputError, json_text, read_json, root, sha256_path, write_json
 from .pipeline import StageError, _clock, open_run, resolve_settings, run_pipeline, stage_state
 
 # %% ../nbs/92_cli.ipynb #1593623d
@@ -66,7 +66,7 @@ def results_command(options) -> int:
     "Print a run's results as a table or as one JSON object."
     from stepdr.report import load_results
     if not Path(options.folder).is_dir(): raise InputError(f"{options.folder}: no such run folder; `stepdr run` makes one in reports/")
-    print(json.dumps(load_results(options.folder), ensure_ascii=False) if options.json else _results_text(options.folder))
+    print(json_text(load_results(options.folder)) if options.json else _results_text(options.folder))
     return 0
 
 # %% ../nbs/92_cli.ipynb #53117768
@@ -275,7 +275,7 @@ def ask_command(options) -> int:
 def _counted(work) -> int:
     "Do a command's work and print what it counted; progress goes to standard error, so that the counts can be piped on."
     with redirect_stdout(sys.stderr): counts = work()
-    print(json.dumps(counts, ensure_ascii=False, default=str))
+    print(json_text(counts, default=str))
     return 0
 
 def graph_command(options) -> int:
@@ -329,7 +329,7 @@ def synth_command(options) -> int:
 # %% ../nbs/92_cli.ipynb #ea5d9471
 def _show(value, text, as_json) -> int:
     "One JSON object, or a text."
-    print(json.dumps(value, ensure_ascii=False, default=str) if as_json else text)
+    print(json_text(value, default=str) if as_json else text)
     return 0
 
 def benches_table() -> str:
@@ -629,7 +629,7 @@ def _add_pairwise_commands(commands):
         ("judge", "let an endpoint judge a study's pairs, in both orders", "stepdr pairwise judge study --judge https://api.deepseek.com/v1#deepseek-chat"),
         ("results", "wins, ties and losses, ratings and agreement so far", "stepdr pairwise results study --json"),
         ("plan", "how many comparisons a leaderboard needs, by simulation", "stepdr pairwise plan --systems 5 --gap 50"))
-    make.add_argument("--tasks", required=True, metavar="FILE", help="rows with id and query")
+    make.add_argument("--tasks", required=True, metavar="FILE", help="rows with id and query, or the folder of a run")
     make.add_argument("--reports", required=True, nargs="+", metavar="NAME=PATH", help="each system's reports: rows {\"task\", \"report\"}, or a folder of TASK.md")
     make.add_argument("--out", required=True, metavar="DIR", help="folder of the study")
     make.add_argument("--against", default="", metavar="NAME", help="only pairs with this system (default: all pairs)")

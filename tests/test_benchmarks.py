@@ -172,9 +172,9 @@ def test_simpleqa():
     assert none["score"]["mean"] == 0 and none["accuracy_given_attempted"]["mean"] == 0 and none["f1"]["mean"] == 0 and none["score"]["n"] == 1 and none["aside"]["reasons"] == {"no verdict": 1}
     perfect = b.score_verdicts("simpleqa", [{"id": n, "grade": "A"} for n in range(10)])
     assert perfect["score"]["low"] == pytest.approx(10 / (10 + 1.959964 ** 2)) and perfect["score"]["high"] == 1.0
-    # the published rule for raw replies: the first of A, B, C anywhere, else C
+    # a letter or a word of a raw reply; where there is none, C as published
     raw = b.score_verdicts("chinese-simpleqa", [{"id": n, "reply": reply} for n, reply in enumerate(["A", "B: INCORRECT", "CORRECT", "none of these letters", "grade: B"])])
-    assert [raw[name]["mean"] for name in ("is_correct", "is_incorrect", "is_not_attempted")] == [0.2, 0.4, 0.4]
+    assert [raw[name]["mean"] for name in ("is_correct", "is_incorrect", "is_not_attempted")] == [0.4, 0.4, 0.2]
     assert b.score_verdicts("simpleqa", [{"id": 1, "grade": "A"}, {"id": 1, "grade": "A"}])["aside"]["reasons"] == {"duplicate": 1}
     with pytest.raises(InputError, match="question 1 has another row in row 1"): b.score_verdicts("simpleqa", [{"id": 1, "grade": "A"}, {"id": 1, "grade": "B"}])
     with pytest.raises(InputError, match="row 1: grade: 'D' is not one of"): b.score_verdicts("simpleqa", [{"id": 1, "grade": "D"}])
@@ -203,6 +203,52 @@ def test_exact_rule(answer, alias, same): assert b.same_answer(answer, [alias]) 
 def test_rule_grades():
     task = {"id": "q", "aliases": ["Oslo"], "domain": ""}
     assert [b.rule_grade(task, answer)["grade"] for answer in ("oslo.", "Bergen", "", None, "I don't know", "不知道", "?!")] == ["A", "B", "C", "C", "C", "C", "C"]
+
+
+def test_the_rule_leaves_open_what_it_cannot_tell(tmp_path):
+    rows = [{"id": n, "problem": "What is the capital of Wales?", "answer": "Cardiff"} for n in range(4)]
+    write(tmp_path / "q.jsonl", rows)
+    said = ["The capital of Wales is Cardiff.", "It is Swansea.", "Cardiff or Swansea", "I do not know"]
+    write(tmp_path / "p.jsonl", [{"id": n, "answer": text} for n, text in enumerate(said)])
+    found = b.evaluate_predictions("simpleqa", tmp_path / "p.jsonl", tmp_path / "out", data=tmp_path / "q.jsonl")
+    assert found["score"]["mean"] == pytest.approx(1 / 3) and found["is_not_attempted"]["mean"] == pytest.approx(1 / 3) and found["aside"]["reasons"] == {b.LEFT_OPEN: 1}
+    assert found["headline"] == "share of correct answers, graded by the exact rule, which left 1 of 4 answers open (not in the score; a judge can grade them)"
+    with pytest.raises(InputError, match="the exact rule can grade none of 1 answers.*name a judge"): b.score_verdicts("simpleqa", [b.rule_grade({"id": 1, "aliases": ["Cardiff"], "domain": ""}, "Cardiff or Swansea")])
+    assert [b.rule_decision({"id": 1, "aliases": ["-5"], "domain": ""}, text)["decision"] for text in ("−5", "5", "-5 or 5", "n/a")] == [True, False, None, False]
+
+
+@pytest.mark.parametrize("reply, grade", [
+    ("A", "A"), ("b", "B"), ("C.", "C"), ("**B**", "B"), ("A: CORRECT", "A"), ("B: INCORRECT", "B"), ("C: NOT_ATTEMPTED", "C"), ("CORRECT", "A"), ("incorrect", "B"), ("NOT ATTEMPTED", "C"), ("Not attempted.", "C"), ("not_attempted", "C"), ("NOT CORRECT", "B"),
+    ("Grade: B", "B"), ("The grade is **C**.", "C"), ("Verdict - INCORRECT", "B"), ("A predicted answer that names Bergen is INCORRECT", "B"), ("The answer is correct.", "A"), ("The answer is not correct.", "B"), ("Based on the rubric: C", "C"), ("The names differ.\n\nB", "B"), ("B\n\nThe name is not the CORRECT one.", "B"),
+    ("It would be CORRECT for Oslo, but this is Bergen.\nFinal grade: INCORRECT", "B"), ('{"grade": "NOT_ATTEMPTED"}', "C"), ('```json\n{"reason": "A city", "grade": "B"}\n```', "B"), ("", "C"), ("I cannot say", "C"), ("Blood group A is what the target says, the answer says C#. INCORRECT", "B"), ("\\boxed{A}", "A")])
+def test_replies_of_graders(reply, grade): assert b.read_grade(reply) == grade
+
+
+@pytest.mark.parametrize("reply, decision", [("Decision: TRUE", True), ("**Decision**: False", False), ("FINAL DECISION - TRUE", True), ("decision is false.", False), ("true", True), ("The year fits.\n\nFALSE", False), ('{"decision": true}', True), ('{"explanation": "x", "decision": "FALSE"}', False), ("TRUE or FALSE?", None), ("Decision: TRUE or FALSE", None), ("It is true that Oslo is large", None), ("", None)])
+def test_decisions_of_graders(reply, decision): assert b.read_decision(reply) is decision
+
+
+def test_tables_with_odd_quotes(tmp_path):
+    def read(text, name="t.tsv"): (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode()); return list(b.numbered_rows(tmp_path / name))
+    head = "\tPrompt\tAnswer\n"
+    rows = read(head + '0\tOne?\tX\n1\tWho was "Hamlet?\tY\n2\t"Unbalanced?\tZ\n3\t"The ""one""?"\tQ\n4\t"two\nlines"\tR\n5\t"Hamlet" is what?\tS\n')
+    assert [row["Prompt"] for _, row in rows] == ["One?", 'Who was "Hamlet?', '"Unbalanced?', 'The "one"?', "two\nlines", '"Hamlet" is what?'] and rows[4][0] == "t.tsv, line 6" and rows[5][0] == "t.tsv, line 8"
+    rows = read('problem,answer\r\n"Unbalanced, who?,X\r\n\r\n,\r\n"Fine, who?",Y\r\nplain,Z,more\r\nlast,\r\n', "t.csv")
+    assert [str(row) if isinstance(row, Exception) else row["problem"] for _, row in rows] == ["t.csv, line 2: its quotes do not close, and without them it has 3 cells where the header has 2", "Fine, who?", "t.csv, line 6: has 3 cells, the header 2", "last"]
+    assert read(b"\xef\xbb\xbf" + b"id;answer\n1;x\n", "t.csv") == [("t.csv, line 2", {"id": "1", "answer": "x"})] and read("id\tanswer\n1\té\n".encode("utf-16")) == [("t.tsv, line 2", {"id": "1", "answer": "é"})]
+    assert [row["a"] for _, row in read('{"a": 1}\n{"a": 2}\n', "t.json")] == [1, 2]
+    many = read(head + '1\t"open\tX\n' * 3000)
+    assert len(many) == 3000 and many[-1][1]["Prompt"] == '"open'
+
+
+def test_fields_that_hold_json_as_text(tmp_path):
+    rubrics = [{"criterion": "c", "weight": 5}]
+    for text in (json.dumps(rubrics), repr(rubrics), json.dumps([json.dumps(rubrics[0])])): assert len(b.load_tasks("researchrubrics", write(tmp_path / "r.jsonl", [{"prompt": "Q", "rubrics": text}])).tasks[0]["rubrics"]) == 1
+    with pytest.raises(InputError, match="line 1: rubrics: is a text that is no JSON list"): b.load_tasks("researchrubrics", write(tmp_path / "r.jsonl", [{"prompt": "Q", "rubrics": "be good"}]))
+    text = {**criteria(), "dimension_weight": json.dumps(criteria()["dimension_weight"]), "criterions": json.dumps(criteria()["criterions"])}
+    assert b.load_tasks("race", write(tmp_path / "c.jsonl", [text])).tasks[0]["criteria"] == b.load_tasks("race", write(tmp_path / "d.jsonl", [criteria()])).tasks[0]["criteria"]
+    (tmp_path / "t.csv").write_text('question,golden_answers\nWho?,"[\'Oslo\', \'Kristiania\']"\n')
+    assert b.load_tasks("triviaqa", tmp_path / "t.csv").tasks[0]["aliases"] == ["Oslo", "Kristiania"] and b.load_tasks("simpleqa", write(tmp_path / "s.jsonl", [{"question": "Who?", "answer": "[1, 2]", "aliases": ["one and two"]}])).tasks[0]["aliases"] == ["[1, 2]", "one and two"]
 
 
 # ---- RACE
@@ -354,6 +400,15 @@ def test_pairs():
         with pytest.raises(InputError, match=f"row 1: .*{says}"): b.score_verdicts("pairs", [wrong])
     with pytest.raises(InputError, match="row 2: pair ours and theirs of task 1 has another row"): b.score_verdicts("pairs", [pair(1, "left"), pair(1, "right")])
     with pytest.raises(InputError, match="model: 'x' is in no pair"): b.score_verdicts("pairs", [pair(1, "left")], model="x")
+
+
+def test_pairs_of_few_tasks_give_numbers_and_say_so(recwarn):
+    rows = [{"task": "t1", "left": "a", "right": "b", "verdict": "Left better"}, {"task": "t2", "left": "a", "right": "b", "verdict": "Right better"}, {"task": "t3", "left": "c", "right": "b", "verdict": "Both good"}]
+    found = b.score_verdicts("pairs", rows)
+    json.dumps(found, allow_nan=False)
+    assert not recwarn.list and all(cell["low"] <= cell["mean"] <= cell["high"] for cell in found["ratings"].values()) and found["caution"] == ["3 tasks: too few for an interval to mean much (fewer than 10)"] or found["caution"][0].startswith("2 tasks")
+    for few in (rows[:1], [*rows, {"task": "t4", "left": "x", "right": "y", "verdict": "Left better"}]): json.dumps(b.score_verdicts("pairs", few), allow_nan=False)
+    assert "cannot be compared" in b.score_verdicts("pairs", [*rows, {"task": "t4", "left": "x", "right": "y", "verdict": "Left better"}])["caution"][0] and not recwarn.list
 
 
 def test_compare_two_systems():
@@ -521,8 +576,8 @@ def test_the_whole_way_with_a_rubric_judge(tmp_path):
 
 
 def test_predictions_file(tmp_path):
-    assert b.read_predictions(write(tmp_path / "p.jsonl", [{"id": 1, "answer": "x"}, {"task": "b", "report": None}])) == {"1": "x", "b": ""}
-    for rows, says in (([{"id": 1, "answer": "x"}, {"id": 1, "answer": "y"}], "line 2: id: 1 occurred before"), ([{"id": 1}], "line 1: answer: is missing"), ([{"answer": "x"}], "line 1: task: is missing"), ([{"id": 1, "answer": 5}], "expected a text"), ([], "holds no prediction")):
+    assert b.read_predictions(write(tmp_path / "p.jsonl", [{"id": 1, "answer": "x"}, {"task": "b", "report": None}, {"id": 2, "answer": -5}])) == {"1": "x", "b": "", "2": "-5"}
+    for rows, says in (([{"id": 1, "answer": "x"}, {"id": 1, "answer": "y"}], "line 2: id: 1 occurred before"), ([{"id": 1}], "line 1: answer: is missing"), ([{"answer": "x"}], "line 1: task: is missing"), ([{"id": 1, "answer": [5]}], "expected a text"), ([], "holds no prediction")):
         with pytest.raises(InputError, match=says): b.read_predictions(write(tmp_path / "p.jsonl", rows))
 
 

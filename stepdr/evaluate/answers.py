@@ -231,7 +231,7 @@ _KEPT = re.compile(r"(?<=[\w+#])[+#]+|(?<=[a-z])\*(?!\w)|(?:(?<=\s)|^)\.(?=[a-z]
 
 def _words(text, joined): # plain answer in lower case -> list of words
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).replace("&", " and ")
-    text = re.sub(r"(?<![\w.])(?:[a-z]\.\s?){2,}", lambda found: re.sub(r"[.\s]", "", found[0]) + " ", text + " ")[:-1] if "." in text else text
+    text = re.sub(r"(?<![\w.])(?:[a-z]\s?\.\s?){2,}", lambda found: re.sub(r"[.\s]", "", found[0]) + " ", text + " ")[:-1] if "." in text else text
     text = re.sub(r"#(?=\d)|\bnumber (?=\d)|\bno\. ?(?=\d)", "no ", text)
     kept = {place for found in _KEPT.finditer(text) for place in range(*found.span())}
     made = []

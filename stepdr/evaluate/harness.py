@@ -20,7 +20,7 @@ from ..artifacts import atomic_write, progress, sha256_path, write_json, write_j
 from ..client import TeacherClient, TeacherSettings, own_partial, run_to_end, spent, work_counts
 from ..config import InputError, setting, validate
 from . import metrics as m
-from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predictions, load_tasks, numbered_rows, question_task, read_rubrics, score_pairs, score_rubrics, score_verdicts, sound, Tally
+from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predictions, graded_headline, load_tasks, numbered_rows, question_task, read_rubrics, rule_answer, score_pairs, score_rubrics, score_verdicts, sound, Tally
 from .cards import card_html, cost_table, decontaminated, report_cost, score_card
 from .judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, judge_reports, rows_of, web_of
 from ..llm import EndpointError, mend
@@ -95,6 +95,7 @@ def read_prediction(row): # -> (task id, text, further fields), or what is wrong
     if key is None: return "task: is missing"
     name = next((name for name in TEXTS if name in row), None)
     if name is None: return f"report: is missing (or {', '.join(TEXTS[1:])})"
+    if isinstance(row[name], (int, float)) and not isinstance(row[name], bool): row = {**row, name: str(row[name])} # 5 instead of "5"
     if row[name] is not None and not isinstance(row[name], str): return f"{name}: expected a text, got {str(row[name])[:40]!r}"
     read, cost = row.get("paragraphs", row.get("read")), next((row[name] for name in ("cost", "spent", "usage") if isinstance(row.get(name), dict)), None)
     return str(key).strip(), row[name] or "", {**({"paragraphs": read} if isinstance(read, (dict, list)) else {}), **({"cost": cost} if cost else {})}
@@ -309,6 +310,7 @@ def _judge_answers(bench, client, tasks, predictions, trials, reader, more): # -
             if client and hasattr(client.policy, "close"): await client.policy.close()
             if reader: await reader.fetcher.close()
     rows, aside, card = run_to_end(work())
+    aside += [{"task": row["id"], "kind": "left open", "reason": row["open"]} for row in rows if row.get("open")]
     if bench.rule: rows += [{**bench.rule(task, ""), "missing": True} for task in tasks if task["id"] not in texts]
     return Judged(rows, aside, card, work_counts(client.totals) if client else {})
 
@@ -384,7 +386,7 @@ TITLES = {"score": "Score", "variants": "The variants of the formula", "by_axis"
 def interval_figure(title, group): # {name: interval} -> plotly figure
     "Bars with their 95 % intervals."
     import plotly.graph_objects as go
-    rows = list(group.items())[::-1]
+    rows = [(name, value) for name, value in group.items() if None not in (value["mean"], value["low"], value["high"])][::-1]
     bar = go.Bar(x=[v["mean"] for _, v in rows], y=[name for name, _ in rows], orientation="h", marker_color="#4a86c5", text=[f"{v['mean']:.3f}" for _, v in rows], textposition="inside", insidetextanchor="start",
                  hovertext=[f"n {v.get('n', '')}" for _, v in rows], error_x={"type": "data", "symmetric": False, "array": [v["high"] - v["mean"] for _, v in rows], "arrayminus": [v["mean"] - v["low"] for _, v in rows]})
     return go.Figure(bar, {"title": title, "height": 130 + 34 * len(rows), "margin": {"l": 10, "r": 30, "t": 50, "b": 40}, "yaxis": {"automargin": True}, "template": "plotly_white"})
@@ -397,6 +399,7 @@ def eval_page(results, rows, most=500): # results, rows of tasks.jsonl, tasks sh
     "The evaluation as a page of its own."
     def text(value): return html.escape("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value))
     score, counts = results["score"], results["counts"]
+    cautions = "".join(f"<p class='note'>{text(one)}.</p>" for one in results.get("caution") or ())
     figures = [interval_figure(TITLES.get(name, name.replace("_", " ")), group) for name, group in intervals_of(results).items() if group]
     plots = "".join(figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False}) for number, figure in enumerate(figures))
     head = "".join(f"<th>{name}</th>" for name in ("task", "state", "score", "domain", "characters", "cost"))
@@ -407,12 +410,14 @@ def eval_page(results, rows, most=500): # results, rows of tasks.jsonl, tasks sh
     more = f"<p class='note'>{len(rows) - most} more in tasks.jsonl</p>" if len(rows) > most else ""
     states = ", ".join(f"{counts[name]} {name}" for name in ("judged", "empty", "missing", "failed", "aside") if counts[name])
     return (f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>stepdr eval {text(results['bench'])}</title><style>{STYLE}</style></head><body>"
-            f"<h1>{text(BENCHES[results['bench']].title)}</h1><p class='big'>{score['mean']:.3f} <small>[{score['low']:.3f}, {score['high']:.3f}]</small></p>"
-            f"<p>{text(results['headline'])}; n {score['n']}; judge: {text(results['judge'])}; {text(results.get('variant', ''))}</p><p class='note'>Tasks: {text(states)}. Missing and failed tasks score 0.</p>{plots}"
+            f"<h1>{text(BENCHES[results['bench']].title)}</h1><p class='big'>{score['mean']:.3f} <small>[{text(score['low'])}, {text(score['high'])}]</small></p>"
+            f"<p>{text(results['headline'])}; n {score['n']}; judge: {text(results['judge'])}; {text(results.get('variant', ''))}</p><p class='note'>Tasks: {text(states)}. Missing and failed tasks score 0.</p>{cautions}{plots}"
             f"<h2>Tasks</h2><table><tr>{head}</tr>{body}</table>{more}<h2>Card</h2>{card_html(results['card'])}</body></html>\n")
 
 # %% ../../nbs/88_eval.ipynb #df4d3ee3
-def _line(name, value): return f"  {name[:44]:<44} {value['mean']:>8.3f}  [{value['low']:.3f}, {value['high']:.3f}]  n {value.get('n', '')}".rstrip()
+def _figure(value): return "none" if value is None else f"{value:.3f}"
+
+def _line(name, value): return f"  {name[:44]:<44} {_figure(value['mean']):>8}  [{_figure(value['low'])}, {_figure(value['high'])}]  n {value.get('n', '')}".rstrip()
 
 def results_text(results): # of `run_eval` or `score_file` -> text
     "A result as a table."
@@ -424,7 +429,7 @@ def results_text(results): # of `run_eval` or `score_file` -> text
         lines.append("tasks: " + ", ".join(f"{counts[name]} {name}" for name in ("judged", "empty", "missing", "failed", "aside") if counts[name]) + f"; judge: {results['judge']}")
         if counts["set_aside"]: lines.append("set aside: " + ", ".join(f"{number} {name}" for name, number in counts["set_aside"].items()))
     elif results["aside"]["count"]: lines.append("set aside: " + ", ".join(f"{number} {name}" for name, number in results["aside"]["reasons"].items()))
-    return "\n".join(lines)
+    return "\n".join(lines + [f"note: {text}" for text in results.get("caution") or ()])
 
 # %% ../../nbs/88_eval.ipynb #7cb34d8d
 LATER = ("endpoint", "unrecorded", "model") # kinds of what was set aside that the same command tries again
@@ -449,6 +454,7 @@ def write_results(bench, out, source, tasks, given, judged, results, settings): 
     counts = count_tasks(rows, given, judged, source)
     absent = [row["task"] for row in rows if row["missing"]]
     complete = not any(kind in LATER for kind in counts["set_aside"])
+    if bench.rule is not rule_answer: results = {**results, "headline": graded_headline(results["headline"], judge_line(judged.card), judged.rows)}
     results = {**results, "missing": {"count": len(absent), "first": absent[:20]}, "judge": judge_line(judged.card), "counts": counts, "complete": complete, "cost": costs_of(rows, judged, out / "judge"), "per_task": results["per_task"]}
     write_jsonl(out / "tasks.jsonl", rows)
     atomic_write(out / "index.html", eval_page(results, rows))
@@ -563,7 +569,7 @@ def pairs_text(found): # of `stepdr.evaluate.pairwise.results_command` -> text
         lines.append(f"{pair['first']} against {pair['second']}: {pair['win']} won, {pair['tie']} tied, {pair['loss']} lost; {pair['conclusion']}")
         lines += [_line("not lost", pair["non_inferior"]), _line("net wins", pair["net"])]
     lines += ["Bradley-Terry ratings", *(_line(name, value) for name, value in found["bradley_terry"].items())]
-    return "\n".join(lines + [f"problem: {problem}" for problem in found["problems"]])
+    return "\n".join(lines + [f"note: {note}" for note in found["notes"]] + [f"problem: {problem}" for problem in found["problems"]])
 
 def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price=""): # as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
     "Verdicts on a file of reports, beside OUT also what has none, the journal and the card."

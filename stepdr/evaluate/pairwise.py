@@ -7,9 +7,9 @@ __all__ = ['VERDICTS', 'DIMENSIONS', 'TEXTS', 'ALLOWED', 'RATER', 'FEWEST', 'COL
            'blind', 'Pair', 'make_pairs', 'load_tasks', 'load_reports', 'append_line', 'rating_fault', 'read_ratings',
            'Study', 'make_study', 'Session', 'RatingForm', 'rating_form', 'rating_page', 'RatingServer', 'serve_study',
            'both_orders', 'EndpointPairJudge', 'judge_pair', 'judge_study', 'votes', 'majority', 'conclusion',
-           'net_interval', 'versus', 'elo_intervals', 'agreement', 'side_preference', 'comparison', 'study_results',
-           'win_tie_loss_figure', 'rating_figure', 'win_tie_loss_chances', 'simulate', 'comparisons_needed',
-           'needed_table', 'needed_figure', 'make_command', 'results_command']
+           'net_interval', 'versus', 'elo_intervals', 'agreement', 'side_preference', 'rating_notes', 'comparison',
+           'study_results', 'win_tie_loss_figure', 'rating_figure', 'win_tie_loss_chances', 'simulate',
+           'comparisons_needed', 'needed_table', 'needed_figure', 'make_command', 'results_command']
 
 # %% ../../nbs/86_pairwise.ipynb #cbc81cf4
 import asyncio
@@ -37,7 +37,7 @@ from ..artifacts import atomic_write, read_json, read_jsonl, sha256_path, write_
 from ..client import SetAside, language_shares
 from ..config import InputError, setting, validate
 from .agreement import krippendorff_alpha
-from .metrics import elo, interval, outcome, rating_intervals, resamples, share_interval, win_tie_loss
+from .metrics import elo, few_tasks, interval, leagues, outcome, rating_intervals, resamples, share_interval, win_tie_loss
 from ..prompts import CHINESE, PROMPTS, SIDE_VERDICTS
 
 # %% ../../nbs/86_pairwise.ipynb #07a68332
@@ -169,10 +169,14 @@ def _unique(path, number, table, key): # InputError if the id was there before
     return key
 
 # %% ../../nbs/86_pairwise.ipynb #979e5136
-def load_tasks(path): # JSON Lines: id and query -> {task id: {"query", "domain"}}
-    "Tasks of a file."
+def load_tasks(path): # JSON Lines: id and query; or the folder of a run -> {task id: {"query", "domain"}}
+    "Tasks of a file, or the research tasks of a run, whose reports are compared."
+    from stepdr.evaluate.harness import run_of
+    run, tasks = run_of(path) if Path(path).is_dir() else (None, None)
+    if run is None and Path(path).is_dir(): raise InputError(f"{path}: is no folder of a run (world/pages.json is missing); give a file of tasks")
     table = {}
-    for number, row in _rows(path):
+    for number, row in _rows(tasks or path):
+        if run and row.get("kind") not in (None, "research"): continue
         key = _unique(path, number, table, str(_field(path, number, row, ("task", "id", "sample_id"))))
         table[key] = {"query": str(_field(path, number, row, ("query", "prompt", "question"))), "domain": str(row.get("domain") or row.get("topic") or "")}
     if not table: raise InputError(f"{path}: holds no task")
@@ -680,7 +684,8 @@ def elo_intervals(games, # (task, first, second, outcome)
         found = elo([played[i] for i in rng.permutation(len(played))], k)
         draws.append([found.get(system, np.nan) for system in systems])
     draws = np.array(draws)
-    return {system: interval(np.nanmean(draws[:, i]), draws[:, i][np.isfinite(draws[:, i])], len(tasks)) for i, system in enumerate(systems)}
+    there = [draws[:, i][np.isfinite(draws[:, i])] for i in range(len(systems))] # a draw of few tasks may hold no game of a system
+    return {system: interval(found.mean() if len(found) else np.nan, found, len(tasks)) for system, found in zip(systems, there)}
 
 # %% ../../nbs/86_pairwise.ipynb #b5c401f8
 def agreement(ratings, # of people and judges
@@ -704,10 +709,16 @@ def side_preference(ratings): # -> {"left", "right", "left_share"}, and of judge
     return found | ({"contradictions": share_interval(sum(both_orders(*pair) == "tie" for pair in orders), len(orders))} if orders else {})
 
 # %% ../../nbs/86_pairwise.ipynb #9b078a52
+def rating_notes(games): # (task, first, second, outcome) -> list of texts
+    "What a reader of ratings must know: systems that no chain of pairs joins, too few tasks."
+    apart, few = leagues(games), few_tasks(len({game[0] for game in games}))
+    joined = [f"ratings of {' and of '.join(', '.join(group) for group in apart)} cannot be compared: no chain of pairs joins them"] if len(apart) > 1 else []
+    return joined + ([few] if few else [])
+
 def comparison(ratings, # list of ratings
                margin=0.1, # of net wins, for non-inferiority
                seed=0, samples=500,
-               ): # -> {"pairs", "bradley_terry", "elo", "agreement", "side", "raters", "n"}
+               ): # -> {"pairs", "bradley_terry", "elo", "agreement", "side", "raters", "n", "notes"}
     "Everything that ratings say about systems and about raters."
     if not ratings: raise InputError("ratings: there are none yet")
     found, by_pair, table = votes(ratings), {}, {}
@@ -722,7 +733,7 @@ def comparison(ratings, # list of ratings
     games = majority(found)
     raters = {rater: {"ratings": len(mine), "side": side_preference(mine), "seconds": float(np.median([row.get("seconds") or 0.0 for row in mine]))} for rater in sorted({row.get("rater", "") for row in ratings}) if (mine := [row for row in ratings if row.get("rater", "") == rater])}
     return {"pairs": table, "bradley_terry": rating_intervals(games, seed, samples), "elo": elo_intervals(games, seed, samples),
-            "agreement": {name: value for name in ("", *DIMENSIONS) if (value := agreement(ratings, name, seed, samples))} , "side": side_preference(ratings), "raters": raters, "n": len(ratings)}
+            "agreement": {name: value for name in ("", *DIMENSIONS) if (value := agreement(ratings, name, seed, samples))} , "side": side_preference(ratings), "raters": raters, "n": len(ratings), "notes": rating_notes(games)}
 
 def study_results(folder, # of a study
                   margin=0.1, seed=0, samples=500,
@@ -748,12 +759,13 @@ def win_tie_loss_figure(results, # of `comparison`
 def rating_figure(results): # of `comparison` -> plotly figure
     "Bradley–Terry and Elo ratings with their intervals."
     import plotly.graph_objects as go
-    order, figure = sorted(results["bradley_terry"], key=lambda name: -results["bradley_terry"][name]["mean"]), go.Figure()
+    whole = {name: {system: cell for system, cell in results[name].items() if None not in cell.values()} for name in ("bradley_terry", "elo")}
+    order, figure = sorted(whole["bradley_terry"].keys() & whole["elo"].keys(), key=lambda name: (-whole["bradley_terry"][name]["mean"], name)), go.Figure()
     for name, colour in (("bradley_terry", "#175cd3"), ("elo", "#98a2b3")):
-        cells = [results[name][system] for system in order]
+        cells = [whole[name][system] for system in order]
         figure.add_scatter(x=order, y=[cell["mean"] for cell in cells], mode="markers", name={"bradley_terry": "Bradley–Terry", "elo": "Elo"}[name], marker=dict(size=10, color=colour),
                            error_y=dict(type="data", symmetric=False, array=[cell["high"] - cell["mean"] for cell in cells], arrayminus=[cell["mean"] - cell["low"] for cell in cells]))
-    ends = [cell[end] for name in ("bradley_terry", "elo") for cell in results[name].values() for end in ("low", "high")]
+    ends = [cell[end] for found in whole.values() for cell in found.values() for end in ("low", "high")] or [1000.0]
     return figure.update_layout(height=320, margin=dict(l=10, r=10, t=30, b=10), yaxis=dict(title="rating", range=[min(ends) - 40, max(ends) + 40]), template="plotly_white", scattermode="group", legend=dict(orientation="h", y=1.0, yanchor="bottom"))
 
 # %% ../../nbs/86_pairwise.ipynb #e509745b
@@ -820,7 +832,7 @@ def needed_figure(table): # rows of `needed_table` -> plotly figure
     return figure.update_layout(height=360, margin=dict(l=10, r=10, t=30, b=10), template="plotly_white", xaxis_title="systems", yaxis=dict(title=f"comparisons for the right {table[0]['what']} in {table[0]['share']:.0%}", type="log"), legend=dict(orientation="h", y=1.0, yanchor="bottom"))
 
 # %% ../../nbs/86_pairwise.ipynb #e506cc56
-def make_command(tasks, # file of tasks
+def make_command(tasks, # file of tasks, or the folder of a run
                  reports, # {system: file or folder of reports}
                  out, # folder of the study
                  against="", settings=PairwiseSettings(),
