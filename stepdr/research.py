@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'STYLE', 'ResearchSettings', 'parse_budget', 'Spent', 'left_line', 'message_text', 'Trace', 'ResearchResult',
-           'find_answer', 'split_turns', 'turn_text', 'shrink', 'ResearchAgent', 'numbered', 'plain', 'report_markdown',
-           'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
+           'find_answer', 'split_turns', 'turn_text', 'longest_text', 'shrink', 'shrink_to', 'share_out',
+           'ResearchAgent', 'numbered', 'plain', 'report_markdown', 'report_html', 'report_file', 'write_report',
+           'call_line', 'event_lines', 'shrink_line']
 
 # %% ../nbs/36_research.ipynb #26ea44e3
 import asyncio
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from .artifacts import atomic_write, read_json, write_json
 from .config import InputError, setting, validate
-from .llm import ContextTooLong, EndpointError, Usage, guess_tokens, image_part, price_of, redact
+from .llm import ContextTooLong, EndpointError, Limits, Usage, guess_tokens, guess_tools, image_part, price_of, redact
 from .prompts import prompt
 from .trajectory import ANSWER, CITE, assistant_text, cited_ids
 from .world.paragraphs import Paragraph
@@ -33,8 +34,8 @@ class ResearchSettings:
     tokens: int = setting(600_000, "prompt and completion tokens of all replies together", 100, 1_000_000_000)
     seconds: float = setting(1800.0, "wall time", 1.0, 1e7)
     money: float = setting(0.0, "cost in the currency of the endpoint's prices; 0 sets no limit", 0.0, 1e6)
-    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included", 500, 10_000_000)
-    reply_tokens: int = setting(8_192, "upper limit of one reply", 16, 1_000_000)
+    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included; a model that has less sets it lower", 500, 10_000_000)
+    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave of the context, at most 8192", 0, 1_000_000)
     keep_turns: int = setting(4, "last turns that are never summarised", 1, 100)
     parallel_calls: int = setting(8, "tool calls of one turn that run at the same time", 1, 64)
     todo_turns: int = setting(6, "turns without the todo list after which it is shown again; 0 is never", 0, 1000)
@@ -135,10 +136,38 @@ def turn_text(turn): # list of chat rows -> text
     "A turn as text for a summary and for the history on disk."
     return "\n\n".join(f"[{message['role']}]\n{message_text(message)}" for message in turn)
 
+# %% ../nbs/36_research.ipynb #631e215d
+def longest_text(turns, # lists of chat rows
+                 least=300, # characters of a text that is worth cutting
+                 ): # -> (dictionary, key) of the text to cut, or None
+    "The longest text of a conversation's turns: of results if there is one, else of what the model wrote, else in the arguments of calls."
+    rows = [row for turn in turns for row in turn]
+    results = [(row, "content") for row in rows if row["role"] == "tool"]
+    wrote = [(row, key) for row in rows if row["role"] == "assistant" for key in ("content", "reasoning_content")]
+    calls = [call["function"]["arguments"] for row in rows for call in row.get("tool_calls") or [] if isinstance(call["function"].get("arguments"), dict)]
+    for places in (results, wrote, [(arguments, key) for arguments in calls for key in arguments]):
+        long = [(holder, key) for holder, key in places if isinstance(holder.get(key), str) and len(holder[key]) > least]
+        if long: return max(long, key=lambda place: len(place[0][place[1]]))
+    return None
+
 # %% ../nbs/36_research.ipynb #4bf67871
-def shrink(text, most): # text, characters to keep -> text
+def shrink(text, most, where=""): # text, characters to keep, where the rest is -> text
     "Head and tail of a long text."
-    return text if len(text) <= most else f"{text[:most * 2 // 3]}\n[… {len(text) - most} characters left out …]\n{text[-(most // 3):]}"
+    return text if len(text) <= most else f"{text[:most * 2 // 3]}\n[… {len(text) - most} characters left out{where} …]\n{text[-(most // 3):]}"
+
+def shrink_to(text, tokens, where=""): # text, guessed tokens to keep, where the rest is -> text
+    "`shrink` by tokens: a Chinese character takes twice the room of a Latin one."
+    size = guess_tokens(text)
+    return text if size <= tokens else shrink(text, max(60, int(len(text) * tokens / size)), where)
+
+# %% ../nbs/36_research.ipynb #9dbea42f
+def share_out(sizes, most): # tokens that each wants, tokens that there are -> list of tokens that each gets
+    "Even shares; what a small one does not need goes to the others."
+    shares, left = [0] * len(sizes), most
+    for done, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        shares[i] = min(sizes[i], left // (len(sizes) - done))
+        left -= shares[i]
+    return shares
 
 # %% ../nbs/36_research.ipynb #770fd735
 class ResearchAgent:
@@ -154,6 +183,7 @@ class ResearchAgent:
         self.trace = Trace(workspace.state / "trace.jsonl", listen)
         self.spent, self.messages, self.turns_without_todo, self.folded = Spent(), [], 0, 0
         self.scale, self.internal_errors, self.slots = 1.0, 0, asyncio.Semaphore(settings.parallel_calls)
+        self.question, self.limits, self.context, self.fixed, self.kept = "", Limits(), settings.context_tokens, 0, 0
 
     # the episode on disk
     def opening(self, question):
@@ -174,25 +204,74 @@ class ResearchAgent:
         self.toolbox.read.update((row["id"], Paragraph(**row)) for row in state["read"])
         return bool(self.messages)
 
-    # the model
-    def length(self): return int(guess_tokens(self.messages) * self.scale)
+    # what fits
+    def length(self, tools=None): return int((guess_tokens(self.messages) + guess_tools(tools)) * self.scale)
 
+    def room(self): # -> tokens that the instructions, the question and the tools leave for turns
+        return self.context - int((self.fixed + guess_tools(self.toolbox.schemas)) * self.scale)
+
+    def reserve(self): # -> tokens that are kept free for a reply
+        return self.settings.reply_tokens or min(8192, max(64, self.room() // 4))
+
+    def reply_tokens(self, tools): # -> tokens that a reply may have, or None for as many as the model gives
+        "Without tools (the report, a summary) there is more room for the reply."
+        if self.settings.bare or self.settings.reply_tokens: return self.settings.reply_tokens or None
+        return self.reserve() if tools else max(self.reserve(), min(8192, self.context - int(1.1 * self.length()) - 16))
+
+    def results_tokens(self): # -> tokens that the results of one turn may have together
+        return max(64, self.room() * 3 // 8)
+
+    async def fit(self):
+        "Learn what the model has room for. Raises InputError if that is too little to work with."
+        if hasattr(self.policy, "limits"): self.limits = await self.policy.limits()
+        self.context = min(self.settings.context_tokens, self.limits.context or self.settings.context_tokens)
+        self.fixed = guess_tokens(self.opening(self.question))
+        if self.settings.bare: return
+        if self.room() < 600: raise InputError(self.too_small())
+        if self.room() < self.settings.reply_tokens + 300:
+            raise InputError(f"--reply-tokens {self.settings.reply_tokens}: a context of {self.context} tokens leaves at most {self.room() - 300} for a reply; give less, or 0")
+        self.tell_context()
+
+    def said_by(self): # -> text: where the context's limit comes from
+        if not self.limits.context: return "the model's own limit is not known; --context sets another"
+        if self.limits.context > self.context: return f"of the {self.limits.context} that the model has; --context takes more"
+        return self.limits.source
+
+    def tell_context(self):
+        self.trace("context", tokens=self.context, source=self.said_by(), tools=len(self.toolbox.tools), fixed=self.context - self.room(), reply=self.reserve(), results=self.results_tokens())
+
+    def too_small(self): # -> text of the error
+        soft = "" if self.limits.firm and self.limits.context else "say how much it really has with --context, "
+        return (f"--model {getattr(self.policy, 'name', '')}: a context of {self.context} tokens ({self.said_by()}) is too small: the instructions, the question and the descriptions of "
+                f"{len(self.toolbox.tools)} tools take about {self.context - self.room()} of them, and at least 600 are needed for the work; serve the model with a longer context, {soft}"
+                "or name fewer tools, as in --tools batch_web_surfer,todo")
+
+    def refused(self, error, tools):
+        "Learn from a refusal: the limit that it names, and that the conversation is longer than was thought."
+        guess, said = max(1, guess_tokens(self.messages) + guess_tools(tools)), error.limits
+        if said.context and said.context < self.context:
+            self.limits, self.context = said, said.context
+            self.tell_context()
+        longest = max(said.prompt, 1.05 * said.context) if said.context else 1.3 * self.context
+        self.scale = max(1.1 * self.scale, longest / guess)
+
+    # the model
     async def complete(self, tools, prefix):
-        return await self.policy.complete(self.messages, tools=tools, max_tokens=self.settings.reply_tokens, **({"prefix": prefix} if prefix else {}))
+        return await self.policy.complete(self.messages, tools=tools, max_tokens=self.reply_tokens(tools), **({"prefix": prefix} if prefix else {}))
 
     async def ask(self, tools, prefix=""): # -> Reply
-        "One reply; what it cost is counted and traced. A conversation that the model finds too long is summarised and asked once more."
-        try: reply = await self.complete(tools, prefix)
-        except ContextTooLong:
-            if self.settings.bare: raise
-            self.scale = 1.3 * self.settings.context_tokens / max(1, guess_tokens(self.messages))
-            await self.make_room()
-            reply = await self.complete(tools, prefix)
-        before = guess_tokens(self.messages)
+        "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
+        for attempt in range(4):
+            try: reply = await self.complete(tools, prefix); break
+            except ContextTooLong as error:
+                if self.settings.bare or attempt == 3 or not split_turns(self.messages)[1]: raise # nothing that could be made shorter
+                self.refused(error, tools)
+                await self.make_room(tools)
+        before = guess_tokens(self.messages) + guess_tools(tools)
         self.spent.turns += 1
         self.spent.tokens += reply.usage.prompt + reply.usage.completion
         self.spent.money += reply.cost
-        if before and reply.usage.prompt: self.scale = min(3.0, max(0.3, reply.usage.prompt / before)) # schemas included
+        if before and reply.usage.prompt: self.scale = min(3.0, max(0.5, reply.usage.prompt / before))
         if reply.attempts > 1: self.trace("retried", attempts=reply.attempts, troubles=reply.troubles)
         self.trace("model", turn=self.spent.turns, message=reply.message, usage=asdict(reply.usage), cost=reply.cost, seconds=round(reply.seconds, 3), finish=reply.finish_reason)
         return reply
@@ -220,6 +299,7 @@ class ResearchAgent:
         self.spent.tool_calls += min(left, len(calls))
         answers = await asyncio.gather(*(self.run_call(call) for call in calls[:left]))
         rows = [row for row, _ in answers]
+        if not self.settings.bare: self.fit_results(rows)
         rows += [{"role": "tool", "content": "error: no tool calls left", "name": str(c["function"].get("name")), **({"tool_call_id": c["id"]} if c.get("id") else {})} for c in calls[left:]]
         used = {call["function"].get("name") for call in calls}
         self.turns_without_todo = 0 if "todo" in used else self.turns_without_todo + 1
@@ -227,6 +307,22 @@ class ResearchAgent:
         self.messages += rows
         images = [image for _, found in answers for image in found]
         if images and self.settings.images: self.messages.append({"role": "user", "content": [image_part(path) for path in images]})
+
+    def fit_results(self, rows): # tool messages of a turn
+        "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
+        sizes = [guess_tokens(row["content"]) for row in rows]
+        for row, size, share in zip(rows, sizes, share_out(sizes, int(self.results_tokens() / self.scale))):
+            if share >= size: continue
+            path, long = "", row["content"]
+            if row["name"] == "file": where = "; read less of it at once"
+            elif "file" in self.toolbox.tools:
+                self.kept += 1
+                path = f"results/{self.kept:04d}.md"
+                atomic_write(self.workspace.folder / path, long)
+                where = f"; the whole text is in {path}"
+            else: where = ""
+            row["content"] = shrink_to(long, share, where)
+            self.trace("cut", name=row["name"], characters=len(long), shown=len(row["content"]), path=path)
 
     def notes(self): # -> text after a turn's last result
         "What is left, and the todo list if the agent has gone without it for some turns."
@@ -240,29 +336,31 @@ class ResearchAgent:
         return text
 
     # room
-    async def make_room(self):
+    async def make_room(self, tools=None): # schemas that go with the next request
         "Summarise old turns to disk when the conversation and a reply would not fit; what is still too long is cut."
-        most = self.settings.context_tokens - min(self.settings.reply_tokens, self.settings.context_tokens // 2)
-        if self.length() <= most or self.settings.bare: return
+        if self.settings.bare or self.length(tools) <= (most := self.context - self.reserve()): return
         opening, turns = split_turns(self.messages)
-        old, kept = turns[:-self.settings.keep_turns], turns[-self.settings.keep_turns:]
-        if old: await self.fold(opening, old, kept, most)
-        for message in sorted((m for m in self.messages if m["role"] == "tool"), key=lambda m: -len(m["content"])):
-            if self.length() <= most: break
-            message["content"] = shrink(message["content"], max(400, len(message["content"]) // 4))
+        keep, free = min(self.settings.keep_turns, len(turns)), 0.85 * most - int((guess_tokens(opening) + guess_tools(tools)) * self.scale)
+        while keep > 1 and guess_tokens(turns[-keep:]) * self.scale > free: keep -= 1
+        if turns[:-keep]: await self.fold(opening, turns[:-keep], turns[-keep:])
+        while self.length(tools) > most and (long := longest_text(split_turns(self.messages)[1])):
+            holder, key = long
+            holder[key] = shrink(holder[key], len(holder[key]) // 2)
 
-    async def fold(self, opening, old, kept, most):
+    async def fold(self, opening, old, kept):
         "Write old turns to disk and put the model's summary of them into the question's message."
-        text, first = "\n\n".join(map(turn_text, old)), self.folded + 1
+        text, first, tokens = "\n\n".join(map(turn_text, old)), self.folded + 1, max(80, int(self.room() / 4 / self.scale))
         self.folded += len(old)
         path = f"history/{first:04d}.md"
         atomic_write(self.workspace.folder / path, text)
-        whole, question = self.messages, opening[-1]["content"]
-        self.messages = [{"role": "user", "content": prompt("summary", words=400, question=question, turns=shrink(text, int(most * 2.5)))}]
+        whole, before = self.messages, opening[-1]["content"][len(self.question):].strip() # the summary of still older turns is summarised with them
+        shown = shrink_to("\n\n".join(filter(None, (before, text))), int(0.6 * (self.context - self.reserve()) / self.scale))
+        self.messages = [{"role": "user", "content": prompt("summary", words=min(400, tokens // 2), question=shrink(self.question, 2000), turns=shown)}]
         try: summary = find_answer((await self.ask(None)).message) or ""
+        except ContextTooLong: summary = ""
         finally: self.messages = whole
-        summary = summary or shrink(text, 2000)
-        self.messages = opening[:-1] + [{"role": "user", "content": question + prompt("summarised", last=self.folded, path=path, summary=shrink(summary, int(most * 0.8)))}]
+        summary = shrink_to(summary or "\n\n".join(filter(None, (before, text))), tokens)
+        self.messages = opening[:-1] + [{"role": "user", "content": self.question + prompt("summarised", last=self.folded, path=path, summary=summary)}]
         self.messages += [message for turn in kept for message in turn]
         self.trace("summarised", turns=len(old), path=path, tokens=self.length())
 
@@ -273,7 +371,7 @@ class ResearchAgent:
         "The first budget that leaves no room for anything but the report."
         self.spent.seconds = self.clock()
         left = self.spent.left(self.settings)
-        turn = Usage(self.length() + 1000, self.settings.reply_tokens) # at most: the next turn, and after it the report
+        turn = Usage(min(self.context, self.length(self.toolbox.schemas) + 1000), self.reserve()) # at most: the next turn, and after it the report
         prices = getattr(self.policy, "settings", None)
         money = price_of(turn, prices) if hasattr(prices, "price_in") else self.spent.money / max(1, self.spent.turns)
         reserve = {"turns": 2, "tool_calls": 1, "tokens": 1 if self.settings.bare else 2 * turn.total, "seconds": min(60.0, 0.1 * self.settings.seconds), "money": 2 * money + 1e-12}
@@ -281,10 +379,11 @@ class ResearchAgent:
 
     async def run(self, question): # text -> ResearchResult
         "Work on a question until there is a report or the budget is used up."
-        self.messages, self.before, self.started = self.opening(question), 0.0, time.monotonic()
+        self.messages, self.before, self.started, self.question = self.opening(question), 0.0, time.monotonic(), question
         resumed = self.load(question)
         self.before = self.spent.seconds
         self.trace("resumed" if resumed else "start", question=question, settings=asdict(self.settings), tools=list(self.toolbox.tools), model=getattr(self.policy, "name", ""))
+        await self.fit()
         try: answer, ended = await self.loop(question)
         except EndpointError as error: # the state on disk is that of the last whole turn
             self.trace("endpoint_error", error=str(error), usage=asdict(error.usage), cost=error.cost)
@@ -300,9 +399,14 @@ class ResearchAgent:
         "Turns until a report."
         empty = 0
         while not (reason := self.used_up()):
-            await self.make_room()
+            await self.make_room(self.toolbox.schemas)
             try: reply = await self.ask(self.toolbox.schemas)
-            except ContextTooLong: reason = "context"; break
+            except ContextTooLong as error:
+                if not self.settings.bare and not split_turns(self.messages)[1]: # the very first request
+                    self.refused(error, self.toolbox.schemas)
+                    raise InputError(f"{self.too_small()} ({error})") from None
+                reason = "context"
+                break
             self.messages.append(reply.message)
             calls = reply.message.get("tool_calls")
             if calls: await self.act(calls)
@@ -333,7 +437,9 @@ class ResearchAgent:
         for _ in range(3):
             if reply.finish_reason != "length" or "</answer>" in text or self.settings.bare: break
             self.messages.append({"role": "user", "content": prompt("go_on")})
-            reply = await self.ask(None)
+            await self.make_room()
+            try: reply = await self.ask(None)
+            except ContextTooLong: break
             self.messages.append(reply.message)
             text += reply.message.get("content") or ""
         return find_answer({"content": text}) or ""
@@ -347,11 +453,12 @@ class ResearchAgent:
     async def repair(self, question, result): # -> ResearchResult
         "Let the agent write the report again without citations of what it has not read."
         for attempt in range(self.settings.repairs):
-            known = "\n".join(f"{p.id}  {p.title[:80]}" for p in list(self.toolbox.read.values())[-80:]) or "none"
+            known = "\n".join(f"{p.id}  {p.title[:80]}" for p in list(self.toolbox.read.values())[-min(80, max(5, self.room() // 100)):]) or "none"
             self.messages.append({"role": "user", "content": prompt("repair", unknown=", ".join(result.unknown), known=known)})
             self.trace("repair", attempt=attempt + 1, unknown=result.unknown)
             await self.make_room()
-            reply = await self.ask(None)
+            try: reply = await self.ask(None)
+            except ContextTooLong: break
             self.messages.append(reply.message)
             answer = await self.whole_answer(reply)
             if answer: result = self.result(question, answer, result.ended)
@@ -434,6 +541,9 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "result" and event["failed"]: return "    " + shrink_line(event["text"], 160)
     if kind == "result": return f"    {len(set(CITE.findall(event['text'])))} paragraphs" if CITE.search(event["text"]) else ""
     if kind == "retried": return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 160)}"
+    if kind == "context":
+        return f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, replies up to {event['reply']}, results of a turn up to {event['results']}"
+    if kind == "cut": return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown" + (f"; all of it in {event['path']}" if event["path"] else "")
     if kind == "summarised": return f"  {event['turns']} turns summarised, their text is in {event['path']}"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"
     if kind == "repair": return f"  citations of what was not read: {', '.join(event['unknown'])}; asked to repair them"
