@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'PROGRAMS', 'run_command', 'stages_table', 'parameters_table', 'results_command', 'check_packages',
            'check_programs', 'check_protections', 'check_machine', 'check_data', 'doctor_command', 'make_policy',
-           'research_folder', 'kit_settings', 'small_kit', 'about_line', 'research_command', 'tool_command',
-           'mcp_command', 'ask_command', 'graph_command', 'corpus_command', 'import_command', 'filter_options',
-           'filter_command', 'synth_command', 'benches_table', 'eval_command', 'queries_command', 'compare_command',
-           'judge_command', 'train_judge_command', 'named_files', 'pairwise_command', 'judge_pairs_command',
-           'make_parser', 'main']
+           'research_folder', 'kit_settings', 'fit_settings', 'small_kit', 'about_line', 'research_command',
+           'tool_command', 'mcp_command', 'ask_command', 'graph_command', 'corpus_command', 'import_command',
+           'filter_options', 'filter_command', 'synth_command', 'benches_table', 'eval_command', 'queries_command',
+           'compare_command', 'judge_command', 'train_judge_command', 'named_files', 'pairwise_command',
+           'judge_pairs_command', 'make_parser', 'main']
 
 # %% ../nbs/92_cli.ipynb #8ae77963
 import argparse, errno, json, os, shutil, sys
@@ -152,12 +152,13 @@ def doctor_command(options) -> int:
 # %% ../nbs/92_cli.ipynb #ca7cb9b2
 def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
                 price="", # of a million tokens, as `stepdr.llm.parse_price` takes it
-                device="auto"):
+                device="auto",
+                context=0): # tokens of a conversation; 0: as many as the model has
     "What writes the turns: an OpenAI-compatible endpoint or a local model."
     if "://" not in text and not (Path(text)/"config.json").is_file():
         raise InputError(f"--model {text}: neither a URL nor a checkpoint (config.json is missing); examples: http://127.0.0.1:8000/v1#NAME, reports/tiny-seed0/models/ppo")
     from stepdr.model.local import policy_from
-    return policy_from(text, price, device)
+    return policy_from(text, price, device, context=context)
 
 # %% ../nbs/92_cli.ipynb #8582d7a0
 def research_folder(question, parent="research") -> Path:
@@ -178,6 +179,14 @@ def kit_settings(options):
     mode, folder = ("replay", options.replay) if getattr(options, "replay", None) else ("record", options.record) if getattr(options, "record", None) else ("on", "")
     return KitSettings(web=options.web, search=options.search, mcp_tool=options.mcp_tool, mcp_environment=options.mcp_env, tools=options.tools, cache=mode, cache_folder=folder, shell_network=options.shell_network,
                        unsafe_shell=options.unsafe_shell, allow_hosts=options.allow_host, vision=options.vision, transcription=options.transcription)
+
+# %% ../nbs/92_cli.ipynb #72eb25a6
+def fit_settings(options):
+    "What `--context` and `--reply-tokens` say, as fields of ResearchSettings."
+    for name in ("context", "reply_tokens"):
+        if getattr(options, name) < 0: raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected a number of tokens, or 0 for as many as fit")
+    if 0 < options.context < 500: raise InputError(f"--context {options.context}: give at least 500 tokens, or 0 for as many as the model has")
+    return {field: value for field, value in (("context_tokens", options.context), ("reply_tokens", options.reply_tokens)) if value}
 
 # %% ../nbs/92_cli.ipynb #5247103e
 @contextmanager
@@ -203,8 +212,9 @@ def research_command(options) -> int:
     from stepdr.tools.workspace import Workspace
     if not options.question.strip(): raise InputError("question: is empty; ask something, for example 'Which rivers flow through Vienna?'")
     if options.out: report_file(options.out)  # a wrong name is told before the work, not after it
-    policy, budget = make_policy(options.model, options.price, options.device), parse_budget(options.budget)
-    small = getattr(policy, "context", 1 << 30) < 8192
+    budget = {**parse_budget(options.budget), **fit_settings(options)}
+    policy = make_policy(options.model, options.price, options.device, options.context)
+    small = getattr(policy, "small", False)
     workspace = Workspace(options.workspace or research_folder(options.question))
     settings = ResearchSettings(strict=options.strict, images=options.images, bare=small, **{**({"tool_calls": 4, "reply_tokens": 160} if small else {}), **budget})
     def say(event):
@@ -357,7 +367,7 @@ def eval_command(options) -> int:
     kit = kit_settings(options) if options.web else default_kit(bench_of(options.bench))
     with redirect_stdout(sys.stderr):
         found = run_eval(options.bench, options.out, options.predictions, options.model, options.data, options.judge, settings, kit, options.budget, options.price, options.judge_price, options.device,
-                         options.against, options.reference, options.trained_on, options.limit)
+                         options.against, options.reference, options.trained_on, options.limit, fit_settings(options))
     _show(found, results_text(found), options.json)
     print(f"page: {Path(options.out)/'index.html'}", file=sys.stderr)
     if not found["complete"]: print(f"stepdr: not complete: {', '.join(f'{number} {kind}' for kind, number in found['counts']['set_aside'].items())}; the reasons are in {Path(options.out)/'aside.jsonl'}, and the same command asks for these alone", file=sys.stderr)
@@ -483,6 +493,11 @@ def _add_kit_options(parser, choose=True):
     parser.add_argument("--vision", default="", metavar="URL", help="endpoint that answers questions on pictures, as URL#NAME")
     parser.add_argument("--transcription", default="", metavar="URL", help="endpoint for speech to text, as URL#NAME")
 
+# %% ../nbs/92_cli.ipynb #7b13219e
+def _add_fit_options(parser):
+    parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of the conversation with its replies (default: what the server or the checkpoint says, at most 48000)")
+    parser.add_argument("--reply-tokens", type=int, default=0, metavar="N", help="tokens of one reply (default: a quarter of what instructions and tools leave, at most 8192)")
+
 # %% ../nbs/92_cli.ipynb #bd3f23c4
 def _add_actions(commands, name, function, about, *uses):
     "A command with actions, as (action, about, example)."
@@ -574,6 +589,7 @@ def _add_eval_commands(commands):
     test.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N tasks (default: all)")
     test.add_argument("--workers", type=int, default=4, metavar="N", help="tasks that an endpoint answers at the same time (default: 4)")
     test.add_argument("--budget", default="", metavar="NAME=N,...", help="of an episode: turns, tool_calls, tokens, seconds, money, as in turns=20,tokens=100k")
+    _add_fit_options(test)
     test.add_argument("--price", default="", metavar="IN/OUT", help="price of a million prompt and completion tokens of --model")
     test.add_argument("--device", default="auto", help="of a checkpoint: auto, cpu or cuda (default: auto)")
     test.add_argument("--against", metavar="FILE", help="the other system's reports, for benchmarks of pairs")
@@ -669,6 +685,7 @@ def make_parser():
     research.add_argument("--model", required=True, metavar="URL|DIR", help="OpenAI-compatible endpoint as URL#NAME (its key from the environment), or a checkpoint folder")
     research.add_argument("--out", metavar="FILE", help="report as .md or .html (default: printed)")
     research.add_argument("--budget", default="", metavar="NAME=N,...", help="turns, tool_calls, tokens, seconds, money; k, M, m and h multiply, as in turns=20,tokens=100k,seconds=10m")
+    _add_fit_options(research)
     research.add_argument("--price", default="", metavar="IN/OUT", help="price of a million prompt and completion tokens, as in 0.27/1.10/0.07 USD (the third: cached)")
     research.add_argument("--strict", action="store_true", help="let the agent repair citations of what it has not read; exit status 1 if some are left")
     research.add_argument("--images", action="store_true", help="send screenshots and pictures to the model, which must be able to see")

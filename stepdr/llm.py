@@ -541,11 +541,11 @@ async def own_limits(look, # coroutine function (path, JSON to post or None) -> 
                      name, # model
                      ): # -> Limits, or None
     "What llama.cpp, Ollama, LM Studio, TGI and SGLang tell outside the API they share."
-    if number := told_number(await look("/props"), ("n_ctx",)): return Limits(number, source="n_ctx")
+    if number := told_number(await look("/props"), ("n_ctx",)): return Limits(number, source="the server's n_ctx")
     shown = await look("/api/show", {"model": name})
     if isinstance(shown, dict) and "model_info" in shown: return ollama_limit(await look("/api/ps"), shown, name)
     for path, field in ((f"/api/v0/models/{name}", "loaded_context_length"), ("/info", "max_total_tokens"), ("/get_server_info", "context_length")):
-        if number := told_number(await look(path), (field,)): return Limits(number, source=field)
+        if number := told_number(await look(path), (field,)): return Limits(number, source=f"the server's {field}")
     return None
 
 # %% ../nbs/03_llm.ipynb #c818dda7
@@ -677,14 +677,21 @@ class ChatEndpoint:
         rows = await self.listed()
         row = next((r for r in rows if r["id"] == name), rows[0] if len(rows) == 1 else {})
         listed, reply = told_number(row, LIMIT_FIELDS), told_number(row, REPLY_FIELDS)
-        firm = next((Limits(listed, source=field) for field in LIMIT_FIELDS if told_number(row, (field,))), None)
+        firm = next((Limits(listed, source=f"the server's {field}") for field in LIMIT_FIELDS if told_number(row, (field,))), None)
         if firm is None and urlsplit(self.settings.base_url).hostname not in KEYS: firm = await own_limits(self.look, name)
         trained = told_number(row, ("n_ctx_train",))
-        return replace(firm or Limits(trained, source="n_ctx_train" if trained else "", firm=False), reply=reply)
+        return replace(firm or Limits(trained, source="n_ctx_train, with which the model was trained" if trained else "", firm=False), reply=reply)
+
+    def hidden_tools(self, messages, tools, gathered): # of the first turn -> a line if the model was not shown the tools, else ""
+        "A server takes the tools and its chat template may drop them: then the prompt is far shorter than their descriptions, and the model answers from memory."
+        if not tools or gathered.calls or not gathered.usage or self.settings.tools == "text" or "tools" in self.quirks or any(m["role"] == "assistant" for m in messages): return ""
+        words, about = guess_tokens(messages), guess_tools(tools)
+        if about < words or gathered.usage.prompt >= 0.6 * words + 0.5 * about: return ""
+        return f"the server's chat template does not show the tools (a prompt of {gathered.usage.prompt} tokens, the tools alone have about {about}); they are put into the system turn"
 
     def expect(self, messages, tools=None): # -> int
-        "Tokens that a prompt will have, by what the last reply showed of guesses."
-        return int((guess_tokens(messages) + guess_tools(tools)) * self.scale)
+        "Tokens that a prompt will have, by what the last reply showed of guesses, and a little more: templates put words around each message."
+        return int(1.05 * (guess_tokens(messages) + guess_tools(tools)) * self.scale) + 8 * len(messages) + 16
 
     def fit(self, asked, prompt): # tokens of a reply or 0, tokens of the prompt -> tokens of a reply that fit, or 0 for as many as the server gives
         "A reply that fits beside a prompt, as far as the limits are known; a guess that leaves nothing is not believed."
@@ -740,6 +747,12 @@ class ChatEndpoint:
             return line
         gathered, usage, troubles = await self.attempts(act, lambda: on_text and on_text(None), smaller)
         if gathered.usage and gathered.usage.prompt and guess: self.scale = min(3.0, max(0.5, gathered.usage.prompt / guess))
+        if line := self.hidden_tools(messages, tools, gathered):
+            self.quirks.add("tools")
+            if on_text: on_text(None)
+            again = await self.complete(messages, tools, max_tokens, temperature, on_text)
+            return replace(again, usage=usage + again.usage, cost=price_of(usage, self.settings) + again.cost, seconds=time.monotonic() - start,
+                           attempts=len(troubles) + 1 + again.attempts, troubles=(*troubles, line, *again.troubles))
         self.reasoning = gathered.field or self.reasoning
         message = gathered.message(sum(len(m.get("tool_calls") or []) for m in messages))
         if not gathered.field and message.get("reasoning_content"): self.reasoning = "content"

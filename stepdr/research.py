@@ -227,6 +227,7 @@ class ResearchAgent:
         self.context = min(self.settings.context_tokens, self.limits.context or self.settings.context_tokens)
         self.fixed = guess_tokens(self.opening(self.question))
         if self.settings.bare: return
+        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.toolbox.schemas)): self.trace("note", text=note)
         if self.room() < 600: raise InputError(self.too_small())
         if self.room() < self.settings.reply_tokens + 300:
             raise InputError(f"--reply-tokens {self.settings.reply_tokens}: a context of {self.context} tokens leaves at most {self.room() - 300} for a reply; give less, or 0")
@@ -540,9 +541,10 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "result" and event["name"] == "todo" and not event["failed"]: return "    " + event["text"].split("\n\n[left")[0].replace("\n", "\n    ")
     if kind == "result" and event["failed"]: return "    " + shrink_line(event["text"], 160)
     if kind == "result": return f"    {len(set(CITE.findall(event['text'])))} paragraphs" if CITE.search(event["text"]) else ""
-    if kind == "retried": return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 160)}"
+    if kind == "retried": return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 240)}"
     if kind == "context":
         return f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, replies up to {event['reply']}, results of a turn up to {event['results']}"
+    if kind == "note": return event["text"]
     if kind == "cut": return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown" + (f"; all of it in {event['path']}" if event["path"] else "")
     if kind == "summarised": return f"  {event['turns']} turns summarised, their text is in {event['path']}"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"

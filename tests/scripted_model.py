@@ -6,6 +6,9 @@
 The model is a list of turns, played in order (a turn is done when it was answered whole), or a function `messages -> turn`. `faults` maps the number of
 a request (0, 1, ...) to what goes wrong with it, or is a function `number -> fault or None`. `requests` holds every request's JSON, `headers` its headers,
 `billed` the tokens that the server reported (the bill is right if the client's count equals it), `spent` all it worked for.
+With `limit` the model has that many positions and what does not fit is refused in the words of vLLM 0.32 (`kind="vllm"`), which cuts a reply that is within the limit to
+what the prompt leaves; of vLLM before 0.12 (`"old vllm"`), which refuses that too; or of llama.cpp (`"llama.cpp"`), which refuses prompts alone. `tell` says whether /v1/models names the limit.
+`own` maps further paths to their JSON.
 """
 import asyncio
 import json
@@ -50,10 +53,12 @@ class Bill:
 
 
 class ScriptedModel:
-    def __init__(self, turns, faults=None, model="scripted", reasoning_field="reasoning_content", strict=None, key=None, piece=5, transcript="spoken words", models=None):
+    def __init__(self, turns, faults=None, model="scripted", reasoning_field="reasoning_content", strict=None, key=None, piece=5, transcript="spoken words", models=None,
+                 limit=0, kind="vllm", tell=True, own=None):
         self.turns, self.faults, self.model, self.field, self.strict, self.key, self.piece = turns, faults or {}, model, reasoning_field, strict or {}, key, piece
         self.transcript, self.models = transcript, models or [model]
         self.requests, self.headers, self.played, self.billed, self.spent, self.problems, self.audio = [], [], 0, Bill(), Bill(), [], []
+        self.limit, self.kind, self.tell, self.own = limit, kind, tell, own or {}
         self.seen = ""  # longest prompt so far: its common beginning counts as cached
 
     # life
@@ -75,6 +80,7 @@ class ScriptedModel:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/audio/transcriptions", self._speech)
+        for path in self.own: app.router.add_route("*", path, self._own)
         self.runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
@@ -85,13 +91,42 @@ class ScriptedModel:
     def url(self): return f"http://127.0.0.1:{self.port}/v1"
 
     # answers
-    def _refuse(self, status, text, **headers):
-        return web.json_response({"error": {"message": text, "type": "error", "code": status}}, status=status, headers=headers)
+    def _refuse(self, status, text, fields=None, **headers):
+        return web.json_response({"error": {"message": text, "type": "error", "code": status, **(fields or {})}}, status=status, headers=headers)
+
+    def _too_much(self, body):
+        "The refusal of a request that does not fit, or None."
+        field = next((name for name in ("max_completion_tokens", "max_tokens") if body.get(name)), "")
+        asked, prompt, limit = body.get(field, 0) if field else 0, self._prompt(body), self.limit
+        if not limit: return None
+        if self.kind == "llama.cpp":
+            return self._refuse(400, f"request ({prompt} tokens) exceeds the available context size ({limit} tokens), try increasing it",
+                                {"type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": limit}) if prompt >= limit else None
+        if asked > limit and self.kind == "vllm":
+            return self._refuse(400, f"{field}={asked} cannot be greater than max_model_len={limit}. Please request fewer output tokens. (parameter={field}, value={asked})", {"type": "BadRequestError", "param": field})
+        if prompt > limit:
+            return self._refuse(400, f"This model's maximum context length is {limit} tokens. However, your prompt contains at least {limit + 1} input tokens, which exceeds this limit even without any output "
+                                     f"tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value={limit + 1})", {"type": "BadRequestError", "param": "input_tokens"})
+        if prompt + asked > limit and self.kind == "old vllm":
+            return self._refuse(400, f"'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length is {limit} tokens and your request has {prompt} input tokens "
+                                     f"({asked} > {limit} - {prompt}).", {"type": "BadRequestError"})
+        return None
+
+    def _prompt(self, body): return count(json.dumps([body["messages"], body.get("tools")], ensure_ascii=False))
+
+    def _cut(self, body, played):
+        "A turn as far as the reply's limit and the model's positions let it come; what is cut off a call is lost."
+        asked = body.get("max_completion_tokens") or body.get("max_tokens") or self.limit
+        most = min(asked, self.limit - self._prompt(body)) if self.limit else asked
+        wrote = count(played["content"]) + count(played["reasoning"] or "") + sum(count(a) + count(n) for n, a in played["calls"])
+        if not self.limit or wrote <= most: return played
+        return {**played, "content": played["content"][:4 * max(0, most - count(played["reasoning"] or ""))], "calls": [], "finish": "length"}
 
     def _wrong(self, request, body):
         "What a strict server refuses: a wrong key, model, field or message; None if all is well."
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}": return self._refuse(401, f"Incorrect API key provided: {request.headers.get('Authorization', '')[7:]}")
         if body["model"] not in self.models: return self._refuse(404, f"The model `{body['model']}` does not exist.")
+        if (refusal := self._too_much(body)) is not None: return refusal
         for field, text in self.strict.items():
             if field in body: return self._refuse(400, text)
         waiting = []
@@ -132,7 +167,11 @@ class ScriptedModel:
         threading.Thread(target=work, daemon=True).start()
         return await done
 
-    async def _models(self, request): return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
+    async def _own(self, request): return web.json_response(self.own[request.path])
+
+    async def _models(self, request):
+        told = {"max_model_len": self.limit} if self.limit and self.tell and self.kind != "llama.cpp" else {}
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model", **told} for name in self.models]})
 
     async def _speech(self, request):
         form = await request.post()
@@ -153,7 +192,7 @@ class ScriptedModel:
             return self._refuse(int(fault[:3]), f"scripted fault {fault}", **({"Retry-After": wait} if wait else {}))
         if fault == "html": return web.Response(text="<html><body>Bad gateway, try again</body></html>", content_type="text/html")
         if fault == "drop": request.transport.abort(); return web.Response()
-        played = await self._next(body["messages"])
+        played = self._cut(body, await self._next(body["messages"]))
         usage = self._usage(body, played)
         self.spent.add(usage)
         if body.get("stream"): return await self._stream(request, body, played, usage, fault)

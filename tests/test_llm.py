@@ -329,3 +329,104 @@ def test_whatever_json_a_server_sends_is_a_reply_or_a_failed_attempt():
             kinds["reply"] += 1
         except _Garbage: kinds["garbage"] += 1
     assert min(kinds.values()) > 300
+
+
+# ---------------------------------------------------------------- what fits
+
+LONG = [{"role": "user", "content": "The tides rise and fall twice a day. " * 80}]     # about 740 tokens of the server's counting
+
+
+@pytest.mark.parametrize("kind", ["vllm", "old vllm"])
+def test_a_reply_that_does_not_fit_is_asked_for_smaller(kind):
+    with ScriptedModel([turn("London")], limit=4096, kind=kind) as server: reply = ask(server, LONG, max_tokens=8192)
+    assert reply.text == "London" and reply.attempts == 2 and "8192" in reply.troubles[0] and reply.usage == bill(server)
+    first, second = [request["max_tokens"] for request in server.requests]
+    assert first == 8192 and 2500 < second <= 4096 - 740
+    assert len(server.problems) == 1 and "4096" in server.problems[0]
+
+
+def test_a_limit_that_is_known_is_kept_to_at_once():
+    with ScriptedModel([turn("London")], limit=4096, kind="old vllm") as server:
+        endpoint = ChatEndpoint(settings(server, max_tokens=8192))
+        async def work():
+            limits = await endpoint.limits()
+            replies = [await endpoint.complete(LONG), await endpoint.complete(QUESTION)]
+            await endpoint.close()
+            return limits, replies
+        limits, replies = run(work())
+    assert (limits.context, limits.source, limits.firm) == (4096, "the server's max_model_len", True) and not server.problems
+    assert [reply.attempts for reply in replies] == [1, 1] and server.requests[0]["max_tokens"] < server.requests[1]["max_tokens"] < 4096
+
+
+def test_a_prompt_that_does_not_fit_is_not_asked_twice():
+    with ScriptedModel([turn("London")], limit=512) as server:
+        with pytest.raises(ContextTooLong, match="at least 513 input tokens") as caught: ask(server, LONG, max_tokens=100)
+        assert len(server.requests) == 1 and (caught.value.limits.context, caught.value.limits.prompt) == (512, 513)
+    with ScriptedModel([turn("London")], limit=512, kind="llama.cpp") as server:
+        with pytest.raises(ContextTooLong, match="available context size") as caught: ask(server, LONG)
+        assert len(server.requests) == 1 and caught.value.limits.context == 512 < caught.value.limits.prompt
+
+
+@pytest.mark.parametrize("words, expected", [
+    ("max_tokens is too large: 9000. This model supports at most 4000 completion tokens, whereas you provided 9000.", 4000),
+    ("Invalid max_tokens value, the valid range of max_tokens is [1, 8000]", 8000), ("`max_tokens` must be less than or equal to `7000`", 7000),
+    ("max_tokens: 9000 > 6000, which is the maximum allowed number of output tokens", 6000),
+    ("input length and `max_tokens` exceed context limit: 196000 + 9000 > 200000, decrease input length or `max_tokens` and try again", 4000)])
+def test_a_vendors_limit_of_replies_is_read_from_its_words(words, expected):
+    "The server refuses 9000 reply tokens, whatever else it would take."
+    class Picky(ScriptedModel):
+        def _too_much(self, body): return self._refuse(400, words) if body.get("max_tokens", 0) > expected else None
+    with Picky([turn("London")]) as server: assert ask(server, max_tokens=9000).text == "London"
+    assert [request["max_tokens"] for request in server.requests] == [9000, expected]
+
+
+def test_words_without_a_number_halve_the_reply_and_then_give_up():
+    class Mute(ScriptedModel):
+        def _too_much(self, body): return self._refuse(400, "Please reduce the length of the messages or completion.") if body.get("max_tokens", 0) > self.limit else None
+    with Mute([turn("London")], limit=5000) as server: assert ask(server, max_tokens=9000).text == "London" and [r["max_tokens"] for r in server.requests] == [9000, 4500]
+    with Mute([turn("London")], limit=100) as server:
+        with pytest.raises(ContextTooLong): ask(server, max_tokens=9000)
+        assert len(server.requests) == 3
+
+
+SHOWN = {"model_info": {"general.architecture": "qwen2", "qwen2.context_length": 32768}, "parameters": "stop \"<|im_end|>\""}
+
+@pytest.mark.parametrize("own, expected", [
+    ({"/props": {"default_generation_settings": {"n_ctx": 8192, "n_predict": -1}, "total_slots": 4}}, 8192),                       # llama.cpp
+    ({"/api/show": SHOWN, "/api/ps": {"models": [{"name": "scripted:latest", "context_length": 16384}, {"name": "other", "context_length": 2048}]}}, 16384),   # Ollama, loaded
+    ({"/api/show": SHOWN | {"parameters": "num_ctx                        6000\nstop \"x\""}, "/api/ps": {"models": []}}, 6000),
+    ({"/api/show": SHOWN, "/api/ps": {"models": []}}, 4096),
+    ({"/api/v0/models/scripted": {"id": "scripted", "state": "loaded", "max_context_length": 131072, "loaded_context_length": 4096}}, 4096),                  # LM Studio
+    ({"/info": {"model_id": "x", "max_input_tokens": 3000, "max_total_tokens": 4000}}, 4000),                                      # TGI
+    ({"/get_server_info": {"context_length": 12000}}, 12000), ({"/props": ["odd"], "/info": "odd"}, 0), ({}, 0)])
+def test_limits_that_servers_tell_in_their_own_places(own, expected):
+    async def work(endpoint):
+        limits = await endpoint.limits()
+        await endpoint.close()
+        return limits
+    with ScriptedModel([turn("London")], own=own) as server:
+        assert run(work(ChatEndpoint(settings(server)))).context == expected
+        asked = run(work(ChatEndpoint(settings(server, context=9000))))
+    firm = expected and expected != 4096 or "/api/v0/models/scripted" in own
+    assert asked.context == (min(expected, 9000) if firm else 9000)         # a default gives way to what a person says, a server's own word does not
+
+
+def test_a_server_that_is_away_has_no_limits():
+    async def work():
+        endpoint = ChatEndpoint(endpoint_settings("http://127.0.0.1:9/v1#x", retries=0))
+        limits = await endpoint.limits()
+        await endpoint.close()
+        return limits
+    assert run(work()).context == 0
+
+
+def test_a_server_whose_template_drops_the_tools_is_told_in_text():
+    "It takes the tools and never shows them: the prompt that it counts is as short as without them, and the model answers from memory."
+    about = [{"type": "function", "function": {**TOOLS[0]["function"], "description": "Reads files. " * 40}}]
+    class Forgetful(ScriptedModel):
+        def _usage(self, body, played): return super()._usage({**body, "tools": None}, played)
+    def model(messages): return turn('<tool_call>{"name": "file", "arguments": {"path": "a.md"}}</tool_call>') if "<tools>" in messages[0]["content"] else turn("from memory")
+    with Forgetful(model) as server: reply = ask(server, tools=about)
+    assert reply.calls[0]["name"] == "file" and "does not show the tools" in reply.troubles[0] and reply.attempts == 2
+    assert "tools" in server.requests[0] and "tools" not in server.requests[1] and reply.usage == bill(server)
+    with ScriptedModel(model) as server: assert ask(server, tools=about).text == "from memory" and len(server.requests) == 1     # it was shown them, and would not

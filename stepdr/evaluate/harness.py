@@ -184,7 +184,7 @@ class Answering:
     workers: int = 4 # tasks at the same time
 
     @property
-    def small(self): return getattr(self.policy, "context", 1 << 30) < 8192 # a model of the tiny profile, with the short tools it was trained with
+    def small(self): return getattr(self.policy, "small", False) # a model of the tiny profile, with the short tools it was trained with
 
     def card(self): # -> JSON object
         kit = {name: getattr(self.kit, name) for name in ("web", "tools", "search")} if self.agent and self.kit and not self.small else {}
@@ -192,21 +192,22 @@ class Answering:
 
 def is_short(bench): return bench.task is question_task # questions with short answers, not reports
 
-def answering(model, bench, kit=None, budget="", price="", device="auto", workers=4, brief=False, web=None): # DIR or URL, Bench … -> Answering
+def answering(model, bench, kit=None, budget="", price="", device="auto", workers=4, brief=False, web=None, fit=None): # DIR or URL, Bench …, context_tokens and reply_tokens -> Answering
     "The model that a user names. A checkpoint answers one task at a time, and with a context as small as the tiny profile's by the short tools only."
     from stepdr.model.local import policy_from
     short = is_short(bench)
-    policy = policy_from(model, price, device)
+    fit = fit or {}
+    policy = policy_from(model, price, device, context=fit.get("context_tokens", 0))
     local = "://" not in model
     if local and not (Path(model) / "config.json").is_file(): raise InputError(f"--model {model}: neither a URL nor a checkpoint (config.json is missing)")
-    made = Answering(policy, f"{Path(model).name}@{sha256_path(model)[:16]}" if local else model, not short or kit is not None, brief, kit, parse_budget(budget), web, 1 if local else workers)
+    made = Answering(policy, f"{Path(model).name}@{sha256_path(model)[:16]}" if local else model, not short or kit is not None, brief, kit, {**parse_budget(budget), **fit}, web, 1 if local else workers)
     return replace(made, agent=True) if made.small else made
 
 # %% ../../nbs/88_eval.ipynb #25da9ae7
 def _asked_alone(task, how): # -> {"report", "cost", "ended"}
     "One reply of the model, without tools."
     words = task["query"] + (f"\n\n{SHORT.get(task['language'], SHORT['en'])}" if how.brief else "")
-    reply = run_async(how.policy.complete([{"role": "user", "content": words}], None))
+    reply = run_async(how.policy.complete([{"role": "user", "content": words}], None, how.budget.get("reply_tokens")))
     answer = find_answer({**reply.message, "tool_calls": None})
     return {"report": answer or "", "cost": report_cost({"usage": asdict(reply.usage), "money": reply.cost, "currency": getattr(getattr(how.policy, "settings", None), "currency", ""), "seconds": reply.seconds, "turns": 1, "tool_calls": 0}), "ended": reply.finish_reason}
 
@@ -506,6 +507,7 @@ def run_eval(bench, # name or Bench
              reference=None, # reference reports, for RACE
              trained_on=(), # files of training data that the tasks are looked for in
              limit=0, # only the first so many tasks; 0: all
+             fit=None, # context_tokens and reply_tokens of the model, where they are to be other than it says
              ): # -> results, as in results.json
     "Evaluate predictions or a model: `results.json`, `tasks.jsonl`, `verdicts.jsonl`, `aside.jsonl` and `index.html` in OUT."
     bench, out = bench_of(bench), Path(out)
@@ -518,7 +520,7 @@ def run_eval(bench, # name or Bench
     (out / "judge").mkdir(parents=True, exist_ok=True)
     if model is None: given, how = gather_predictions(predictions, by_id, out / "predictions.jsonl"), None
     else:
-        how = model if isinstance(model, Answering) else answering(model, bench, kit or default_kit(bench), budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)))
+        how = model if isinstance(model, Answering) else answering(model, bench, kit or default_kit(bench), budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)), fit)
         given = answer_tasks(tasks, how, out, out / "predictions.jsonl")
     judged = judge_tasks(bench, judge, tasks, given, out / "judge", settings, against, reference, page_reader(bench, kit, out))
     write_jsonl(out / "verdicts.jsonl", judged.rows)
