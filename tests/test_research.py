@@ -225,6 +225,79 @@ def test_a_page_is_only_data(tmp_path, monkeypatch):
     assert "sk-very-secret-value" not in (tmp_path / "work" / ".stepdr" / "trace.jsonl").read_text()
 
 
+# ---------------------------------------------------------------- small contexts
+
+def busy(messages):
+    "Searches and opens all it can, writes much, sums up when asked, and reports from what the conversation still shows."
+    text, last = json.dumps(messages[1:] or messages), str(messages[-1]["content"])
+    cited = CITED.search(text.replace("\\\\", "\\"))
+    if "Write a dense summary" in text: return turn("Read so far: " + "a fact, " * 60 + (cited[0] if cited else ""))
+    if "budget is used up" in last or "was cut off" in last: return turn(f"<answer>He went to Harvard {cited[0] if cited else ''}.</answer>")
+    names = ["Jack Lemmon", "Paul Newman", "Tony Curtis", "Billy Wilder", "Walter Matthau"]
+    done = sum(message["role"] == "assistant" for message in messages)
+    pages = re.findall(r"https?://[^\s)]+[^\s).,]", last)[:3]
+    calls = [("batch_web_surfer", {"action": "batch_open", "urls": pages})] if pages and done % 2 else [("batch_web_surfer", {"action": "batch_search", "queries": names, "topk": 10})]
+    return turn("I think about it. " * 12, calls)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "old vllm", "llama.cpp"])
+@pytest.mark.parametrize("limit", [4096, 8192])
+def test_research_in_a_small_context_ends_in_a_report(tmp_path, web, limit, kind):
+    "All tools, fourteen turns that each would fill the context: nothing is refused, old turns are summarised, and the report is there."
+    own = {"/props": {"default_generation_settings": {"n_ctx": limit}}} if kind == "llama.cpp" else {}
+    with ScriptedModel(busy, limit=limit, kind=kind, own=own) as server: result, agent = run(server, tmp_path, web, kit="", turns=14, keep_turns=2)
+    assert result.ended == "forced: turns" and result.answer.startswith("He went to Harvard") and result.sources and not result.unknown
+    assert not server.problems and agent.context == limit
+    events = [json.loads(line) for line in (tmp_path / ".stepdr" / "trace.jsonl").read_text().splitlines()]
+    told = next(event for event in events if event["event"] == "context")
+    assert told["tokens"] == limit and told["fixed"] + told["reply"] + told["results"] < limit and told["tools"] == 8
+    longest = max(event["usage"]["prompt"] for event in events if event["event"] == "model")
+    assert limit * 0.6 < longest < limit                            # the context is used, and never exceeded
+    assert any(event["event"] == "summarised" for event in events)
+    cut = [event for event in events if event["event"] == "cut"]
+    assert (cut or limit > 4096) and all((tmp_path / event["path"]).read_text() and event["shown"] < event["characters"] for event in cut)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "old vllm", "llama.cpp"])
+def test_a_limit_that_only_refusals_tell_is_learnt(tmp_path, web, kind):
+    "The list names no limit, as that of llama.cpp and many vendors: the first refusal does, and the work goes on within it."
+    with ScriptedModel(busy, limit=5000, kind=kind, tell=False) as server: result, agent = run(server, tmp_path, web, turns=10)
+    assert result.answer.startswith("He went to Harvard") and result.sources and agent.context == 5000
+    assert 1 <= len(server.problems) <= 4
+
+
+def test_a_chinese_conversation_stays_within_the_context_too(tmp_path):
+    "A server that counts a token and a half for each character: twice as many as are guessed."
+    class Wide(ScriptedModel):
+        def _prompt(self, body): return int(1.5 * sum(len(str(message["content"])) for message in body["messages"]))
+        def _usage(self, body, played): return {"prompt_tokens": self._prompt(body), "completion_tokens": 50, "total_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}
+    def much(number: int) -> str:
+        """Give much.
+
+        number: of the piece
+        """
+        return "潮汐是海水每天两次的涨落现象。" * 200
+    def model(messages):
+        if "dense summary" in str(messages[-1]["content"]): return turn("潮汐" * 300)
+        return turn("<answer>潮汐</answer>") if "budget is used up" in str(messages[-1]["content"]) else turn("想一想" * 20, [("much", {"number": 1})])
+    workspace = Workspace(tmp_path)
+    with ScriptedModel(model) as server:
+        server.__class__, server.limit = Wide, 8192
+        result = run_async(ResearchAgent(ChatEndpoint(settings_for(server)), Toolbox([much], workspace), workspace, ResearchSettings(turns=8)).run("潮汐是什么?"))
+    assert result.answer == "潮汐" and len(server.problems) <= 2
+
+
+def test_a_report_longer_than_a_reply_is_put_together(tmp_path, web):
+    "What one reply cannot hold goes on in the next, without the tools, whose room is then free."
+    whole = "<answer>" + " ".join(f"Sentence {n} of the report says something." for n in range(60)) + "</answer>"
+    def model(messages):
+        wrote = "".join(m["content"] for m in messages if m["role"] == "assistant" and m["content"])
+        return turn(whole[whole.rindex(wrote[-20:]) + 20:] if wrote else whole)
+    with ScriptedModel(model, limit=4096) as server: result, agent = run(server, tmp_path, web, kit="")
+    assert result.ended == "answered" and "".join(result.answer.split()) == "".join(whole[8:-9].split()) and not server.problems and len(server.requests) == 2
+    assert server.requests[0]["max_tokens"] < 600 < 1500 < server.requests[1]["max_tokens"]
+
+
 # ---------------------------------------------------------------- the command line
 
 def stepdr(*arguments, cwd, **environment):
@@ -291,3 +364,38 @@ def test_research_command_names_an_endpoint_that_is_not_there(tmp_path):
     with ScriptedModel(researcher, key="right-key-123") as server:
         done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--quiet", cwd=tmp_path, STEPDR_API_KEY="wrong-key-123")
     assert done.returncode == 2 and "STEPDR_API_KEY" in done.stderr and "wrong-key-123" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_research_command_says_what_it_chose(tmp_path):
+    "A server of 4096 positions: one line, and no 8192 tokens are asked of it."
+    with ScriptedModel(researcher, limit=4096) as server:
+        done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", cwd=tmp_path)
+        line = next(line for line in done.stderr.splitlines() if line.startswith("context "))
+        assert done.returncode == 0 and "Harvard [[1]]" in done.stdout and not server.problems, done.stderr
+        assert re.fullmatch(r"context 4096 tokens \(the server's max_model_len\): instructions and 8 tools about \d+, replies up to \d+, results of a turn up to \d+", line)
+        assert all(request["max_tokens"] < 600 for request in server.requests)
+        done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--context", "3500", "--reply-tokens", "300", "--tools", "batch_web_surfer,todo", cwd=tmp_path)
+        assert done.returncode == 0 and "context 3500 tokens (as asked): instructions and 2 tools" in done.stderr and "replies up to 300" in done.stderr
+        assert server.requests[-1]["max_tokens"] == 300 and not server.problems
+
+
+def test_research_command_in_a_context_too_small_for_the_tools(tmp_path):
+    "One line before the work, which names the way out; and the way out works."
+    with ScriptedModel(researcher, limit=2048) as server:
+        command = ["research", QUESTION, "--model", f"{server.url}#{server.model}"]
+        done = stepdr(*command, "--quiet", cwd=tmp_path)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not server.requests, done.stderr
+        assert "a context of 2048 tokens (the server's max_model_len) is too small" in done.stderr and "8 tools" in done.stderr and "--tools batch_web_surfer,todo" in done.stderr
+        done = stepdr(*command, "--reply-tokens", "1000", "--tools", "batch_web_surfer,todo", "--quiet", cwd=tmp_path)
+        assert done.returncode == 2 and "--reply-tokens 1000: a context of 2048 tokens leaves at most" in done.stderr
+        done = stepdr(*command, "--tools", "batch_web_surfer,todo", cwd=tmp_path)
+        assert done.returncode == 0 and "Harvard [[1]]" in done.stdout and not server.problems, done.stderr
+    with ScriptedModel(researcher, limit=2048, tell=False) as server:
+        done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--quiet", cwd=tmp_path)
+        assert done.returncode == 2 and "2048 tokens (its refusal) is too small" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [(["--context", "-1"], "--context -1"), (["--context", "100"], "at least 500"), (["--reply-tokens", "-5"], "--reply-tokens -5"), (["--context", "many"], "invalid int value")])
+def test_numbers_of_tokens_that_make_no_sense(tmp_path, arguments, words):
+    done = stepdr("research", "q", "--model", "http://127.0.0.1:9/v1#x", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
