@@ -313,7 +313,7 @@ class ResearchAgent:
         "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
         sizes = [guess_tokens(row["content"]) for row in rows]
         for row, size, share in zip(rows, sizes, share_out(sizes, int(self.results_tokens() / self.scale))):
-            if share >= size: continue
+            if share >= 0.95 * size: continue # not worth a cut
             path, long = "", row["content"]
             if row["name"] == "file": where = "; read less of it at once"
             elif "file" in self.toolbox.tools:
