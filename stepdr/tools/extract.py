@@ -276,9 +276,9 @@ _SKIP = [".linenos", ".lineno", ".headerlink", ".anchor-link", ".md-content__but
          ".MathJax_Preview", "button", "svg", "[aria-hidden=true]"]
 _AROUND = ["nav", "footer", "[role=navigation]", "[role=search]"]
 _GUARD = "\u2060"  # word joiner: added to lone characters, gone again with the invisible ones
-_LONE = re.compile(f">([{_WIDE}])(?=\\s*<)")
+_LONE = re.compile(r">\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&(?!nbsp;)#?\w{2,10};)(?=\s*<)")   # resiliparse takes any that needs three bytes for the letter of an icon font
 _CELL = re.compile(r"(<t[dh]\b[^>]{0,500}>)\s*<(?:p|div)\b[^>]{0,500}>")
-KEPT = _GUARD   # holds the place of an empty cell
+KEPT = 2 * _GUARD   # holds the place of an empty cell; one alone would be taken for an icon
 ITEM, ITEM_END = "\ufdd0", "\ufdd1"   # noncharacters, around the number of a list's item
 
 def unmarked(text): # text that may hold numbers of items -> the same as it is read
@@ -381,9 +381,8 @@ def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether i
     else: source = re.sub(r"(<body\b[^>]{0,2000}>)", r"\1<div><div><div>", source, count=1)
     for name in ("summary", "legend"):   # they stand in a line of their own
         if name in names: source = source.replace(f"</{name}>", f"<br></{name}>")
-    if _has_wide(source):
-        if part is None: source = _LONE.sub(lambda found: found[0] + _GUARD, source)
-        source = _join_wide(source)
+    if part is None and ("&" in source or not source.isascii()): source = _LONE.sub(lambda found: found[0] + _GUARD, source)
+    if _has_wide(source): source = _join_wide(source)
     return _bare_cells(source) if "<td" in source else source, part is not None, names, counts
 
 # %% ../../nbs/24_extract.ipynb #422e76e4
@@ -451,7 +450,7 @@ class _Blocks:
     def bare(self, line): # text outside of paragraphs: rows of tables have two tabs between cells
         if "\t\t" in line.strip("\n "):
             cells = [" ".join(cell.split()) for cell in line.split("\t\t")]
-            if max(map(len, cells)) <= 600: self.blocks.append(("row", 0, cells))
+            if max(map(len, cells)) <= 600 and (line[0] != "\t" or sum(map(bool, cells)) > 1): self.blocks.append(("row", 0, cells))   # one cell alone is what is left of a row with headings or lists in it
             else: self.blocks += [("p", 0, cell) for cell in cells if cell]
         else: self.blocks += [("p", 0, " ".join(part.split())) for part in line.split("\x0b") if part.strip()]
 
@@ -471,14 +470,14 @@ def find_date(text): # -> "YYYY-MM-DD" or ""
     return ""
 
 # %% ../../nbs/24_extract.ipynb #c068829a
-_TITLE = re.compile(r"<title\b[^>]{0,500}(?<!/)>(.{0,2000}?)(?:</title|$)", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title\b[^>]{0,500}(?<!/)>(?:(.{0,2000}?)</title|([^<]{0,2000}))", re.IGNORECASE | re.DOTALL)
 _NO_TITLE = re.compile(r"<!--.{0,100000}?--!?>|<script\b.{0,100000}?</script|<svg\b.{0,100000}?</svg", re.IGNORECASE | re.DOTALL)
 
 def page_title(head): # HTML -> what its first <title> says, "" where there is none
     "A title ends at its end tag alone: < is a letter in it. Titles of drawings and in comments are none."
     if head.lower().count("<title") > 1 or "<!--" in head[:20_000]: head = _NO_TITLE.sub("", head)
     found = _TITLE.search(head)
-    return html.unescape(found[1]).strip() if found else ""
+    return html.unescape(found[1] or found[2] or "").strip() if found else ""
 
 def read_head(source): # HTML -> (title, date, language it says)
     "What a page says of itself in its first 200,000 characters."
@@ -570,7 +569,7 @@ def missing_text(source, found, data, settings): # HTML, characters of text foun
     if found < 20 and "<frame" in source.lower() and frames: return [f"almost no text; the page is made of {len(frames)} frames, read them instead: {', '.join(frames[:5])}"]
     if scripted and (found < 20 or _ASKS.search(source) or _ROOT.search(source) or data > 500):
         return ["almost no text; the page may need a browser (JavaScript)" + f"; {data} characters of data in its scripts were not read" * (data > 0) + f"; it embeds {', '.join(frames[:3])}" * bool(frames)]
-    return ["almost no text was found" + f"; the page embeds {', '.join(frames[:3])}" * bool(frames)] if found < 20 else []
+    return ["no text was found" + f"; the page embeds {', '.join(frames[:3])}" * bool(frames)] if not found or found < 20 and frames else []
 
 # %% ../../nbs/24_extract.ipynb #5ed245ea
 def read_html(source, url, settings, said="html"): # HTML -> Document

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['is_text', 'lines_of', 'near', 'note_mark', 'mend_raised', 'mend_lowered', 'mend_styled', 'mend_note_link', 'span',
-           'row_groups', 'mend_spans', 'mend_cell', 'ordinal', 'mend_list', 'mend_code', 'math_text', 'mend_formula',
-           'mend_struck', 'mend_reading', 'mend_picture', 'as_block', 'is_note', 'is_prose', 'open_form', 'mend_button',
-           'mend_label', 'tag_end', 'closed_itself', 'tidy', 'selector', 'Mender', 'mend']
+           'row_groups', 'place_cells', 'mend_spans', 'mend_cell', 'ordinal', 'mend_list', 'mend_code', 'math_text',
+           'mend_formula', 'mend_struck', 'mend_reading', 'mend_picture', 'as_block', 'is_note', 'is_prose',
+           'open_form', 'mend_button', 'mend_label', 'tag_end', 'closed_itself', 'in_value', 'plain_size', 'tidy',
+           'selector', 'Mender', 'mend']
 
 # %% ../../nbs/24_markup.ipynb #81cd6bda
 import html
@@ -70,7 +71,7 @@ def mend_raised(node): # <sup>
     "Write a superscript so that it is not read as part of what stands before it."
     if node.child_element_count:
         for part in node.query_selector_all(_UNSEEN).values(): part.remove()
-    text, before = " ".join((node.text or "").split()), near(node)
+    text, before = " ".join((node.text or "").replace(KEPT, "").split()), near(node).rstrip(KEPT)
     if not text: return
     links = node.query_selector_all("a").values() if node.child_element_count else []
     above = node.parent_element
@@ -84,17 +85,18 @@ def mend_raised(node): # <sup>
     else:
         written = raised(before, text)
         after = near(node, False)
-        node.text = written + (" " if written == text and text[-1:].isdigit() and after[:1].isdigit() else "")
+        node.text = written + KEPT + " " * (written == text and text[-1:].isdigit() and after[:1].isdigit())
 
 def mend_lowered(node): # <sub>
     "Write a subscript so that it is not read as part of what stands around it."
-    text = " ".join((node.text or "").split())
-    if text: node.text = lowered(near(node), text, near(node, False)) if len(text) <= 30 else f" {text} "
+    text = " ".join((node.text or "").replace(KEPT, "").split())
+    if text: node.text = lowered(near(node).rstrip(KEPT), text, near(node, False)) + KEPT if len(text) <= 30 else f" {text} "
 
 def mend_styled(node): # <span style="vertical-align: super">
     "A span may be drawn as a superscript or subscript."
-    style = (node.get_attribute("style") or "").replace(" ", "").lower()
-    if "vertical-align:su" in style: (mend_raised if "align:super" in style else mend_lowered)(node)
+    style, named = (node.get_attribute("style") or "").replace(" ", "").lower(), (node.get_attribute("class") or "").lower().split()[:1]
+    if "vertical-align:super" in style or named in (["sup"], ["super"], ["superscript"]): mend_raised(node)
+    elif "vertical-align:sub" in style or named in (["sub"], ["subscript"]): mend_lowered(node)
 
 def mend_note_link(link): # <a href="#fn1">1</a> outside of <sup>
     "Set the mark of a note apart from the figure or word before it."
@@ -117,41 +119,49 @@ def row_groups(table): # -> list of lists of rows; those of tables inside are no
         elif part.node_name in ("THEAD", "TBODY", "TFOOT"): groups.append([row for row in part.children.values() if row.node_name == "TR"])
     return [*groups, bare] if bare else groups
 
-def mend_spans(tree, table, columns=100): # table with cells that span
-    "Give every row all of its cells; return how many cells could not be given."
-    given = 0
-    def empty(text=""):
-        cell = tree.create_element("td")
-        cell.text = text or KEPT
-        return cell
-    for rows in row_groups(table):
-        held = {}   # column -> [rows left, text]
-        for number, row in enumerate(rows):
-            column, more = 0, {}
-            def held_cells(place):
-                nonlocal column
-                while column in held:
-                    place(empty(held[column][1]))
-                    column += 1
-            for cell in [one for one in row.children.values() if one.node_name in ("TD", "TH")]:
-                held_cells(cell.before)
-                across, down = span(cell, "colspan", columns), span(cell, "rowspan", len(rows) - number)
-                given += across * down - 1
-                if given > _MOST_SPANNED: return given
-                words = " ".join(lines_of(cell).split()) if down > 1 else ""
-                last = cell
-                for step in range(across):
-                    if step:
-                        new = empty()
-                        last.after(new)
-                        last = new
-                    if down > 1: more[column] = [down - 1, words if not step and len(words) <= 100 else ""]
-                    column += 1
-            held_cells(row.append)
-            while column <= max(held, default=-1):
-                row.append(empty(held[column][1] if column in held else ""))
+def place_cells(rows): # rows of a group -> list of [(column, cell, or the text of a cell that spans down to this row)], letting cells span as a browser does
+    "The grid of a table."
+    grid, held = [], {}   # column -> (rows left, text)
+    for number, row in enumerate(rows):
+        column, line, more = 0, [], {}
+        def pass_held():
+            nonlocal column
+            while column in held:
+                line.append((column, held[column][1]))
                 column += 1
-            held = {place: [left - 1, words] for place, (left, words) in held.items() if left > 1} | more
+        cells = [one for one in row.children.values() if one.node_name in ("TD", "TH")]
+        for cell in cells:
+            pass_held()
+            across, down = span(cell, "colspan", 1000), span(cell, "rowspan", len(rows) - number)
+            line.append((column, cell))
+            if down > 1:
+                words = " ".join(lines_of(cell).split())
+                more |= {column + step: (down, words if not step and len(words) <= 100 else "") for step in range(min(across, 100))}
+            column += across
+        if cells: line += [(place, held[place][1]) for place in sorted(held) if place >= column]
+        grid.append(line if cells else [])
+        held = {place: (left - 1, words) for place, (left, words) in (held | more).items() if left > 1}
+    return grid
+
+def mend_spans(tree, table): # table with cells that span
+    "Give every row all of its cells; return how many are too many to be given."
+    given, groups = 0, row_groups(table)
+    grids = [place_cells(rows) for rows in groups]
+    width = min(max((line[-1][0] + 1 for grid in grids for line in grid if line), default=0), 1000)
+    for line in (line for grid in grids for line in grid):
+        last, column = None, 0
+        for place, cell in [*line, (width, None)] if line else ():
+            new = [""] * (min(place, width) - column) + ([cell] if isinstance(cell, str) else [])
+            given += len(new)
+            if given > _MOST_SPANNED: return given
+            for words in new:
+                empty = tree.create_element("td")
+                empty.text = words or KEPT
+                if last is not None: last.after(empty)
+                else: next(one for _, one in line if not isinstance(one, str)).before(empty)
+                last = empty
+            if cell is not None and not isinstance(cell, str): last = cell
+            column = place + 1
     return 0
 
 def mend_cell(cell): # cell with block elements
@@ -247,6 +257,8 @@ _CALLOUT = re.compile(r"(?:^|[\s_-])(?:note|warning|tip|admonition|callout|cauti
 _SIDE = re.compile(r"(?:^|[\s_-])(?:side-?bar|related|toc|table-of-contents|contents|promo\w*|ads?|advert\w*|share|social|newsletter|subscribe|author|bio|widget|nav\w*|menu|recommend\w*|more|popular|trending|comments?|cookie\w*|banner|sponsor\w*)(?:$|[\s_-])", re.IGNORECASE)
 _FOLD = re.compile(r"accordion|faq|collaps|toggle|question|expand|disclosure|answer|panel|tab-?(?:content|pane)", re.IGNORECASE)
 
+_CONTROLS = re.compile(r"(?:^|[\s_-])(?:comment\w*|search\w*|login|sign-?(?:in|up)|subscri\w+|newsletter|feedback|filters?)(?:$|[\s_-])", re.IGNORECASE)
+
 def _words(node): return " ".join((node.text or "").split()) if node is not None else ""
 
 def _named(node): return " ".join(node.get_attribute(name) or "" for name in ("class", "id", "role", "epub:type"))
@@ -266,10 +278,11 @@ def is_note(aside, marked): # <aside> or what has its role -> whether it belongs
     named, size = _named(aside), len(_words(aside))
     if _SIDE.search(named): return False
     if _CALLOUT.search(named): return size > 0
-    if not marked and aside.closest("article,main,section") is None: return False
+    if not marked and aside.closest("article,main,section") is None and not any(child.node_name == "P" for child in aside.parent_element.children.values()): return False
     return size >= 30 and aside.query_selector("nav,form,button,input") is None and _size(aside, "a") < 0.4 * size
 
 def is_prose(form): # <form> -> whether it holds text to read rather than controls
+    if _CONTROLS.search(_named(form)) and form.query_selector("article,main,h1,h2") is None: return False
     text = len(_words(form)) - _size(form, "label,button,select,option,textarea,legend,script,style")
     if form.query_selector("h1,h2,article,main,table") is not None: return text >= 60
     return text >= 140 or any(len(_words(one)) >= 60 for one in form.query_selector_all("p,li,dd").values())
@@ -307,10 +320,8 @@ def mend_label(tree, label): # <label> in a heading, or around one
 
 # %% ../../nbs/24_markup.ipynb #3fd914dd
 _NOTABLE_NAMES = ("script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|ol|math|rt|q|del|s|strike|summary|legend|label|select|object|svg|img|"
-                  "nav|footer|main|article|dialog|section|details|canvas|plaintext")
-_NOTABLE = re.compile(rf"<(?=[!abcdfilmnopqrstx])(!--|(?:{_NOTABLE_NAMES})(?=[\s/>]))")
-_NOTABLE_ANY = re.compile(_NOTABLE.pattern.replace("[!abc", "[!a-z").replace("<(?=[!a-zdfilmnopqrstx])", "<"), re.IGNORECASE)
-_UPPER = re.compile(r"<(?:HTML|HEAD|BODY|META|TITLE|P|A|TABLE|DIV|CENTER|FONT)[\s>]")
+                  "nav|footer|main|article|dialog|section|details|canvas|video|audio")
+_NOTABLE = re.compile(rf"""<(?=[!abcdfilmnoqrstvxABCDFILMNOQRSTVX])(!--|(?:{_NOTABLE_NAMES}|{_NOTABLE_NAMES.upper()})(?=[\s/>])|span (?:class=["']?su[bp]|style=["']?[^"'>]{{0,200}}vertical-align))""")
 _COMMENT_END = re.compile("--!?>")
 _END = {name: re.compile("</" + "".join(f"[{letter}{letter.upper()}]" for letter in name) + r"(?=[\s/>])") for name in "script style textarea title iframe xmp noembed noframes".split()}
 _UNQUOTED_END = re.compile(r"=\s*[^\s\"'=<>`]+/$")
@@ -330,23 +341,32 @@ def tag_end(source, begin): # HTML, where a start tag begins -> where it ends, -
 def closed_itself(tag): # "<svg class='a'/>" -> whether it is closed in its own tag, as a parser reads it
     return tag.endswith("/>") and not _UNQUOTED_END.search(tag[:-1])
 
+def in_value(source, place): # HTML, where something like a tag begins -> whether it stands in the quoted value of an attribute
+    begin = source.rfind("<", max(place - 2000, 0), place)
+    if begin < 0 or not source[begin + 1:begin + 2].isalpha() or source.find(">", begin, place) >= 0: return False
+    inside = source[begin:place]
+    return inside.count('"') % 2 == 1 or inside.count("'") % 2 == 1 and '"' not in inside
+
+def plain_size(part): # HTML -> letters in it
+    return len(" ".join(re.sub("<[^>]*>", " ", part).split()))
+
 def tidy(source): # HTML -> (HTML without scripts, styles and comments, names of notable elements in it, Counter of what is missing)
     "Cut what is no text as a browser's parser delimits it, and close what is closed in its own tag."
     names, counts, pieces, place, read = set(), Counter(), [], 0, 0   # pieces are kept up to place, tags are read up to read
-    for found in (_NOTABLE_ANY if _UPPER.search(source, 0, 20_000) else _NOTABLE).finditer(source):
+    for found in _NOTABLE.finditer(source):
         begin, name = found.start(), found[1].lower()
-        if begin < read: continue
+        if begin < read or (name in _HIDING and in_value(source, begin)): continue
         if name == "!--":
             end = _COMMENT_END.search(source, begin + 2)
             if end is None:
-                counts["characters behind a comment that is never closed"] = len(source) - begin
+                counts["characters behind a comment that is never closed"] = plain_size(source[begin + 4:])
                 break
             pieces.append(source[place:begin])
             place = read = end.end()
             continue
-        names.add(name)
+        names.add(name[:4] if name[:5] == "span " else name)
         raw = _END.get(name)
-        if raw is None and source[found.end()] == ">": continue   # most of them
+        if raw is None and source[found.end()] == ">" or name[:5] == "span ": continue   # most of them
         end = tag_end(source, begin)
         if end < 0: break
         itself = closed_itself(source[begin:end])
@@ -359,7 +379,7 @@ def tidy(source): # HTML -> (HTML without scripts, styles and comments, names of
             pieces.append(source[place:begin] if name in _CUT else source[place:end] + f"</{name}>")
             place = read = end
         elif close is None:
-            counts[f"characters behind a <{name}> that is never closed"] = len(between)
+            counts[f"characters behind a <{name}> that is never closed"] = plain_size(between)
             break
         elif name in _CUT:
             pieces.append(source[place:begin])
@@ -369,6 +389,7 @@ def tidy(source): # HTML -> (HTML without scripts, styles and comments, names of
     return "".join([*pieces, source[place:]]) if place else source, names, counts
 
 _CUT = ("script", "style")
+_HIDING = frozenset([*_END, "!--"])
 
 def _script_text(tag, inside, before, counts): # start tag of a script, what is in it, the page before it -> what of it is text
     "Formulas that a page leaves to MathJax are text, if it has not drawn them already; other scripts are none."
@@ -380,7 +401,8 @@ def _script_text(tag, inside, before, counts): # start tag of a script, what is 
 _HEADS = "h1,h2,h3,h4,h5,h6"
 _SELECTORS = {"sup": "sup", "sub": "sub", "aside": "aside", "form": "form", "ol": "ol[start],ol[reversed],ol[type],li[value]", "math": "math", "rt": "rt", "q": "q", "del": "del", "s": "s", "strike": "strike",
               "button": f":is({_HEADS},summary,dt,legend,th,caption) button,button:has({_HEADS},p),button[aria-expanded],button[aria-controls],button[class],button[data-toggle]",
-              "label": f":is({_HEADS},summary,dt) label,label:has({_HEADS},p),label[for]", "noscript": "noscript", "template": "template", "textarea": "textarea", "iframe": "iframe", "svg": "svg text", "img": "img[alt]"}
+              "label": f":is({_HEADS},summary,dt) label,label:has({_HEADS},p),label[for]", "noscript": "noscript", "template": "template", "textarea": "textarea", "iframe": "iframe", "svg": "svg text", "img": "img[alt]",
+              "span": "span[style*='vertical-align'],span[class^=su]"}
 _ALWAYS = ":is(div,section,article,p,ul,ol,dl,dd,table)[aria-hidden=true],[aria-expanded=false],[role=complementary]"
 _CELLS = "[rowspan],[colspan],tr>:first-child:blank,:is(td,th)>:is(p,div,ul,ol,dl)"
 _NOTES = ",".join(f"a[href*='#{name}']" for name in ("fn", "_fn", "_ftn", "_edn", "cite", "ref", "note", "footnote", "endnote", "sdfootnote")) + ",a[role=doc-noteref]"
@@ -393,7 +415,6 @@ def selector(source, names, marked): # HTML, names of notable elements in it, wh
     if "<td" in source or "<TD" in source: wanted.append(_CELLS)
     if "<pre" in source or "<PRE" in source: wanted.append("pre :is(div,p,li,tr)")
     if _NOTES_FOUND.search(source): wanted.append(_NOTES)
-    if "vertical-align" in source: wanted.append("[style*='vertical-align']")
     return ",".join(wanted if marked else [*wanted, _HIDDEN])
 
 # %% ../../nbs/24_markup.ipynb #8ba2e766
@@ -404,7 +425,7 @@ class Mender:
         self.tables, self.cells, self.codes, self.lists = {}, {}, {}, {}
         self.ways = {"SUP": mend_raised, "SUB": mend_lowered, "SPAN": mend_styled, "RT": mend_reading, "DEL": mend_struck, "S": mend_struck, "STRIKE": mend_struck, "IMG": mend_picture, "MATH": mend_formula,
                      "A": mend_note_link, "Q": self.quote, "BUTTON": self.button, "LABEL": self.label, "FORM": self.form, "ASIDE": self.aside, "NOSCRIPT": self.noscript, "TEMPLATE": self.template,
-                     "TEXTAREA": self.textarea, "IFRAME": self.frame, "TEXT": self.drawing, "OL": lambda node: self.lists.setdefault(node)}
+                     "TEXTAREA": self.textarea, "IFRAME": self.frame, "TEXT": self.drawing, "OL": self.ordered}
 
     def mend(self, nodes): # elements in the order of the page -> Counter of what was left out
         for node in reversed(nodes):
@@ -430,9 +451,13 @@ class Mender:
         elif name == "LI" and node.has_attribute("value") and above is not None and above.node_name == "OL": self.lists.setdefault(above)
         if name in ("DIV", "P", "LI", "TR") and (code := node.closest("pre")) is not None: self.codes.setdefault(code)
 
+    def ordered(self, node):
+        self.lists.setdefault(node)
+        self.other(node, "OL")
+
     def quote(self, node):
-        node.prepend(self.tree.create_text_node("“"))
-        node.append(self.tree.create_text_node("”"))
+        node.prepend(self.tree.create_text_node("“" + KEPT))
+        node.append(self.tree.create_text_node("”" + KEPT))
 
     def button(self, node): mend_button(self.tree, node)
 
@@ -444,11 +469,11 @@ class Mender:
 
     def aside(self, aside):
         if is_note(aside, self.marked): as_block(self.tree, aside)
-        elif self.marked: self.drop(aside, "sidebars", 60 if 2 * _size(aside, "a") < len(_words(aside)) else 10**9)
+        else: self.drop(aside, "sidebars", 60 if 2 * _size(aside, "a") < len(_words(aside)) else 10**9)
 
     def drop(self, node, what, least): # element, what it is, letters from which its loss is told
         if len(_words(node)) >= least: self.counts[what] += 1
-        node.remove()
+        if self.marked: node.remove()   # else the rules for main content leave it out, unless nothing else is found
 
     def noscript(self, node): # what is there for readers without scripts
         words = _words(node)
@@ -457,7 +482,7 @@ class Mender:
     def template(self, node): # the content of a custom element that is declared in the page
         if not (node.has_attribute("shadowrootmode") or node.has_attribute("shadowroot")): return
         plain = self.tree.create_element("div")
-        plain.inner_html = node.inner_html
+        plain.inner_html = re.sub(r"^<template[^>]*>|</template>$", "", node.outer_html, flags=re.IGNORECASE)
         node.replace_with(plain)
 
     def textarea(self, node): # a text to be copied is text, one to be filled in is not
@@ -483,7 +508,7 @@ class Mender:
 
     def hidden(self, node): # panels of accordions and tabs are read, other hidden parts are counted
         words = _words(node)
-        if len(words) < 30 or node.node_name not in _BLOCKS or 2 * _size(node, "a") > len(words) or node.closest("nav,header,footer,[role=navigation],math,.katex,.MathJax,mjx-container") is not None: return
+        if not words or node.node_name not in _BLOCKS or 2 * _size(node, "a") > len(words) or node.closest("nav,header,footer,[role=navigation],math,.katex,.MathJax,mjx-container") is not None: return
         if not _FOLD.search(_named(node)) and not node.has_attribute("aria-labelledby"): self.counts["hidden parts"] += len(words) >= 80; return
         for name in ("hidden", "aria-hidden", "style", "class", "role"): node.remove_attribute(name)
 
