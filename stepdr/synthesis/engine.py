@@ -47,6 +47,7 @@ from typing import NamedTuple
 from ..artifacts import atomic_write, progress, read_json, root, write_json
 from ..client import SetAside, TeacherClient, TeacherSettings, work_counts
 from ..config import InputError, setting, validate
+from ..extras import missing_package
 from ..llm import ChatEndpoint, EndpointError, EndpointSettings, endpoint_settings, mend
 from .importers import BadRow, rows_in
 from ..tools.base import ToolError, background_loop, run_async
@@ -273,6 +274,7 @@ class Maker:
         name = item_id(item, number)
         if isinstance(error, (SetAside, ToolError, EndpointError)): return [], [set_aside(name, error)]
         if isinstance(error, InputError): raise error
+        if missing := missing_package(error): raise missing from None
         raise MakerError(f"{self.name} failed on item {number} ({name[:80]}):\n{''.join(traceback.format_exception(error)).strip()[-3000:]}") from None
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ import threading
 import typing
 from dataclasses import dataclass, replace
 
+from ..extras import missing_package
 from ..trajectory import neutralize
 
 # %% ../../nbs/20_base.ipynb #c4175599
@@ -148,6 +149,9 @@ class Toolbox:
         self.calls += 1
         try: result = await self._run(call)
         except ToolError as error: return ToolResult(neutralize(f"error: {error}"), failed=True)
+        except ModuleNotFoundError as error:
+            if (missing := missing_package(error)) is None: raise
+            return ToolResult(f"error: {missing}", failed=True)
         self.read.update((p.id, p) for p in result.paragraphs)
         text = neutralize(result.text)  # a page is data: its `<tool_call>` never becomes one
         return replace(result, text=text if self.workspace is None else self.workspace.shorten(call["name"], text))

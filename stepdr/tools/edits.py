@@ -15,6 +15,7 @@ from collections import Counter
 from math import gcd
 from typing import NamedTuple
 
+from ..extras import missing_package
 from .base import ToolError
 
 # %% ../../nbs/21_edits.ipynb #4b9efb34
@@ -228,5 +229,5 @@ def check_result(name: str, before: str, after: str) -> str: # texts with \\n al
         if fault and before.strip() and not syntax_fault(name, before):
             raise ToolError(f"nothing was changed: {name} is {language} now and would not be after this ({fault}); make the whole change in one call, indented as the file is")
     except ModuleNotFoundError as error:
-        return f"not checked whether the result is {language}: {error.name} is missing; pip install 'stepdr[tools]'"
+        return f"not checked whether the result is {language}: {missing_package(error) or error}"
     return ""

@@ -29,6 +29,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from ..config import setting, validate
+from ..extras import MissingPackage, missing_package
 from .base import ToolError
 from .content import binary_kind, decode_bytes, said_encodings, text_kind, wide_codec
 from ..trajectory import neutralize
@@ -650,6 +651,7 @@ def read_document(data, content_type, url, name, settings): # -> Document
     except MemoryError: raise ToolError(f"reading this {kind} takes more than {settings.memory_mb} MB; refused") from None
     except RecursionError: raise ToolError(f"this {kind} is nested too deeply") from None
     except Exception as error:
+        if missing := missing_package(error): raise missing from None  # the document is not to blame
         if _out_of_memory(error): raise ToolError(f"reading this {kind} takes more than {settings.memory_mb} MB; refused") from None
         raise ToolError(f"this {kind} is damaged or of a form that cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:100]})") from None
 
@@ -716,6 +718,7 @@ def serve_worker():
         resource.setrlimit(resource.RLIMIT_AS, (settings.memory_mb << 20, resource.RLIM_INFINITY))
         try: answer = _pack(read_document(data, settings=settings, **request))
         except ToolError as error: answer = {"error": str(error)}
+        except MissingPackage as error: answer = {"missing": str(error)}
         except MemoryError: answer = {"error": f"reading this takes more than {settings.memory_mb} MB; refused"}
         data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")
         out.write(struct.pack(">I", len(data)) + data); out.flush()
@@ -817,13 +820,14 @@ def extract(data, # bytes of a page or document
             settings=ExtractSettings(), # limits
             name="", # of a file, where it has one
             ): # -> Document
-    "Read a page or document; raise `ToolError` where it cannot be read."
+    "Read a page or document; raise `ToolError` where it cannot be read, `MissingPackage` where what reads it is not installed."
     if "://" in url: url = url.partition("#")[0]   # else it is the name of a file
     if len(data) > settings.max_bytes: raise ToolError(f"{len(data) // 1_000_000} MB; at most {settings.max_bytes // 1_000_000} MB are read")
     if not settings.isolate or (len(data) < 1_000_000 and sniff(data, content_type, name or url) in ("text", "markdown", "csv", "json", "xml", "code")):
         return read_document(data, content_type, url, name, settings)
     request = {"content_type": content_type, "url": url, "name": name, "settings": vars(settings)}
     answer = _pool.ask(request, bytes(data), settings)
+    if "missing" in answer: raise MissingPackage(answer["missing"])
     if "error" in answer: raise ToolError(answer["error"])
     return _unpack(answer)
 

@@ -33,6 +33,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from .. import __version__
 from ..artifacts import atomic_write, progress, write_json
 from ..config import InputError, setting, validate
+from ..extras import need
 from ..tools.base import ToolError
 from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
 from .authority import Authority, host_of
@@ -816,6 +817,7 @@ def corpus_build(src, # file or folder
                  show=True, # a progress bar
                  ): # -> dict of counts: read = documents + redirects + skipped + aside; paragraphs, links, links_inside, sites, indexed, ...
     "Read documents into a corpus. `InputError` where the source is none or too much of it is bad; a killed build goes on when called again."
+    need("pyarrow")  # at once, not after hours of reading
     src, out, authority = Path(src), Path(out).absolute(), authority or Authority.load()
     if workers < 1: raise InputError(f"workers: {workers} is out of range; at least 1")
     source = open_source(src, kind, base, settings)
