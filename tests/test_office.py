@@ -127,6 +127,17 @@ def test_struck_out_words_and_form_fields_are_marked():
     assert words(word(p(run("It costs "), run("90", "<w:strike/>"), run(" 100.")), p(box(1), run(" yes "), box(0), run(" no")))) == "It costs ~~90~~ 100.\n☒ yes ☐ no"
 
 
+@pytest.mark.parametrize("kind", ["ms-word.document.macroEnabled", "openxmlformats-officedocument.wordprocessingml.template", "ms-word.template.macroEnabledTemplate"])
+def test_templates_and_files_with_macros_are_read(kind):
+    import docx
+    file, out, other = docx.Document(), io.BytesIO(), io.BytesIO()
+    file.add_paragraph("Plain words.")
+    file.save(out)
+    with zipfile.ZipFile(out) as source, zipfile.ZipFile(other, "w") as target:
+        for part in source.infolist(): target.writestr(part.filename, source.read(part).replace(b"openxmlformats-officedocument.wordprocessingml.document.main", f"{kind}.main".encode()))
+    assert words(parse_document(other.getvalue(), "x.docm", INLINE)) == "Plain words."
+
+
 # ---------------------------------------------------------------- Excel
 
 def excel(change):
@@ -155,6 +166,13 @@ def test_numbers_are_shown_as_their_formats_say():
             book.active.cell(1, column, value).number_format = form
     document = excel(change)
     assert rows(document) == ["| 5.2% | 0.3 | $1234.5 | 00501 | 1.5 million | 2024-05-06 | 08:30:00 | TRUE | #DIV/0! |"] and "1 cells that hold an error" in document.warnings
+
+
+def test_raised_letters_in_cells():
+    from openpyxl.cell.rich_text import CellRichText, TextBlock
+    from openpyxl.cell.text import InlineFont
+    def change(book): book.active.append([CellRichText("5.2", TextBlock(InlineFont(vertAlign="superscript"), "1"), " percent"), "=1+2", 0.5])
+    assert rows(excel(change)) == ["| 5.2¹ percent | =1+2 | 0.5 |"]
 
 
 def test_merged_cells_hidden_parts_and_comments():

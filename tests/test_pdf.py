@@ -113,3 +113,16 @@ def test_a_page_that_is_cut_for_the_most_part_is_named():
 def test_a_soft_hyphen_joins():
     from stepdr.tools.pdf import join_hyphens
     assert join_hyphens("a commu\u00ad\nnication and an inter-\nferon-free one") == "a communication and an inter-feron-free one"
+
+
+# ---------------------------------------------------------------- columns
+
+def rowwise(pairs): return " ".join(f"BT /F1 10 Tf 72 {700 - 13 * n} Td ({left}) Tj ET BT /F1 10 Tf 320 {700 - 13 * n} Td ({right}) Tj ET" for n, (left, right) in enumerate(pairs))
+
+
+def test_columns_of_prose_are_read_one_after_the_other_and_tables_row_by_row():
+    left = ["The sea rises and falls twice", "a day because the moon pulls", "the water of the sea towards", "it, and the earth turns under", "it once a day, so that each", "place has two high tides."]
+    right = ["Farmers of the north grow rye", "and oats, since the summer is", "short and the soil is thin in", "most of the valleys, and they", "keep sheep on the hills where", "nothing else will grow."]
+    assert words(read([rowwise(zip(left, right))])) == " ".join(left + right)
+    table = [("Country of the north", "People that live there"), ("Norway and its islands", "5,400,000 people"), ("Sweden and its islands", "10,500,000 people"), ("Denmark with the Faroes", "5,900,000 people"), ("Finland with Aland", "5,600,000 people")]
+    assert words(read([rowwise(table)])) == " ".join(" ".join(pair) for pair in table)

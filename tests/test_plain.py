@@ -20,6 +20,8 @@ def rows(source): return [value for kind, _, value in read_markdown(source)[0] i
     ("| a | b | c |\n|---|---|---|\n| 1 | 2 |\n| 1 | 2 | 3 | 4 |", [["a", "b", "c"], ["1", "2", ""], ["1", "2", "3", "4"]]),
     ("+---+---+\n| a | b |\n+===+===+\n| 1 | 2 |\n+---+---+", [["a", "b"], ["1", "2"]]),
     ("| [x](y.md) | 10<sup>9</sup> |\n|---|---|\n| a<br>b | H<sub>2</sub>O |", [["x", "10⁹"], ["a b", "H2O"]]),
+    ("|a|b|\n|-|-|\n|-|3|\n|-|-|\n", [["a", "b"], ["-", "3"], ["-", "-"]]),
+    ("| a | b |\n|---|---|\n| 1 | 2 |\nA sentence right after it.", [["a", "b"], ["1", "2"]]),
     ("no table | here\n\nbut words", []),
     ("a | b\n---\n", []),
     ("```\na | b\n--|--\n```", []),

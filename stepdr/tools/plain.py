@@ -17,6 +17,7 @@ from .extract import join_lines, lowered, raised
 
 # %% ../../nbs/24_plain.ipynb #c3d0e005
 _DASHES = re.compile(r"\|?(?:\s*:?-+:?\s*\|)*\s*:?-+:?\s*\|?")
+_RULE = re.compile(r"\|?(?:\s*:?-{3,}:?\s*\|)+(?:\s*:?-{3,}:?)?")   # between rows: a cell of one dash is a cell
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _BAR = "\x00"   # a bar inside of a cell, while the line is cut
 
@@ -54,7 +55,7 @@ def tagged_letters(text): # text with <sup> and <sub> -> text
 def read_markdown(source): # Markdown -> (blocks, links, {"title", "date"})
     "Headings, lists, tables, code and paragraphs of a Markdown text; links keep their words."
     facts, lines = _front_matter(source.split("\n"))
-    blocks, links, held, fence, code, columns = [], [], [], None, [], 0
+    blocks, links, held, fence, code, columns, below = [], [], [], None, [], 0, -1   # `below`: the line of dashes under a head
     def plain(text):
         if "](" in text:
             links.extend((found[2], found[3] or found[4] or "") for found in _LINK.finditer(text) if not found[1] and len(links) < 10_000)
@@ -77,9 +78,9 @@ def read_markdown(source): # Markdown -> (blocks, links, {"title", "date"})
         item = re.match(r"(\s{0,40})([-*+]|\d{1,9}[.)])\s+(.*)", line)
         inner = re.sub(r"^(?:>\s?)+", "", bare)
         if columns:
-            if not inner or mark or heading: columns = 0
-            elif _DASHES.fullmatch(inner) and "|" in inner: continue
-            elif not item or "|" in inner and inner.startswith("|"):
+            if "|" not in inner or mark or heading: columns = 0
+            elif number == below or _RULE.fullmatch(inner): continue
+            elif not item or inner.startswith("|"):
                 cells = table_cells(inner, columns)
                 add_row(cells + [""] * (columns - len(cells)))
                 continue
@@ -92,6 +93,7 @@ def read_markdown(source): # Markdown -> (blocks, links, {"title", "date"})
             blocks.append(("h", len(heading[1]), plain(heading[2])))
         elif "|" in inner and number + 1 < len(lines) and (columns := table_begins(inner, re.sub(r"^\s*(?:>\s?)*", "", lines[number + 1]).strip())):
             flush()
+            below = number + 1
             add_row(table_cells(inner, columns), begins=True)
         elif held and re.fullmatch(r"=+|-{2,}", bare):
             blocks.append(("h", 1 if bare[0] == "=" else 2, plain(join_lines("\n".join(held)))))

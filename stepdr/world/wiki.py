@@ -157,36 +157,66 @@ def _word(text): return lambda places, named: _first(places) or text
 
 # what templates print: "names: function"; the names are those of the English wiki and of its counterparts elsewhere
 _PRINTS = {
-    "nowrap nobr small smaller big larger large abbr mono code tt kbd var strong em bold italic smallcaps sc sc2 small-caps underline u ins math mvar mathit proper_name not_a_typo typo as_written sic? visible_anchor vanchor tooltip le link-en link-ja link-de link-fr ill illm interlanguage_link "
-    "lang? small_caps center centre big? formatnum pad text plain_text noitalic nocaps wikt-lang? script iw2 nobold normal resize ref_label flag flagcountry flagu flagdeco? country fb fbw team? 仮リンク 臨時独立記事へのリンク lj nnbsp? zwj? bd? chem2 ce tmath gb? n-dash? allcaps smalldiv blue red green nts number "
-    "formatprice sfrac? dagger? audio? longitem avoid_wrap nowraplinks no_wrap wrap": _argument(1),
-    "lang langx color colour font_color font_colour background_color hover_title sort hid? audio pronunciation? color_box? legend colored_link": _argument(2),
-    "transl transliteration tlit tsl": _last, "nihongo nihongo2 nihongo3 nihongo_foot": _japanese, "frac fraction sfrac": _fraction, "convert cvt convinfobox": _converted,
-    "birth_date birth_date_and_age bda birth_year_and_age dob start_date end_date start_date_and_age film_date date dts dtsh? death_date death-date birth-date birth-date_and_age release_date founded": _day,
-    "death_date_and_age dda": _died, "death_year_and_age": lambda places, named: _first(places),
-    "quote blockquote cquote quotation bquote quote_box quotebox centered_pull_quote pull_quote verse_quote poemquote poem_quote talk_quote_block block_quote": _quoted,
-    "rquote": lambda places, named: _quoted(places[1:], named), "val": _measured, "coord": _place, "chem simple_chem": _formula, "su": _both, "ship": _ship, "as_of": _as_of, "ordinal ord": _ordinal,
-    "e": lambda places, named: "×10" + raised("10", _first(places)), "10^": lambda places, named: "10" + raised("10", _first(places)), "x10^": lambda places, named: "×10" + raised("10", _first(places)),
-    "sup": lambda places, named: raised("1", _first(places)), "sub": lambda places, named: lowered("a", _first(places)), "gaps": lambda places, named: "".join(places) + named.get("s", ""),
-    "sqrt radic root": _around("√(", ")"), "abs": _around("|", "|"), "circa c. ca": lambda places, named: " – ".join("c. " + part for part in places[:2] if part) or "c.", "floruit fl.": lambda places, named: "fl. " + "–".join(places[:2]),
-    "reign r.": lambda places, named: "r. " + "–".join(places[:2]), "sic": lambda places, named: ("".join(places[:2]) + " [sic]").strip(), "ruby": lambda places, named: f"{_first(places)} ({_first(places, 2)})",
-    "ubl unbulleted_list": _joined("; "), "hlist flatlist? hlist2": _joined(" · "), "plainlist flatlist plain_list startplainlist": lambda places, named: f"\n{places[0]}\n" if places else "",
-    "sortname": lambda places, named: " ".join(places[:2]), "linktext": _joined(" "), "key keypress button": _joined("+"), "zh lang-zh": lambda places, named: "; ".join(dict.fromkeys([*places, *(value for key, value in named.items() if key in ("s", "t", "c", "p", "j", "l", "hp", "py", "w") and value)])),
-    "url": lambda places, named: _first(places, 2) or _first(places), "isbn": _around("ISBN "), "height": lambda places, named: " ".join(f"{value} {key}" for key, value in named.items() if key in ("m", "cm", "ft", "in")) or " ".join(places),
-    "us$ usd": _around("US$"), "€ eur euro": _around("€"), "£ gbp pound_sterling": _around("£"), "inr ₹ indian_rupee": _around("₹"), "¥ jpy": _around("¥"), "a$ aud": _around("A$"), "cad c$": _around("C$"), "cny rmb": _around("CN¥"), "krw ₩": _around("₩"),
-    "hms": _around("HMS "), "uss": _around("USS "), "ss": _around("SS "), "rms": _around("RMS "), "mv": _around("MV "),
-    "yes": _word("Yes"), "no": _word("No"), "partial": _word("Partial"), "n/a na": _word("N/A"), "dunno": _word("?"), "won": _word("Won"), "nom nominated": _word("Nominated"), "tba": _word("TBA"), "tbd": _word("TBD"), "increase": _word("▲"), "decrease": _word("▼"), "steady": _word("—"),
-    "pi": _word("π"), "tick check y aye": _word("✓"), "cross x n": _word("✗"), "strike del s": _around("~~", "~~"), "langle": _word("⟨"), "rangle": _word("⟩"), "angbr": _around("⟨", "⟩"), "start_and_end_dates": _joined("–"),
-    "ndash en_dash –": _word("–"), "mdash em_dash —": _word("—"), "snd spaced_ndash spnd": _word(" – "), "snds": _word(" – "), "· dot middot bull bullet • ·_": _word(" · "), "nbsp space spaces thin_space thinsp hair_space": lambda places, named: " ", "!": _word("|"), "=": lambda places, named: "=", "'": _word("'"), "'s": _word("'s"),
-    "(": _word("("), ")": _word(")"), "times": _word("×"), "minus": _word("−"), "plus": _word("+"), "pm ±": _word("±"), "deg": _word("°"), "degree": _word("°"), "1/2": _word("1/2"), "1/3": _word("1/3"), "2/3": _word("2/3"), "1/4": _word("1/4"), "3/4": _word("3/4"), "half": _word("1/2"), "frac12": _word("1/2"),
-    "br break": lambda places, named: "<br>", "pb paragraph_break par": lambda places, named: "\n\n", "nihongo_core": _japanese,
+    "nowrap nobr small smaller big larger large abbr mono code tt kbd var strong em bold italic smallcaps sc sc2 "
+    "small-caps underline u ins math mvar mathit proper_name not_a_typo typo as_written visible_anchor vanchor tooltip "
+    "le link-en link-ja link-de link-fr ill illm interlanguage_link small_caps center centre formatnum pad text "
+    "plain_text noitalic nocaps script iw2 nobold normal resize ref_label flag flagcountry flagu country fb fbw 仮リンク "
+    "臨時独立記事へのリンク lj chem2 ce tmath allcaps smalldiv blue red green nts number formatprice longitem avoid_wrap "
+    "nowraplinks no_wrap wrap": _argument(1),
+    "lang langx color colour font_color font_colour background_color hover_title sort audio legend colored_link": _argument(2),
+    "transl transliteration tlit tsl": _last, "nihongo nihongo2 nihongo3 nihongo_foot": _japanese, "frac fraction sfrac": _fraction,
+    "convert cvt convinfobox": _converted,
+    "birth_date birth_date_and_age bda birth_year_and_age dob start_date end_date start_date_and_age film_date date "
+    "dts death_date death-date birth-date birth-date_and_age release_date founded": _day, "death_date_and_age dda": _died,
+    "age": lambda places, named: str(age) if (age := _age(places[:3], places[3:6])) >= 0 else UNKNOWN,
+    "death_year_and_age": lambda places, named: _first(places),
+    "quote blockquote cquote quotation bquote quote_box quotebox centered_pull_quote pull_quote verse_quote poemquote "
+    "poem_quote talk_quote_block block_quote": _quoted, "rquote": lambda places, named: _quoted(places[1:], named), "val": _measured,
+    "coord": _place, "chem simple_chem": _formula, "su": _both, "ship": _ship, "as_of": _as_of, "ordinal ord": _ordinal,
+    "e": lambda places, named: "×10" + raised("10", _first(places)), "10^": lambda places, named: "10" + raised("10", _first(places)),
+    "x10^": lambda places, named: "×10" + raised("10", _first(places)), "sup": lambda places, named: raised("1", _first(places)),
+    "sub": lambda places, named: lowered("a", _first(places)), "gaps": lambda places, named: "".join(places) + named.get("s", ""),
+    "sqrt radic root": _around("√(", ")"), "abs": _around("|", "|"),
+    "circa c. ca": lambda places, named: " – ".join("c. " + part for part in places[:2] if part) or "c.",
+    "floruit fl.": lambda places, named: "fl. " + "–".join(places[:2]), "reign r.": lambda places, named: "r. " + "–".join(places[:2]),
+    "sic": lambda places, named: ("".join(places[:2]) + " [sic]").strip(),
+    "ruby": lambda places, named: f"{_first(places)} ({_first(places, 2)})", "ubl unbulleted_list": _joined("; "),
+    "hlist hlist2": _joined(" · "),
+    "plainlist flatlist plain_list startplainlist": lambda places, named: f"\n{places[0]}\n" if places else "",
+    "sortname": lambda places, named: " ".join(places[:2]), "linktext": _joined(" "), "key keypress button": _joined("+"),
+    "zh lang-zh": lambda places, named: "; ".join(dict.fromkeys([*places, *(value for key, value in named.items() if key in ("s", "t", "c", "p", "j", "l", "hp", "py", "w") and value)])),
+    "url": lambda places, named: _first(places, 2) or _first(places), "isbn": _around("ISBN "),
+    "height": lambda places, named: " ".join(f"{value} {key}" for key, value in named.items() if key in ("m", "cm", "ft", "in")) or " ".join(places),
+    "currency": lambda places, named: f"{_first(places)} {_first(places, 2)}".strip(), "us$ usd": _around("US$"),
+    "€ eur euro": _around("€"), "£ gbp pound_sterling": _around("£"), "inr ₹ indian_rupee": _around("₹"), "¥ jpy": _around("¥"),
+    "a$ aud": _around("A$"), "cad c$": _around("C$"), "cny rmb": _around("CN¥"), "krw ₩": _around("₩"), "hms": _around("HMS "),
+    "uss": _around("USS "), "ss": _around("SS "), "rms": _around("RMS "), "mv": _around("MV "), "yes": _word("Yes"), "no": _word("No"),
+    "partial": _word("Partial"), "n/a na": _word("N/A"), "dunno": _word("?"), "won": _word("Won"), "nom nominated": _word("Nominated"),
+    "tba": _word("TBA"), "tbd": _word("TBD"), "increase": _word("▲"), "decrease": _word("▼"), "steady": _word("—"), "pi": _word("π"),
+    "tick check y aye": _word("✓"), "cross x n": _word("✗"), "strike del s": _around("~~", "~~"), "langle": _word("⟨"),
+    "rangle": _word("⟩"), "angbr": _around("⟨", "⟩"), "start_and_end_dates": _joined("–"), "ndash en_dash –": _word("–"),
+    "mdash em_dash —": _word("—"), "snd spaced_ndash spnd": _word(" – "), "snds": _word(" – "),
+    "· dot middot bull bullet • ·_": _word(" · "), "nbsp space spaces thin_space thinsp hair_space": lambda places, named: " ",
+    "!": _word("|"), "=": lambda places, named: "=", "'": _word("'"), "'s": _word("'s"), "(": _word("("), ")": _word(")"),
+    "times": _word("×"), "minus": _word("−"), "plus": _word("+"), "pm ±": _word("±"), "deg": _word("°"), "degree": _word("°"),
+    "1/2": _word("1/2"), "1/3": _word("1/3"), "2/3": _word("2/3"), "1/4": _word("1/4"), "3/4": _word("3/4"), "half": _word("1/2"),
+    "frac12": _word("1/2"), "br break": lambda places, named: "<br>", "pb paragraph_break par": lambda places, named: "\n\n",
+    "nihongo_core": _japanese,
 }
-_PRINTS = {name.replace("_", " "): function for names, function in _PRINTS.items() for name in names.split() if not name.endswith("?") or name == "?"}
+_PRINTS = {name.replace("_", " "): function for names, function in _PRINTS.items() for name in names.split()}
 
-# templates that print no words of the text: remarks of editors, sources, layout, boxes of links
-_SILENT = re.compile(r"""(?:cite|citation|cit|sfn|harv|efn|refn|ref|rp|r|sfnm|notetag|note|source|pp|use|good|featured|toc|col|div|end|clear|clr|clearleft|clearright|anchor|stub|reflist|notelist|noteta|refbegin|refend|portal|commons|wikisource|wikiquote|wiktionary
-    |wikivoyage|sister|authority|official|navbox|navboxes|short|about|main|main2|see|further|redirect|redirect2|distinguish|confused|other|for|for2|hatnote|italic|lead|expand|unreferenced|refimprove|more|cleanup|update|dead|webarchive|who|which|when|where|whom|by|clarify|vague|full|better|failed
-    |page|pages|dubious|disputed|multiple|orphan|defaultsort|displaytitle|default|lowercase|taxonbar|subscription|registration|closed|cbignore|sfnref|citeref|wayback|cn|fact|needs|according|original|primary|weasel|peacock|promotional|tone|globalize|pov|npov|blp|coi|in|engvarb|contains|flag_icon|flagicon|fbicon|nowrap_begin|nowrap_end|s-start|s-bef|s-ttl|s-aft|s-end|succession|selfref|ipa|ipac|ipac-en|respell|pronunciation|listen|audio-ipa|imdb|find|dmy|mdy|spoken|details|seealso|protection|protected|semi|hs|ntsh|dtsh|hid|-|clear-left|relevance|importance|tone|cat|category|主条目|main_article|cite-sign|fb_icon|section|multiple_image|triple_image|image|gallery|location|maplink|mapframe|wide_image|panorama|css|infobox_begin|plainlist_end|endplainlist|endflatlist|nofollow|noitalictitle)""".replace("\n    ", "") + r"(?:[ -].*)?", re.DOTALL)
+# templates that print no words of the text: remarks of editors, sources, layout, boxes of links; the first also with more words behind
+_FAMILIES = """cite citation cit sfn sfnm sfnref harv efn refn notetag pp use engvar engvarb toc col div clear anchor stub reflist notelist noteta refbegin refend portal commons wikisource wikiquote
+    wiktionary wikivoyage sister authority official navbox navboxes short_description good_article featured italic_title expand unreferenced refimprove more_citations cleanup update dead_link webarchive
+    clarify vague better_source failed_verification citation_needed page_needed dubious disputed multiple_issues orphan defaultsort displaytitle taxonbar subscription_required registration_required citeref
+    wayback original_research weasel peacock promotional globalize npov pov blp ipa ipac respell pronunciation listen imdb spoken protection semi-protected succession selfref location_map maplink
+    mapframe multiple_image triple_image wide_image flagicon flag_icon fbicon s-start s-bef s-ttl s-aft s-end nowrap_begin nowrap_end plainlist_end find_sources medical_citation_needed
+    unreliable_source third-party according_to_whom by_whom full_citation"""
+_ALONE = """about main main2 see see_also seealso further details redirect redirect2 distinguish confused other_uses other_people other_places for for2 hatnote lowercase_title lowercase ref rp r note source
+    page pages who which when where whom cn fact closed_access open_access cbignore good lead_too_short nofollow noitalictitle hs ntsh dtsh hid - clr clearleft clearright end endplainlist endflatlist
+    image gallery css dmy mdy 主条目 main_article coi tone audio-ipa section default_sort category cat in_lang needs_update"""
+_SILENT = re.compile("(?:" + "|".join(re.escape(name.replace("_", " ")) for name in _FAMILIES.split()) + r")(?:[ -].*)?", re.DOTALL)
+_ALONE = frozenset(name.replace("_", " ") for name in _ALONE.split())
 _INFO_BOX = re.compile(r"(?:info|taxo|geo|speciesbox|automatic taxo|drug|chem|protein|starbox|planet|album|mycomorph)(?:box|.*box).*|.*infobox.*|speciesbox|automatic taxobox|信息框.*", re.DOTALL)
 
 # %% ../../nbs/385_wiki.ipynb #690101f3
@@ -199,7 +229,7 @@ def template_text(inside, count=None): # what stands between {{ and }}, Counter 
         try: text = function(places, named)
         except (IndexError, ValueError): text = UNKNOWN
         if text != UNKNOWN: return text
-    if not name or function is None and (_SILENT.fullmatch(name) or name.endswith(("-stub", " stub"))): return ""
+    if not name or function is None and (_SILENT.fullmatch(name) or name in _ALONE or name.endswith(("-stub", " stub"))): return ""
     if count is None: return ""
     count["infoboxes" if _INFO_BOX.fullmatch(name) else f"template {name[:40]}"] += 1
     return UNKNOWN
