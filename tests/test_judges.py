@@ -222,6 +222,17 @@ def test_probes_catch_a_gullible_judge_and_pass_one_that_reads():
     assert bad["instructions"]["better"] + bad["instructions"]["worse"] == bad["instructions"]["flips"]
 
 
+def test_a_judge_with_a_small_context_sees_what_fits(tmp_path):
+    "A server of 2,600 positions, a report and twenty cited paragraphs that have many more: fewer paragraphs, smaller parts, and every criterion has its verdict."
+    keys = [f"web_{n:08x}" for n in range(20)]
+    paragraphs = {key: {"id": key, "text": f"Paragraph {key} says little. " * 40, "url": "https://a.example/", "title": "A", "site": "a.example", "date": ""} for key in keys}
+    report = "".join(f"## Part {n}\nIt is so \\cite{{{key}}}. {'Nothing of note. ' * 20}\n\n" for n, key in enumerate(keys))
+    def model(messages): return turn(json.dumps({"evidence": []})) if "<part>" in messages[1]["content"] else reply("satisfied")
+    with ScriptedModel(model, limit=2600) as server:
+        given = run(endpoint(server, tmp_path, JudgingSettings(trials=1)).judge({"id": "t", "query": "Report", "rubrics": [{"criterion": "States it", "weight": 1.0}]}, report, paragraphs))
+        assert [g.verdict for g in given] == ["satisfied"] and 1 < len(server.problems) < 12
+
+
 def test_a_long_report_is_read_in_parts_and_the_verdict_made_from_notes(tmp_path):
     report = "".join(f"## Part {n}\n" + f"Nothing of note in part {n}. " * 30 + "\n\n" for n in range(12)) + "It was opened in 1884.\n"
     def model(messages):

@@ -10,7 +10,7 @@ from stepdr.artifacts import root
 from stepdr.config import InputError
 from stepdr.llm import ContextTooLong, Usage
 from stepdr.model.base import load_model, make_model, save_model, train_tokenizer
-from stepdr.model.local import LocalPolicy, LocalSettings, TransformersSteps, policy_from
+from stepdr.model.local import LocalPolicy, LocalSettings, TransformersSteps, form_rows, policy_from, template_form
 from stepdr.synthesis.tasks import question_tasks
 from stepdr.tools.closed import Environment
 from stepdr.world.closed import ClosedWeb
@@ -175,3 +175,115 @@ def test_the_research_command_drives_a_local_model(checkpoint, tmp_path):
     assert done.returncode == 0 and "unknown 水" in done.stdout, done.stderr
     assert [e["event"] for e in events] == ["start", "model", "call", "result", "model", "end"] and "## Jack Lemmon birthplace" in events[3]["text"]
     assert "search Jack Lemmon birthplace" in done.stderr and events[-1]["spent"]["money"] == 0 and events[-1]["spent"]["tokens"] > 50
+
+
+# ---------------------------------------------------------------- chat templates that do not know tools
+
+START = "{% for m in messages %}"
+PLAIN = START + "<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"                             # drops tools and calls without a word, as SmolLM2's
+STRICT = (START + "{% if m.role not in ('user', 'assistant') %}{{ raise_exception('System role not supported') }}{% endif %}"
+          "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>")
+TEXT_ARGUMENTS = ("{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}" + START + "<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}"
+                  "{{ '```json\\n' + c.function.arguments + '\\n```' }}{% endfor %}\n{% endfor %}<assistant>")   # wants arguments as text, as DeepSeek's
+NUMBERED = ("{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}{% set ns = namespace(last='') %}" + START + "{% if m.role == 'user' and ns.last == 'tool' %}{{ raise_exception('unexpected user') }}{% endif %}"
+            "{% set ns.last = m.role %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}{% if c.id is not defined or c.id | length != 9 %}{{ raise_exception('Tool call IDs should be "
+            "alphanumeric strings with length 9!') }}{% endif %}{{ c.function | tojson }}{% endfor %}\n{% endfor %}<assistant>")                # as Mistral's
+NO_RESULTS = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}" + START + "{% if m.role != 'tool' %}<{{ m.role }}>{{ m.content }}\n{% endif %}{% endfor %}<assistant>"
+PARTS = START + "<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}\n{% endfor %}<assistant>"          # as those of models that see
+LAST_ONLY = "{{ messages[-1].content }}<assistant>"                                                              # shows nothing of what was before
+ALL_RAISE = "{{ raise_exception('no chat for you') }}"
+
+RESEARCH = [{"role": "system", "content": "You are an agent."}, {"role": "user", "content": "Which river?"},
+            {"role": "assistant", "content": "I look.", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "todo", "arguments": {"action": "clear"}}},
+                                                                       {"id": "b", "type": "function", "function": {"name": "todo", "arguments": {"action": "list"}}}]},
+            {"role": "tool", "content": "cleared", "tool_call_id": "a"}, {"role": "tool", "content": "empty list", "tool_call_id": "b"},
+            {"role": "user", "content": "Your budget is used up."}]
+
+
+def with_template(checkpoint, tmp_path, template, **changes):
+    shutil.copytree(checkpoint, tmp_path / "other", dirs_exist_ok=True)
+    (tmp_path / "other" / "chat_template.jinja").write_text(template)
+    return policy_of(tmp_path / "other", max_tokens=5, **changes)
+
+
+@pytest.mark.parametrize("template, own_tools", [(PLAIN, False), (STRICT, False), (TEXT_ARGUMENTS, True), (NUMBERED, True), (NO_RESULTS, False), (PARTS, False)],
+                         ids=["plain", "strict", "text arguments", "numbered", "no results", "parts"])
+def test_whatever_the_template_the_model_is_told_of_its_tools(checkpoint, tmp_path, template, own_tools):
+    "Tools, calls, results and the user's words after them all stand in the prompt, once, in their order."
+    policy = with_template(checkpoint, tmp_path, template)
+    note = policy.tell_tools(TOOLS)
+    assert ("put into the text" in note) is not own_tools
+    text = policy.tokenizer.decode(policy.prompt(RESEARCH, TOOLS))
+    places = [text.index(mark) for mark in ("You are an agent.", "Which river?", "I look.", "empty list", "Your budget is used up.")]
+    assert places == sorted(places) and '"todo"' in text and '"A list."' in text and all(text.count(mark) == 1 for mark in ("cleared", "empty list", "Your budget is used up.", "Which river?"))
+    assert "'action'" not in text and '"action": "clear"' in text.replace('\\"', '"') and text.endswith("<assistant>")
+    assert ("<tool_call>" in text) is not own_tools and ("<tool_response>" in text) is not own_tools
+    assert run(policy, RESEARCH, TOOLS).usage.prompt == len(policy.prompt(RESEARCH, TOOLS))
+    assert "cleared" in policy.tokenizer.decode(policy.prompt(RESEARCH)) and "A list." not in policy.tokenizer.decode(policy.prompt(RESEARCH))   # the forced report: results, no tools
+
+
+@pytest.mark.parametrize("template, words", [(LAST_ONLY, "it leaves out the system"), (ALL_RAISE, "no chat for you"), ("{{ messages | nonsense }}", "nonsense")])
+def test_a_template_that_cannot_show_tools_is_refused_before_the_run(checkpoint, tmp_path, template, words):
+    policy = with_template(checkpoint, tmp_path, template)
+    with pytest.raises(InputError, match="cannot be used as an agent") as caught: policy.tell_tools(TOOLS)
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "other" in str(caught.value)
+
+
+def test_a_template_without_a_system_turn_serves_a_judge(checkpoint, tmp_path):
+    policy = with_template(checkpoint, tmp_path, STRICT)
+    text = policy.tokenizer.decode(policy.prompt(RESEARCH[:2]))
+    assert text == "<user>You are an agent.\n\nWhich river?\n<assistant>"
+
+
+def test_the_templates_that_trl_ships():
+    "Of every family there is a form that shows the whole conversation; those that know tools keep their own."
+    from importlib.resources import files
+    from stepdr.trajectory import CHAT_TEMPLATE
+    folder = files("trl") / "chat_templates"
+    if not folder.is_dir(): pytest.skip("this TRL ships no templates")
+    tokenizer = train_tokenizer(["hello world"] * 3, 700)
+    tokenizer.bos_token = "<s>"
+    found = {}
+    for path in folder.iterdir():
+        if path.name.endswith(".jinja") and "training" not in path.name:
+            tokenizer.chat_template = path.read_text()
+            found[path.name.removesuffix(".jinja")] = template_form(tokenizer, True)
+    assert len(found) > 10 and all(found[name].tools for name in ("qwen2_5", "qwen3", "llama3_1") if name in found)
+    assert not any(found[name].tools for name in ("gemma", "llama3", "phi3") if name in found)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert template_form(tokenizer, True).tools is False             # the project's own: trained tools need no words, others do
+
+
+def test_a_stepdr_checkpoint_is_told_of_other_tools_in_a_system_turn(checkpoint):
+    policy = policy_of(checkpoint)
+    assert "A list." in policy.tokenizer.decode(policy.prompt(RESEARCH, TOOLS)) and policy.prompt(QUESTION, TOOLS) == policy.prompt(QUESTION)
+
+
+def test_only_a_checkpoint_of_the_tiny_profile_gets_the_short_tools(checkpoint, tmp_path):
+    "A small context alone does not make a chat model one of ours: it works with all tools, fitted to what it has."
+    assert policy_of(checkpoint).small and policy_of(checkpoint, context=128).small and not with_template(checkpoint, tmp_path, PLAIN).small
+    limits = run_limits(policy_of(checkpoint, context=128))
+    assert (limits.context, limits.source) == (128, "as asked") and run_limits(policy_of(checkpoint)).context == 1024
+
+
+def run_limits(policy): return asyncio.run(policy.limits())
+
+
+def test_research_with_a_chat_model_that_knows_no_tools(checkpoint, tmp_path):
+    "The command says that the tools go into the text, fits the context, and ends with a report or an honest message; one that is too small is told in a line."
+    import subprocess, sys
+    from pathlib import Path
+    from transformers import LlamaConfig, LlamaForCausalLM
+    tokenizer = load_model(checkpoint)[1]
+    tokenizer.chat_template = PLAIN
+    for name, positions in (("small", 2048), ("large", 12288)):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=positions))
+        save_model(tmp_path / name, model, tokenizer)
+    def research(name, *arguments):
+        command = [str(Path(sys.executable).with_name("stepdr")), "research", "Which river?", "--model", name, "--workspace", f"w-{name}", "--device", "cpu", "--reply-tokens", "16", "--budget", "turns=3", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = research("small")
+    assert done.returncode == 2 and "a context of 2048 tokens (the checkpoint's positions) is too small" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    done = research("large", "--tools", "batch_web_surfer,todo")
+    assert done.returncode in (0, 1) and "does not show tools and their results; they are put into the text" in done.stderr and "context 12288 tokens (the checkpoint's positions)" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and ("# Which river?" in done.stdout)

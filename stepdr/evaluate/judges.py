@@ -230,7 +230,7 @@ class EndpointJudge(RubricJudge):
         return list(await asyncio.gather(*(self.criterion(rubric, report, same) for rubric in task["rubrics"])))
 
     async def criterion(self, rubric, report, same): # -> Judgement
-        "All trials on one criterion; a report that the model has no room for is cut smaller."
+        "All trials on one criterion; a report that the model has no room for is cut smaller, and fewer of its sources are shown."
         negative = rubric.get("role") == "negative" or rubric.get("weight", 1) < 0
         name, size, work = f"judge_{'negative' if negative else 'positive'}{self.tail}", self.settings.chunk_tokens, Work()
         while True:
@@ -239,8 +239,9 @@ class EndpointJudge(RubricJudge):
                 results = await asyncio.gather(*(self.trial(name, rubric, shown, same, draw, work) for draw in range(self.settings.trials)))
             except SetAside as error: results = [(None, error)] * self.settings.trials
             failed = next((error for _, error in results if isinstance(error, SetAside)), None)
-            if not (failed and failed.kind == "too_long" and size > 1000): break
+            if not (failed and failed.kind == "too_long" and (size > 1000 or same["sources"])): break
             size = max(1000, min(size, guess_tokens(report)) // 2)
+            same = {**same, "sources": same["sources"][:len(same["sources"]) // 2]}
         verdicts, said = [v for v, _ in results], next((text for v, text in results if v is not None), "")
         joined = join_trials(verdicts, work=work)
         if joined.verdict is None: return replace(joined, reason=failed.kind, detail=str(failed.reason)[:300])
