@@ -126,3 +126,15 @@ def test_columns_of_prose_are_read_one_after_the_other_and_tables_row_by_row():
     assert words(read([rowwise(zip(left, right))])) == " ".join(left + right)
     table = [("Country of the north", "People that live there"), ("Norway and its islands", "5,400,000 people"), ("Sweden and its islands", "10,500,000 people"), ("Denmark with the Faroes", "5,900,000 people"), ("Finland with Aland", "5,600,000 people")]
     assert words(read([rowwise(table)])) == " ".join(" ".join(pair) for pair in table)
+
+
+@pytest.mark.parametrize("line", ["{0} patients were treated", "{0} May 2023", "Table {0}", "Exercise {0}", "Results 20{0:02}"])
+def test_lines_that_count_with_the_pages_but_say_something_stay(line):
+    document = read([page([line.format(n + 1), f"Some words of page {'abcde'[n]} only."]) for n in range(5)])
+    assert all(line.format(n + 1) in words(document) for n in range(5)) and not any("left out" in each for each in document.warnings)
+
+
+def test_a_note_at_the_margin_does_not_turn_the_page():
+    margin = "BT /F1 9 Tf 0 1 -1 0 30 200 Tm (preprint of May) Tj ET "
+    text = "BT /F1 11 Tf 72 720 Td (Unemployment fell to 5.2) Tj /F1 7 Tf 4 Ts (1) Tj /F1 11 Tf 0 Ts ( percent in the year of the report.) Tj ET"
+    assert "fell to 5.2¹ percent" in words(read([margin + text]))

@@ -187,8 +187,7 @@ class WordText:
         for child in run: self._piece(child, font, words)
         text = "".join(words)
         if not text: return
-        if self.fields and not self.fields[-1][2]:   # still in the field's code
-            return
+        if not all(field[2] for field in self.fields): return   # still in a field's code
         if looks is not None and text.strip() and any(_value(looks, each) not in (None, "0", "false") for each in ("strike", "dstrike")): text = f"~~{text}~~"
         if how in ("superscript", "subscript"): self._raise(out, text, how)
         else:

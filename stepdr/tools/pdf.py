@@ -28,14 +28,14 @@ class Run(NamedTuple):
 _HYPHEN = "\x02"  # what pdfium gives for a hyphen at a line's end
 
 def _direction(textpage, count): # -> (a, b, c, d): along and across the line, of length 1
-    "The way in which the first letter stands."
+    "The way in which most letters stand: a note at the margin may stand otherwise."
     import pypdfium2.raw as pdfium
-    matrix = pdfium.FS_MATRIX()
-    for number in range(min(count, 50)):
+    matrix, ways = pdfium.FS_MATRIX(), Counter()
+    for number in range(0, count, count // 40 + 1):
         if pdfium.FPDFText_IsGenerated(textpage, number) == 1 or not pdfium.FPDFText_GetMatrix(textpage, number, matrix): continue
         along, across = math.hypot(matrix.a, matrix.b), math.hypot(matrix.c, matrix.d)
-        if along and across: return matrix.a / along, matrix.b / along, matrix.c / across, matrix.d / across
-    return 1.0, 0.0, 0.0, 1.0
+        if along and across: ways[tuple(round(part, 4) for part in (matrix.a / along, matrix.b / along, matrix.c / across, matrix.d / across))] += 1
+    return ways.most_common(1)[0][0] if ways else (1.0, 0.0, 0.0, 1.0)
 
 def _letter_size(textpage, number): # -> points
     "The size that a letter is drawn in: of its font, times the scale of its place."
@@ -164,11 +164,12 @@ def _pattern(line): # -> (words with figures as 0, figures)
     return re.sub(r"\d+", "0", line.strip()), tuple(map(int, re.findall(r"\d+", line[:500])))
 
 def _counts_pages(words, changing): # pattern of a line, {place of a figure: offset} -> whether its figures may be page numbers
-    "A figure alone, one with a word for page, or one at the end of a line of several words that says no year."
-    rest = [word for word in re.findall(r"[^\W\d_]+|\S", words.replace("0", " ").lower()) if word.isalnum()]
-    if all(word in _PAGE_WORDS for word in rest): return True
+    "A figure alone, one with a word for page, or one at an end of a line that is written like a title and says no year."
+    rest = [word for word in re.findall(r"[^\W\d_]+", words)]
+    if all(word.lower() in _PAGE_WORDS for word in rest): return True
     if any(offset > 1000 for offset in changing.values()): return False
-    return len(rest) > 1 and (re.match(r"0\b", words) or re.search(r"\b0$", words)) is not None or re.search(r"\b(?:page|seite|página|pagina|стр)\.? 0", words.lower()) is not None
+    title = [not word[0].islower() for word in rest if len(word) > 3]
+    return len(rest) > 1 and sum(title) > 0.5 * len(title) and (re.match(r"0\b", words) or re.search(r"\b0$", words)) is not None or re.search(r"\b(?:page|seite|página|pagina|стр)\.? 0", words.lower()) is not None
 
 def running_lines(pages): # list of lists of lines -> {(number of the page, number of the line): first place or None}
     "Lines at the edges of pages that say nothing new: None for bare page numbers, else where the line stands first."

@@ -47,11 +47,12 @@ def paragraph_id(url, text): # -> "web_xxxxxxxx"
 
 # %% ../../nbs/15_paragraphs.ipynb #313cde27
 _PAIRED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003134f]+")
+_FOOTNOTE = re.compile("(?<=[0-9])(?=[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉])")  # 5.2¹ is 5.2 and a mark, no 5.21
 
 def split_scripts(text): # -> (text without them, list of runs of characters that are written without spaces)
     "Part a text into what is searched by words and what is searched by pairs (Chinese, Japanese, Korean, Thai, Lao, Burmese, Khmer)."
     if text.isascii(): return text, []
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", _FOOTNOTE.sub(" ", text))
     return _PAIRED.sub(" ", text), _PAIRED.findall(text)
 
 def pairs_of(run): # "长江水" -> ["长江", "江水"]; a single character stands for itself
