@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from stepdr.artifacts import read_json, read_jsonl, read_metrics, root, sha256_path
+from stepdr import pipeline
 from stepdr.pipeline import STAGES, _end_leftover_kernels
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
@@ -36,14 +37,15 @@ def arguments(folder, **changed):
     return ["run", "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
 
 
-def stepdr(*given, home=None):
+def stepdr(*given, home=None, environment=None):
     "The command, to its end."
-    return subprocess.run([*STEPDR, *map(str, given)], capture_output=True, text=True, timeout=600, env=os.environ | ({"STEPDR_HOME": str(home)} if home else {}))
+    changed = ({"STEPDR_HOME": str(home)} if home else {}) | (environment or {})
+    return subprocess.run([*STEPDR, *map(str, given)], capture_output=True, text=True, timeout=600, env=os.environ | changed)
 
 
-def run(folder, **changed):
+def run(folder, environment=None, **changed):
     "A run that must succeed; returns what it printed."
-    done = stepdr(*arguments(folder, **changed))
+    done = stepdr(*arguments(folder, **changed), environment=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -61,11 +63,40 @@ def results(folder):
     return json.loads(done.stdout)
 
 
+# In each process of a stage: a line for every module of stepdr that is imported and every file of the project's data that is opened.
+TRACE = """
+import os, sys
+from pathlib import Path
+if "STEPDR_RUN_FOLDER" in os.environ and "TRACE_FOLDER" in os.environ:
+    stage = next(Path(os.environ["STEPDR_RUN_FOLDER"], "checkpoints").glob("*.json")).stem
+    trace = open(Path(os.environ["TRACE_FOLDER"], f"{stage}.{os.getpid()}"), "w", buffering=1)
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == "stepdr": print("module", name, file=trace)
+    def opened(event, given):
+        if event == "open" and isinstance(given[0], str) and given[0].startswith(os.environ["TRACE_DATA"]): print("data", given[0], file=trace)
+    sys.meta_path.insert(0, Watch())
+    sys.addaudithook(opened)
+"""
+
+
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    "An undisturbed run of all stages, and what it printed."
-    folder = tmp_path_factory.mktemp("chain") / "run"
-    return folder, run(folder)
+    "An undisturbed run of all stages, and what it printed; what its processes imported and opened lies beside it, in `trace`."
+    home = tmp_path_factory.mktemp("chain")
+    (home / "trace").mkdir()
+    (home / "sitecustomize.py").write_text(TRACE)
+    watched = {"PYTHONPATH": os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]), "TRACE_FOLDER": str(home / "trace"), "TRACE_DATA": str(root() / "data")}
+    return home / "run", run(home / "run", watched)
+
+
+def traced(folder, kind):
+    "{stage: what its processes imported (\"module\") or opened (\"data\")}."
+    seen = {}
+    for path in (folder.parent / "trace").iterdir():
+        lines = (line.split(" ", 1) for line in path.read_text().splitlines())
+        seen.setdefault(path.name.split(".")[0], set()).update(name for what, name in lines if what == kind)
+    return seen
 
 
 def test_every_stage_wrote_what_it_declares(chain):
@@ -116,6 +147,37 @@ def test_the_same_command_repeats_nothing(chain):
     printed = run(folder)
     assert printed.count("unchanged, kept") == len(STAGES)
     assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_changed_line_in_any_module_that_a_stage_imported_makes_it_stale(chain, tmp_path, monkeypatch):
+    imported = traced(chain[0], "module")
+    assert set(imported) == {stage.name for stage in STAGES if stage.notebook} and "stepdr.train.ppo" in imported["ppo"]
+    monkeypatch.setenv("STEPDR_HOME", str(root()))
+    package = tmp_path / "stepdr"
+    shutil.copytree(Path(pipeline.stepdr.__file__).parent, package)
+    monkeypatch.setattr(pipeline.stepdr, "__file__", str(package / "__init__.py"))
+    opened = pipeline.open_run(out=tmp_path / "run")
+    stages = {stage.name: stage for stage in STAGES}
+    before = {name: pipeline._code_hashes(opened, stage) for name, stage in stages.items()}
+    for module in sorted(set().union(*imported.values())):
+        stem = package.joinpath(*module.split(".")[1:])
+        file = stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")
+        text = file.read_text()
+        file.write_text(text + "CHANGED = True\n")
+        for name in imported:
+            if module in imported[name]: assert pipeline._code_hashes(opened, stages[name]) != before[name], (name, module)
+        file.write_text(text)
+    assert {name: pipeline._code_hashes(opened, stage) for name, stage in stages.items()} == before
+
+
+def test_every_file_of_the_project_that_a_stage_opened_is_declared(chain):
+    "The facts excepted: lessons of several notebooks show them."
+    declared = {stage.name: [root() / path for path in stage.project] for stage in STAGES}
+    opened = traced(chain[0], "data")
+    assert any("authority" in path for path in opened["synthesis"])
+    for stage, paths in opened.items():
+        for path in map(Path, paths):
+            assert path.parent in declared[stage] or path.parent == root() / "data/kg", (stage, path)
 
 
 def test_ask_prints_an_episode(chain):

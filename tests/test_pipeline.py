@@ -61,7 +61,7 @@ def test_changed_or_missing_outputs_and_code_are_noticed(project):
     assert stage_state(opened, slow)[0] == "done"
     notebook["cells"][1]["source"] += "\n# changed"
     (project/"nbs/slow.ipynb").write_text(json.dumps(notebook))
-    assert stage_state(opened, slow) == ("stale", "its code has changed")
+    assert stage_state(opened, slow) == ("stale", "its code has changed (notebook)")
     (folder/"data/numbers.txt").unlink(); (folder/"data").rmdir()
     assert stage_state(opened, slow) == ("stale", "an input is missing (data: no such file or folder)")
 
