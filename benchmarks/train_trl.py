@@ -59,8 +59,8 @@ def main():
         (first, _), (last, _) = seen[0], seen[-1]
         return sum(row["tokens"] for _, row in seen[1:]) / (last - first), first - started, [row["loss"] for _, row in seen]
 
-    def plain(model, log): train_rows(model, rows, given.steps, sft.tokens_per_step, sft.rate, sft.matrix_rate, 0, tokenizer.pad_token_id, log=log)
-    def through_trl(model, log): train_rows_trl(model, rows, given.steps, sft.tokens_per_step, sft.rate, sft.matrix_rate, 0, tokenizer.pad_token_id, log=log)
+    def plain(model, log): train_rows(model, rows, given.steps, sft.tokens_per_step, sft.learning_rate, sft.muon_learning_rate, 0, tokenizer.pad_token_id, log=log)
+    def through_trl(model, log): train_rows_trl(model, rows, given.steps, sft.tokens_per_step, sft.learning_rate, sft.muon_learning_rate, 0, tokenizer.pad_token_id, log=log)
     best = {}
     for number in range(given.rounds):
         for name, train in (("plain loop", plain), ("TRL SFTTrainer", through_trl)):

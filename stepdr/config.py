@@ -93,10 +93,10 @@ class MidtrainSettings:
     stage1_steps: int = setting(500, "optimiser steps of stage 1", 1, 10_000_000)
     stage2_steps: int = setting(700, "optimiser steps of stage 2", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
-    stage1_rate: float = setting(3e-3, "AdamW's learning rate in stage 1", 0.0, 1.0)
-    stage1_matrix_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)
-    stage2_rate: float = setting(2e-3, "AdamW's learning rate in stage 2", 0.0, 1.0)
-    stage2_matrix_rate: float = setting(0.015, "Muon's learning rate in stage 2", 0.0, 1.0)
+    stage1_learning_rate: float = setting(3e-3, "AdamW's learning rate in stage 1", 0.0, 1.0)
+    stage1_muon_learning_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)
+    stage2_learning_rate: float = setting(2e-3, "AdamW's learning rate in stage 2", 0.0, 1.0)
+    stage2_muon_learning_rate: float = setting(0.015, "Muon's learning rate in stage 2", 0.0, 1.0)
     trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
     curve: int = setting(3, "snapshots of each stage, to measure what the model knows on the way", 0, 1000)
@@ -108,8 +108,8 @@ class SftSettings:
     "Supervised fine-tuning, with and without mid-training before it."
     steps: int = setting(250, "optimiser steps", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
-    rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
-    matrix_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
+    learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
+    muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
     def __post_init__(self): validate(self)
@@ -120,8 +120,8 @@ class JudgeSettings:
     "The Rubrics Judge."
     steps: int = setting(300, "optimiser steps", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
-    rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
-    matrix_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
+    learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
+    muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     train_reports: int = setting(1500, "reports to learn from", 2, 10_000_000)
     test_reports: int = setting(120, "held-out reports to measure agreement on", 2, 100_000)
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
@@ -131,8 +131,8 @@ class JudgeSettings:
     rl_reports: int = setting(24, "reports of such a batch", 1, 1_000_000)
     rl_samples: int = setting(2, "answers to each question", 1, 1000)
     rl_steps: int = setting(4, "optimiser steps on a batch", 1, 1000)
-    rl_rate: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
-    rl_matrix_rate: float = setting(5e-3, "Muon's learning rate in reinforcement", 0.0, 1.0)
+    rl_learning_rate: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
+    rl_muon_learning_rate: float = setting(5e-3, "Muon's learning rate in reinforcement", 0.0, 1.0)
     rl_supervised: int = setting(12, "labelled rows that such a step also learns from", 0, 1_000_000)
     rl_every: int = setting(3, "iterations between trials on development reports, by which the weights are chosen", 1, 1_000_000)
     rl_dev_reports: int = setting(96, "reports of such a trial", 2, 100_000)
@@ -150,7 +150,7 @@ class PpoSettings:
     epochs: int = setting(1, "passes of the policy over an iteration's episodes", 1, 100)
     critic_warmup: int = setting(3, "first iterations in which only the critic learns", 0, 1000)
     learning_rate: float = setting(2e-4, "AdamW's learning rate of the policy", 0.0, 1.0)
-    critic_rate: float = setting(5e-4, "AdamW's learning rate of the critic", 0.0, 1.0)
+    critic_learning_rate: float = setting(5e-4, "AdamW's learning rate of the critic", 0.0, 1.0)
     clip: float = setting(0.2, "PPO's clip range of the probability ratio", 0.0, 10.0)
     max_gradient: float = setting(0.5, "gradients are clipped to this norm", 0.0, 1000.0)
     temperature: float = setting(1.0, "of sampling and of the policy in the loss", 0.01, 10.0)
@@ -192,9 +192,9 @@ def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of
 # %% ../nbs/00_config.ipynb #eea4b85c
 PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000},
                        base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12, "context": 4096},
-                       midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "stage1_rate": 6e-4, "stage2_rate": 3e-4, "processes": 1},
-                       sft={"steps": 500, "tokens_per_step": 65536, "rate": 2e-4, "processes": 1}, judge={"tokens_per_step": 65536, "rate": 2e-4, "processes": 1},
-                       ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_rate": 5e-5, "processes": 1}, evaluate={"processes": 1})
+                       midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "stage1_learning_rate": 6e-4, "stage2_learning_rate": 3e-4, "processes": 1},
+                       sft={"steps": 500, "tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1}, judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1},
+                       ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5, "processes": 1}, evaluate={"processes": 1})
 PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072, "induction": False, "renamed": 0.0},
-                         ppo={"learning_rate": 1e-6, "critic_rate": 1e-5, "episodes": 512, "tool_calls": 30, "tokens": 131072, "turn_tokens": 16384, "reward": "judge"},
+                         ppo={"learning_rate": 1e-6, "critic_learning_rate": 1e-5, "episodes": 512, "tool_calls": 30, "tokens": 131072, "turn_tokens": 16384, "reward": "judge"},
                          evaluate={"tool_calls": 30, "tokens": 131072, "turn_tokens": 16384})

@@ -727,7 +727,7 @@ def reinforce_rank(job, rank, ranks): # as `run_ranks` calls it; {"run_dir", "se
     def reports(split, count): return [without(r, set(job["hidden"])) for _, r in make_records(wanted, split, count, web, *writer, 0.5, rank, ranks)]
     found, dev = reports("train", settings["rl_iterations"] * settings["rl_reports"]), reports("dev", settings["rl_dev_reports"])
     random.Random(f"reinforce order {job['seed']} {rank}").shuffle(found)
-    optimizer, history = make_optimizer(model, settings["rl_rate"], settings["rl_matrix_rate"]), []
+    optimizer, history = make_optimizer(model, settings["rl_learning_rate"], settings["rl_muon_learning_rate"]), []
     rates = [group["lr"] for group in optimizer.param_groups]
     labelled, namer = read_parquet(run / "checkpoints/judge/rows.parquet"), training_namer(web)
     def tried(): # -> {"dev_well_formed", "dev_right"}
@@ -921,8 +921,8 @@ def learn_rank(job, rank, ranks): # as `run_ranks` calls it
         if rank: return
         metrics.log(**row)
         if row["step"] % 50 == 0: print(f"judge {row['step']}/{settings['steps']}  loss {row['loss']:.3f}  {time.time() - clock:.0f} s", flush=True)
-    train_rows(read_as_tree(model, Speller(tokenizer).start), read_parquet(run / "checkpoints/judge/rows.parquet"), settings["steps"], settings["tokens_per_step"], settings["rate"],
-               settings["matrix_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
+    train_rows(read_as_tree(model, Speller(tokenizer).start), read_parquet(run / "checkpoints/judge/rows.parquet"), settings["steps"], settings["tokens_per_step"], settings["learning_rate"],
+               settings["muon_learning_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
     if rank == 0: save_model(run / "checkpoints/judge/sft", model, tokenizer)
 
 # %% ../nbs/60_judge.ipynb #c34cccf6

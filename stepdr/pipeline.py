@@ -88,11 +88,13 @@ def resolve_settings(profile,  # name of a profile
     return settings
 
 # %% ../nbs/90_pipeline.ipynb #57703374
-def _suggestion(name, settings):
-    "A hint for a mistyped parameter: the nearest names, or how to list them."
+def _suggestion(name: str, settings: dict) -> str:
+    "A hint for a mistyped parameter: names that end the same way, else the nearest ones, else how to list them."
     import difflib
     known = [f"{stage}.{f.name}" for stage, value in settings.items() for f in fields(value)]
-    close = difflib.get_close_matches(name, known + [item.split(".")[1] for item in known], n=3, cutoff=0.7)
+    stage, _, last = name.rpartition(".")
+    close = [item for item in known if item.startswith(stage) and item.endswith(f"_{last}")][:3]
+    close = close or difflib.get_close_matches(name, known + [item.split(".")[1] for item in known], n=3, cutoff=0.7)
     return f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else "; `stepdr run --list-parameters` lists all"
 
 # %% ../nbs/90_pipeline.ipynb #06adc0de

@@ -80,7 +80,7 @@ def test_killed_run_goes_on_to_the_same_result(project, moment):
     overrides = ("slow.steps=12", "slow.pause=0.1")
     _, undisturbed = run(project, *overrides, out="undisturbed")
     command = [sys.executable, small_project.__file__, str(project), *overrides]
-    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(Path(small_project.__file__).parent)})
+    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(small_project.__file__).parent), os.environ.get("PYTHONPATH", "")])})
     metrics = project/"run/metrics/slow.jsonl"
     while not (metrics.exists() and len(read_metrics(metrics)) >= moment):
         assert runner.poll() is None, "the runner ended before it could be killed"
@@ -104,7 +104,7 @@ def test_interrupted_attempt_with_other_parameters_starts_afresh(project):
 
 def test_one_run_at_a_time(project):
     command = [sys.executable, small_project.__file__, str(project), "slow.pause=1", "slow.steps=100"]
-    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(Path(small_project.__file__).parent)})
+    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(small_project.__file__).parent), os.environ.get("PYTHONPATH", "")])})
     try:
         while not (project/"run/checkpoints/slow.json").exists(): time.sleep(0.05); assert runner.poll() is None
         with pytest.raises(InputError, match=f"in use by another run .process {runner.pid}"): run(project)
@@ -127,7 +127,7 @@ def test_cell_timeout(project):
 def test_interrupt_ends_the_kernel(project):
     command = [sys.executable, small_project.__file__, str(project), "slow.pause=1", "slow.steps=100"]
     runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              env=os.environ | {"PYTHONPATH": str(Path(small_project.__file__).parent)})
+                              env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(small_project.__file__).parent), os.environ.get("PYTHONPATH", "")])})
     while not (project/"run/metrics/slow.jsonl").exists(): time.sleep(0.05); assert runner.poll() is None
     runner.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in runner.communicate(timeout=30)[1]

@@ -105,7 +105,7 @@ def test_a_stage_trains_through_trl(tmp_path):
     weights, losses = {}, {}
     for trainer in ("plain", "trl", "trl"):
         job = {"start": "models/base", "rows": "rows.parquet", "out": f"models/{trainer}", "name": trainer, "stage": "sft", "run_dir": str(tmp_path), "device": "cpu",
-               "seed": 0, "steps": 4, "tokens": TOKENS, "rate": RATE, "matrix_rate": MATRIX_RATE, "trainer": trainer}
+               "seed": 0, "steps": 4, "tokens": TOKENS, "learning_rate": RATE, "muon_learning_rate": MATRIX_RATE, "trainer": trainer}
         lm.train_job(job, 0, 1)
         weights[trainer] = load_model(tmp_path / f"models/{trainer}")[0]
         losses.setdefault(trainer, []).append([row["loss"] for row in read_jsonl(tmp_path / f"metrics/{trainer}.jsonl")])

@@ -32,13 +32,13 @@ def orthogonalise(matrices_BMN, steps=5): # -> the nearest (semi-)orthogonal mat
     return x.mT if tall else x
 
 # %% ../../nbs/50_train.ipynb #d94cf252
-def make_optimizer(model, learning_rate, matrix_rate): # -> torch optimiser with two groups
-    "Muon (`matrix_rate`) on the blocks' matrices, AdamW (`learning_rate`) on embeddings, norms and biases."
+def make_optimizer(model, learning_rate, muon_learning_rate): # -> torch optimiser with two groups
+    "Muon (`muon_learning_rate`) on the blocks' matrices, AdamW (`learning_rate`) on embeddings, norms and biases."
     import torch
 
     class MuonAdamW(torch.optim.Optimizer):
         def __init__(self, matrices, rest):
-            super().__init__([{"params": matrices, "lr": matrix_rate, "muon": True}, {"params": rest, "lr": learning_rate, "muon": False}], {})
+            super().__init__([{"params": matrices, "lr": muon_learning_rate, "muon": True}, {"params": rest, "lr": learning_rate, "muon": False}], {})
 
         @torch.no_grad()
         def step(self, closure=None):
@@ -152,7 +152,7 @@ def add_gradients(model): # in place, across processes
 # %% ../../nbs/50_train.ipynb #9f6e588e
 def train_rows(model, # Qwen2 or any causal model
                rows, # list of {"input_ids", "labels"}
-               steps, tokens, learning_rate, matrix_rate, seed, # optimiser steps, tokens a step, rates, order of the rows
+               steps, tokens, learning_rate, muon_learning_rate, seed, # optimiser steps, tokens a step, rates, order of the rows
                pad=0, # id to pad with
                rank=0, ranks=1, # this process, of how many
                checkpoint=None, every=50, # file to go on from, steps between saves
@@ -161,7 +161,7 @@ def train_rows(model, # Qwen2 or any causal model
                ): # -> model
     "Next-token training on the labels; goes on from its checkpoint."
     import torch
-    optimizer = make_optimizer(model, learning_rate, matrix_rate)
+    optimizer = make_optimizer(model, learning_rate, muon_learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     start = load_state(checkpoint, model, optimizer) if checkpoint else 0
     planned = plan_batches([len(r["input_ids"]) for r in rows], tokens // ranks, seed, steps, ranks)
@@ -237,7 +237,7 @@ def curve_steps(steps, points): # optimiser steps, how many snapshots -> set of 
     return {round(steps * n / points) for n in range(1, points + 1)} - {0}
 
 # %% ../../nbs/50_train.ipynb #5802a91a
-def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "rate", "matrix_rate", "trainer"}
+def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "learning_rate", "muon_learning_rate", "trainer"}
     "Train from one Hugging Face directory to another, in one of `ranks` processes; goes on from its checkpoint."
     from stepdr.artifacts import MetricsLog, read_parquet, write_json
     from stepdr.model.base import load_model, save_model
@@ -263,8 +263,8 @@ def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "
         if ranks > 1: raise ValueError("trainer: trl works with one process here; use processes=1, or accelerate launch")
     else: train = partial(train_rows, keep=keep)
     if done < job["steps"]:
-        train(model, rows, job["steps"], job["tokens"], job["rate"], job["matrix_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
-    else: load_state(checkpoint, model, make_optimizer(model, job["rate"], job["matrix_rate"]))
+        train(model, rows, job["steps"], job["tokens"], job["learning_rate"], job["muon_learning_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
+    else: load_state(checkpoint, model, make_optimizer(model, job["learning_rate"], job["muon_learning_rate"]))
     if rank == 0: save_model(run / job["out"], model, tokenizer)
 
 # %% ../../nbs/50_train.ipynb #5b76f457

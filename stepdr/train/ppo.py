@@ -288,7 +288,7 @@ def train_ppo(job, rank, ranks): # {"run_dir", "seed", "settings", "save_every"}
     critic = make_critic(policy).to(device)
     state = {"policy": policy, "reference": reference, "critic": critic, "rewards": oracle_rewards,
              "optimizer": torch.optim.AdamW(policy.parameters(), settings["learning_rate"], betas=(0.9, 0.99), weight_decay=0.0),
-             "critic_optimizer": torch.optim.AdamW(critic.parameters(), settings["critic_rate"], betas=(0.9, 0.95), weight_decay=0.0)}
+             "critic_optimizer": torch.optim.AdamW(critic.parameters(), settings["critic_learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)}
     if settings["reward"] == "judge":
         from stepdr.judge import Judge
         state["rewards"] = judge_rewards(Judge.load(run / "models/judge"))

@@ -80,7 +80,7 @@ def blank_tokenizer(pad): # id to pad with -> tokenizer without words
 # %% ../../nbs/55_trl.ipynb #a4c47971
 def train_rows_trl(model, # any causal model of Hugging Face
                    rows, # list of {"input_ids", "labels"}
-                   steps, tokens, learning_rate, matrix_rate, seed, # as for `train_rows`
+                   steps, tokens, learning_rate, muon_learning_rate, seed, # as for `train_rows`
                    pad=0, # id to pad with
                    rank=0, ranks=1, # one process only
                    checkpoint=None, # file for the state at the end; an interrupted training begins anew
@@ -95,7 +95,7 @@ def train_rows_trl(model, # any causal model of Hugging Face
     from datasets import Dataset
     from transformers import PrinterCallback
     planned = [batch for batch, in plan_batches([len(r["input_ids"]) for r in rows], tokens, seed, steps)]
-    optimizer = make_optimizer(model, learning_rate, matrix_rate)
+    optimizer = make_optimizer(model, learning_rate, muon_learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
     data = Dataset.from_list([{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows])
     before = [(config, dict(vars(config))) for config in (model.config, model.generation_config)]
