@@ -203,7 +203,7 @@ def read_parquet(path) -> list:
     if not Path(path).is_file(): raise InputError(f"{path}: no such file")
     try:
         json_columns = set(json.loads(polars.read_parquet_metadata(path).get("json_columns", "[]")))
-        rows = polars.read_parquet(path).to_dicts()
+        rows = polars.read_parquet(path, glob=False).to_dicts()
     except polars.exceptions.PolarsError as error:
         raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); truncated, make it again") from None
     return [{key: json.loads(value) if key in json_columns and value is not None else _without_nulls(value) for key, value in row.items()} for row in rows]

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import __version__
 from .artifacts import InputError, json_text, read_json, root, sha256_path, write_json
 from .extras import extras, missing_package, need
-from .pipeline import StageError, _clock, open_run, resolve_settings, run_pipeline, stage_state
+from .pipeline import StageError, _clock, check_inputs, open_run, resolve_settings, run_pipeline, stage_state
 
 # %% ../nbs/92_cli.ipynb #1593623d
 def run_command(options) -> int:
@@ -26,7 +26,11 @@ def run_command(options) -> int:
     given = dict(profile=options.profile, out=options.out, seed=options.seed, overrides=options.parameter,
                  device=options.device, kernel_name=options.kernel, gpu=options.gpu)
     if options.list_parameters: return print(parameters_table(resolve_settings(options.profile, options.parameter))) or 0
-    if options.list: return print(stages_table(open_run(**given))) or 0
+    if options.list:
+        run = open_run(**given)
+        print(stages_table(run), flush=True)
+        check_inputs(run)
+        return 0
     need("papermill", "ipykernel", "nbconvert", "torch", "transformers", "safetensors", "tokenizers")
     folder = run_pipeline(from_stage=options.from_stage, until_stage=options.until_stage, **given)
     if (folder/"evaluation"/"results.json").exists(): print(f"\n{_results_text(folder)}")

@@ -189,6 +189,16 @@ def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of
     "A profile that differs from another in the values given."
     return {stage: dataclasses.replace(settings, **changes.get(stage, {})) for stage, settings in PROFILES[profile].items()}
 
+# %% ../nbs/00_config.ipynb #acf57962
+PROFILES["micro"] = vary("tiny",
+                         synthesis={"stage1_rows": 200, "stage2_rows": 200, "sft_rows": 120, "subgraphs": 20, "walks": 40, "research": 60,
+                                    "heldout_research": 10, "heldout_questions": 8},
+                         base={"width": 64, "layers": 2}, midtrain={"stage1_steps": 10, "stage2_steps": 10, "tokens_per_step": 1024, "curve": 1},
+                         sft={"steps": 10, "tokens_per_step": 1024},
+                         judge={"steps": 10, "tokens_per_step": 1024, "train_reports": 24, "test_reports": 4, "rl_iterations": 1, "rl_reports": 8, "rl_dev_reports": 4},
+                         ppo={"iterations": 2, "episodes": 8, "minibatch": 8, "critic_warmup": 1, "tokens": 240, "turn_tokens": 40},
+                         evaluate={"tokens": 240, "turn_tokens": 40, "samples": 50, "curve_tasks": 8})
+
 # %% ../nbs/00_config.ipynb #eea4b85c
 PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000},
                        base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12, "context": 4096},

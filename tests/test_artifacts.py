@@ -122,3 +122,9 @@ def test_import_time(record_property):
         subprocess.run([sys.executable, "-c", "import stepdr"], check=True)
         times.append(time.perf_counter() - began)
     record_property("import_seconds", min(times))
+
+
+def test_parquet_in_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    path = tmp_path / "a[1] * {b}" / "rows.parquet"
+    write_parquet(path, [{"a": 1, "b": [1, 2]}])
+    assert read_parquet(path) == [{"a": 1, "b": [1, 2]}]

@@ -9,12 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from stepdr.artifacts import read_json, read_jsonl, read_metrics, root, sha256_path
 from stepdr import pipeline
+from stepdr.config import PROFILES
 from stepdr.pipeline import STAGES, _end_leftover_kernels
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
@@ -180,6 +185,47 @@ def test_every_file_of_the_project_that_a_stage_opened_is_declared(chain):
             assert path.parent in declared[stage] or path.parent == root() / "data/kg", (stage, path)
 
 
+def run_all(notebook, home=None, **parameters):
+    "\"Run all\" on the run cells of a stage's notebook, in a kernel of its own as JupyterLab starts one; returns what they printed."
+    book = nbformat.read(root() / "nbs" / notebook, 4)
+    book.cells = [cell for cell in book.cells if cell.source.startswith("#| run")]
+    given = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
+    given.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root()), os.environ.get("PYTHONPATH", "")])} | ({"STEPDR_HOME": str(home)} if home else {})
+    NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(root() / "nbs")}}).execute(env=environment)
+    return "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+
+
+def test_run_all_in_a_stage_notebook_works_on_small_data_of_its_own(home):
+    printed = run_all("40_base.ipynb", home)
+    assert "profile micro" in printed and "million parameters" in printed
+    scratch = home / "reports/scratch"
+    assert (scratch / "models/base/rows_sft.parquet").exists() and not (scratch / "manifests/base.json").exists()
+    assert [path.name for path in (home / "reports").iterdir() if path.name != ".gitkeep"] == ["scratch"]
+    assert "unchanged, kept" in run_all("40_base.ipynb", home)
+
+
+def test_run_all_pointed_at_a_finished_run_leaves_it_as_it_is(chain, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(chain[0], folder)
+    before = {path: sha256_path(folder / path) for path in ("models/ppo", "metrics/ppo.jsonl", "manifests/ppo.json")}
+    with pytest.raises(CellExecutionError, match="InputError.*holds .*ppo.* already; overwrite = True replaces it"): run_all("70_ppo.ipynb", run_dir=str(folder))
+    assert {path: sha256_path(folder / path) for path in before} == before
+    given = {name.split(".")[1]: value for name, value in SMALL.items() if name.startswith("ppo.")} | {"iterations": 1, "critic_warmup": 0}
+    run_all("70_ppo.ipynb", run_dir=str(folder), overwrite=True, **given)
+    assert len(read_metrics(folder / "metrics/ppo.jsonl")) == 1 and not (folder / "manifests/ppo.json").exists()
+
+
+def test_a_stage_notebook_by_itself_has_the_values_of_micro():
+    for stage in STAGES:
+        if not stage.notebook: continue
+        cell = next(cell for cell in nbformat.read(root() / "nbs" / stage.notebook, 4).cells if "parameters" in cell.metadata.get("tags", []))
+        values = {}
+        exec(cell.source, values)
+        for name, value in asdict(PROFILES["micro"][stage.name]).items(): assert values[name] == value, (stage.name, name)
+        assert values["run_dir"] == "" and values["overwrite"] is False
+
+
 def test_ask_prints_an_episode(chain):
     done = stepdr("ask", "What is the school of Jack Lemmon ?", "--model", chain[0] / "models/sft")
     assert done.returncode == 0 and done.stdout.startswith("question What is the school of Jack Lemmon ?"), done.stderr
@@ -228,7 +274,7 @@ def home(tmp_path):
     place = tmp_path / "home"
     place.mkdir()
     (place / "nbs").symlink_to(root() / "nbs"); (place / "settings.ini").symlink_to(root() / "settings.ini")
-    shutil.copytree(root() / "data/kg", place / "data/kg")
+    for name in ("kg", "authority"): shutil.copytree(root() / "data" / name, place / "data" / name)
     return place
 
 
@@ -264,10 +310,34 @@ def test_damaged_facts_stop_a_run_before_it_writes(home, tmp_path):
 
 @pytest.mark.parametrize("given, message", [
     (["-p", "sft.stepz=3"], "no parameter 'sft.stepz'; did you mean sft.steps"), (["-p", "ppo.clip=11"], "ppo.clip: 11.0 is out of range"),
-    (["-p", "base.layers=two"], "expected int"), (["-p", "evaluate.split"], "expected NAME=VALUE"), (["--profile", "huge"], "no such profile")])
+    (["-p", "base.layers=two"], "expected int"), (["-p", "evaluate.split"], "expected NAME=VALUE"), (["--profile", "huge"], "no such profile"),
+    (["-p", "base_model=models/of/nobody"], "models/of/nobody: no such folder"), (["-p", "base_model=LLAMA"], "config.json: model_type is 'llama', expected 'qwen2'"),
+    (["-p", "base_model=EMPTY"], "no model here"), (["-p", "base.width=100"], "base.width: 100 is no multiple of 8"),
+    (["-p", "sft_mixture=reports=1"], "synthesis.sft_mixture: no category 'reports'"), (["--device", "cuda:0"], "torch finds no GPU"), (["--kernel", "none"], "no such Jupyter kernel")])
 def test_wrong_parameters_are_refused_before_anything_is_written(tmp_path, given, message):
+    for name, config in (("LLAMA", '{"model_type": "llama"}'), ("EMPTY", None)):
+        (tmp_path / name).mkdir()
+        if config: (tmp_path / name / "config.json").write_text(config)
+    given = [text.replace("=LLAMA", f"={tmp_path / 'LLAMA'}").replace("=EMPTY", f"={tmp_path / 'EMPTY'}") for text in given]
     assert message in complaint(stepdr("run", "--out", tmp_path / "run", *given))
+    listed = stepdr("run", "--out", tmp_path / "run", *given, "--list")
+    assert listed.returncode == 2 and message in listed.stderr and listed.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_base_model_is_looked_at_without_its_weights(chain, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(chain[0] / "models/base", model)
+    def listed(): return stepdr("run", "--out", tmp_path / "run", "-p", f"base_model={model}", "--list")
+    assert listed().returncode == 0
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:len(weights) // 2])
+    assert "not a whole safetensors file" in listed().stderr
+    (model / "model.safetensors").unlink()
+    assert "no weights" in listed().stderr
+    (model / "model.safetensors").write_bytes(weights)
+    (model / "tokenizer.json").write_text((model / "tokenizer.json").read_text().replace("<|im_end|>", "<|end|>"))
+    assert "its tokenizer" in listed().stderr
 
 
 def test_checkpoints_that_cannot_be_used(chain, tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,7 @@ def test_interrupt_ends_the_kernel(project):
 def test_setting_without_a_parameter_in_the_notebook(project):
     write_notebook(project/"nbs/source.ipynb", 'run_dir: str = ""\nseed: int = 0\ndevice: str = ""', small_project.SOURCE)
     with pytest.raises(StageError, match="lacks count"): run(project)
+    assert not (project/"run").exists()
 
 
 def test_unknown_kernel(project):
@@ -164,6 +166,27 @@ def test_bad_profile_seed_and_folder(tmp_path):
     with pytest.raises(InputError, match="--seed -1"): open_run("small", tmp_path, seed=-1, **options)
     (tmp_path/"file").write_text("")
     with pytest.raises(InputError, match="is a file"): open_run("small", tmp_path/"file", **options)
+    with pytest.raises(InputError, match="is a file"): open_run("small", tmp_path/"file/run", **options)
+    (tmp_path/"link").symlink_to(tmp_path/"nowhere")
+    with pytest.raises(InputError, match="a link to .*nowhere, which does not exist"): open_run("small", tmp_path/"link", **options)
+
+
+@pytest.mark.parametrize("name", ["{seed} 100%", "a{", "}b [x]* #1?", "%41 '中'\n"])
+def test_any_name_of_a_folder_works(project, name):
+    _, folder = run(project, out=name)
+    assert folder.name == name and (folder/"sum.json").exists() and (folder/"notebooks/sum.html").exists()
+
+
+def test_stages_are_checked_before_the_first_one_starts(project):
+    def refuse(settings): raise InputError(f"sum.scale: {settings.scale} is nothing to multiply with")
+    sys.modules["stepdr.only_here"] = type(sys)("stepdr.only_here")
+    sys.modules["stepdr.only_here"].refuse = refuse
+    stages = (*small_project.STAGES[:2], replace(small_project.STAGES[2], check="only_here:refuse"))
+    try:
+        with pytest.raises(InputError, match="sum.scale: 0.0 is nothing"): run(project, "sum.scale=0", stages=stages)
+        assert not (project/"run").exists()
+        assert (run(project, "sum.scale=0", stages=stages, until_stage="slow")[1]/"models/slow").exists()  # the stage that it is for is not run
+    finally: del sys.modules["stepdr.only_here"]
 
 
 def test_gpu_index_and_environment_reach_the_kernel(project):
@@ -172,8 +195,8 @@ def test_gpu_index_and_environment_reach_the_kernel(project):
         |from stepdr.artifacts import atomic_write
         |atomic_write(f"{run_dir}/data/numbers.txt", " ".join([os.environ["CUDA_VISIBLE_DEVICES"], os.environ["PYTHONHASHSEED"], sys.executable, device]))
         """.replace("        |", ""))
-    _, folder = run(project, until_stage="source", gpu="3", device="cuda")
-    assert (folder/"data/numbers.txt").read_text() == f"3 0 {sys.executable} cuda"
+    _, folder = run(project, until_stage="source", gpu="3", device="cpu")
+    assert (folder/"data/numbers.txt").read_text() == f"3 0 {sys.executable} cpu"
 
 
 def test_declared_stages_follow_one_another():

@@ -24,7 +24,7 @@ from ..config import EvaluateSettings, InputError
 from .metrics import (bootstrap, citation_scores, compare, exact_match, frames_decision, interval, outcome,
                                      paired_difference, rating_intervals, report_success, resamples, rubric_score, simpleqa_grade,
                                      simpleqa_scores, token_f1, win_tie_loss)
-from ..model.base import load_model, pick_device
+from ..model.base import check_weights, load_model, pick_device
 from ..synthesis.tasks import mentions, oracle, sections
 from ..tools.base import chance
 from ..tools.closed import Environment
@@ -118,18 +118,13 @@ def run_unit(unit, # {"model", "set", "temperature"}
 # %% ../../nbs/81_evaluate.ipynb #592a46e1
 def check_model(folder): # Hugging Face directory -> the same, as a Path
     "Raise `InputError` unless this is a whole Qwen2 checkpoint with its tokenizer."
-    from safetensors import SafetensorError, safe_open
     folder = Path(folder)
     if not folder.is_dir(): raise InputError(f"{folder}: no such folder; a run's checkpoints are in reports/<run>/models/")
     if not (folder / "config.json").is_file(): raise InputError(f"{folder}: no checkpoint there (config.json is missing); a run's are in reports/<run>/models/")
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "qwen2": raise InputError(f"{folder}/config.json: model_type is {kind!r}, expected 'qwen2'; this decoder runs no other architecture")
     if not (folder / "tokenizer.json").is_file(): raise InputError(f"{folder}: tokenizer.json is missing; save the tokenizer beside the model")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights: raise InputError(f"{folder}: no weights (*.safetensors); restore the checkpoint")
-    for path in weights:
-        try: safe_open(path, framework="np").keys()
-        except SafetensorError as error: raise InputError(f"{path}: not a whole safetensors file ({error}); restore the checkpoint") from None
+    check_weights(folder)
     return folder
 
 # %% ../../nbs/81_evaluate.ipynb #43eae524

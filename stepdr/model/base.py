@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SKELETON', 'PIECES', 'pick_device', 'train_tokenizer', 'make_model', 'previous_token_bias', 'induction_init',
-           'save_model', 'load_model', 'training_text']
+           'save_model', 'read_config', 'load_model', 'check_base', 'check_weights', 'training_text']
 
 # %% ../../nbs/40_base.ipynb #d0119638
 import math
 import re
+from pathlib import Path
 
-from ..artifacts import atomic_directory
+from ..artifacts import atomic_directory, read_json
 from ..config import InputError
 from ..world.corpus import AUTHORITY
 from ..trajectory import CHAT_TEMPLATE, END, START, TAGS, segments
@@ -120,21 +121,71 @@ def save_model(folder, model, tokenizer):
         model.save_pretrained(partial); tokenizer.save_pretrained(partial)
 
 # %% ../../nbs/40_base.ipynb #2af263bc
+def read_config(folder): # Hugging Face directory or hub name -> its configuration
+    "The configuration of a model that can be trained here; `InputError` if there is none or its architecture is another than Qwen2's, which the decoder knows."
+    from transformers import AutoConfig
+    from transformers.utils import logging
+    logging.disable_progress_bar()
+    path_like = str(folder).startswith(("/", ".", "~")) or str(folder).count("/") > 1
+    if path_like and not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; give a Hugging Face directory or a hub name")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        hub = "" if Path(folder).is_dir() else ", or a hub name with HF_HUB_OFFLINE=0 for the first run"
+        raise InputError(f"{folder}: no model here ({str(error).splitlines()[0]}); give a Hugging Face directory{hub}") from None
+    if config.model_type != "qwen2":
+        raise InputError(f"{folder}/config.json: model_type is {config.model_type!r}, expected 'qwen2'")
+    return config
+
+
 def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Qwen2ForCausalLM in fp32, tokenizer)
     "Read a checkpoint; only Qwen2's architecture, which the decoder knows."
     import torch
-    from transformers import AutoConfig, AutoTokenizer, Qwen2ForCausalLM
-    from transformers.utils import logging
-    logging.disable_progress_bar()
-    try: config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error: raise InputError(f"{folder}: no model here ({str(error).splitlines()[0]}); give a Hugging Face directory") from None
-    if config.model_type != "qwen2": raise InputError(f"{folder}/config.json: model_type is {config.model_type!r}, expected 'qwen2'")
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+    read_config(folder)
     try:
         model, tokenizer = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device), AutoTokenizer.from_pretrained(folder)
         tokenizer.eos_token = END                                   # a base model's own may be another; a turn ends here
         return model, tokenizer
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
+
+# %% ../../nbs/40_base.ipynb #cc3e2def
+def check_base(settings):
+    "Raise `InputError` unless a model can be made of these `BaseSettings`, or can be started from the one that they name."
+    if not settings.base_model:
+        if settings.width % (2 * settings.heads):
+            raise InputError(f"base.width: {settings.width} is no multiple of {2 * settings.heads} (each of base.heads = {settings.heads} takes an even share)")
+        return
+    from transformers import AutoTokenizer
+    name = settings.base_model
+    config = read_config(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"base.base_model: {name}: its tokenizer cannot be read ({str(error).splitlines()[0][:160]})") from None
+    if tokenizer.get_vocab().get(END, config.vocab_size) >= config.vocab_size:
+        raise InputError(f"base.base_model: {name}: its tokenizer and embedding have no token {END}, which ends a turn here; add it to both")
+    if Path(name).is_dir():
+        check_weights(name)
+
+
+def check_weights(folder):
+    "Raise `InputError` unless the files of a checkpoint's weights are there and whole."
+    from safetensors import SafetensorError, safe_open
+    folder = Path(folder)
+    if not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
+        raise InputError(f"{folder}: no weights (*.safetensors); restore the checkpoint")
+    index = folder / "model.safetensors.index.json"
+    parts = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else set()
+    for path in sorted({*folder.glob("*.safetensors"), *(folder / part for part in parts)}):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, though {index.name} names it; restore the checkpoint")
+        try:
+            safe_open(path, framework="np").keys()
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error}); restore the checkpoint") from None
 
 # %% ../../nbs/40_base.ipynb #b036f822
 def training_text(row): # row -> text for the tokenizer's training

@@ -596,7 +596,7 @@ def _resolver(work, parts, keys, numbers): # -> function: array of keys -> array
     "All ways from an address to a document: its own, another ending, a redirect."
     import numpy as np
     import polars as pl
-    read = lambda name, columns: (pl.read_parquet(work / f"{name}-{n:06}.parquet", columns=columns) for n in range(parts))
+    read = lambda name, columns: (pl.read_parquet(work / f"{name}-{n:06}.parquet", glob=False, columns=columns) for n in range(parts))
     own, offset, others = _Lookup(keys[numbers >= 0], numbers[numbers >= 0]), 0, [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
     for frame in read("documents", ["others"]):
         lists = frame["others"]
@@ -655,7 +655,7 @@ def _merge(work, out, parts, authority, aside): # folder of parts, folder to fil
     "Write the tables of a corpus."
     import numpy as np
     import polars as pl
-    read = lambda name: (pl.read_parquet(work / f"{name}-{n:06}.parquet") for n in range(len(parts)))
+    read = lambda name: (pl.read_parquet(work / f"{name}-{n:06}.parquet", glob=False) for n in range(len(parts)))
     schemas, sizes = _schemas(), [part["documents"] for part in parts]
     keys = np.concatenate([np.zeros(0, np.uint64), *(frame["key"].to_numpy() for frame in read("documents"))])
     kept = np.zeros(len(keys), bool)
@@ -682,7 +682,7 @@ def _merge(work, out, parts, authority, aside): # folder of parts, folder to fil
     np.save(out / "keys.npy", keys[kept])
     np.save(out / "starts.npy", np.concatenate([[[0], [0]], np.cumsum([paragraphs, outof], axis=1)], axis=1).astype(np.int64))
     sites = _write_sites(out, authority)
-    links = pl.scan_parquet(out / "links.parquet").select(pl.len(), (pl.col("target") >= 0).sum().alias("inside")).collect()
+    links = pl.scan_parquet(out / "links.parquet", glob=False).select(pl.len(), (pl.col("target") >= 0).sum().alias("inside")).collect()
     return {"documents": total, "paragraphs": int(paragraphs.sum()), "links": links["len"][0], "links_inside": links["inside"][0], "sites": sites, "same_ids": same}
 
 # %% ../../nbs/390_documents.ipynb #cc12760a
@@ -718,7 +718,7 @@ def _write_documents(frames, out, numbers, offsets, titles, paragraphs, characte
 
 def _write_sites(out, authority): # -> number of sites
     import polars as pl
-    frame = pl.scan_parquet(out / "documents.parquet").group_by("site").agg(pl.len().alias("documents"), pl.col("paragraphs", "characters", "links_in").sum(), pl.col("language").drop_nulls().mode().sort().first())
+    frame = pl.scan_parquet(out / "documents.parquet", glob=False).group_by("site").agg(pl.len().alias("documents"), pl.col("paragraphs", "characters", "links_in").sum(), pl.col("language").drop_nulls().mode().sort().first())
     frame = frame.sort("site").collect()
     records = [authority.lookup(site) if site else None for site in frame["site"]]
     frame = frame.with_columns(tier=pl.Series([record.tier if record else 0 for record in records], dtype=pl.Int64), kind=pl.Series([record.kind if record else "" for record in records], dtype=pl.String))
@@ -768,7 +768,7 @@ class Corpus:
     def frame(self, name): # documents, paragraphs, links or sites -> polars.LazyFrame
         "A whole table, for questions of all kinds."
         import polars as pl
-        return pl.scan_parquet(self.folder / f"{name}.parquet")
+        return pl.scan_parquet(self.folder / f"{name}.parquet", glob=False)
     def store(self, authority=None, settings=StoreSettings()): # -> ParagraphStore
         "The index of its paragraphs, for the agent's tools."
         if not (self.folder / "index").is_dir(): raise InputError(f"{self.folder}: built without an index; build it again with one")
