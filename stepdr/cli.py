@@ -277,6 +277,7 @@ def ask_command(options) -> int:
     model = Path(options.model)
     if not (model/"config.json").is_file():
         raise InputError(f"--model {model}: no checkpoint there (config.json is missing); a run's are in reports/<run>/models/")
+    need("torch", "transformers", "safetensors")
     from stepdr.evaluate.run import ask
     ask(options.question, model)
     return 0
