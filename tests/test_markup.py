@@ -183,3 +183,31 @@ def test_other_pages_without_text():
     read_page = lambda page: extract(page.encode(), "text/html", "https://a.example/", SETTINGS).warnings
     assert read_page("<html><body></body></html>") == ("no text was found",) and "2 frames, read them instead: a.html, b.html" in read_page("<html><frameset><frame src=a.html><frame src=b.html></frameset></html>")[0]
     assert read_page("<html><body><p>Short, but whole.</p></body></html>") == () and read_page(f"<html><body><main>{SENTENCES}</main><script src=x></script></body></html>") == ()
+
+
+def test_an_article_in_the_data_alone_is_read():
+    body = "The sea rises and falls twice a day, as the moon pulls its water. " * 5
+    page = '<html><head><title>T</title><script type="application/ld+json">{"@type": "NewsArticle", "articleBody": "' + body + '\\nAnd so on, for ever."}</script></head><body><div id=app></div></body></html>'
+    found = extract(page.encode(), "text/html", "https://a.example/", SETTINGS)
+    assert found.text.startswith("The sea rises") and found.text.endswith("\n\nAnd so on, for ever.") and "articleBody" in found.warnings[0]
+
+
+def test_a_page_that_only_sends_on_says_where():
+    assert extract(b"<html><head><meta http-equiv=refresh content='0; url=/new'></head><body></body></html>", settings=SETTINGS).warnings == ("almost no text; the page only sends its reader on to /new",)
+
+
+# ---------------------------------------------------------------- which part is the main one
+
+@pytest.mark.parametrize("page, kept, told", [
+    ("<main><main-menu>m</main-menu>{0}<p>IMPORTANT</p></main>", True, ""), ("<main>{0}<p>IMPORTANT</p><article><h3>Card</h3>{0}</article></main>", True, ""), ("<main>{0}</main><main>{0}<p>IMPORTANT</p></main>", True, ""),
+    ("<div id=content><div-x></div-x>{0}<p>IMPORTANT</p></div>", True, ""), ("<MAIN>{0}<P>IMPORTANT</P></MAIN>", True, ""), ("<main data-x='a>b'>{0}<p>IMPORTANT</p></main>", True, ""), ("<!-- <main> --><main>{0}<p>IMPORTANT</p></main>", True, ""),
+    ("<script>'<main>'</script><div>{0}<p>IMPORTANT</p></div>", True, ""), ("<main>{0}<p>IMPORTANT</p>", True, ""), ("<main><p>IMPORTANT</p><article>{0}{0}</article></main>", False, "1 paragraph that stands beside")])
+def test_the_main_part(page, kept, told):
+    found = extract(f"<html><body>{page.format(SENTENCES)}</body></html>".encode(), "text/html", "https://a.example/", SETTINGS)
+    assert ("IMPORTANT" in found.text) == kept and (told.split(" that")[0] in " ".join(found.warnings)) and bool(found.warnings) == bool(told)
+
+
+@pytest.mark.parametrize("part", ["<style/>" * 5000, "<script/>" * 5000, "<sup>" * 500 + "1", "<p>x" + "<sup><a href=#fn1>1</a></sup>" * 1000, "<table><tr><td>" + "<div>" * 2000 + "deep</table>", "<p><math>" + "<mrow>" * 2000 + "<mi>x</mi></math>",
+                                  "<ol start=3>" * 500 + "<li>x", "<table>" + "<tr><td rowspan=9>a</td><td>b</td></tr>" * 1000 + "</table>"])
+def test_much_of_anything_is_read(part):
+    assert extract(f"<html><body><main>{SENTENCES}{part}</main></body></html>".encode(), "text/html", "https://a.example/", SETTINGS).text.count("Sentence number") == 4

@@ -6,8 +6,8 @@
 __all__ = ['KEPT', 'ITEM', 'ITEM_END', 'ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff',
            'decode', 'guess_language', 'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document',
            'unmarked', 'inner_html', 'main_part', 'prepare_html', 'find_date', 'page_title', 'read_head', 'page_links',
-           'missing_text', 'read_html', 'read_text', 'read_verbatim', 'read_document', 'serve_worker', 'extract',
-           'extract_async', 'parse_document']
+           'article_body', 'missing_text', 'read_html', 'read_text', 'read_verbatim', 'read_document', 'serve_worker',
+           'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -286,8 +286,8 @@ def unmarked(text): # text that may hold numbers of items -> the same as it is r
     return text.replace(ITEM, "").replace(ITEM_END, " ") if ITEM in text else text
 
 # %% ../../nbs/24_extract.ipynb #73ec0383
-_MARK = re.compile("<(?:main|article|/main|/article)")  # no IGNORECASE: a literal beginning is ten times as fast
-_MAIN = re.compile(r"<(main|article)(?=[\s>])[^>]{0,1000}>")
+_MARK = re.compile(r"<(?:main|article|/main|/article)(?=[\s/>])")  # no IGNORECASE: a literal beginning is ten times as fast; <main-menu> is another element
+_MAIN = re.compile(r"""<(main|article)(?=[\s>])(?:[^>"']|"[^"]{0,1000}"|'[^']{0,1000}'){0,500}>""")
 _NAMED = (re.compile(r""" role=["']?main["'\s>]"""), re.compile(r""" id=["']?(?:content|main|main-?content|mw-content-text|bodyContent|article|page-content|apicontent)["'\s>]"""))
 
 def _named(source): # -> the tags that say by role or id that they hold the main content
@@ -302,7 +302,7 @@ def inner_html(source, begin, name, end): # HTML, where an element's content beg
         while 0 <= opens < close:
             depth += source[opens + len(opening):opens + len(opening) + 1] in " >\n\t/"
             opens = source.find(opening, opens + 1, end)
-        depth -= 1
+        depth -= source[close + len(closing):close + len(closing) + 1] in " >\n\t/"
         if not depth: return close
         place = close + 1
     return -1
@@ -316,8 +316,10 @@ def _inner_marked(source, marks, begin, name, end): # as `inner_html`, where the
         if not depth: return place
     return -1
 
-def main_part(source): # HTML -> HTML of the innermost element that says it is the main content, or None
-    "Go from the page to its `<main>` (or what has that role or such an id) and from there to its only `<article>`."
+def _paragraphs(source, begin, end): return source.count("<p>", begin, end) + source.count("<p ", begin, end)
+
+def main_part(source, counts=None): # HTML, Counter of what is left out -> HTML of the innermost element that says it is the main content, or None
+    "Go from the page to its `<main>` (or what has that role or such an id) and from there to its only `<article>`, unless much stands beside that."
     begin, end, marks = 0, len(source), [(found.start(), found[0]) for found in _MARK.finditer(source)]
     opens = [(found.end(), found[1], found[1]) for place, mark in marks if mark[1] != "/" and (found := _MAIN.match(source, place))]
     opens = opens or [(found.end(), "main", found[1]) for found in _named(source)]
@@ -328,6 +330,11 @@ def main_part(source): # HTML -> HTML of the innermost element that says it is t
         if not choice: break
         stop = _inner_marked(source, marks, choice[0], choice[2], end) if choice[2] in ("main", "article") else inner_html(source, choice[0], choice[2], end)
         if stop - choice[0] < 200 or len(_words_only(source[choice[0]:min(stop, choice[0] + 3000)])) < 100: break
+        if choice[1] == "article":   # one card among other texts is no main content
+            own, around = _paragraphs(source, choice[0], stop), _paragraphs(source, begin, choice[0]) + _paragraphs(source, stop, end)
+            if around > (own // 3 if begin else own): break
+            if begin and around and counts is not None: counts["paragraphs that stand beside the page's article"] += around
+        elif choice[2] == "main" and any(one[1] == "main" and one[0] > stop for one in inside): break
         begin, end = choice[0], stop
     return source[begin:end] if begin else None
 
@@ -377,7 +384,7 @@ def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether i
     "Cut out the main part and repair what the main-content rules get wrong."
     from stepdr.tools.markup import tidy
     source, names, counts = tidy(source)
-    part = main_part(source)
+    part = main_part(source, counts)
     if part is not None: source = part
     else: source = re.sub(r"(<body\b[^>]{0,2000}>)", r"\1<div><div><div>", source, count=1)
     for name in ("summary", "legend"):   # they stand in a line of their own
@@ -560,13 +567,25 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _ASKS = re.compile(r"java-?script[^<>]{0,80}\b(?:enabled?|required?|disabled|needed|necessary|turned|activat)|\b(?:enabl|activat|requir|needs?|without|turn|allow)[^<>]{0,60}java-?script", re.IGNORECASE)
 _ROOT = re.compile(r"""<(?:div|main|section)\b[^>]{0,300}?\bid=["']?(?:root|app|__next|__nuxt|___gatsby|react-root|app-root|app-mount|application|svelte|main-app|q-app)["'\s>]|<[a-z]+-(?:root|app|shell)\b|<app-root\b|\bng-app\b|\bdata-reactroot\b""", re.IGNORECASE)
 _SCRIPTED = re.compile(r"<(?:script|noscript)\b", re.IGNORECASE)
+_REFRESH = re.compile(r"""<meta\b[^>]{0,200}?http-equiv\s*=\s*["']?refresh[^>]{0,200}?\burl\s*=\s*['"]?([^"'\s>]{1,500})""", re.IGNORECASE)
 _FRAME = re.compile(r"""<i?frame\b[^>]{0,500}?\bsrc\s*=\s*["']?([^"'\s>]{1,500})""", re.IGNORECASE)
+
+_BODY = re.compile(r'"articleBody"\s*:\s*("(?:[^"\\]|\\.){1,500000}")', re.DOTALL)
+
+def article_body(source): # HTML -> text that the page's data for search engines (JSON-LD) hold, "" where there is none
+    "Some pages give their article to machines only there."
+    found = _BODY.search(source)
+    try: text = json.loads(found[1], strict=False) if found else ""
+    except ValueError: return ""
+    return html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text))
 
 def missing_text(source, found, data, settings): # HTML, characters of text found, characters of data in scripts, limits -> list of at most one warning
     "Why a page gives almost no text."
     if found >= settings.little: return []
     frames = [html.unescape(address) for address in _FRAME.findall(source)]
     scripted = _SCRIPTED.search(source) is not None
+    onward = _REFRESH.search(source) if found < 20 else None
+    if onward: return [f"almost no text; the page only sends its reader on to {html.unescape(onward[1])}"]
     if found < 20 and "<frame" in source.lower() and frames: return [f"almost no text; the page is made of {len(frames)} frames, read them instead: {', '.join(frames[:5])}"]
     if scripted and (found < 20 or _ASKS.search(source) or _ROOT.search(source) or data > 500):
         return ["almost no text; the page may need a browser (JavaScript)" + f"; {data} characters of data in its scripts were not read" * (data > 0) + f"; it embeds {', '.join(frames[:3])}" * bool(frames)]
@@ -595,6 +614,9 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
             if size(other) > max(2 * found, settings.little): blocks = other; warnings.append("read by trafilatura: the main content was not clear")
             elif size(whole) > 2 * found: blocks = whole; warnings.append("main content not clear: the whole page is shown")
         if "noscript" in names and size(bare := read(False, True)) >= max(2 * size(blocks), settings.little): blocks = bare; warnings.append("what the page shows without scripts (noscript) was read")
+        if size(blocks) < settings.little and len(body := article_body(source)) >= max(2 * size(blocks), settings.little):
+            blocks = [("p", 0, join_lines(part)) for part in body.split("\n") if part.strip()]
+            warnings.append("the text is what the page's data give as its article (articleBody)")
         warnings += missing_text(source, size(blocks), data, settings)
     if not title: title = next((value for kind, level, value in blocks if kind == "h"), "")
     links = page_links(url, (), (clean, source) if marked else (source,), settings.max_links, settings.max_other_links)
