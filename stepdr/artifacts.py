@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['root', 'runs_folder', 'atomic_write', 'atomic_directory', 'json_text', 'write_json', 'read_json', 'write_jsonl',
            'read_jsonl', 'read_metrics', 'MetricsLog', 'sha256_path', 'write_parquet', 'read_parquet', 'peak_rss_mb',
-           'progress']
+           'progress_bar', 'progress', 'reserved_output']
 
 # %% ../nbs/01_artifacts.ipynb #68127b3b
-import hashlib, json, math, os, resource, shutil, sys, tempfile
-from contextlib import contextmanager
+import fcntl, hashlib, json, math, os, resource, shutil, sys, tempfile
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 import stepdr
@@ -215,10 +215,38 @@ def peak_rss_mb() -> float:
     return round(peak/1024 if sys.platform != "darwin" else peak/1024**2, 1)
 
 # %% ../nbs/01_artifacts.ipynb #56f7c85b
+def progress_bar(iterable=None,  # what to go through, if anything
+                 **options,  # tqdm's, over the defaults here
+                 ):
+    "A text bar on standard error with the time left; silent in tests (`IN_TEST`)."
+    from tqdm import tqdm
+    defaults = dict(mininterval=1.0, file=sys.stderr, ascii=True, ncols=90, disable=bool(os.environ.get("IN_TEST")))
+    return tqdm(iterable, **defaults | options)
+
 def progress(iterable,  # what to go through
              total=None,  # number of items, if `len` does not know
              label="",  # shown before the bar
              ):
-    "Go through `iterable` with a text bar and the time left; silent in tests (`IN_TEST`)."
-    from tqdm import tqdm
-    return tqdm(iterable, total=total, desc=label, mininterval=1.0, file=sys.stdout, ascii=True, ncols=90, disable=bool(os.environ.get("IN_TEST")))
+    "Go through `iterable` with a `progress_bar`."
+    return progress_bar(iterable, total=total, desc=label)
+
+# %% ../nbs/01_artifacts.ipynb #c362f470
+def _flush_output():
+    "Write out what Python and the C library still hold of standard output."
+    import ctypes
+    sys.stdout.flush()
+    ctypes.CDLL(None).fflush(None)
+
+@contextmanager
+def reserved_output():
+    "Within, all that is written to standard output goes to standard error, by child processes too; yields a descriptor of the real one."
+    _flush_output()
+    real = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+    try:
+        try: os.dup2(2, 1)
+        except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # standard error is closed
+        with redirect_stdout(sys.stderr): yield real
+    finally:
+        _flush_output()
+        os.dup2(real, 1)
+        os.close(real)

@@ -12,11 +12,11 @@ __all__ = ['PROGRAMS', 'run_command', 'stages_table', 'parameters_table', 'resul
 
 # %% ../nbs/92_cli.ipynb #8ae77963
 import argparse, errno, json, os, shutil, sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
-from .artifacts import InputError, json_text, read_json, root, sha256_path, write_json
+from .artifacts import InputError, json_text, read_json, reserved_output, root, sha256_path, write_json
 from .extras import extras, missing_package, need
 from .pipeline import StageError, _clock, check_inputs, open_run, resolve_settings, run_pipeline, stage_state
 
@@ -220,7 +220,7 @@ def research_command(options) -> int:
     def say(event):
         if (text := event_lines(event)) and not options.quiet: print(text, file=sys.stderr, flush=True)
     if small and not options.quiet: print(f"a context of {policy.context} tokens: the short tools that the model was trained with, no instructions", file=sys.stderr)
-    with small_kit(options.model) if small else open_kit(workspace, kit_settings(options)) as kit:
+    with reserved_output(), small_kit(options.model) if small else open_kit(workspace, kit_settings(options)) as kit:
         result = run_async(ResearchAgent(policy, kit, workspace, settings, reminder=kit.reminder, listen=say).run(options.question))
     about = about_line(policy, result)
     if options.out: write_report(result, options.out, about)
@@ -255,10 +255,10 @@ def tool_command(options) -> int:
     from stepdr.tools.kit import TOOL_NAMES, open_kit
     if options.name not in TOOL_NAMES: raise InputError(f"no tool {options.name!r}; there is {', '.join(TOOL_NAMES)}")
     options.tools = options.name
-    with _workspace(options.workspace) as workspace, open_kit(workspace, kit_settings(options)) as kit:
+    with reserved_output(), _workspace(options.workspace) as workspace, open_kit(workspace, kit_settings(options)) as kit:
         result = kit.call({"name": options.name, "arguments": arguments})
-        print(result.text)
         for image in result.images: print(f"picture: {image}", file=sys.stderr)
+    print(result.text)
     return 1 if result.failed else 0
 
 # %% ../nbs/92_cli.ipynb #81844451
@@ -284,8 +284,8 @@ def ask_command(options) -> int:
 
 # %% ../nbs/92_cli.ipynb #a7c7e1cc
 def _counted(work) -> int:
-    "Do a command's work and print what it counted; progress goes to standard error, so that the counts can be piped on."
-    with redirect_stdout(sys.stderr): counts = work()
+    "Do a command's work and print what it counted; all else goes to standard error, so that the counts can be piped on."
+    with reserved_output(): counts = work()
     print(json_text(counts, default=str))
     return 0
 
@@ -356,7 +356,7 @@ def eval_command(options) -> int:
     if options.verdicts:
         from stepdr.evaluate.benchmarks import score_file
         if options.predictions or options.model: raise InputError("eval: --verdicts are scored as they are; leave out --predictions and --model")
-        found = score_file(options.bench, options.verdicts, options.variant, options.seed, options.data, options.system)
+        with reserved_output(): found = score_file(options.bench, options.verdicts, options.variant, options.seed, options.data, options.system)
         if options.out: write_json(Path(options.out)/"results.json", found)
         if options.json: return _show(found, "", True)
         from stepdr.evaluate.harness import results_text
@@ -366,7 +366,7 @@ def eval_command(options) -> int:
     from stepdr.evaluate.benchmarks import bench_of
     settings = EvalSettings(options.variant, options.seed, options.trials, options.head, options.workers)
     kit = kit_settings(options) if options.web else default_kit(bench_of(options.bench))
-    with redirect_stdout(sys.stderr):
+    with reserved_output():
         found = run_eval(options.bench, options.out, options.predictions, options.model, options.data, options.judge, settings, kit, options.budget, options.price, options.judge_price, options.device,
                          options.against, options.reference, options.trained_on, options.limit, fit_settings(options))
     _show(found, results_text(found), options.json)
@@ -377,7 +377,7 @@ def eval_command(options) -> int:
 def queries_command(options) -> int:
     "Check a set of research questions with rubrics; exit status 1 if it has errors."
     from stepdr.evaluate.queries import check_queries
-    found = check_queries(options.path, tuple(options.against), not options.no_notes)
+    with reserved_output(): found = check_queries(options.path, tuple(options.against), not options.no_notes)
     counts = [f"{track} {domain}: {number}" for (track, domain), number in (found["counts"] or {}).items()] if all(isinstance(key, tuple) for key in found["counts"] or {}) else [f"{key}: {value}" for key, value in (found["counts"] or {}).items()]
     text = "\n".join([*(problem["text"] for problem in found["problems"]), *counts, f"{found['errors']} errors, {found['notes']} notes"])
     _show(found, text, options.json)
@@ -386,7 +386,7 @@ def queries_command(options) -> int:
 def compare_command(options) -> int:
     "Test the difference of two evaluations."
     from stepdr.evaluate.cards import compare, compare_text
-    found = compare(options.first, options.second, tuple(options.allow), options.seed)
+    with reserved_output(): found = compare(options.first, options.second, tuple(options.allow), options.seed)
     return _show(found, compare_text(found), options.json)
 
 # %% ../nbs/92_cli.ipynb #165970b6
@@ -397,7 +397,7 @@ def judge_command(options) -> int:
         from stepdr.evaluate.harness import judge_file
         return _counted(lambda: judge_file(options.judge, options.tasks, options.predictions, options.out, options.trials, options.head, options.judge_price))
     from stepdr.evaluate.harness import probe_file, probes_text
-    with redirect_stdout(sys.stderr): found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed, options.limit, trials=options.trials or 1, price=options.judge_price)
+    with reserved_output(): found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed, options.limit, trials=options.trials or 1, price=options.judge_price)
     return _show(found, probes_text(found), options.json)
 
 def train_judge_command(options) -> int:
@@ -434,7 +434,7 @@ def pairwise_command(options) -> int:
         if found is None: raise InputError(f"--gap {options.gap:g}: no leaderboard of {options.systems} systems is right in {options.share:.0%} of cases within 4096 comparisons of each pair; look for a larger gap")
         return _show(found, f"{found['comparisons']} comparisons in all, {found['rounds']} of each pair: then {options.what} is right in {found[options.what]:.0%} of {options.systems}-system leaderboards with {options.gap:g} Elo points between neighbours", options.json)
     from stepdr.evaluate.harness import pairs_text
-    with redirect_stdout(sys.stderr): found = p.results_command(options.folder, options.margin, options.seed)
+    with reserved_output(): found = p.results_command(options.folder, options.margin, options.seed)
     return _show(found, pairs_text(found), options.json)
 
 def judge_pairs_command(options) -> int:

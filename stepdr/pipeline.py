@@ -427,11 +427,12 @@ def _write_html(source, target):
 
 # %% ../nbs/90_pipeline.ipynb #d4d56eae
 class _Stream:
-    "A file that papermill writes the kernel's text to."
-    def __init__(self, output=None, every=15.0):
+    "A file that papermill writes the kernel's text to; what a bar draws over and over goes to standard error."
+    def __init__(self, output=None, every=15.0, bars=None):
         self.output, self.every = output or sys.stdout, every
+        self.bars = bars or output or sys.stderr
         self.rest, self.last, self.open_bar = "", 0.0, False
-        self.terminal = self.output.isatty()
+        self.terminal = self.bars.isatty()
 
     def write(self, text):
         self.rest += text.replace("\r\n", "\n")
@@ -443,11 +444,19 @@ class _Stream:
         if not line: return
         quiet = bar and not self.terminal and time.monotonic() - self.last < self.every
         if quiet: return
-        start = "\r\x1b[K" if self.terminal and self.open_bar else ""
+        self.close_bar("\r\x1b[K")
         self.open_bar = bar and self.terminal
-        self.output.write(f"{start}      | {line}" + ("" if self.open_bar else "\n"))
-        self.output.flush()
+        file = self.bars if bar else self.output
+        file.write(f"      | {line}" + ("" if self.open_bar else "\n"))
+        file.flush()
         self.last = time.monotonic()
+
+    def close_bar(self, end):
+        "End the line of a bar that is being drawn on a terminal."
+        if not self.open_bar: return
+        self.bars.write(end)
+        self.bars.flush()
+        self.open_bar = False
 
     def flush(self): pass
 
@@ -467,7 +476,7 @@ class _Teller:
         return f"{_clock(self.spent + seconds)} so far, about {_clock(rest)} left"
 
     def line(self, stage, text):
-        if self.stream.open_bar: self.stream.output.write("\n"); self.stream.open_bar = False
+        self.stream.close_bar("\n")
         place = [item.name for item in self.run.stages].index(stage.name) + 1
         self.say(f"[{place}/{len(self.run.stages)}] {stage.name:<10} {text}")
 

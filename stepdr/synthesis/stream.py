@@ -37,7 +37,7 @@ from pathlib import Path
 
 # %% ../../nbs/32_stream.ipynb #3b57ea8d
 import stepdr
-from ..artifacts import atomic_write, sha256_path
+from ..artifacts import atomic_write, progress_bar, sha256_path
 from ..config import InputError, setting, validate
 from . import filters, kernels
 from .filters import (BY_DEFAULT, FILTERS, Evaluation, Wording, correct_and_shortest, decontamination, failed_responses, id_hash, malformed,
@@ -744,8 +744,7 @@ def write_down(work, stages, **state):
 @contextmanager
 def bar(label, done=0):
     "A bar with rows a second and the time left, as far as it is known; silent in tests."
-    from tqdm import tqdm
-    with tqdm(desc=label, initial=done, unit=" rows", mininterval=1.0, file=sys.stdout, ascii=True, ncols=100, disable=bool(os.environ.get("IN_TEST"))) as shown:
+    with progress_bar(desc=label, initial=done, unit=" rows", ncols=100) as shown:
         def step(rows, share):
             shown.total = max(round((shown.n + rows) / share), shown.n + rows) if share else None
             shown.update(rows)
