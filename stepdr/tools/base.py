@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['background_loop', 'chance', 'tool_about', 'tool_schema', 'ToolError', 'ToolResult', 'check_arguments', 'run_async',
-           'Toolbox']
+           'call_cancelled', 'in_thread', 'Toolbox']
 
 # %% ../../nbs/20_base.ipynb #cab48019
 import asyncio
+import contextvars
 import hashlib
 import inspect
 import json
@@ -129,6 +130,30 @@ def run_async(coroutine, # coroutine object
     try: return future.result(timeout)
     except BaseException: future.cancel(); raise
 
+# %% ../../nbs/20_base.ipynb #8e9216ab
+_TOLD_TO_STOP = contextvars.ContextVar("told to stop", default=None)
+
+def call_cancelled(): # -> whether nobody waits any longer for the tool that asks
+    "For tools in a thread: true once the call that runs them was cancelled."
+    told = _TOLD_TO_STOP.get()
+    return told is not None and told.is_set()
+
+async def in_thread(function, arguments, # function and a dictionary
+                    patience=5.0, # seconds that a cancelled call has to come to its end
+                    ): # -> what the function returns
+    "Run a function in a thread; if that is cancelled, tell it and give it time to leave things in order."
+    told = threading.Event()
+    def work():
+        _TOLD_TO_STOP.set(told)
+        return function(**arguments)
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try: return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        told.set()
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it has been asked: nobody else will
+        await asyncio.wait([task], timeout=patience)
+        raise
+
 # %% ../../nbs/20_base.ipynb #5194da7a
 class Toolbox:
     "The tools of one episode."
@@ -165,7 +190,7 @@ class Toolbox:
             try: arguments = json.loads(arguments or "{}")
             except ValueError as error: raise ToolError(f"arguments are not JSON ({error})") from None
         arguments = check_arguments(tool, arguments)
-        value = await tool(**arguments) if inspect.iscoroutinefunction(tool) else await asyncio.to_thread(tool, **arguments)
+        value = await tool(**arguments) if inspect.iscoroutinefunction(tool) else await in_thread(tool, arguments)
         return value if isinstance(value, ToolResult) else ToolResult(value)
 
     def call(self, call): # -> ToolResult
