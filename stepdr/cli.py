@@ -264,12 +264,21 @@ def tool_command(options) -> int:
 # %% ../nbs/92_cli.ipynb #81844451
 def mcp_command(options) -> int:
     "Serve the tools to MCP clients until they are done."
-    from stepdr.mcp import serve_http, serve_stdio
+    import gc, signal
+    from stepdr.mcp import end_soon, protocol_streams, serve_http, serve_stdio
     from stepdr.tools.kit import open_kit
-    with _workspace(options.workspace) as workspace, open_kit(workspace, kit_settings(options)) as kit:
-        if options.port: print(f"MCP at http://127.0.0.1:{options.port}/mcp with {', '.join(kit.tools)}; Ctrl-C ends it", file=sys.stderr)
-        serve_http(kit, options.port) if options.port else serve_stdio(kit)
-    return 0
+    if options.port:
+        with _workspace(options.workspace) as workspace, open_kit(workspace, kit_settings(options)) as kit:
+            print(f"MCP at http://127.0.0.1:{options.port}/mcp with {', '.join(kit.tools)}; Ctrl-C ends it", file=sys.stderr)
+            serve_http(kit, options.port)
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a client that is impatient gets the same tidy end
+    with protocol_streams() as streams, _workspace(options.workspace) as workspace, open_kit(workspace, kit_settings(options)) as kit:
+        status = 0
+        try: serve_stdio(kit, streams, end_soon)
+        except KeyboardInterrupt: status = 130
+    gc.freeze()  # all is closed: the interpreter need not look through its objects, which takes longer than a client waits
+    return status
 
 # %% ../nbs/92_cli.ipynb #714e892e
 def ask_command(options) -> int:

@@ -152,3 +152,44 @@ def test_doctor(capsys, monkeypatch, tmp_path):
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "damaged or edited" in out and "data/kg/entity.txt" in out and "missing" in out
+
+
+# standard output is the answer's
+
+def stdout_and_stderr(*arguments):
+    "What a user sees, with bars."
+    environment = {name: value for name, value in os.environ.items() if name != "IN_TEST"}
+    done = subprocess.run([*STEPDR, *map(str, arguments)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_answer_of_a_tool_is_all_of_standard_output(tmp_path):
+    (tmp_path/"docs").mkdir()
+    (tmp_path/"docs/tides.md").write_text("# Tides\n\nThe Moon pulls the sea and so makes the tides.\n")
+    query = '{"action": "batch_search", "queries": ["tides"]}'
+    out, error = stdout_and_stderr("tool", "batch_web_surfer", query, "--web", tmp_path/"docs", "--workspace", tmp_path/"work")
+    assert out.startswith("## tides\n1. Tides") and "%|" not in out and "documents: 100%" in error
+
+
+@pytest.mark.parametrize("command", ["corpus", "filter"])
+def test_counts_are_one_line_of_json(tmp_path, command):
+    (tmp_path/"docs").mkdir()
+    (tmp_path/"docs/tides.md").write_text("# Tides\n\n" + "The Moon pulls the sea and so makes the tides, twice a day, on every coast of the world. " * 5)
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "<answer>The Moon.</answer>"}]
+    (tmp_path/"rows.jsonl").write_text(json.dumps({"id": "a", "messages": messages}) + "\n")
+    arguments = {"corpus": ("corpus", "build", tmp_path/"docs", "--out", tmp_path/"corpus"), "filter": ("filter", tmp_path/"rows.jsonl", "--out", tmp_path/"kept.jsonl")}[command]
+    out, error = stdout_and_stderr(*arguments)
+    assert out.count("\n") == 1 and isinstance(json.loads(out), dict) and ("it/s" in error or "rows" in error)
+
+
+def test_what_children_write_is_not_the_answer(capfd):
+    "Also past Python: a child process, and a library that writes to the descriptor."
+    def work():
+        print("printed")
+        os.write(1, b"written\n")
+        subprocess.run(["echo", "from a child"])
+        return {"rows": 1}
+    assert cli._counted(work) == 0
+    out, error = capfd.readouterr()
+    assert out == '{"rows": 1}\n' and {"printed", "written", "from a child"} <= set(error.splitlines())

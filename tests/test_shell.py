@@ -1,5 +1,7 @@
 "The sandboxed shell at work and under attack; each attack fails, and the shell goes on afterwards."
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from stepdr.config import InputError
-from stepdr.tools import sandbox
+from stepdr.tools import sandbox, waiting
 from stepdr.tools.base import ToolError, Toolbox
 from stepdr.tools.sandbox import Sandbox, SandboxSettings, best_user, probe, protections
+from stepdr.tools.screen import Screen
 from stepdr.tools.shell import Shell, ShellSettings
 from stepdr.tools.workspace import Workspace
 
@@ -139,12 +142,180 @@ def test_calls_at_the_same_time_take_turns(shell):
     assert sorted(texts) == [f"{i}\n[exit code 0]" for i in range(8)]
 
 
+# the end of bash, of its keeper, of tmux
+
+NEXT = "[the terminal ended with it; the next call starts in a new one]"
+
+
 def test_the_end_of_the_terminal(tmp_path):
     shell = make(tmp_path)
-    assert "terminal ended" in shell.shell("exit 3")
-    assert shell.shell("echo on").startswith("[the terminal had ended") and works(shell)
+    assert shell.shell("x=1; cd /tmp; echo result; exit 3") == f"result\n[exit code 3]\n{NEXT}"
+    assert shell.shell("echo $x $PWD") == ("[the terminal had ended, exit code 3; a new one was started, in /workspace, without earlier variables; background jobs go on]\n"
+                                           "/workspace\n[exit code 0]")
+    assert works(shell)
     assert "new terminal" in shell.shell("tmux kill-server; sleep 1; kill -9 $$") + shell.shell(action="restart") and works(shell)
     shell.close()
+
+
+@pytest.mark.parametrize("command, output, code", [
+    ("set -euo pipefail\necho start\nfalse\necho never", "start", 1), ("exec echo replaced", "replaced", 0), ("echo hi; kill -9 $$", "hi\nKilled", 137),
+    ("echo hi; exit 300", "hi", 44), ("printf 'no line feed'; exit 5", "no line feed", 5), ("f() { echo in; exit 6; }; f | cat; f", "in\nin", 6),
+    ("trap 'echo bye' EXIT; exit 7", "bye", 7), ("sleep 60 & echo on; exit 8", "on", 8), ("echo x; exec bash -c 'echo y; exit 9'", "x\ny", 9)])
+def test_output_before_the_end_is_kept(shell, command, output, code):
+    shell.shell("true")
+    assert shell.shell(command, timeout=20) == f"{output}\n[exit code {code}]\n{NEXT}"
+    assert shell.shell("echo on").endswith("\non\n[exit code 0]") and works(shell)
+
+
+def test_output_before_the_end_is_kept_every_time(shell):
+    "It used to be lost in a fifth to a half of the runs."
+    shell.shell("true")
+    for number in range(40):
+        text = shell.shell(f"echo result {number}; exit {number % 5}")
+        assert text.endswith(f"result {number}\n[exit code {number % 5}]\n{NEXT}"), text
+
+
+def test_much_output_before_the_end(shell):
+    text = shell.shell("true") and shell.shell("seq 1 100000; exit 7", timeout=60)
+    assert text.startswith("1\n2\n") and f"\n99999\n100000\n[exit code 7]\n{NEXT}" in text and "bytes left out" in text
+
+
+def test_no_end_of_bash(shell):
+    "What ends a script ends no terminal: the mistake is told, variables stay."
+    shell.shell("kept=here")
+    assert "[exit code 1]" in shell.shell("logout") and "msg" in shell.shell("echo ${nope?msg}; echo never")
+    assert "[exit code 2]" in shell.shell("if then") and "[exit code 3]" in shell.shell("(exit 3)") and "[exit code 4]" in shell.shell("bash -c 'echo a; exit 4'")
+    assert shell.shell("echo $kept") == "here\n[exit code 0]"
+
+
+def test_an_idle_bash_that_ends(shell):
+    shell.shell("true")
+    assert "[the terminal ended, exit code 0; the next call starts in a new one]" in shell.shell(action="keys", keys=["C-d"])
+    assert shell.shell("echo on").startswith("[the terminal had ended, exit code 0; a new one was started") and works(shell)
+    shell.shell("(sleep 0.2; kill -9 $$) > /dev/null 2>&1 &")
+    assert until(lambda: shell.terminal.left is not None and shell.terminal.ready)
+    assert "exit code 137; a new one was started" in shell.shell("echo on") and works(shell)
+
+
+@pytest.mark.parametrize("command", ["echo before; sleep 0.3; kill -9 $PPID; sleep 60", "echo before; sleep 0.3; kill -9 -1; sleep 60",
+                                     "echo before; sleep 0.3; tmux -S /tmp/.tmux kill-server; sleep 60"])
+def test_the_end_of_all_of_it(tmp_path, command):
+    shell = make(tmp_path)
+    shell.shell("true")
+    text = shell.shell(command, timeout=30)
+    assert text.startswith("before\n") and "[the terminal ended, and no exit code is known; the next call starts a new one]" in text
+    assert shell.shell("echo on").startswith("[the terminal had ended; a new one was started") and works(shell)
+    shell.close()
+
+
+def test_background_jobs_outlive_bash(shell):
+    shell.shell("true")
+    assert "[exit code 2]" in shell.shell("sleep 4321 & exit 2")
+    assert shell.shell("pgrep -fc 'sleep 432[1]'; pkill -f 'sleep 432[1]'").endswith("\n1\n[exit code 0]")
+
+
+# who reads the terminal
+
+KNOWN = waiting.platform.machine() in waiting.CALLS and os.path.exists("/proc/self/syscall")
+
+
+@pytest.mark.parametrize("command", ["printf 'Reading package lists... '; sleep 1.5; echo Done", "printf 'Password: '; sleep 1.5; echo Done", "printf '>>> '; sleep 1.5; echo Done",
+                                     "printf 'Receiving objects: (45/100)'; sleep 1.5; printf '\\r\\033[KDone\\n'", "printf 'Sure? [y/N] ' | (cat; sleep 1.5); echo Done",
+                                     "python3 -c \"import time; print('Name: ', end='', flush=True); time.sleep(1.5); print('Done')\""])
+def test_a_line_without_its_end_is_no_prompt(shell, command):
+    if not KNOWN: pytest.skip("the kernel does not say who reads")
+    text = shell.shell(command, timeout=30)
+    assert text.endswith("Done\n[exit code 0]") and "input" not in text
+
+
+@pytest.mark.parametrize("command, name", [("read -p 'Name? ' x; echo got $x", "bash"), ("cat", "cat"), ("python3 -c 'print(\"got\", input())'", "python3"), ("grep go", "grep"),
+                                           ("read -s -p 'Password: ' x; echo; echo got $x", "bash"), ("script -qc 'read x; echo got $x' /dev/null", "bash"),
+                                           ("python3 -c 'import getpass; print(\"got\", getpass.getpass())'", "python3"), ("select x in a b; do echo got $x; break; done", "bash")])
+def test_a_program_that_reads_is_waited_for_no_longer(shell, command, name):
+    if not KNOWN: pytest.skip("the kernel does not say who reads")
+    if not shutil.which(command.split()[0]) and command.split()[0] not in ("read", "select"): pytest.skip("not installed")
+    note = f"[{name} reads the terminal and seems to wait for input: use action keys, wait or interrupt]"
+    assert shell.shell(command, timeout=60).endswith(note)
+    assert shell.shell(action="wait", timeout=60).endswith(note)
+    assert "got" in shell.shell(action="keys", keys=["got it", "Enter"]) + shell.shell(action="keys", keys=["C-d"])
+
+
+def test_who_reads_inside_another_terminal(shell):
+    if not KNOWN or not shutil.which("script"): pytest.skip("no script")
+    assert shell.shell("script -qc 'printf \"Wait: \"; sleep 1.5; echo Done' /dev/null", timeout=30) == "Wait: Done\n[exit code 0]"
+
+
+def test_a_doubt_is_told_and_told_once(shell, monkeypatch):
+    "Where the kernel does not say, what looks like a prompt may be one; the same place is not told again."
+    monkeypatch.setattr(waiting, "CALLS", {})
+    assert shell.shell("printf 'Reading package lists... '; sleep 2.8; echo Done", timeout=30).endswith("Done\n[exit code 0]")
+    text = shell.shell("printf 'Sure? '; sleep 4; echo Done", timeout=30)
+    assert text.startswith("Sure?\n[sleep may wait for input, which cannot be told from here: use action")
+    assert shell.shell(action="wait", timeout=30) == "Sure? Done\n[exit code 0]"
+
+
+# what a terminal shows
+
+@pytest.mark.parametrize("command, shown", [
+    (r"printf 'Downloading 100%%\r\033[KDone\n'", "Done"), (r"printf 'Progress: 100%%\r\033[2KFinished\n'", "Finished"), (r"printf 'a\033[5Cb\n'", "a     b"),
+    (r"for i in 1 2 3; do printf '\r%3d %%' $i; done; echo", "  3 %"), (r"printf 'one\ntwo\n\033[2A\033[Kfirst\n\033[Ksecond\n'", "first\nsecond"),
+    (r"printf 'abc\b\b\033[Kx\n'", "ax"), (r"printf 'gone\n\033[H\033[2J\033[3Jleft\n'", "left"), (r"printf '日本\rab\n'", "ab本"), (r"printf 'e\xcc\x81x\b\by\n'", "yx"),
+    (r"printf '\033]0;a title\a\033[1;32mgreen\033[0m\a\n'", "green"), (r"printf '\0a\0b\n'", "ab"), (r"printf 'a\tb\n'", "a\tb"), (r"printf 'a\tb\rX\n'", "X\tb"),
+    (r"printf '\033[?1049hpicture\033[?1049lafter\n'", "after"), (r"printf 'HTTP/1.1 200 OK\r\n'", "HTTP/1.1 200 OK"), (r"printf '\xe6\xb0'; echo x", "\ufffdx"),
+    ("python3 -c \"print('x' * 500)\"", "x" * 500), (r"printf '%0130d\rY\n' 0", "0" * 120 + "\nY" + "0" * 9), (r"printf '\033(0lqk\033(B\n'", "┌─┐")])
+def test_shown_as_in_a_terminal(shell, command, shown):
+    assert shell.shell(command) == f"{shown}\n[exit code 0]"
+
+
+def test_bars_leave_room_for_lines(shell):
+    "A bar writes far more than is kept of a command, and hides all of it but a line."
+    text = shell.shell("""python3 -c "
+import sys
+for part in range(20):
+    for i in range(200): sys.stdout.write(f'\\r{i:4d} of 200 |{chr(9608) * (i // 10):20}| of part {part}')
+    print(f'\\r\\033[Kpart {part} is there')
+" """)
+    assert text == "".join(f"part {part} is there\n" for part in range(20)) + "[exit code 0]"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_small_terminal_against_tmux(tmux, seed):
+    "Random texts and orders, shown by tmux's own screen."
+    columns, lines = 20, 6
+    draw = random.Random(seed)
+    words = ["abc", "de fgh", "x" * 19, "y" * 20, "z" * 33, "水", "日本語", "é", "\r\n", "\r\n", "\r", "\b", "\v", "\x1bM", "\x1bD", "\x1bE", "\x1b[2;2H\x1b[J", "\x1b[1J",
+             "\x1b[K", "\x1b[1K", "\x1b[2K", "\x1b[2A", "\x1b[B", "\x1b[3C", "\x1b[2D", "\x1b[5G", "\x1b[3;7H", "\x1b[2L", "\x1b[M", "\x1b[2P", "\x1b[3X", "\x1b[S", "\x1b[T", "\x1b[2;5r", "\x1b[r"]
+    text = "".join(draw.choice(words) for _ in range(30))
+    screen = Screen(columns, lines)
+    screen.feed(text)
+    screen.text()
+    mine = ["".join(row).rstrip() for row in screen.rows]
+    while mine and not mine[-1]: mine.pop()
+    assert mine == tmux(text, columns, lines), text
+
+
+@pytest.fixture(scope="module")
+def tmux(tmp_path_factory):
+    "A function that lets tmux show a text: its lines, those above the screen too."
+    folder = tmp_path_factory.mktemp("tmux")
+    call = lambda *words: subprocess.run(["tmux", "-u", "-S", str(folder / "s"), "-f", "/dev/null", *words], capture_output=True, text=True,
+                                         env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "screen"}).stdout
+    numbers = itertools.count()
+    call("new-session", "-d", "-s", "first", "sleep 1000")
+
+    def show(text, columns, lines):
+        name = f"s{next(numbers)}"
+        data, done = folder / "data", folder / f"{name}-done"
+        data.write_text(text, newline="")
+        call("new-session", "-d", "-s", name, "-x", str(columns), "-y", str(lines), f"stty -opost -echo; cat {data}; sleep 0.1; touch {done}; exec sleep 100", ";", "set", "status", "off",
+             ";", "resize-window", "-x", str(columns), "-y", str(lines))
+        assert until(done.exists)
+        shown = [line.rstrip() for line in call("capture-pane", "-t", name, "-p", "-S", "-").split("\n")]
+        call("kill-session", "-t", name)
+        while shown and not shown[-1]: shown.pop()
+        return shown
+    yield show
+    call("kill-server")
 
 
 # attacks

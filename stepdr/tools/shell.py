@@ -333,7 +333,7 @@ class Shell:
         if action == "restart": return self._restart()
         news = self._start()
         done = {"keys": lambda: self._keys(keys or [], timeout), "screen": lambda: self._screen(), "scrollback": lambda: self._scrollback(),
-                "wait": lambda: self._wait(timeout), "interrupt": self._interrupt}[action]
+                "wait": lambda: self._wait_in_turn(timeout), "interrupt": self._interrupt}[action]
         return news + done()
 
     # the life of the terminal
@@ -412,6 +412,11 @@ class Shell:
         "One command at a time; who was told to stop does not wait for a turn."
         while not self.busy.acquire(timeout=0.1):
             if call_cancelled(): raise ToolError("the call was cancelled before the command was started")
+
+    def _wait_in_turn(self, timeout):
+        self._take_turn()
+        try: return self._wait(timeout)
+        finally: self.busy.release()
 
     def _wait(self, timeout): # -> output and state of the command in flight
         t, until, asked = self.terminal, time.monotonic() + timeout, 0
@@ -502,7 +507,9 @@ class Shell:
 
     def _press_interrupt(self):
         "Ctrl-C, twice; then kill the program in the foreground; then everything."
-        t, ended = self.terminal, lambda: self.terminal.capture.code is not None
+        t = self.terminal
+        ended = lambda: t.capture.code is not None
+        t.wait(lambda: t.capture.started or ended(), 1.0)      # before that, the key would only clear the line that is being typed
         for seconds in (1.0, 2.0):
             t.ask("send-keys C-c")
             if t.wait(ended, seconds) or t.ended: return

@@ -108,7 +108,8 @@ def reads_terminal(process): # -> "reads", "watches", "unknown" or ""
         mine = [number for number in numbers if device_of(process.pid, number) in (process.terminal, _DEV_TTY)]
         if not mine: continue
         others = [number for number in numbers if number not in mine and _target(process.pid, number) not in _ASIDE]
-        if not others or _edits_itself(process): return "reads"
+        hands_on = any(device_of(process.pid, number) == _MULTIPLEXER for number in others)
+        if not others or not hands_on and _edits_itself(process): return "reads"
         answer = "watches"
     return answer
 
