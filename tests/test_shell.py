@@ -237,7 +237,8 @@ def test_a_program_that_reads_is_waited_for_no_longer(shell, command, name):
     note = f"[{name} reads the terminal and seems to wait for input: use action keys, wait or interrupt]"
     assert shell.shell(command, timeout=60).endswith(note)
     assert shell.shell(action="wait", timeout=60).endswith(note)
-    assert "got" in shell.shell(action="keys", keys=["got it", "Enter"]) + shell.shell(action="keys", keys=["C-d"])
+    text = shell.shell(action="keys", keys=["got it", "Enter"])
+    assert "got" in text and (name in ("cat", "grep") or text.endswith("[the command ended, exit code 0]"))
 
 
 def test_who_reads_inside_another_terminal(shell):
