@@ -379,3 +379,13 @@ def test_files_of_odd_names_are_opened_as_a_model_writes_them(tmp_path):
         assert all(p.id == paragraph_id(document.url, p.text) for p in document.paragraphs)
     from stepdr.tools.base import ToolError
     with pytest.raises(ToolError, match="no such file"): run_async(provider.open("file:///C"))
+
+
+def test_what_is_left_out_of_pages_is_counted(tmp_path):
+    pages = [page("Oslo", "'''Oslo''' has {{population of|Oslo}} people and {{convert|454|km2}} of land, all of it around the fjord.<ref>A</ref>"),
+             page("Bergen", "'''Bergen''' is a town on the coast of the west, with 280,000 people in it.")]
+    (tmp_path / "wiki.xml").write_text(HEAD + "".join(pages))
+    counts = build(tmp_path / "wiki.xml", tmp_path / "out")
+    corpus = Corpus(tmp_path / "out")
+    assert counts["incomplete"] == 1 and corpus.document(0)["warnings"] == ["left out: 1 template (population of), 1 reference"] and not corpus.document(1)["warnings"]
+    assert corpus.paragraphs(0)[0].text == "Oslo has […] people and 454 km² of land, all of it around the fjord."

@@ -113,7 +113,7 @@ def left_out(counts): # {what: how many} -> list of at most one warning
     return ["left out: " + ", ".join(found)] if found else []
 
 def _singular(name): # "rows of tables" -> "row of tables"
-    return re.sub(r"^(.*?)s( (?:of|with|without|in|that) .*)?$", r"\1\2", name)
+    return re.sub(r"^(.*?)s( (?:of |with |without |in |that |\().*)?$", r"\1\2", name)
 
 # %% ../../nbs/24_extract.ipynb #f5503d33
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]")

@@ -683,7 +683,11 @@ def _merge(work, out, parts, authority, aside): # folder of parts, folder to fil
     np.save(out / "starts.npy", np.concatenate([[[0], [0]], np.cumsum([paragraphs, outof], axis=1)], axis=1).astype(np.int64))
     sites = _write_sites(out, authority)
     links = pl.scan_parquet(out / "links.parquet", glob=False).select(pl.len(), (pl.col("target") >= 0).sum().alias("inside")).collect()
-    return {"documents": total, "paragraphs": int(paragraphs.sum()), "links": links["len"][0], "links_inside": links["inside"][0], "sites": sites, "same_ids": same}
+    return {"documents": total, "paragraphs": int(paragraphs.sum()), "links": links["len"][0], "links_inside": links["inside"][0], "sites": sites, "same_ids": same, "incomplete": _incomplete(out)}
+
+def _incomplete(out): # folder of the tables -> number of documents of which something was left out
+    import polars as pl
+    return pl.scan_parquet(out / "documents.parquet", glob=False).select((pl.col("warnings").list.len() > 0).sum()).collect().item()
 
 # %% ../../nbs/390_documents.ipynb #cc12760a
 def _write_paragraphs(frames, out, numbers, offsets, titles, total): # -> paragraphs and characters of each document, number of paragraphs that have the id of another
