@@ -328,7 +328,7 @@ class WordReader:
     "Blocks of a Word file."
     def __init__(self, file, settings): # Document of python-docx
         self.file, self.settings, self.count, self.blocks, self.carried, self.depth = file, settings, Counter(), [], "", 0
-        self.styles = _raised_styles(file)
+        self.styles, self.names = _raised_styles(file), _style_names(file)
         self.words = WordText(file.part, self.styles, self.count)
 
     def read(self, element): # body, cell or text box
@@ -347,14 +347,13 @@ class WordReader:
             elif name == "altChunk": self.count["embedded documents"] += 1
 
     def paragraph(self, element):
-        from docx.text.paragraph import Paragraph as Item
-        words = WordText.text(self.words, element)
-        item = Item(element, self.file._body)
+        words = self.words.text(element)
         text = "\n".join(" ".join(line.replace("\t", " ").split(" ")) for line in (self.carried + words).split("\n")).strip()
         before, self.carried = self.carried, ""
-        if element.pPr is not None and any(_name(each) == "rPr" and any(_name(mark) in ("del", "moveFrom") for mark in each) for each in element.pPr):
+        looks = next((each for each in element if _name(each) == "pPr"), ())
+        if any(_name(each) == "rPr" and any(_name(mark) in ("del", "moveFrom") for mark in each) for each in looks):
             self.carried = before + words   # its end was deleted: it goes on in the next one
-        elif text: self.blocks.append(self._block(item, text))
+        elif text: self.blocks.append(self._block(looks, text))
         boxes, self.words.boxes = self.words.boxes, []
         for box in boxes:
             if isinstance(box, list): self.blocks += box
@@ -363,14 +362,14 @@ class WordReader:
                 self.read(box)
                 self.depth -= 1
 
-    def _block(self, item, text): # -> block
-        style = item.style.name if item.style is not None and item.style.name else ""
+    def _block(self, looks, text): # pPr of a paragraph or (), its text -> block
+        style = self.names.get(_value(looks, "pStyle"), self.names.get(None, ""))
         level = re.search(r"(?:heading|标题|überschrift|titre)\s*(\d)", style, re.IGNORECASE)
-        numbered = item._p.pPr is not None and item._p.pPr.numPr is not None
+        numbered = any(_name(each) == "numPr" for each in looks)
         one_line = " ".join(text.split())
         if level or style == "Title": return "h", min(int(level[1]), 6) if level else 1, one_line
         if numbered or style.startswith("List"):
-            depth = _value(item._p.pPr, "numPr", "ilvl") if numbered else None
+            depth = _value(looks, "numPr", "ilvl")
             return "li", int(depth) if depth and depth.isdigit() else max(int(re.search(r"\d?$", style)[0] or 1) - 1, 0), "- " + one_line
         return "p", 0, "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
 
@@ -446,6 +445,15 @@ def _within(element, name, count): # table or row -> its rows or cells, through 
             if any(_name(mark) == "del" for look in child if _name(look) in ("trPr", "tcPr") for mark in look): count["tracked deletions"] += 1
             else: yield child
         elif _name(child) in ("sdt", "sdtContent", "ins", "moveTo", "customXml"): yield from _within(child, name, count)
+
+def _style_names(file): # -> {id of a style: its name}; None for the style of paragraphs without one
+    "Names of the styles of paragraphs; looked up here since python-docx goes through all of them each time."
+    names = {}
+    for style in file.styles.element:
+        if _name(style) != "style" or _attribute(style, "type") not in ("paragraph", None): continue
+        names[_attribute(style, "styleId")] = _value(style, "name") or ""
+        if _attribute(style, "default") in ("1", "true", "on"): names[None] = _value(style, "name") or ""
+    return names
 
 def _raised_styles(file): # -> {id of a style: "superscript" or "subscript"}
     "Styles that raise or lower letters."
