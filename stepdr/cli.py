@@ -6,12 +6,13 @@
 __all__ = ['PROGRAMS', 'run_command', 'stages_table', 'parameters_table', 'results_command', 'check_packages', 'check_programs',
            'check_protections', 'check_machine', 'check_data', 'doctor_command', 'make_policy', 'research_folder',
            'kit_settings', 'fit_settings', 'small_kit', 'about_line', 'research_command', 'tool_command', 'mcp_command',
-           'ask_command', 'graph_command', 'corpus_command', 'import_command', 'filter_options', 'filter_command',
-           'synth_command', 'benches_table', 'eval_command', 'queries_command', 'compare_command', 'judge_command',
-           'train_judge_command', 'named_files', 'pairwise_command', 'judge_pairs_command', 'make_parser', 'main']
+           'ask_command', 'number_range', 'graph_command', 'corpus_command', 'import_command', 'filter_options',
+           'filter_command', 'synth_command', 'benches_table', 'eval_command', 'queries_command', 'compare_command',
+           'judge_command', 'train_judge_command', 'named_files', 'pairwise_command', 'judge_pairs_command',
+           'make_parser', 'main']
 
 # %% ../nbs/92_cli.ipynb #8ae77963
-import argparse, errno, json, os, shutil, sys
+import argparse, errno, json, os, re, shutil, sys
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -298,11 +299,24 @@ def _counted(work) -> int:
     print(json_text(counts, default=str))
     return 0
 
+def number_range(option, text) -> tuple[int, int]:
+    "`3-10` as two numbers, `5` as twice the same; `InputError` for anything else."
+    found = re.fullmatch(r"\s*(\d{1,9})\s*(?:(?:-|–|:|\.\.)\s*(\d{1,9})\s*)?", text)
+    if not found or int(found[1]) > int(found[2] or found[1]):
+        raise InputError(f"{option}: {text!r} is no range such as 3-10")
+    return int(found[1]), int(found[2] or found[1])
+
 def graph_command(options) -> int:
     "Build a graph, or draw subgraphs from one."
     from stepdr.world.kg import graph_build, graph_sample
     if options.action == "build": return _counted(lambda: graph_build(options.source, options.out, options.kind, language=options.language, bad_share=options.bad_share))
-    return _counted(lambda: graph_sample(options.folder, options.number, options.seed, options.out, options.workers, options.method, options.relations, cap=options.cap))
+    (seed_low, seed_high), (fewest, most) = number_range("--seed-degree", options.seed_degree), number_range("--nodes", options.nodes)
+    def draw():
+        counts = graph_sample(options.folder, options.number, options.seed, options.out, options.workers, options.method, options.relations, cap=options.cap,
+                              fewest=fewest, most=most, seed_low=seed_low, seed_high=seed_high)
+        if "fewer" in counts: print(counts["fewer"], file=sys.stderr)
+        return counts
+    return _counted(draw)
 
 def corpus_command(options) -> int:
     "Read documents into a corpus, or walk over one."
@@ -531,6 +545,8 @@ def _add_data_commands(commands):
     sample.add_argument("--method", default="bfs", help="bfs, snowball or walk (default: bfs)")
     sample.add_argument("--relations", default="", metavar="A,B", help="only these relations")
     sample.add_argument("--cap", type=int, default=1000, metavar="N", help="a node with more edges stays a leaf (default: 1000)")
+    sample.add_argument("--seed-degree", default="3-10", metavar="LOW-HIGH", help="edges of a node that a subgraph may grow from (default: 3-10)")
+    sample.add_argument("--nodes", default="10-40", metavar="LOW-HIGH", help="nodes of a subgraph (default: 10-40)")
     gather, walk = _add_actions(commands, "corpus", corpus_command, "document collections: build one, walk over its links",
         ("build", "read pages, paragraphs and links", "stepdr corpus build wiki/ --out corpora/wiki"),
         ("walk", "follow links from random pages; each walk is material for a question", "stepdr corpus walk corpora/wiki -n 100 --seed 0 --out walks.jsonl"))

@@ -7,8 +7,8 @@ __all__ = ['KINDS', 'LABELS', 'FORMAT', 'plain_name', 'TarTail', 'tar_names', 'M
            'read_blocks', 'split_columns', 'tsv_triples', 'unescape', 'nt_triples', 'table_triples', 'numbered_ids',
            'numbered_triples', 'guess_kind', 'assign_roles', 'read_triples', 'kernel', 'NumberIds', 'TextIds',
            'save_texts', 'build_arrays', 'name_rows', 'build', 'KnowledgeGraph', 'SampleSettings', 'allowed_relations',
-           'sample_block', 'candidate_seeds', 'sample', 'sample_table', 'graph_build', 'graph_sample', 'spring_places',
-           'subgraph_figure']
+           'sample_block', 'candidate_seeds', 'sample', 'sample_table', 'graph_build', 'why_fewer', 'graph_sample',
+           'spring_places', 'subgraph_figure']
 
 # %% ../../nbs/17_kg.ipynb #8416ed7e
 import bz2
@@ -138,8 +138,8 @@ class Aside:
             self.file.write(json.dumps({"file": file, "line": int(line), "reason": reason, "text": text[:200]}, ensure_ascii=False) + "\n")
 
     def check(self, least=100_000):
-        "Stop if more than the allowed share of at least `least` rows is malformed."
-        if self.read >= least and self.bad > self.settings.bad_share * self.read:
+        "Stop if more than the allowed share of at least `least` rows is malformed; a single row stops nothing unless the share is 0."
+        if self.read >= least and self.bad > (self.settings.bad_share and max(1, self.settings.bad_share * self.read)):
             raise InputError(f"graph.bad_share: {self.bad} of {self.read} rows are malformed, more than {self.settings.bad_share:g}; "
                              f"first {self.first}; check kind and ids, mend the file or raise the share")
 
@@ -230,28 +230,53 @@ def tsv_triples(member, aside, settings, order=(0, 1, 2), separator="\t"): # yie
         yield kept.select("line", h=f"c{order[0]}", r=f"c{order[1]}", t=f"c{order[2]}")
 
 # %% ../../nbs/17_kg.ipynb #a3bf5173
-_NT = (r'^\s*(<[^>\s]*>|_:\S+)\s+<([^>\s]*)>\s+(<[^>\s]*>|_:[^\s"]+|"(?:[^"\\]|\\.)*")(?:@([A-Za-z0-9-]+)|\^\^<[^>\s]*>)?\s*\.\s*(?:#.*)?$')
-_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
-_ESCAPED = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f"}
+_IRI = r'[^\x00-\x20<>"]*'
+_BLANK = r"_:[\w:](?:[\w:.\-\u00b7]*[\w:\-\u00b7])?"
+_LITERAL = r'"(?:[^"\\]|\\.)*"'
+_LANGUAGE = r"@([A-Za-z]+(?:-[A-Za-z0-9]+)*)(?:--(?:ltr|rtl))?"
+_NT = (rf"^[ \t]*(<{_IRI}>|{_BLANK})[ \t]*<({_IRI})>[ \t]*(<{_IRI}>|{_BLANK}|{_LITERAL})[ \t]*(?:{_LANGUAGE}|\^\^[ \t]*<{_IRI}>)?"
+       rf"[ \t]*(?:<{_IRI}>|{_BLANK})?[ \t]*\.[ \t]*(?:#.*)?$")  # W3C RDF 1.1 N-Triples, section 7; N-Quads, section 4; what stands behind a backslash is looked at when it is resolved
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.?)", re.DOTALL)
+_ESCAPED = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
+
+def _character(found): # match of an escape -> character
+    name = found[1]
+    if name in _ESCAPED: return _ESCAPED[name]
+    if len(name) < 2: raise ValueError(f"no escape: {found[0]}")
+    return chr(int(name[1:], 16))
 
 def unescape(text): # text of an N-Triples term -> what it means
-    "Resolve the backslash escapes of N-Triples."
-    return _ESCAPE.sub(lambda m: chr(min(int(m[1][1:], 16), 0x10FFFF)) if m[1][0] in "uU" and len(m[1]) > 1 else _ESCAPED.get(m[1], m[1]), text)
+    "Resolve the backslash escapes of N-Triples; a pair of surrogates is one character. `ValueError` for half of one, a number that is no character, and other escapes."
+    text = _ESCAPE.sub(_character, text)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16") if re.search("[\ud800-\udfff]", text) else text
+
+def _unescaped(texts): # polars Series of terms -> the same with escapes resolved, null where that cannot be
+    import polars
+    places = texts.str.contains("\\", literal=True).fill_null(False).arg_true()
+    if not len(places): return texts
+    found = []
+    for text in texts.gather(places):
+        try: found.append(unescape(text) if text[0] == '"' or not re.search(r"\\[^uU]", text) else None)  # in an IRI nothing but numbers
+        except ValueError: found.append(None)
+    return texts.scatter(places, polars.Series(found, dtype=polars.String))
 
 # %% ../../nbs/17_kg.ipynb #7fd84633
 def nt_triples(member, aside, settings): # yields frames of line, h, r, t, and literal and language (null for nodes)
-    "Statements of an N-Triples file; a literal stands in its own column."
+    "Statements of an N-Triples or N-Quads file; a literal stands in its own column."
     import polars
     col = polars.col
     for line, data in read_blocks(member, aside, settings):
+        if b"\r" in data: data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         text = split_columns(data, 1, "\n")["c0"].rename("text")
         frame = text.to_frame().with_row_index("line", line).filter(col("text").is_not_null() & ~col("text").str.contains(r"^\s*(#|$)"))
         parts = frame.with_columns(col("text").str.extract_groups(_NT).struct.rename_fields(["h", "r", "t", "language"]).alias("parts")).unnest("parts")
         for number, line_text in parts.filter(col("h").is_null()).select("line", "text").iter_rows(): aside.add(member.name, number, "not N-Triples", line_text)
         aside.read += parts.height
-        parts = parts.drop("text").filter(col("h").is_not_null())
-        for name in ("h", "r", "t"):
-            if parts[name].str.contains("\\", literal=True).any(): parts = parts.with_columns(col(name).map_elements(unescape, polars.String))
+        parts = parts.filter(col("h").is_not_null())
+        parts = parts.with_columns(_unescaped(parts[name]) for name in ("h", "r", "t"))
+        lost = polars.any_horizontal(col("h", "r", "t").is_null())
+        for number, line_text in parts.filter(lost).select("line", "text").iter_rows(): aside.add(member.name, number, "a wrong escape", line_text)
+        parts = parts.filter(~lost).drop("text")
         plain = lambda name: polars.when(col(name).str.starts_with("<")).then(col(name).str.slice(1, col(name).str.len_chars() - 2)).otherwise(col(name))
         literal = col("t").str.starts_with('"')
         yield parts.select("line", plain("h"), "r", polars.when(~literal).then(plain("t")).alias("t"),
@@ -308,12 +333,14 @@ def numbered_triples(member, entities, relations, aside, settings): # yields fra
 # %% ../../nbs/17_kg.ipynb #c5d7473c
 KINDS = ("wikidata5m", "codex", "fb15k", "dbp15k", "cndbpedia", "tsv", "ntriples", "datasets")
 
+_NT_ENDINGS = (".nt", ".ntriples", ".nq", ".nquads")
+
 def guess_kind(members): # -> one of KINDS
     "The layout of a source, from the names of its files."
     names = [plain_name(member.name) for member in members]
     whole = " ".join(member.name.lower() for member in members)
     if any(name.startswith("entity2id") for name in names): return "dbp15k" if any(re.match(r"triples_\w+\.txt", n) for n in names) else "fb15k"
-    if any(name.endswith((".nt", ".ntriples")) for name in names): return "ntriples"
+    if any(name.endswith(_NT_ENDINGS) for name in names): return "ntriples"
     if any(name.endswith((".arrow", ".parquet")) for name in names): return "datasets"
     if "triples/codex" in whole: return "codex"
     if "wikidata5m" in whole or {"triples.txt", "entity.txt"} <= set(names): return "wikidata5m"
@@ -329,7 +356,7 @@ def assign_roles(members, kind, settings): # -> {role: list of Member}, roles tr
         if name.endswith(".json") and kind in ("codex", "fb15k", "wikidata5m", "tsv"):
             if "type" not in name and "state" not in name and "info" not in name: roles["relations" if "relation" in name else "names"].append(member)
         elif kind == "datasets": triples = name.endswith((".arrow", ".parquet")) and "/cache-" not in path; roles["triples"] += [member] * triples
-        elif kind == "ntriples": roles["triples"] += [member] * name.endswith((".nt", ".ntriples"))
+        elif kind == "ntriples": roles["triples"] += [member] * (name.endswith((*_NT_ENDINGS, ".ttl")) or len(members) == 1)
         elif kind == "fb15k": roles["triples"] += [member] * bool(re.fullmatch(r"(train|valid|test)\w*\.txt", name))
         elif kind == "dbp15k": roles["triples"] += [member] * bool(re.fullmatch(rf"triples_({re.escape(settings.language) or '.+'})\.txt", name))
         elif not name.endswith((".txt", ".tsv", ".tab", ".nt", ".dat")) and len(members) > 1: continue
@@ -726,7 +753,9 @@ def _read_all(folder, members, roles, kind, aside, settings, salt):
         origins.append((columns.count, member.name, int(lines[0]), lines.to_numpy().copy() if lines[-1] - lines[0] >= len(lines) else None))
         columns.add(arrays)
     aside.check(1)
-    if ids is None: raise InputError(f"no triples in {', '.join(m.name for m in roles['triples'][:3]) or 'the source'}; " + (f"first {aside.first}" if aside.first else "give kind= or another source"))
+    where, literal = ", ".join(m.name for m in roles["triples"][:3]) or "the source", f"{literals.rows} rows are names or attributes alone; " if literals.rows else ""
+    if ids is None: raise InputError(f"no triples in {where}; {literal}" + (f"first {aside.first}" if aside.first else "give kind= or another source"))
+    if not columns.count: raise InputError(f"no edge in {where}: {literal}{aside.counts['self edge']} rows join a node with itself, {aside.bad} are malformed; give another source")
     columns.done()
     return ids, columns, origins, literals
 
@@ -832,6 +861,7 @@ def _build(folder, members, roles, kind, settings, salt):
     triples = raw.count
     placed, attributes, nodes, mask = _place_all(folder, ids, raw, nodes, relations, kind == "cndbpedia")
     kept, found, twice = build_arrays(folder, placed.slices, nodes, relations, settings.aside_rows)
+    if not kept: raise InputError(f"no edge in {', '.join(m.name for m in roles['triples'][:3])}: {attributes.rows} of {rows} rows are attributes, whose value is never the head of a row; give a source that joins entities")
     if found and settings.aside_rows: _name_duplicates(placed, max(relations, 1), twice, origins, mask, aside)
     placed.remove()
     names = ids.save(folder)
@@ -1129,13 +1159,14 @@ def candidate_seeds(graph, settings):
         found.append(first + np.flatnonzero((degree >= settings.seed_low) & (degree <= (settings.cap if filtered else settings.seed_high))).astype(np.int32))
     return np.concatenate(found)
 
-def sample(graph, number, seed=0, settings=SampleSettings(), workers=1, rounds=8): # yields (nodes, sizes, edges, edge_counts), subgraphs only, until there are `number`
-    "Draw subgraphs; the same ones whatever the number of workers."
+def sample(graph, number, seed=0, settings=SampleSettings(), workers=1, rounds=8, told=None): # yields (nodes, sizes, edges, edge_counts), subgraphs only, until there are `number`
+    "Draw subgraphs; the same ones whatever the number of workers. The Counter `told` gets how many nodes could be seeds, were tried in the first round, and grew."
     if number < 1: raise InputError(f"number: {number} is less than 1; ask for one subgraph or more")
     if workers < 1: raise InputError(f"workers: {workers} is less than 1; give 1 or more")
     allowed, seeds = allowed_relations(graph, settings), candidate_seeds(graph, settings)
     np.random.Generator(np.random.PCG64(seed)).shuffle(seeds)
-    seen = set()
+    seen, told = set(), Counter() if told is None else told
+    told["seeds"] = len(seeds)
     threads = numba is not None
     with (ThreadPoolExecutor if threads else ProcessPoolExecutor)(workers) as pool:
         start = (lambda *given: pool.submit(sample_block, graph, *given)) if threads else (lambda *given: pool.submit(_process_block, str(graph.folder), *given))
@@ -1145,7 +1176,9 @@ def sample(graph, number, seed=0, settings=SampleSettings(), workers=1, rounds=8
             while number > 0:
                 while len(waiting) < 2 * workers and (first := next(blocks, None)) is not None: waiting.append(start(seeds[first:first + size], seed, turn, allowed, settings))
                 if not waiting: break
-                done = _new_ones(*waiting.pop(0).result(), seen, number)
+                drawn = waiting.pop(0).result()
+                if not turn: told.update(tried=len(drawn[1]), grown=int(np.count_nonzero(drawn[1])))
+                done = _new_ones(*drawn, seen, number)
                 if len(done[1]):
                     any_new, number = True, number - len(done[1])
                     yield done
@@ -1188,29 +1221,36 @@ def graph_build(src, out, kind="auto", only="*", language="", ids="auto", bad_sh
     "What `stepdr graph build` does."
     return build(src, out, kind, GraphSettings(bad_share=bad_share, only=only, language=language, ids=ids))
 
+def why_fewer(graph, told, settings): # -> text
+    "How many nodes could be seeds, and how many grew large enough."
+    follow = " of the relations that are followed" if settings.relations.strip(", ") or settings.without.strip(", ") else ""
+    return (f"{told['seeds']} of {len(graph)} nodes have {settings.seed_low} to {settings.seed_high} edges; {told['grown']} of {told['tried']} tried grew to {settings.fewest} nodes or more{follow}, "
+            f"and the same nodes are drawn once. Widen the seeds' degrees (--seed-degree), the sizes (--nodes) or the cap ({settings.cap})")
+
 def graph_sample(folder, number, seed, out, workers=1, method="bfs", relations="", without="", cap=1000, fewest=10, most=40, seed_low=3, seed_high=10): # -> dict of counts
     "What `stepdr graph sample` does: write `number` subgraphs, or as many as there are, to the Parquet file `out`."
     import pyarrow.parquet
     settings = SampleSettings(method=method, relations=relations, without=without, cap=cap, fewest=fewest, most=most, seed_low=seed_low, seed_high=seed_high)
-    graph, out, writer, counts = KnowledgeGraph(folder), Path(out), None, Counter(subgraphs=0, nodes=0, edges=0)
+    graph, out, writer, counts, told = KnowledgeGraph(folder), Path(out), None, Counter(subgraphs=0, nodes=0, edges=0), Counter()
     if out.is_dir(): raise InputError(f"{out}: is a folder; name a file such as subgraphs.parquet")
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
     os.close(handle)
     try:
-        for arrays in progress(sample(graph, number, seed, settings, workers), label="draw"):
+        for arrays in progress(sample(graph, number, seed, settings, workers, told=told), label="draw"):
             table = sample_table(graph, *arrays)
             writer = writer or pyarrow.parquet.ParquetWriter(partial, table.schema, compression="zstd")
             writer.write_table(table)
             counts.update(subgraphs=table.num_rows, nodes=int(arrays[1].sum()), edges=len(arrays[2]))
-        if writer is None: raise InputError(f"{folder}: no node has {seed_low} to {seed_high} edges and {fewest} nodes around it; change seed_low, seed_high or fewest")
+        if writer is None: raise InputError(f"{folder}: no subgraph; {why_fewer(graph, told, settings)}")
         writer.close()
         os.chmod(partial, 0o644)
         os.replace(partial, out)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
-    return {"asked": number, **counts, "named_nodes": int(graph.counts["name_rows"])}
+    fewer = {"fewer": f"{counts['subgraphs']} of {number}: {why_fewer(graph, told, settings)}"} if counts["subgraphs"] < number else {}
+    return {"asked": number, **counts, "named_nodes": int(graph.counts["name_rows"]), **fewer}
 
 # %% ../../nbs/17_kg.ipynb #28af7357
 def spring_places(count, pairs, seed=0, steps=200): # number of nodes, list of (a, b) -> array (count, 2)
