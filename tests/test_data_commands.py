@@ -40,6 +40,17 @@ def test_graph_build_and_sample(graph):
         assert 10 <= len(nodes) <= 40 and seen == nodes
 
 
+def test_graph_sample_takes_ranges_and_says_why_fewer(graph):
+    folder, _ = graph
+    code, counts, errors = stepdr(folder, "graph", "sample", "g", "-n", 500, "--seed-degree", "20-30", "--nodes", "5-8", "--out", "r.parquet")
+    rows = polars.read_parquet(folder / "r.parquet").to_dicts()
+    assert code == 0 and len(rows) == counts["subgraphs"] < 500 and all(5 <= len(row["nodes"]) <= 8 for row in rows) and "nodes have 20 to 30 edges" in counts["fewer"] and counts["fewer"] in errors
+    assert stepdr(folder, "graph", "sample", "g", "-n", 3, "--nodes", 6, "--out", "r.parquet")[0] == 0 and {len(row["nodes"]) for row in polars.read_parquet(folder / "r.parquet").to_dicts()} == {6}
+    for option, text in (("--nodes", "9-3"), ("--nodes", "5-900"), ("--seed-degree", "few"), ("--seed-degree", "3-"), ("--seed-degree", "5000-6000")):
+        code, _, errors = stepdr(folder, "graph", "sample", "g", option, text, "--out", "n.parquet")
+        assert code and errors.splitlines()[-1].startswith("stepdr: ") and "Traceback" not in errors and not (folder / "n.parquet").exists()
+
+
 def test_synth_filter_and_import(graph, tmp_path):
     folder, _ = graph
     assert stepdr(folder, "graph", "sample", "g", "-n", 12, "--seed", 1, "--out", "few.parquet")[0] == 0

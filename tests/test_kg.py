@@ -242,6 +242,82 @@ def test_n_triples(tmp_path):
     assert KnowledgeGraph.open(tmp_path / "g").names([graph.find("http://x/a")]) == ["甲"]
 
 
+LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
+VALID = {  # statement -> (head, relation, tail), or (literal, language)
+    "<http://x/a><http://x/p><http://x/b>.": ("http://x/a", "http://x/p", "http://x/b"), "_:s<http://x/p>_:o.": ("_:s", "http://x/p", "_:o"), "\t<http://x/a>\t<http://x/p>\t<http://x/c>\t.\t# a comment . ": ("http://x/a", "http://x/p", "http://x/c"),
+    "<http://x/a> <http://x/p> <http://x/d> <http://x/graph> .": ("http://x/a", "http://x/p", "http://x/d"), "<http://x/a><http://x/p>_:e_:graph.": ("http://x/a", "http://x/p", "_:e_:graph"), "_:a.b-c <http://x/p> _:f.g .#": ("_:a.b-c", "http://x/p", "_:f.g"),
+    r"<http://x/\u00e9> <http://x/p> <http://x/\U0001F600> .": ("http://x/é", "http://x/p", "http://x/😀"), r"<http://x/\uD83D\uDE00> <http://x/p> <http://x/h{1}> .": ("http://x/😀", "http://x/p", "http://x/h{1}"),
+    f'<http://x/a>{LABEL}"A"@en.': ("A", "en"), f'<http://x/a> {LABEL} "B \\uD83D\\uDE00"@zh-Hant-TW .': ("B 😀", "zh-Hant-TW"), f'<http://x/a> {LABEL} "C \\"q\\" \\t\\\\"@ar--rtl .': ('C "q" \t\\', "ar"), f'<http://x/a> {LABEL} "D"^^<http://x/string> <http://x/g> .': ("D", None),
+    f'<http://x/a> {LABEL} ""@en .': ("", "en"), f'<http://x/a> {LABEL} "a . # \' <b> _:c" .': ("a . # ' <b> _:c", None), f'<http://x/a> {LABEL} "E"^^ <http://x/string>.# end': ("E", None)}
+WRONG = ("<http://x/a> <http://x/p> <http://x/b>", "<http://x/a> <http://x/p> .", '"a" <http://x/p> <http://x/b> .', "<http://x/a> _:p <http://x/b> .", "<http://x/a b> <http://x/p> <http://x/b> .", f'<http://x/a> {LABEL} "half \\uD83D"@de .', f'<http://x/a> {LABEL} "half \\uDE00 \\uD83D" .',
+         f'<http://x/a> {LABEL} "odd \\x" .', f'<http://x/a> {LABEL} "\\U00110000" .', r"<http://x/\n> <http://x/p> <http://x/b> .", f'<http://x/a> {LABEL} "open .', "<< <http://x/a> <http://x/p> <http://x/b> >> <http://x/p> <http://x/b> .", f'<http://x/a> {LABEL} "x"@1 .', r"<http://x/\uD800> <http://x/p> <http://x/b> .")
+
+
+@pytest.mark.parametrize("end, pack", [("\n", None), ("\r\n", None), ("\r", None), ("\n", gzip.compress), ("\r\n", bz2.compress)])
+def test_n_triples_and_n_quads_by_their_grammar(tmp_path, end, pack):
+    rows = [row for pair in zip(VALID, [*WRONG, "# no row", ""][:len(VALID)]) for row in pair] + list(WRONG)[len(VALID):]
+    data = b"\xef\xbb\xbf" + (end.join(rows) + end).encode()
+    path = tmp_path / ("g.nq" + {gzip.compress: ".gz", bz2.compress: ".bz2"}.get(pack, ""))
+    path.write_bytes(pack(data) if pack else data)
+    (member,), aside = kg.list_members(path), kg.Aside(tmp_path / "aside.jsonl", GraphSettings())
+    found = polars.concat(kg.nt_triples(member, aside, GraphSettings()))
+    aside.file.close()
+    told = {rows[line - 1]: (literal, language) if tail is None else (head, relation, tail) for line, head, relation, tail, literal, language in found.select("line", "h", "r", "t", "literal", "language").rows()}
+    assert told == VALID
+    assert {rows[row["line"] - 1] for row in map(json.loads, (tmp_path / "aside.jsonl").read_text().splitlines())} == set(WRONG) and aside.bad == len(WRONG)
+
+
+def test_one_wrong_escape_costs_one_row_of_a_small_dump(tmp_path):
+    (tmp_path / "g.nt").write_text(f'<http://x/a> <http://x/p> <http://x/b> .\n<http://x/a> {LABEL} "Alpha"@en .\n<http://x/b> {LABEL} "half \\uD83D"@de .\n')
+    assert build(tmp_path / "g.nt", tmp_path / "g")["malformed"] == 1 and [(r["line"], r["reason"]) for r in aside_of(tmp_path / "g")] == [(3, "a wrong escape")]
+    with pytest.raises(InputError, match="line 3"): build(tmp_path / "g.nt", tmp_path / "g", settings=GraphSettings(bad_share=0.0))
+
+
+@pytest.mark.parametrize("name, text, said", [("baike_triples.txt", "复旦大学\t简称\t复旦\n复旦大学\t创办\t1905年\n", "2 of 2 rows are attributes"), ("g.tsv", "Q1\tP1\tQ1\nQ2\tP1\tQ2\n", "2 rows join a node with itself"), ("t.tsv", "水\t是\t水\n", "1 rows join a node with itself"),
+                                              ("g.nt", f'<http://x/a> {LABEL} "A" .\n<http://x/b> {LABEL} "B" .\n', "2 rows are names or attributes alone"), ("h.nt", f'<http://x/a> <http://x/p> <http://x/a> .\n<http://x/b> {LABEL} "B" .\n', "no edge")])
+def test_a_source_without_an_edge_is_refused(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=said) as caught: build(tmp_path / name, tmp_path / "g")
+    assert "\n" not in str(caught.value) and not (tmp_path / "g").exists()
+
+
+FUZZ = 8  # sources of each layout
+LAYOUTS = {"wikidata5m": ("wikidata5m_triples.txt", "wikidata5m_entity.txt", "wikidata5m_relation.txt", "wikidata5m_text.txt"), "fb15k": ("entity2id.txt", "relation2id.txt", "train.txt"), "dbp15k": ("entity2id_en.txt", "relation2id_en.txt", "triples_en.txt"),
+           "cndbpedia": ("baike_triples.txt", "m2e.txt"), "ntriples": ("g.nt",), "tsv": ("g.tsv", "entities.json"), "codex": ("triples/codex-s/train.txt", "entities/en/entities.json"), "datasets": ("t.parquet", "u.arrow")}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_whatever_a_dump_holds_is_a_graph_or_one_clear_error(tmp_path, kind):
+    draw, built = np.random.default_rng(len(kind)), 0
+    pieces = [b"Q1", b"Q2", b"Q3", b"P1", b"0", b"1", b"2", b"3", b"\t", b"\t", b"\t", b" ", b"\n", b"\n", b"\r\n", b"\r", b"\xff", b"\0", b'"', b"\\", b"\\uD83D", b"<http://x/a>", b"<http://x/b>", b"<p>", b" .", b'"x"@en', b"\xe6\xb0\xb4", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\x0b", b"\x1c",
+              b"\xef\xbb\xbf", b"{", b"}", b":", b",", b"99999999999", b"-1", b"NaN", b"null", b"Q0", b"Q4294967296", b"_:b"]
+    lines = {"ntriples": b"<http://x/a> <http://x/p> <http://x/b> .\n", "fb15k": b"0 1 0\n", "dbp15k": b"0\t1\t0\n"}.get(kind, b"Q1\tP1\tQ2\nQ2\tP1\tQ3\n")
+    for turn in range(FUZZ):
+        for name in LAYOUTS[kind]:
+            path = tmp_path / str(turn) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = b"".join(pieces[n] for n in draw.integers(0, len(pieces), draw.integers(0, 60)))
+            whole = b"Q1\tname\nQ2\tother\n" if "2id" not in name else b"/m/a\t0\n/m/b\t1\n/m/c\t2\n"
+            path.write_bytes((lines if name in (LAYOUTS[kind][0], "train.txt", "triples_en.txt") and "2id" not in name else b'{"Q1": "x"}' if name.endswith(".json") and turn % 2 else whole) + noise)
+        try: built += build(tmp_path / str(turn), tmp_path / f"g{turn}", kind, GraphSettings(bad_share=1.0))["edges"] > 0
+        except InputError as error: assert "\n" not in str(error) and not (tmp_path / f"g{turn}").exists()
+    assert built or kind not in ("wikidata5m", "cndbpedia", "ntriples")
+
+
+def test_names_with_halves_of_pairs_or_wrong_bytes_cost_themselves(tmp_path):
+    folder = tmp_path / "c"
+    (folder / "triples" / "codex-s").mkdir(parents=True)
+    (folder / "triples" / "codex-s" / "train.txt").write_text("Q1\tP1\tQ2\nQ2\tP1\tQ3\n")
+    (folder / "entities" / "en").mkdir(parents=True)
+    (folder / "entities" / "en" / "entities.json").write_bytes(rb'{"Q1": {"label": "half \ud83d", "aliases": ["\ude00", "\ud83d\ude00"]}, "\ud83d": "x", "Q2": "caf' + b"\xe9" + rb'", "Q3": "three"}')
+    build(folder, tmp_path / "g", settings=GraphSettings(bad_share=0.5))
+    graph = KnowledgeGraph.open(tmp_path / "g")
+    assert graph.names([graph.find(q) for q in ("Q1", "Q2", "Q3")]) == ["half \ufffd", "caf\ufffd", "three"]
+    assert Counter(r["reason"] for r in aside_of(tmp_path / "g")) == {"a wrong escape": 1, "not UTF-8": 1}
+    polars.DataFrame({"head": [b"\xff"], "relation": [b"P1"], "tail": [b"Q2"]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="no text"): build(tmp_path / "t.parquet", tmp_path / "g2")
+
+
 def test_datasets_and_parquet(tmp_path):
     from datasets import Dataset, DatasetDict
     part = lambda rows: Dataset.from_dict({"subject": [r[0] for r in rows], "predicate": [r[1] for r in rows], "object": [r[2] for r in rows], "more": [1] * len(rows)})
@@ -340,6 +416,14 @@ def test_more_than_there_are(hubs, tmp_path):
     counts = graph_sample(tmp_path / "g", 1000, 0, tmp_path / "s.parquet", fewest=3, most=12)
     rows = polars.read_parquet(tmp_path / "s.parquet").to_dicts()
     assert 5 < counts["subgraphs"] == len(rows) < 1000 and len({tuple(sorted(r["nodes"])) for r in rows}) == len(rows)
+
+
+def test_fewer_than_asked_says_how_many_nodes_could_be_seeds(hubs, tmp_path):
+    degrees = Counter(node for h, _, t in hubs[1] for node in (h, t))
+    fitting = sum(20 <= degree <= 25 for degree in degrees.values())
+    counts = graph_sample(hubs[0], 100_000, 0, tmp_path / "s.parquet", fewest=3, most=4, seed_low=20, seed_high=25)
+    assert 0 < counts["subgraphs"] < 100_000 and f"{counts['subgraphs']} of 100000: {fitting} of {len(degrees)} nodes have 20 to 25 edges; " in counts["fewer"]
+    assert "fewer" not in graph_sample(hubs[0], 5, 0, tmp_path / "s.parquet")
 
 
 def test_filters_of_relations(hubs, tmp_path):

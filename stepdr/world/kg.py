@@ -303,6 +303,7 @@ def table_triples(member, aside, settings): # yields frames of line, h, r, t
                 line += frame.height
                 aside.read += frame.height
                 yield frame.filter(good)
+    except polars.exceptions.PolarsError as error: raise InputError(f"{member.name}: columns that are no text ({str(error).splitlines()[0][:150]}); make them text") from None
     except (pyarrow.ArrowInvalid, OSError, *_BROKEN) as error: aside.add(member.name, 0, f"the file breaks off ({type(error).__name__})", str(error)[:200])
 
 # %% ../../nbs/17_kg.ipynb #ef950c69
@@ -650,6 +651,8 @@ def build_arrays(folder, # where starts.npy, neighbours.npy and labels.npy go
 LABELS = {"http://www.w3.org/2000/01/rdf-schema#label": 0, "http://www.w3.org/2004/02/skos/core#prefLabel": 0, "http://schema.org/name": 0, "http://xmlns.com/foaf/0.1/name": 0,
           "http://www.w3.org/2004/02/skos/core#altLabel": 1, "http://schema.org/description": 2, "http://www.w3.org/2000/01/rdf-schema#comment": 2}
 
+_HALF = re.compile("[\ud800-\udfff]")  # JSON may hold half of a surrogate pair
+
 _NAME_COLUMNS = ("id", "name", "aliases", "description", "language")
 
 def name_rows(member, role, aside, settings): # yields frames of id, name, aliases, description, language
@@ -658,17 +661,24 @@ def name_rows(member, role, aside, settings): # yields frames of id, name, alias
     col, nothing = polars.col, polars.lit(None, polars.String)
     if plain_name(member.name).endswith(".json"):
         with member.open() as stream:
-            try: table = json.load(stream)
-            except (ValueError, *_BROKEN) as error: return aside.add(member.name, getattr(error, "lineno", 0), f"not JSON ({type(error).__name__})")
+            try:
+                data = stream.read()
+                source = data.decode("utf-8-sig", "replace")
+                table = json.loads(source)
+            except (ValueError, RecursionError, *_BROKEN) as error: return aside.add(member.name, getattr(error, "lineno", 0), f"not JSON ({type(error).__name__})")
+        if "\ufffd" in source and (lost := source.count("\ufffd") - data.count(b"\xef\xbf\xbd")) > 0: aside.add(member.name, 0, "not UTF-8", f"{lost} places were replaced", malformed=False)
         if not isinstance(table, dict): return aside.add(member.name, 1, "not an object of ids")
         language = next((part for part in member.name.split("/")[:-1] if re.fullmatch("[a-z]{2}", part)), "en")
-        rows, text = [], lambda value: value if isinstance(value, str) and value else None
+        rows, text = [], lambda value: (value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value) else value) if isinstance(value, str) and value else None
         for number, (key, value) in enumerate(table.items(), 1):
+            if _HALF.search(key):
+                aside.add(member.name, number, "a wrong escape", ascii(key))
+                continue
             value = {"label": value} if isinstance(value, str) else value
             if not isinstance(value, dict): aside.add(member.name, number, "not a name", key)
             else:
                 aliases = value.get("aliases") or value.get("alternatives") or []
-                rows.append((key, text(value.get("label")), [a for a in aliases if text(a)] if isinstance(aliases, list) else [], text(value.get("description")), language))
+                rows.append((key, text(value.get("label")), [text(a) for a in aliases if text(a)] if isinstance(aliases, list) else [], text(value.get("description")), language))
         yield polars.DataFrame(rows, {n: polars.List(polars.String) if n == "aliases" else polars.String for n in _NAME_COLUMNS}, orient="row")
         return
     for line, data in read_blocks(member, aside, settings):
@@ -737,7 +747,7 @@ def _read_all(folder, members, roles, kind, aside, settings, salt):
             literals.add(frame.filter(polars.col("literal").is_not_null()).select("h", "r", "literal", "language"))
             frame = frame.filter(polars.col("t").is_not_null())
         if not frame.height: continue
-        if ids is None: ids = _choose_ids(frame, settings, salt); columns = _Columns(folder, "raw", ids.dtype)
+        if ids is None: ids = TextIds(salt) if kind == "cndbpedia" else _choose_ids(frame, settings, salt); columns = _Columns(folder, "raw", ids.dtype)
         arrays, good = ids.parse(frame)
         if good is not None:
             for line, *values in frame.filter(~polars.Series(good)).select("line", "h", "r", "t").iter_rows():
@@ -1242,7 +1252,7 @@ def graph_sample(folder, number, seed, out, workers=1, method="bfs", relations="
             writer = writer or pyarrow.parquet.ParquetWriter(partial, table.schema, compression="zstd")
             writer.write_table(table)
             counts.update(subgraphs=table.num_rows, nodes=int(arrays[1].sum()), edges=len(arrays[2]))
-        if writer is None: raise InputError(f"{folder}: no subgraph; {why_fewer(graph, told, settings)}")
+        if writer is None: raise InputError(f"{folder}: no node has {seed_low} to {seed_high} edges and {fewest} nodes around it: {why_fewer(graph, told, settings)}")
         writer.close()
         os.chmod(partial, 0o644)
         os.replace(partial, out)
