@@ -31,7 +31,7 @@ from .artifacts import atomic_write, progress, read_metrics, sha256_path, write_
 from .config import InputError, setting, validate
 from .llm import ChatEndpoint, ContextTooLong, EndpointError, Usage, endpoint_settings, mend, redact
 from .prompts import SCHEMAS, holes, prompt, shown_value, teacher_messages
-from .trajectory import cited_ids
+from .trajectory import CITE_FORM, cited_ids
 
 # %% ../nbs/05_client.ipynb #745ec4e9
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|,(?=\s{0,1000}[}\]])', re.DOTALL) # an open string goes to the end, so that nothing is read twice
@@ -98,7 +98,7 @@ def schema_faults(value, validator, most=6): # -> list of lines, none if it fits
     return lines + ([f"and {len(errors) - most} more"] if len(errors) > most else [])
 
 # %% ../nbs/05_client.ipynb #a06c28e7
-_NOT_TEXT = re.compile(r"\\cite\{[^}]{0,2000}\}|\$[^$]{1,500}\$|\\[A-Za-z]+|https?://\S+|<[^<>]{1,80}>|`[^`]*`|\b\w*\d\w*\b|\b\w\b", re.ASCII)
+_NOT_TEXT = re.compile(CITE_FORM + r"|\$[^$]{1,500}\$|\\[A-Za-z]+|https?://\S+|<[^<>]{1,80}>|`[^`]*`|\b\w*\d\w*\b|\b\w\b", re.ASCII)
 _HAN, _OTHER, _LATIN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]"), re.compile(r"[\u0370-\u1cff\u3040-\u30ff\uac00-\ud7af]+"), re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
 SMALL_WORDS = { # the commonest words of a language that are not words of English
     "en": "the of and to in is that for it as was with be by on not at are this have from or an which were been has its their than what how can will",

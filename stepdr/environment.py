@@ -27,7 +27,7 @@ def google_doc(tool): # typed, documented function -> documentation with an Args
 def tool_method(tool): # -> function(self, **arguments) -> text
     "A method that calls a tool of the instance's toolbox; it has the tool's signature and documentation."
     name = tool.__name__
-    def method(self, **arguments): return self._toolbox.call({"name": name, "arguments": arguments}).text
+    def method(self, /, **arguments): return self._toolbox.call({"name": name, "arguments": arguments}).text
     parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=list[str] if p.annotation is list else p.annotation)  # a bare list is one of texts, as in `tool_schema`
                   for n, p in inspect.signature(tool).parameters.items() if n != "self"]
     method.__name__, method.__qualname__, method.__doc__ = name, f"ToolEnvironment.{name}", google_doc(tool)

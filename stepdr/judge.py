@@ -32,7 +32,7 @@ from .model.rows import rename_value, renamer, training_namer
 from .synthesis.tasks import mentions, oracle, sections
 from .synthesis.teacher import Care, research
 from .tools.closed import Environment, paragraph_line
-from .trajectory import CITE, END, START, TAGS, answer_of
+from .trajectory import CITE, END, START, TAGS, all_cited, answer_of, without_citations
 from .world.corpus import PHRASES, TRUSTED
 
 # %% ../nbs/60_judge.ipynb #221aff02
@@ -47,7 +47,7 @@ Source = namedtuple("Source", "site title heading value")
 
 def visible_sources(report, paragraphs): # text, read paragraphs by id -> {id: Source}
     "The cited paragraphs, as a reader who opens the citations sees them."
-    cited = (c for _, body in sections(report) for c in CITE.findall(body) if c in paragraphs)
+    cited = (c for _, body in sections(report) for c in all_cited(body) if c in paragraphs)
     return {c: Source(p.site, p.title, p.heading, p.value_name) for c in cited for p in [paragraphs[c]]}
 
 # %% ../nbs/60_judge.ipynb #3f4beb6d
@@ -66,9 +66,9 @@ def read_criterion(text): # -> Claim
 # %% ../nbs/60_judge.ipynb #2a6ecbba
 def decide_claim(claim, quoted, sources, query): # Claim, [(heading, text)] that the model quoted, visible sources, query -> verdict
     "Satisfied: stated, and a source says so. Partially: stated only."
-    stated = [body for heading, body in quoted if heading == claim.relation and mentions(CITE.sub("", body), claim.value)]
+    stated = [body for heading, body in quoted if heading == claim.relation and mentions(without_citations(body), claim.value)]
     def proves(s): return s.heading == claim.relation and s.value == claim.value and (s.title == claim.name if claim.name else mentions(query, s.title))
-    proved = any(proves(sources[c]) for body in stated for c in CITE.findall(body) if c in sources)
+    proved = any(proves(sources[c]) for body in stated for c in all_cited(body) if c in sources)
     return "satisfied" if proved else "partially" if stated else "not"
 
 # %% ../nbs/60_judge.ipynb #2168d744
@@ -76,7 +76,7 @@ def decide_whole(kind, quoted, sources): # "trusted" or "unsourced", all stateme
     "Verdicts on a report as a whole, statement by statement."
     supported, trusted = 0, 0
     for heading, body in quoted:
-        opened = [sources[c] for c in CITE.findall(body) if c in sources]
+        opened = [sources[c] for c in all_cited(body) if c in sources]
         says_so = any(s.heading == heading and mentions(body, s.value) for s in opened)
         supported += says_so
         trusted += says_so and all(s.site in TRUSTED for s in opened)
@@ -301,7 +301,7 @@ def damage_section(pairs, kind, paragraphs, rng): # [(heading, text)], a name fr
     elif kind == "same heading": pairs[i] = (heading, rng.choice(same or lines))
     elif kind == "other value":
         other = rng.choice(sorted(paragraphs.values(), key=lambda p: p.id))
-        pairs[i] = (heading, f"{other.site} : {other.phrase} {other.value_name}" + "".join(f" \\cite{{{c}}}" for c in CITE.findall(body)))
+        pairs[i] = (heading, f"{other.site} : {other.phrase} {other.value_name}" + "".join(f" \\cite{{{c}}}" for c in all_cited(body)))
     elif kind == "no citation": pairs[i] = (heading, cite("").strip())
     elif kind == "other citation": pairs[i] = (heading, cite(f"\\cite{{{rng.choice(ids)}}}"))
     elif kind == "invented citation": pairs[i] = (heading, cite(f"\\cite{{web_{rng.randrange(10**6):08d}}}"))
@@ -605,14 +605,14 @@ class Judge:
 # %% ../nbs/60_judge.ipynb #48089df3
 def string_verdict(claim, lines, sources): # Claim, lines of a report, visible sources -> verdict
     "A verdict from strings alone, without headings."
-    opened = [[sources[c] for c in CITE.findall(line) if c in sources] for line in lines]
+    opened = [[sources[c] for c in all_cited(line) if c in sources] for line in lines]
     if claim.kind == "trusted":
         good = sum(bool(found) and all(s.site in TRUSTED for s in found) for found in opened)
         return "satisfied" if lines and good == len(lines) else "partially" if good else "not"
     if claim.kind == "unsourced":
         bad = sum(not found for found in opened)
         return "satisfied" if bad > 1 or not lines else "partially" if bad else "not"
-    stated = [found for line, found in zip(lines, opened) if mentions(CITE.sub("", line), claim.value)]
+    stated = [found for line, found in zip(lines, opened) if mentions(without_citations(line), claim.value)]
     return "satisfied" if any(s.value == claim.value for found in stated for s in found) else "partially" if stated else "not"
 
 # %% ../nbs/60_judge.ipynb #718400e3

@@ -6,9 +6,9 @@
 __all__ = ['KEYS', 'TOOLS_TEXT', 'LIMIT_FIELDS', 'REPLY_FIELDS', 'CONTEXT_WORDS', 'PROMPT_WORDS', 'REPLY_WORDS', 'QUIRKS',
            'EndpointSettings', 'shown_url', 'parse_price', 'endpoint_settings', 'key_variable', 'redact', 'Usage',
            'price_of', 'read_usage', 'guess_tokens', 'guess_tools', 'EndpointError', 'Limits', 'ContextTooLong',
-           'Reply', 'split_thought', 'read_turn', 'native_call', 'native_messages', 'text_messages', 'told_number',
-           'read_limits', 'is_too_long', 'read_events', 'read_whole', 'mend', 'Gathered', 'asked_wait', 'judge_status',
-           'quirk_in', 'image_part', 'ollama_limit', 'own_limits', 'ChatEndpoint']
+           'Reply', 'read_text', 'read_turn', 'native_call', 'native_messages', 'text_messages', 'told_number',
+           'read_limits', 'is_too_long', 'read_events', 'read_whole', 'is_whole', 'Gathered', 'asked_wait',
+           'judge_status', 'quirk_in', 'image_part', 'ollama_limit', 'own_limits', 'ChatEndpoint']
 
 # %% ../nbs/03_llm.ipynb #c88e4519
 import asyncio
@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .calls import answer_span, broken, cut_calls, from_harmony, make_call, mend, read_value, NotRead, split_thought, whole_call
 from .config import InputError, setting, validate
 from .trajectory import END, assistant_text, parse_turn
 
@@ -195,40 +196,29 @@ class Reply:
     def calls(self): return [call["function"] for call in self.message.get("tool_calls", [])]
 
 # %% ../nbs/03_llm.ipynb #4c6be71f
-_PIECE = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)|<answer>.*?(?:</answer>|$)", re.DOTALL)
-
-def split_thought(text): # -> (reasoning or None, the rest)
-    "Cut the reasoning off; a template may have written the opening tag itself, and a limit may have cut the closing one."
-    if "<think>" not in text.partition("</think>")[0]:
-        if "</think>" not in text: return None, text
-        text = "<think>" + text
-    before, _, after = text.partition("<think>")
-    thought, _, rest = after.partition("</think>")
-    return thought, before + rest
-
-# %% ../nbs/03_llm.ipynb #7250ff33
-def _call(body): # what stands between the tags -> tool call
-    try: return parse_turn(f"<tool_call>{body}</tool_call>")["tool_calls"][0]
-    except RecursionError: return {"type": "function", "function": {"name": None, "arguments": {}, "error": "not valid JSON (nested too deeply)"}}
+def read_text(text): # what a model wrote -> (thought or None, content, calls)
+    "Thought, words and calls of a turn in any family's format (`stepdr.calls`)."
+    if "<|message|>" in text:
+        thought, text, calls = from_harmony(text)
+        if calls or thought is not None: return thought, text, calls
+    thought, text = split_thought(text)
+    content, calls = cut_calls(text)
+    if calls or answer_span(content) or not (calls := whole_call(content)): return thought, content, calls
+    return thought, "", calls
 
 # %% ../nbs/03_llm.ipynb #e8cd0af6
-def read_turn(text): # one turn in the wire format -> assistant row
+def read_turn(text): # one turn, as any model writes it -> assistant row
     "`parse_turn` for models at large."
-    thought, rest = split_thought(text)
-    calls = [_call(piece[1]) for piece in _PIECE.finditer(rest) if piece[1] is not None]
-    message = {"role": "assistant", "content": _PIECE.sub(lambda piece: piece[0] if piece[1] is None else "", rest).replace(END, "").strip()}
+    thought, content, calls = read_text(text)
+    message = {"role": "assistant", "content": content.replace(END, "").strip()}
     if thought is not None: message["reasoning_content"] = thought
-    if calls: message["tool_calls"] = calls
+    if calls: message["tool_calls"] = [{"type": "function", "function": call} for call in calls]
     return message
 
 # %% ../nbs/03_llm.ipynb #f241d5a2
 def native_call(name, arguments): # the API's fields -> function of a chat row
     "A call from the API's own fields, in the form that `parse_turn` gives."
-    if isinstance(arguments, dict): return {"name": name, "arguments": arguments}
-    try: read = json.loads(arguments or "{}")
-    except ValueError as error: return {"name": name, "arguments": {}, "error": f"not valid JSON ({error})"}
-    except RecursionError: return {"name": name, "arguments": {}, "error": "not valid JSON (nested too deeply)"}
-    return {"name": name, "arguments": read} if isinstance(read, dict) else {"name": name, "arguments": {}, "error": "not valid: arguments must be a JSON object"}
+    return make_call(name, arguments)
 
 # %% ../nbs/03_llm.ipynb #da1ed127
 def _parts(content): # text or content parts -> (text, list of the other parts)
@@ -399,14 +389,12 @@ async def read_whole(pieces, most=64_000_000): # asynchronous iterator of bytes 
         if len(data) > most: raise _Garbage(f"the answer has more than {most} bytes")
     return _json(data.decode("utf-8", "replace"))
 
-# %% ../nbs/03_llm.ipynb #9ddafcd0
-def mend(value): # text, or JSON-like -> the same with whole characters only
-    "Replace lone surrogates."
-    if isinstance(value, str):
-        if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value): return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, dict): return {mend(k): mend(v) for k, v in value.items()}
-    return [mend(v) for v in value] if isinstance(value, list) else value
+# %% ../nbs/03_llm.ipynb #72a33733
+def is_whole(arguments): # what came of a call's arguments so far -> bool
+    "Whether a JSON object is there from its beginning to its end."
+    if not isinstance(arguments, str): return bool(arguments)
+    try: return not arguments[read_value(arguments.lstrip())[1] + len(arguments) - len(arguments.lstrip()):].strip()
+    except NotRead: return False
 
 # %% ../nbs/03_llm.ipynb #eb29066d
 class Gathered:
@@ -431,28 +419,43 @@ class Gathered:
             if isinstance(piece.get(field), str):
                 self.field = self.field or field
                 if field == self.field: self.reasoning.append(piece[field])
-        for call in piece.get("tool_calls") if isinstance(piece.get("tool_calls"), list) else []: self.add_call(call)
+        whole = "delta" not in choice or not choice["delta"]
+        calls = piece["tool_calls"] if isinstance(piece.get("tool_calls"), list) else []
+        for call in calls or ([{"function": piece["function_call"]}] if isinstance(piece.get("function_call"), dict) else []): self.add_call(call, whole)
         content = piece.get("content")
         if isinstance(content, list): content = "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
         if not isinstance(content, str): return ""
         self.content.append(content)
         return content
 
-    def add_call(self, call):
+    def add_call(self, call, whole=False): # of one event; whether it is of an answer that is no stream
         "A call comes whole or in pieces: the first has name and id, the others more of the arguments."
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict): raise _Garbage("a tool call in the answer is not what the API says")
-        index, name, arguments = call.get("index"), function.get("name") or "", function.get("arguments") or ""
-        held = next((c for c in self.calls if index is not None and c["index"] == index), None) or (self.calls[-1] if self.calls and index is None and not name else None)
-        if held is None or (name and held["name"] and call.get("id") and call["id"] != held["id"]):
-            held = {"index": index, "id": "", "name": "", "arguments": "" if isinstance(arguments, str) else {}}
-            self.calls.append(held)
-        held["id"], held["name"] = held["id"] or str(call.get("id") or ""), held["name"] or str(name)
-        if type(arguments) is type(held["arguments"]): held["arguments"] = held["arguments"] + arguments if isinstance(arguments, str) else arguments
+        index, number, name = call.get("index"), str(call.get("id") or ""), str(function.get("name") or "")
+        arguments = function.get("arguments") or ""
+        held = None if whole else self.held(index, number, name, arguments)
+        if held is None: self.calls.append(held := {"index": index, "id": "", "name": "", "arguments": ""})
+        held["id"], held["name"] = held["id"] or number, held["name"] or name
+        if isinstance(arguments, str) and isinstance(held["arguments"], str): held["arguments"] += arguments
+        elif not arguments: pass
+        elif isinstance(arguments, dict) and isinstance(held["arguments"], dict): held["arguments"] = {**held["arguments"], **arguments}
+        elif not held["arguments"]: held["arguments"] = arguments
+
+    def held(self, index, number, name, arguments): # -> the call that a piece goes on with, or None if it begins another
+        "Some servers give each call the same index, no ids, late ids, or the name in every piece: a call whose arguments are whole does not go on."
+        same = [c for c in self.calls if number and c["id"] == number] or [c for c in self.calls if c["index"] == index]
+        if not same: return None if name or not self.calls or index is not None else self.calls[-1]
+        last = same[-1]
+        if number and last["id"]: return last if last["id"] == number else None
+        if not name or not last["name"]: return last
+        if name != last["name"]: return None
+        return None if arguments and is_whole(last["arguments"]) else last
 
     def message(self, number=0): # calls of earlier turns -> assistant row
         "The row; its calls get the server's ids, or ids of their own where it gave none."
         content = "".join(self.content)
+        self.calls = [c for c in self.calls if c["name"] or c["arguments"]]  # an empty piece began none
         if self.calls:
             thought, rest = split_thought(content)
             message = {"role": "assistant", "content": rest.strip()} | ({"reasoning_content": thought} if thought is not None else {})

@@ -13,6 +13,7 @@ from copy import deepcopy
 
 from .client import EDGE, Answer, SetAside, Work, faults_of, schema_faults, schema_validator
 from .prompts import SCHEMAS, holes
+from .trajectory import without_citations
 
 # %% ../nbs/05_rules.ipynb #88d3ca95
 RULES = {} # prompt -> function (values, language, draw) -> reply, or None
@@ -83,7 +84,7 @@ def share_said(text, other, without=()): # texts; words that do not count -> 0 t
 
 def figures_in(text): # -> set of numbers as they stand, without commas
     "The numbers of a text."
-    return {found.replace(",", "") for found in re.findall(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\d])", re.sub(r"\\cite\{[^}]*\}", " ", text))}
+    return {found.replace(",", "") for found in re.findall(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\d])", without_citations(text, " "))}
 
 def field_of(item, name): # dict or object with attributes -> value, "" if it has none
     "A field of a paragraph, however it is given."

@@ -26,6 +26,7 @@ from .metrics import bootstrap, citation_scores, fact_scores, interval, resample
 from ..llm import guess_tokens
 from ..prompts import CHINESE, GRADERS, PROMPTS, teacher_messages
 from ..synthesis.tasks import mentions
+from ..trajectory import CITE_FORM, cited_ids
 
 # %% ../../nbs/85_citations.ipynb #e76ce8da
 _TRACKING = re.compile(r"^(utm_|fbclid$|gclid$|ref$|ref_src$|spm$|mc_cid$|mc_eid$)", re.IGNORECASE)
@@ -88,7 +89,7 @@ class Statement:
     repeated: int = 0 # later statements that say the same
 
 _MARK = re.compile("\x00(\\d+)\x00")
-_CITATION = re.compile(rf"""\\cite\{{(?P<ids>[^{{}}\\\n]{{0,2000}})\}}|!\[[^\]\n]{{0,300}}\]\([^)\s]{{0,2000}}\)
+_CITATION = re.compile(rf"""(?P<cite>{CITE_FORM})|!\[[^\]\n]{{0,300}}\]\([^)\s]{{0,2000}}\)
     |(?P<open>[(（]\s*)?\[(?P<text>(?:\[\^?\d{{1,3}}\]|[^\]\[\n]{{1,400}}))\]\(\s*<?(?P<link>{_URL})>?(?:\s+"[^"\n]{{0,300}}")?\s*\)(?P<close>\s*[)）])?
     |[\[【](?P<note>\^[\w.-]{{1,40}}|\^?\d{{1,3}}(?:†[^\]】\n]{{0,80}})?(?:\s*[,，;、–-]\s*\^?\d{{1,3}}){{0,40}})[\]】](?!\()
     |<?(?P<url>{_URL})>?""", re.IGNORECASE | re.VERBOSE)
@@ -107,7 +108,7 @@ def mark_citations(text, sources): # text, list of sources -> (text with marks, 
     marks = []
     def one(found):
         if found[0].startswith("!"): return " "
-        if found["ids"] is not None: cited = tuple(Cited(part.strip(), "cite") for part in found["ids"].split(",") if part.strip())
+        if found["cite"]: cited = tuple(Cited(one, "cite") for one in cited_ids(found["cite"]))
         elif found["link"]: cited = (Cited(found["link"].rstrip(".,;"), "link"),)
         elif found["note"]:
             names = _numbers(found["note"])

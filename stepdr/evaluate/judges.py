@@ -36,7 +36,7 @@ from ..llm import ChatEndpoint, endpoint_settings, guess_tokens, mend
 from ..prompts import CHINESE, PROMPTS, SCHEMAS
 from ..synthesis.rubrics import VERBS, VERBS_ZH, content
 from ..synthesis.tasks import statements, verdict
-from ..trajectory import CITE, cited_ids
+from ..trajectory import cited_ids, without_citations
 
 # %% ../../nbs/82_judges.ipynb #24182f6c
 POINTS = {"satisfied": 1.0, "partially": 0.5, "not": 0.0} # ternary, as in ResearchRubrics
@@ -157,7 +157,7 @@ class WordsJudge(RubricJudge):
         self.full, self.part = full, part
 
     async def judge(self, task, report, paragraphs=None):
-        lines = [(content.__wrapped__(line), set(re.findall(r"\d+(?:\.\d+)?", line))) for line in re.split(r"\n+|(?<=[.!?])\s+|(?<=[。！？])", CITE.sub(" ", report or "")) if line.strip()]
+        lines = [(content.__wrapped__(line), set(re.findall(r"\d+(?:\.\d+)?", line))) for line in re.split(r"\n+|(?<=[.!?])\s+|(?<=[。！？])", without_citations(report or "", " ")) if line.strip()]
         return [self.one(_ASKS.sub("", rubric["criterion"]), lines) for rubric in task["rubrics"]]
 
     def one(self, text, lines):

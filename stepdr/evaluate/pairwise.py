@@ -39,6 +39,7 @@ from ..config import InputError, setting, validate
 from .agreement import krippendorff_alpha
 from .metrics import elo, few_tasks, interval, leagues, outcome, rating_intervals, resamples, share_interval, win_tie_loss
 from ..prompts import CHINESE, PROMPTS, SIDE_VERDICTS
+from ..trajectory import CITE, cited_ids
 
 # %% ../../nbs/86_pairwise.ipynb #07a68332
 VERDICTS = SIDE_VERDICTS
@@ -71,12 +72,11 @@ class PairwiseSettings:
 
 # %% ../../nbs/86_pairwise.ipynb #3c90fb98
 ALLOWED = {"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s", "hr", "br", "a", "sup", "span", "div", "table", "thead", "tbody", "tr", "th", "td"}
-_CITE = re.compile(r"\\cite\{([^{}]{0,2000})\}")
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]") # control characters, and those that turn the direction of writing
 
 def _text_rule(self, tokens, place, options, env): # plain text, citations as numbers
-    numbers, parts = env.setdefault("numbers", {}), _CITE.split(tokens[place].content)
-    shown = [html.escape(part) if i % 2 == 0 else "".join(f"<sup>[{numbers.setdefault(one.strip(), len(numbers) + 1)}]</sup>" for one in part.split(",") if one.strip()) for i, part in enumerate(parts)]
+    numbers, parts = env.setdefault("numbers", {}), CITE.split(tokens[place].content)
+    shown = [html.escape(part) if i % 2 == 0 else "".join(f"<sup>[{numbers.setdefault(one, len(numbers) + 1)}]</sup>" for one in cited_ids(f"\\cite{{{part}}}")) for i, part in enumerate(parts)]
     return "".join(shown)
 
 def _link_rule(self, tokens, place, options, env):

@@ -17,7 +17,7 @@ import numpy as np
 from ..config import InputError
 from .metrics import VERDICTS, interval, resamples
 from ..synthesis.tasks import mentions
-from ..trajectory import CITE
+from ..trajectory import CITE_FORM, all_cited
 from ..world.corpus import PHRASES
 
 # %% ../../nbs/59_probes.ipynb #c58826d5
@@ -97,7 +97,7 @@ SAME = {"also": "in addition", "therefore": "for that reason", "however": "never
         "primarily": "mainly", "significantly": "markedly", "currently": "at present", "additionally": "in addition", "furthermore": "what is more", "requires": "needs", "provides": "gives", "enables": "makes possible",
         "demonstrates": "shows", "remains": "stays", "rapid": "fast", "rapidly": "fast", "crucial": "vital", "sufficient": "enough", "despite": "in spite of", "particularly": "especially", "obtained": "got", "each year": "every year",
         "因此": "所以", "但是": "不过", "由于": "因为", "例如": "比如", "非常": "十分", "表明": "显示", "根据": "依据", "目前": "现在", "此外": "另外", "通常": "一般"}
-_PROTECTED = re.compile(r"(\\cite\{[^}]*\}|https?://\S+|`[^`]*`|\"[^\"\n]*\"|“[^”\n]*”|《[^》\n]*》|^#{1,6} .*$)", re.MULTILINE)
+_PROTECTED = re.compile(rf"({CITE_FORM}|https?://\S+|`[^`]*`|\"[^\"\n]*\"|“[^”\n]*”|《[^》\n]*》|^#{{1,6}} .*$)", re.MULTILINE)
 _SAME = re.compile("|".join((rf"(?<![\w-]){word}(?![\w-])" if word.isascii() else word) for word in sorted(map(re.escape, SAME), key=len, reverse=True)))
 _STATED = re.compile(r"^([\w.-]+ : )(" + "|".join(re.escape(p) for p in sorted((p for phrases in PHRASES.values() for p in phrases), key=len, reverse=True)) + r")(?= )", re.MULTILINE)
 _OTHERS = {phrase: [p for p in phrases if p != phrase] for phrases in PHRASES.values() for phrase in phrases}

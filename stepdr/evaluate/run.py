@@ -28,7 +28,7 @@ from ..model.base import check_weights, load_model, pick_device
 from ..synthesis.tasks import mentions, oracle, sections
 from ..tools.base import chance
 from ..tools.closed import Environment
-from ..trajectory import CITE, answer_of, parse_turn
+from ..trajectory import all_cited, answer_of, cited_ids, parse_turn
 from ..world.closed import ClosedWeb, load_web
 from ..world.corpus import AUTHORITY
 from ..world.graph import load_graph
@@ -46,7 +46,7 @@ def citation_support(report, # text of a report
     "What each statement's citations are worth."
     rows = []
     for heading, body in sections(report):
-        read = [paragraphs.get(key) for key in CITE.findall(body)]
+        read = [paragraphs.get(key) for key in all_cited(body)]
         helps = [p is not None and p.heading == heading and mentions(body, p.value_name) for p in read]
         rows.append((any(helps), helps))
     return rows
@@ -65,7 +65,7 @@ def score_report(task, # research task
             "report_success": report_success(verdicts, weights), "citation_precision": scores["precision"], "citation_recall": scores["recall"],
             "statements": len(support), "statements_supported": sum(supported for supported, _ in support),
             "citations": sum(len(helps) for _, helps in support), "citations_supporting": sum(sum(helps) for _, helps in support),
-            "wrong_values": len(wrong), "wrong_repeated": sum(wrong), "cited": [key for key in dict.fromkeys(CITE.findall(report)) if key in paragraphs]}
+            "wrong_values": len(wrong), "wrong_repeated": sum(wrong), "cited": [key for key in cited_ids(report) if key in paragraphs]}
 
 # %% ../../nbs/81_evaluate.ipynb #1c057676
 def score_question(task, # question

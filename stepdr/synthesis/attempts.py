@@ -24,6 +24,7 @@ from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_s
 from .filters import words
 from ..tools.base import Toolbox, background_loop
 from ..tools.workspace import Workspace
+from ..trajectory import without_citations
 
 # %% ../../nbs/391_attempts.ipynb #29aac446
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def task_row(task_id, language, query, answer, aliases, plan, maker, **meta): # 
 
 # %% ../../nbs/391_attempts.ipynb #bf049132
 def reply_text(text): # -> the reply without citations and markup
-    return re.sub(r"\\cite\{[^}]*\}|[*_`#]", "", text or "").strip()
+    return re.sub(r"[*_`#]", "", without_citations(text or "")).strip()
 
 @rule
 def same_answer(values, language="en", draw=0): # {"question", "answer", "reply"} -> reply

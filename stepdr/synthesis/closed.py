@@ -33,7 +33,7 @@ from .teacher import PERFECT, Care, choose, groups, make_trajectory, quote, seek
 from .verification import Check, VerificationSettings, judge_check, run_check
 from ..tools.closed import ClosedToolbox, Environment, paragraph_line
 from ..tools.search import ClosedWebProvider
-from ..trajectory import CITE, answer_of
+from ..trajectory import answer_of, without_citations
 from ..world.closed import ClosedWeb, load_web
 from ..world.corpus import PHRASES, TRUSTED
 
@@ -301,7 +301,7 @@ def as_document(report, task): # answer of a research trajectory, its task -> Ma
     "A report under its title, without citations; a second step's heading says what it is a step from."
     name, second = task["meta"]["mention"], task["meta"]["second"]
     titles = {second[1]: f"{second[1]} of the {second[0]}"} if second else {}
-    return f"# {name}\n" + "\n".join(f"## {titles.get(heading, heading)}\n{CITE.sub('', body)}" for heading, body in sections(report))
+    return f"# {name}\n" + "\n".join(f"## {titles.get(heading, heading)}\n{without_citations(body)}" for heading, body in sections(report))
 
 async def planned_work(item, world, seed): # {"id", "task", "report"}, folder of the web -> trajectory row or record
     "A plan that was reverse-engineered from a report, kept in the todo list; a record if it gives the report away or the work strays from it."

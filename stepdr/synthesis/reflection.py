@@ -26,7 +26,7 @@ from .attempts import same_answer
 from .filters import calls_of, malformed, words
 from ..tools.base import Toolbox
 from ..tools.workspace import Workspace
-from ..trajectory import neutralize
+from ..trajectory import neutralize, without_citations
 
 # %% ../../nbs/394_reflection.ipynb #39ed71fd
 def set_aside(item, # JSON object with an id
@@ -211,7 +211,7 @@ def provider_tools(provider, # Provider (stepdr.tools.search)
 # %% ../../nbs/394_reflection.ipynb #e24e9106
 def same_words(reply, task): # answer of an attempt, task row -> bool
     "Whether a reply is the answer or one of its aliases, spelling and punctuation aside."
-    plain = words(re.sub(r"\\cite\{[^}]*\}", "", reply))
+    plain = words(without_citations(reply))
     return bool(plain) and any(plain == words(name) for name in [task["answer"], *(task.get("aliases") or [])])
 
 async def is_right(reply, task, teacher, language="en"): # -> bool

@@ -23,7 +23,7 @@ from ..rules import figures_in, keywords, rule, sentences
 from .filters import words
 from .planning import report_sections
 from .reflection import aside_of, bad_item, set_aside
-from ..trajectory import neutralize
+from ..trajectory import neutralize, without_citations
 
 # %% ../../nbs/396_rubrics.ipynb #fd5cfd38
 VERBS = ("state|states|include|includes|cite|cites|explain|explains|provide|provides|list|lists|compare|compares|mention|mentions|describe|describes|identify|identifies|discuss|discusses|"
@@ -235,7 +235,7 @@ _WORDS = {"en": {"covers": "Covers {}", "states": "States that {}", "source": "C
                  "about": "关于{}的报告。它论述{}。好的报告指出{}。必须避免这样的说法：{}。", "asked": "任务提到了它", "expected": "任务没有提到，专家会指出", "flaw": "摘要要求避免它"}}
 
 def plain_text(text): # Markdown -> text without links, marks and citations
-    text = re.sub(r"\\cite\{[^}]*\}|!\[[^\]]*\]\([^)]*\)|\[\d+(?:[,-]\s*\d+)*\](?:\([^)]*\))?", "", text)
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)|\[\d+(?:[,-]\s*\d+)*\](?:\([^)]*\))?", "", without_citations(text))
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
 
 def telling_sentences(material, most=60): # Markdown -> list of sentences with a figure that stand alone, without their mark

@@ -11,7 +11,7 @@ __all__ = ['QUESTIONS', 'IMPLICIT', 'REQUESTS', 'UNSOURCED', 'TRUSTWORTHY', 'cha
 import random
 import re
 
-from ..trajectory import CITE
+from ..trajectory import all_cited, without_citations
 from ..world.corpus import TRUSTED
 from ..world.graph import topic_type
 
@@ -128,7 +128,7 @@ def statements(report, paragraphs): # -> list of {"heading", "text", "cited", "s
     "A report's statements with what their citations are worth: `paragraphs` are the ones that were read, by id."
     rows = []
     for heading, body in sections(report):
-        cited, text = CITE.findall(body), CITE.sub(" ", body).strip()
+        cited, text = all_cited(body), without_citations(body, " ").strip()
         read = [paragraphs[c] for c in cited if c in paragraphs]
         supported = any(p.heading == heading and mentions(text, p.value_name) for p in read)
         rows.append({"heading": heading, "text": text, "cited": cited, "supported": supported,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .tasks import oracle
 from ..tools.closed import Environment
-from ..trajectory import CITE, answer_of
+from ..trajectory import CITE, answer_of, cited_ids, without_citations
 from ..world.corpus import TRUSTED
 
 # %% ../../nbs/31_teacher.ipynb #c0e7fcb2
@@ -52,12 +52,12 @@ def choose(lines, careful): # result lines -> the one to believe
 # %% ../../nbs/31_teacher.ipynb #3bfb8936
 def quote(relation, line, cite=False): # -> "## relation\nline"
     "A line under its heading; in thoughts without the citation."
-    return f"## {relation}\n{line if cite else CITE.sub('', line).strip()}"
+    return f"## {relation}\n{line if cite else without_citations(line).strip()}"
 
 # %% ../../nbs/31_teacher.ipynb #44d6496c
 def value_in(line, environment): # result line -> name of the value that it states
     "The value of a line that was read."
-    return environment.seen[CITE.findall(line)[0]].value_name
+    return environment.seen[cited_ids(line)[0]].value_name
 
 # %% ../../nbs/31_teacher.ipynb #94247785
 class Episode:

@@ -21,7 +21,7 @@ from ..rules import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
 from .reflection import aside_of, bad_item, set_aside
 from .rubrics import content, topics_of
-from ..trajectory import MARKUP, cited_ids, neutralize
+from ..trajectory import CITE, CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
 
 # %% ../../nbs/397_writing.ipynb #0ff9979a
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+\S", re.MULTILINE)
@@ -68,7 +68,7 @@ def form_faults(report, known=None, settings=WritingSettings()): # known: ids th
     if measures["list_share"] > settings.list_share: wrong.append(f"{measures['list_share']:.0%} of it are lists and tables, at most {settings.list_share:.0%}")
     if measures["characters"] >= settings.headed_from and not measures["headings"]: wrong.append("no headings")
     if found := re.search(r"^#{1,6}[^#\s].*$", report, re.MULTILINE): wrong.append(f"a heading without a space after #: {found[0][:40]!r}")
-    ends = re.sub(r"(?:\\cite\{[^}]*\}|[*_\s`|)\]>])+$", "", report)
+    ends = re.sub(rf"(?:{CITE_FORM}|[*_\s`|)\]>])+$", "", report)
     last = report.rstrip().splitlines()[-1]
     if ends and not re.search(r"[.!?。！？…:：;；\"”’」》\d|]$", ends) and not _LIST.match(last) and not re.search(r"https?://|^\s*\[\d+\]|^#", last): wrong.append(f"it breaks off: {ends[-30:]!r}")
     return wrong + table_faults(report)
@@ -133,7 +133,7 @@ def findings_of(row, most=80): # trajectory row -> list of {"id", "text"}: what 
     "Paragraphs that the tools showed, each id once."
     found = {}
     for text in texts(row, "tool"):
-        for match in re.finditer(r"([^\n]*?)\s*\\cite\{([^}\n]*)\}", text):
+        for match in re.finditer(rf"([^\n]*?)\s*{CITE_FORM}", text):
             for one in cited_ids(match[0]):
                 if match[1].strip(): found.setdefault(one, {"id": one, "text": match[1].strip()})
     cited = [found[c] for c in cited_ids(answer_of(row)) if c in found]
@@ -156,7 +156,7 @@ def lost_and_new(old, new, findings): # reports, findings -> list of lines
     "What a report that was written again has lost, and what it has made up."
     known, wrong = {f["id"] for f in findings}, []
     source = set(_FIGURE.findall(old)) | {g for f in findings for g in _FIGURE.findall(f["text"])}
-    def bare(text): return dict.fromkeys(_FIGURE.findall(re.sub(r"\\cite\{[^}]*\}|web_[0-9a-f]{8}|^\s*\d{1,3}[.)]\s|^#+\s*[\d.]+", " ", text, flags=re.MULTILINE)))
+    def bare(text): return dict.fromkeys(_FIGURE.findall(re.sub(r"web_[0-9a-f]{8}|^\s*\d{1,3}[.)]\s|^#+\s*[\d.]+", " ", without_citations(text, " "), flags=re.MULTILINE)))
     if gone := [f for f in bare(old) if f not in bare(new)]: wrong.append(f"lost the figures {', '.join(gone[:4])}")
     if made := [f for f in bare(new) if f not in source]: wrong.append(f"new figures {', '.join(made[:4])}")
     old_ids = set(cited_ids(old)) | {i for text in _BAD_CITE.findall(old) for i in re.findall(r"web_[0-9a-f]{8}", text)}
@@ -256,7 +256,7 @@ def draft_report(values, language="en", draw=0): # {"query", "plan", "findings"}
     if not any(mine for _, mine in parts): return None
     text = []
     for head, mine in parts:
-        head = " ".join(re.sub(r"\s*\\cite\{[^}]*\}", "", head).split())
+        head = " ".join(re.sub(rf"\s*{CITE_FORM}", "", head).split())
         body = [closed_sentence(max(sentences(f["text"]) or [f["text"]], key=lambda one: share_said(head, one)), [f["id"]]) for f in mine]
         shared = [w for w in keywords(mine[0]["text"]) if len(mine) > 1 and all(w in keywords(f["text"]) for f in mine) and not w[0].isdigit()][:4] if mine else []
         if not mine: body = ["没有找到相关内容，这一部分尚无定论。" if zh else "Nothing that was read speaks of it, so that this part stays open."]
@@ -285,7 +285,7 @@ def deeper_report(values, language="en", draw=0): # {"query", "first", "second"}
 # %% ../../nbs/397_writing.ipynb #ca70a5d8
 def mended_citations(text, known): # report, ids that were read -> text with citations of the one form, and only of what was read
     text = _BAD_CITE.sub(lambda found: "".join(f"\\cite{{{one}}}" for one in re.findall(r"web_[0-9a-f]{8}", found[0])), text)
-    return re.sub(r"[ \t]*\\cite\{([^}]*)\}", lambda found: f" \\cite{{{','.join(kept)}}}" if (kept := [i.strip() for i in found[1].split(",") if i.strip() in known]) else "", text)
+    return re.sub(rf"[ \t]*{CITE_FORM}", lambda found: f" \\cite{{{','.join(kept)}}}" if (kept := [i for i in cited_ids(found[0]) if i in known]) else "", text)
 
 def as_prose(block): # lines of a list or table -> one paragraph
     "Items as sentences, rows as sentences of their cells."
@@ -294,7 +294,7 @@ def as_prose(block): # lines of a list or table -> one paragraph
         if re.fullmatch(r"[\s|:+-]+", line): continue
         text = ", ".join(filter(None, (cell.strip() for cell in line.strip().strip("|").split("|")))) if line.lstrip().startswith("|") else re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+", "", line).strip()
         cited = cited_ids(text)
-        bare = re.sub(r"\s*\\cite\{[^}]*\}", "", text).strip()
+        bare = re.sub(rf"\s*{CITE_FORM}", "", text).strip()
         if bare: made.append(closed_sentence(bare[:1].upper() + bare[1:], cited))
     return ("" if made and re.search("[\u4e00-\u9fff]", made[0]) else " ").join(made)
 
@@ -315,5 +315,5 @@ def regenerate_report(values, language="en", draw=0): # {"problems", "query", "f
             said = next((s for s in sentences(text) if not s.startswith("#") and not cited_ids(s) and keywords(s) and share_said(s, told) >= 0.8), None)
             if said: text = text.replace(said, closed_sentence(said, [one]), 1)
     if not re.search(r"^#{1,6} ", text, re.MULTILINE): text = f"# {values['query'].splitlines()[0][:120].rstrip(' .。')}\n\n{text}"
-    if not re.search(r"[.!?。！？…\"”」》|]$", re.sub(r"(?:\\cite\{[^}]*\}|[*_\s`)\]>])+$", "", text)): text += "…"
+    if not re.search(r"[.!?。！？…\"”」》|]$", re.sub(rf"(?:{CITE_FORM}|[*_\s`)\]>])+$", "", text)): text += "…"
     return {"report": text} if text != values["report"] else None

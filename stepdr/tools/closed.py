@@ -8,7 +8,8 @@ __all__ = ['TOOLS', 'paragraph_line', 'Environment', 'ClosedToolbox']
 # %% ../../nbs/29_closed.ipynb #837a22ad
 import inspect
 
-from .base import Toolbox, ToolResult, chance
+from ..calls import mend
+from .base import Toolbox, ToolError, ToolResult, chance, check_arguments, tool_named
 from ..world.paragraphs import Paragraph as WebParagraph
 
 # %% ../../nbs/29_closed.ipynb #ea835383
@@ -83,15 +84,20 @@ class Environment:
         return "\n".join(f"[{'x' if done else ' '}] {item}" for item, done in self.todos) or "nothing to do"
 
     def call(self, call): # {"name", "arguments"} -> text
-        "Run one tool call; what the model got wrong comes back as a short correction."
+        "Run one tool call; what the model got wrong, of whatever type, comes back as a short correction."
         self.calls += 1
+        call = call if isinstance(call, dict) else {}
         if call.get("error"): return f"error : {call['error']}"[:80]
-        if call["name"] not in TOOLS: return f"error : no tool {str(call['name'])[:30]} , use {' or '.join(TOOLS)}"
-        arguments, allowed = call.get("arguments"), inspect.signature(TOOLS[call["name"]]).parameters
+        name = tool_named(call.get("name"), TOOLS)
+        if name is None: return f"error : no tool {str(call.get('name'))[:30]} , use {' or '.join(TOOLS)}"
+        arguments, allowed = call.get("arguments"), inspect.signature(TOOLS[name]).parameters
         if not isinstance(arguments, dict): return "error : arguments must be an object"
+        arguments = {name: value for name, value in mend(arguments).items() if value is not None}
         wrong = [name for name in arguments if name not in allowed or name == "self"]
         if wrong or "action" not in arguments: return f"error : {'no argument ' + str(wrong[0])[:30] if wrong else 'action is missing'}"
-        return getattr(self, call["name"])(**arguments)
+        try: arguments = check_arguments(TOOLS[name], arguments)
+        except ToolError as error: return f"error : {str(error).partition('; got')[0]}"[:80]
+        return getattr(self, name)(**arguments)
 
 # %% ../../nbs/29_closed.ipynb #faa7d7fc
 TOOLS = {"batch_web_surfer": Environment.batch_web_surfer, "todo": Environment.todo}
