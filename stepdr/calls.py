@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARGUMENTS', 'NAMES', 'OPENING', 'CLOSING', 'MENTIONS', 'mend', 'NotRead', 'strict_json', 'read_value', 'unfenced',
            'read_arguments', 'call_name', 'broken', 'make_call', 'call_from', 'calls_from', 'pythonic', 'read_item',
-           'read_region', 'unquoted', 'may_call', 'regions', 'answer_pairs', 'answer_span', 'answer_in', 'cut_calls',
-           'whole_call', 'unread_call', 'split_thought', 'from_harmony']
+           'read_region', 'unquoted', 'may_call', 'regions', 'answer_pairs', 'answer_span', 'answer_in', 'answer_open',
+           'cut_calls', 'whole_call', 'only_calls', 'unread_call', 'split_thought', 'from_harmony']
 
 # %% ../nbs/02_calls.ipynb #ca110003
 import ast
@@ -381,6 +381,11 @@ def answer_in(text): # content of a message -> the answer, or None
     found = answer_span(text)
     return found and text[found[1]:found[2]].strip()
 
+def answer_open(text): # content of a message -> bool
+    "Whether an answer was begun, at the beginning of a line, and not ended: a reply that was cut."
+    opened = answer_pairs(text)[1]
+    return opened is not None and _line_start(text, opened.start())
+
 # %% ../nbs/02_calls.ipynb #ca110029
 _ORPHAN = re.compile(rf"[ \t]*</(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code|function|invoke)>", re.IGNORECASE)
 
@@ -424,12 +429,16 @@ def whole_call(text): # -> list of calls, empty if the text is something else to
 _UNREAD = re.compile(rf"{OPENING.pattern}|{_CLOSE}|\bto=functions\.\w|functools\[|<[|｜](?:channel|message|tool[▁_]sep|tool_call_argument_begin)[|｜]>|<arg_key>|<parameter(?:=|\s+name=)"
                      r"|\{\s*\"(?:name|tool_name|function)\"\s*:\s*\"[^\"\n]{1,100}\"\s*,\s*\"(?:arguments|parameters)\"\s*:|^[ \t]*Action:[^\n]+\n[ \t]*Action Input:", re.IGNORECASE | re.MULTILINE)
 
-def unread_call(text): # content of a turn without calls -> the markup that looks like a call outside of its answer, or ""
+def only_calls(text): # an answer -> bool
+    "Whether a text is nothing but calls, in whatever markup."
+    rest, calls = cut_calls(text)
+    return bool(calls and not rest.strip() or whole_call(text))
+
+def unread_call(text): # content of a turn -> the markup that looks like a call outside of its answer, or as its answer; else ""
     "What a model may have meant for a call, in whatever family's markup: such a turn is no report."
     span = answer_span(text)
-    rest = text[:span[0]] + "\n" + text[span[3]:] if span else text
-    found = _UNREAD.search(rest)
-    if not found and span: found = _UNREAD.match(text[span[1]:span[2]].strip()) # an answer that is nothing but a call
+    if span and only_calls(text[span[1]:span[2]]): return " ".join(text[span[1]:span[2]].split())[:60]
+    found = _UNREAD.search(text[:span[0]] + "\n" + text[span[3]:] if span else text)
     return " ".join(found[0].split())[:60] if found else ""
 
 # %% ../nbs/02_calls.ipynb #ca110030

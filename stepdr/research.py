@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from .artifacts import atomic_write, read_json, write_json
+from .calls import answer_in, answer_open, only_calls, unread_call
 from .config import InputError, setting, validate
 from .llm import ContextTooLong, EndpointError, Limits, Usage, guess_tokens, guess_tools, image_part, price_of, redact
 from .prompts import prompt
-from .trajectory import ANSWER, CITE, assistant_text, cited_ids
+from .trajectory import CITE, assistant_text, cited_ids
 from .world.paragraphs import Paragraph
 
 # %% ../nbs/36_research.ipynb #d77e1a61
@@ -119,11 +120,11 @@ class ResearchResult:
 
 # %% ../nbs/36_research.ipynb #0dae54a7
 def find_answer(message): # assistant message -> the report in it, or None
-    "The text in <answer>, else the whole text of a turn that calls no tool."
+    "The answer (`stepdr.calls.answer_in`), else the whole text of a turn that calls no tool; markup of calls that was not read is never a report."
     content = message.get("content") or ""
-    found = ANSWER.search(content)
-    if found: return found[1].strip() or None
-    return content.strip() or None if not message.get("tool_calls") else None
+    found = answer_in(content)
+    if found is not None: return None if only_calls(found) else found or None
+    return content.strip() or None if not message.get("tool_calls") and not unread_call(content) else None
 
 # %% ../nbs/36_research.ipynb #86e3a8f9
 def split_turns(messages): # chat rows -> (opening messages, list of turns, each a list of rows)
@@ -291,7 +292,7 @@ class ResearchAgent:
                 text, images, failed = f"error: the tool {name} broke ({type(error).__name__}); try it in another way", (), True
             else: text, images, failed = result.text, result.images, result.failed
         self.trace("result", name=name, text=text, images=[str(i) for i in images], failed=failed)
-        row = {"role": "tool", "content": text, "name": name, **({"tool_call_id": call["id"]} if call.get("id") else {})}
+        row = {"role": "tool", "content": text, "name": name, **({"tool_call_id": call["id"]} if call.get("id") else {}), **({"failed": True} if failed else {})}
         return row, images
 
     async def act(self, calls): # tool calls of a turn
@@ -413,7 +414,9 @@ class ResearchAgent:
             if calls: await self.act(calls)
             elif find_answer(reply.message): return await self.whole_answer(reply), "answered"
             else:
-                self.messages.append({"role": "user", "content": prompt("empty")})
+                markup = unread_call(reply.message.get("content") or "")
+                if markup: self.trace("unread", markup=markup)
+                self.messages.append({"role": "user", "content": prompt("unread", markup=markup) if markup else prompt("empty")})
                 if (empty := empty + 1) >= 3: reason = "empty replies"; break
             self.save(question)
         return await self.force(reason)
@@ -436,7 +439,7 @@ class ResearchAgent:
         "Let a report that was cut at the reply's limit go on, at most three times."
         text = reply.message.get("content") or ""
         for _ in range(3):
-            if reply.finish_reason != "length" or "</answer>" in text or self.settings.bare: break
+            if reply.finish_reason != "length" or self.settings.bare or "</answer>" in text and not answer_open(text): break
             self.messages.append({"role": "user", "content": prompt("go_on")})
             await self.make_room()
             try: reply = await self.ask(None)
@@ -540,13 +543,14 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "call": return "  " + shrink_line(call_line(event["name"], event["arguments"]), 200)
     if kind == "result" and event["name"] == "todo" and not event["failed"]: return "    " + event["text"].split("\n\n[left")[0].replace("\n", "\n    ")
     if kind == "result" and event["failed"]: return "    " + shrink_line(event["text"], 160)
-    if kind == "result": return f"    {len(set(CITE.findall(event['text'])))} paragraphs" if CITE.search(event["text"]) else ""
+    if kind == "result": return f"    {len(cited_ids(event['text']))} paragraphs" if CITE.search(event["text"]) else ""
     if kind == "retried": return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 240)}"
     if kind == "context":
         return f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, replies up to {event['reply']}, results of a turn up to {event['results']}"
     if kind == "note": return event["text"]
     if kind == "cut": return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown" + (f"; all of it in {event['path']}" if event["path"] else "")
     if kind == "summarised": return f"  {event['turns']} turns summarised, their text is in {event['path']}"
+    if kind == "unread": return f"  a call that was not understood: {event['markup']}; asked again"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"
     if kind == "repair": return f"  citations of what was not read: {', '.join(event['unknown'])}; asked to repair them"
     if kind == "internal_error": return f"  the tool {event['name']} broke: {event['error'].strip().splitlines()[-1]}"

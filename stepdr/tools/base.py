@@ -19,7 +19,7 @@ import typing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ..calls import NotRead, call_name, mend, read_arguments, read_value
+from ..calls import NotRead, call_name, read_arguments, read_value
 from ..extras import missing_package
 from ..trajectory import neutralize
 
