@@ -21,7 +21,7 @@ from ..rules import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
 from .reflection import aside_of, bad_item, set_aside
 from .rubrics import content, topics_of
-from ..trajectory import CITE, CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
+from ..trajectory import CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
 
 # %% ../../nbs/397_writing.ipynb #0ff9979a
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+\S", re.MULTILINE)
