@@ -19,7 +19,7 @@ import typing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ..calls import NotRead, call_name, read_arguments, read_value
+from ..calls import NotRead, call_name, mend, read_arguments, read_value
 from ..extras import missing_package
 from ..trajectory import neutralize
 
@@ -219,7 +219,7 @@ class Toolbox:
     async def call_async(self, call): # {"name", "arguments"} as the model wrote it -> ToolResult
         "Run one call; a mistake of the model's or of the world's comes back as a text that begins with `error: `."
         self.calls += 1
-        call = call if isinstance(call, dict) else {}
+        call = mend(call) if isinstance(call, dict) else {}
         try: result = await self._run(call)
         except ToolError as error: return ToolResult(neutralize(f"error: {error}"), failed=True)
         except ModuleNotFoundError as error:

@@ -86,13 +86,13 @@ class Environment:
     def call(self, call): # {"name", "arguments"} -> text
         "Run one tool call; what the model got wrong, of whatever type, comes back as a short correction."
         self.calls += 1
-        call = call if isinstance(call, dict) else {}
+        call = mend(call) if isinstance(call, dict) else {}
         if call.get("error"): return f"error : {call['error']}"[:80]
         name = tool_named(call.get("name"), TOOLS)
         if name is None: return f"error : no tool {str(call.get('name'))[:30]} , use {' or '.join(TOOLS)}"
         arguments, allowed = call.get("arguments"), inspect.signature(TOOLS[name]).parameters
         if not isinstance(arguments, dict): return "error : arguments must be an object"
-        arguments = {name: value for name, value in mend(arguments).items() if value is not None}
+        arguments = {name: value for name, value in arguments.items() if value is not None}
         wrong = [name for name in arguments if name not in allowed or name == "self"]
         if wrong or "action" not in arguments: return f"error : {'no argument ' + str(wrong[0])[:30] if wrong else 'action is missing'}"
         try: arguments = check_arguments(TOOLS[name], arguments)
