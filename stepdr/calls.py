@@ -249,6 +249,7 @@ def _json_calls(text, at, name=None): # -> (calls, where they ended)
 # %% ../nbs/02_calls.ipynb #ca11001d
 def read_item(text, at): # -> (list of calls, where they ended), or None where nothing begins that could be one
     "One call, or one list of calls, in any form, inside of its markup. Raises `NotRead`."
+    if text.startswith(("{", '"'), at): return _json_calls(text, at)
     if found := _XML.match(text, at):
         read = _xml_call(text, found)
         return read and ([read[0]], read[1])
@@ -260,7 +261,7 @@ def read_item(text, at): # -> (list of calls, where they ended), or None where n
         ends = CLOSING.search(text, at)
         end = ends.start() if ends else len(text)
         if calls := pythonic(text[at:end]): return calls, end
-    if text[at:at + 1] in ("{", "[", '"') or _FENCED.match(text, at): return _json_calls(text, at)
+    if text.startswith("[", at) or _FENCED.match(text, at): return _json_calls(text, at)
     return None
 
 # %% ../nbs/02_calls.ipynb #ca110020

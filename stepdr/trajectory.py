@@ -12,7 +12,7 @@ import json
 import re
 
 # %% ../nbs/02_trajectory.ipynb #fffa079c
-from .calls import answer_in, cut_calls, regions
+from .calls import answer_in, cut_calls, may_call, regions
 
 # %% ../nbs/02_trajectory.ipynb #74266df8
 START, END = "<|im_start|>", "<|im_end|>"
@@ -70,7 +70,7 @@ THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 def cut_thought(text): # -> (thought or None, the rest)
     "The first thought that is closed; a tag inside of a call's string is none."
     found = THINK.search(text)
-    if found and any(begin < found.start() and found.end() < end for begin, end, _ in regions(text) if "<tool_call>" in text[:found.start()]): found = None
+    if found and may_call(text[:found.start()]) and any(begin < found.start() and found.end() < end for begin, end, _ in regions(text)): found = None
     return (found[1], text[:found.start()] + text[found.end():]) if found else (None, text)
 
 # %% ../nbs/02_trajectory.ipynb #4a3a79fd
