@@ -28,6 +28,7 @@ def read(source, count=None): return block_text(read_wiki(source, ABOUT, count)[
     ("{{ubl|one|two}} and {{hlist|a|b}}", "one; two and a · b"), ("{{sortname|Ada|Lovelace}} won", "Ada Lovelace won"), ("{{height|ft=5|in=10}}", "5 ft 10 in"), ("{{chem|SO|4|2-}} ions", "SO4²⁻ ions"),
     ("an area of <math>\\pi r^{{2}}</math> here", "an area of \\pi r^{{2}} here"), ("use <code>a {{b}}</code> or <nowiki>{{frac|1|2}}</nowiki>", "use a […] or {{frac|1|2}}"),
     ("all{{citation needed|date=May 2020}} of it.{{sfn|A|2}}{{efn|Note.}}", "all of it."), ("{{Use dmy dates|date=May}}\n{{Short description|x}}\nWords.", "Words."),
+    ("{{cquote|All.|20px|20px|Ada}}", "“All.” — Ada"), ("{{val|1.2|+0.1|-0.2|u=s}}", "1.2+0.1−0.2 s"), ("{{columns-list|\n* one\n* two\n}}", "- one - two"), ("{{age|1990|1|1|2020|1|1}} years", "30 years"),
     ("{{Template:Frac|1|2}} and {{ frac | 1 | 2 }} and {{Nowrap|1=a=b}}", "1/2 and 1/2 and a=b"), ("<s>90</s> 100 euros", "~~90~~ 100 euros"),
 ])
 def test_templates_print_their_words(source, text): assert " ".join(read(source).split()) == text

@@ -97,6 +97,7 @@ def _died(places, named): # year, month, day of death, then of birth
     return _day(places, named) + (f" (aged {age})" if age >= 0 else "")
 
 def _quoted(places, named): # a quotation in a paragraph of its own, with who said it
+    places = places[:1] + [part for part in places[1:] if not re.fullmatch(r"\d+(?:px|%|em)?", part)]   # widths
     text = named.get("text") or named.get("quote") or named.get("content") or _first(places)
     if not text: return ""
     who = [part for part in (named.get("author") or named.get("by") or named.get("sign") or named.get("cite") or _first(places, 2), named.get("source") or named.get("title") or _first(places, 3)) if part]
@@ -107,7 +108,7 @@ def _fraction(places, named):
     return f"{places[0]} {places[1]}/{places[2]}" if len(places) > 2 else "/".join(places)
 
 def _measured(places, named): # {{val|1.2|0.1|e=9|u=m}} -> "1.2±0.1×10⁹ m"
-    out = named.get("p", "") + _first(places) + (f"+{places[1]}−{places[2]}" if len(places) > 2 else f"±{places[1]}" if len(places) > 1 and places[1] else "")
+    out = named.get("p", "") + _first(places) + (f"+{places[1].lstrip('+')}−{places[2].lstrip('-−')}" if len(places) > 2 else f"±{places[1]}" if len(places) > 1 and places[1] else "")
     if named.get("e"): out += "×10" + raised("10", named["e"])
     unit, per = _unit(named.get("u") or named.get("ul") or ""), _unit(named.get("up") or named.get("upl") or "")
     return out + (" " + unit if unit and unit not in "%°" else unit) + ("/" + per if per else "") + named.get("s", "")
@@ -137,7 +138,7 @@ def _japanese(places, named): # {{nihongo|Tokyo|東京|Tōkyō}} -> "Tokyo (東�
 
 def _ship(places, named): return " ".join(part for part in places[:2] if part) + (f" ({places[2]})" if len(places) > 2 and places[2] else "")
 
-def _as_of(places, named): return ("as of " if named.get("lc") or named.get("df") == "lc" else "As of ") + " ".join(reversed([part for part in (_first(places), _MONTHS[int(_first(places, 2)) - 1] if re.fullmatch(r"0?[1-9]|1[0-2]", _first(places, 2)) else _first(places, 2), _first(places, 3)) if part]))
+def _as_of(places, named): return ("as of " if named.get("lc") or named.get("df") == "lc" else "As of ") + " ".join(reversed([part for part in (_first(places), _MONTHS[int(_first(places, 2)) - 1] if re.fullmatch(r"0?[1-9]|1[0-2]", _first(places, 2)) else _first(places, 2), _first(places, 3).lstrip("0")) if part]))
 
 def _ordinal(places, named):
     number = _first(places)
@@ -182,7 +183,7 @@ _PRINTS = {
     "sic": lambda places, named: ("".join(places[:2]) + " [sic]").strip(),
     "ruby": lambda places, named: f"{_first(places)} ({_first(places, 2)})", "ubl unbulleted_list": _joined("; "),
     "hlist hlist2": _joined(" · "),
-    "plainlist flatlist plain_list startplainlist": lambda places, named: f"\n{places[0]}\n" if places else "",
+    "plainlist flatlist plain_list columns-list div_col_list": lambda places, named: f"\n{places[0]}\n" if places else "",
     "sortname": lambda places, named: " ".join(places[:2]), "linktext": _joined(" "), "key keypress button": _joined("+"),
     "zh lang-zh": lambda places, named: "; ".join(dict.fromkeys([*places, *(value for key, value in named.items() if key in ("s", "t", "c", "p", "j", "l", "hp", "py", "w") and value)])),
     "url": lambda places, named: _first(places, 2) or _first(places), "isbn": _around("ISBN "),
@@ -231,8 +232,9 @@ def template_text(inside, count=None): # what stands between {{ and }}, Counter 
         if text != UNKNOWN: return text
     if not name or function is None and (_SILENT.fullmatch(name) or name in _ALONE or name.endswith(("-stub", " stub"))): return ""
     if count is None: return ""
-    count["infoboxes" if _INFO_BOX.fullmatch(name) else f"template {name[:40]}"] += 1
-    return UNKNOWN
+    box = _INFO_BOX.fullmatch(name) is not None   # it stands beside the text
+    count["infoboxes" if box else f"template {name[:40]}"] += 1
+    return "" if box else UNKNOWN
 
 _NO_TEXT = re.compile(r"(?:defaultsort|displaytitle|#tag|#invoke:\s*(?:infobox|navbox|hatnote|main|citation)[^|]*|__\w+__|int|ns|anchorencode|urlencode|fullurl|localurl|filepath)\b.*", re.DOTALL | re.IGNORECASE)
 
