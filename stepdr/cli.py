@@ -481,10 +481,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 # %% ../nbs/92_cli.ipynb #827e8ee6
-def _add_command(commands, name, function, about, example):
-    "A subcommand with an example in its help."
+def _add_command(commands, name, function, about, example, needs=""):
+    "A subcommand with an example in its help, and with what the example needs that does not come with the project."
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".",
-                                 epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+                                 epilog=f"example:\n  {example}" + (f"\n\nneeds:\n  {needs}" if needs else ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(function=function)
     return parser
 
@@ -524,17 +524,19 @@ def _add_fit_options(parser):
 
 # %% ../nbs/92_cli.ipynb #bd3f23c4
 def _add_actions(commands, name, function, about, *uses):
-    "A command with actions, as (action, about, example)."
+    "A command with actions, as (action, about, example, what that needs)."
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    return [_add_command(actions, action, function, text, example) for action, text, example in uses]
+    return [_add_command(actions, action, function, *use) for action, *use in uses]
 
 # %% ../nbs/92_cli.ipynb #9a3935c2
 def _add_data_commands(commands):
     "graph, corpus, filter, synth and import."
     build, sample = _add_actions(commands, "graph", graph_command, "knowledge graphs: build one from a dump, draw subgraphs",
-        ("build", "read a dump into a graph that opens at once", "stepdr graph build wikidata5m/ --out graphs/wikidata5m"),
-        ("sample", "draw connected subgraphs into a Parquet file", "stepdr graph sample graphs/wikidata5m -n 10000 --seed 0 --out subgraphs.parquet"))
+        ("build", "read a dump into a graph that opens at once", "stepdr graph build wikidata5m/ --out graphs/wikidata5m",
+         "wikidata5m/: the dump, unpacked; data/kg of this project has the same layout"),
+        ("sample", "draw connected subgraphs into a Parquet file", "stepdr graph sample graphs/wikidata5m -n 10000 --seed 0 --out subgraphs.parquet",
+         "graphs/wikidata5m: a graph that `stepdr graph build` made"))
     build.add_argument("source", metavar="SRC", help="file, archive or folder: Wikidata5m, CoDEx, FB15k-237, DBP15k, CN-DBpedia, TSV, N-Triples or a datasets folder")
     build.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     build.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
@@ -548,8 +550,10 @@ def _add_data_commands(commands):
     sample.add_argument("--seed-degree", default="3-10", metavar="LOW-HIGH", help="edges of a node that a subgraph may grow from (default: 3-10)")
     sample.add_argument("--nodes", default="10-40", metavar="LOW-HIGH", help="nodes of a subgraph (default: 10-40)")
     gather, walk = _add_actions(commands, "corpus", corpus_command, "document collections: build one, walk over its links",
-        ("build", "read pages, paragraphs and links", "stepdr corpus build wiki/ --out corpora/wiki"),
-        ("walk", "follow links from random pages; each walk is material for a question", "stepdr corpus walk corpora/wiki -n 100 --seed 0 --out walks.jsonl"))
+        ("build", "read pages, paragraphs and links", "stepdr corpus build wiki/ --out corpora/wiki",
+         "wiki/: a folder of pages of your own that link to one another"),
+        ("walk", "follow links from random pages; each walk is material for a question", "stepdr corpus walk corpora/wiki -n 100 --seed 0 --out walks.jsonl",
+         "corpora/wiki: a corpus that `stepdr corpus build` made"))
     gather.add_argument("source", metavar="SRC", help="HTML tree, Markdown wiki, MediaWiki dump, Wikispeedia layout or folder of documents")
     gather.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     gather.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
@@ -562,7 +566,8 @@ def _add_data_commands(commands):
         parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
         parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; the result does not depend on it (default: 1)")
     sift = _add_command(commands, "filter", filter_command, "filter trajectories and say of each dropped one why",
-                        "stepdr filter rows.jsonl --out kept.jsonl --dropped dropped.jsonl --funnel funnel.json --against frames.jsonl\n  stepdr filter --list")
+                        "stepdr filter rows.jsonl --out kept.jsonl --dropped dropped.jsonl --funnel funnel.json --against frames.jsonl\n  stepdr filter --list",
+                        "rows.jsonl: trajectories, as `stepdr import` and `stepdr synth` write them; frames.jsonl: an evaluation set of yours")
     sift.add_argument("source", metavar="IN", nargs="?", help="JSON Lines, perhaps .gz")
     sift.add_argument("--out", metavar="FILE", help="rows that are kept, as they were")
     sift.add_argument("--dropped", metavar="FILE", help="rows that are dropped, with filter, reason and measure (default: OUT.dropped.jsonl)")
@@ -573,13 +578,15 @@ def _add_data_commands(commands):
     sift.add_argument("-p", "--parameter", action="append", default=[], metavar="FILTER.NAME=VALUE", help="change a filter's parameter; may be repeated")
     sift.add_argument("--list", action="store_true", help="show the filters and what they drop")
     make = _add_command(commands, "synth", synth_command, "make training data from graphs, walks and reports as a config says",
-                        "stepdr synth --config synth.toml --out data/synth --teacher https://api.deepseek.com/v1#deepseek-chat")
+                        "stepdr synth --config synth.toml --out made --teacher https://api.deepseek.com/v1#deepseek-chat",
+                        "synth.toml: a config of your own (docs/offline.toml has all parts); a server at the address, its key in DEEPSEEK_API_KEY")
     make.add_argument("--config", required=True, metavar="FILE", help=".toml or .json: parts with a maker, an input and a number, and mixture weights")
     make.add_argument("--out", required=True, metavar="DIR", help="folder to make; the same command goes on in it")
     make.add_argument("--teacher", default="", metavar="URL", help="endpoint as URL#NAME, in place of the config's")
     make.add_argument("--engine", default="local", choices=("local", "ray"), help="where it runs (default: local)")
     make.add_argument("--workers", type=int, default=0, metavar="N", help="processes, in place of the config's")
-    bring = _add_command(commands, "import", import_command, "turn others' trajectories into rows of this project", "stepdr import webdancer.jsonl --out rows.jsonl")
+    bring = _add_command(commands, "import", import_command, "turn others' trajectories into rows of this project", "stepdr import webdancer.jsonl --out rows.jsonl",
+                         "webdancer.jsonl: a file of trajectories of yours")
     bring.add_argument("source", metavar="IN", help="file or folder: ChatML, OpenAI messages, LangGraph threads, ReAct logs or agent-data-protocol rows")
     bring.add_argument("--out", required=True, metavar="FILE", help=".jsonl or .jsonl.gz to write")
     bring.add_argument("--kind", default="auto", help="auto, chatml, openai, langgraph, react or adp (default: auto)")
@@ -598,7 +605,9 @@ def _add_eval_commands(commands):
     test = _add_command(commands, "eval", eval_command, "evaluate predictions, a model or verdicts on a benchmark",
                         "stepdr eval simpleqa --data simple_qa_test_set.csv --predictions answers.jsonl --judge https://api.deepseek.com/v1#deepseek-chat --out eval/simpleqa\n"
                         "  stepdr eval researchrubrics --verdicts verdicts.jsonl --variant binary --json\n"
-                        "  stepdr eval researchrubrics --data reports/tiny-seed0 --model reports/tiny-seed0/models/ppo --judge oracle --out eval/ppo\n  stepdr eval --list")
+                        "  stepdr eval researchrubrics --data reports/tiny-seed0 --model reports/tiny-seed0/models/ppo --judge oracle --out eval/ppo\n  stepdr eval --list",
+                        "simple_qa_test_set.csv: the benchmark's own file; answers.jsonl, verdicts.jsonl: what a system or a judge wrote (--list shows the rows);\n"
+                        "  a server at the address, its key in DEEPSEEK_API_KEY; reports/tiny-seed0: a run (`stepdr run`)")
     test.add_argument("bench", metavar="BENCH", nargs="?", help="name of a benchmark; --list shows them")
     test.add_argument("--list", action="store_true", help="show the benchmarks with their headline and the rows that they score")
     test.add_argument("--predictions", metavar="FILE", help='what a system wrote: rows {"task" or "id", "report" or "answer"}, or a folder of TASK.md')
@@ -624,12 +633,14 @@ def _add_eval_commands(commands):
     test.add_argument("--trained-on", nargs="+", default=[], metavar="FILE", help="training data that the tasks are looked for in; what is found stands on the card")
     _add_kit_options(test)
     test.set_defaults(web="")
-    queries = _add_command(commands, "queries", queries_command, "check a set of research questions with rubrics", "stepdr queries mine.jsonl --against frames.csv")
+    queries = _add_command(commands, "queries", queries_command, "check a set of research questions with rubrics", "stepdr queries adr\n  stepdr queries mine.jsonl --against frames.csv",
+                           "mine.jsonl: rows as in data/adr; frames.csv: an evaluation set of yours")
     queries.add_argument("path", nargs="?", default="adr", metavar="FILE", help="rows as in data/adr (a file or folder), or adr: the set that ships")
     queries.add_argument("--against", nargs="+", default=[], metavar="FILE", help="benchmark files that the set must not share questions with")
     queries.add_argument("--no-notes", action="store_true", help="errors only")
     queries.add_argument("--json", action="store_true", help="print one JSON object")
-    versus = _add_command(commands, "compare", compare_command, "say whether two evaluations differ, by a paired bootstrap over common tasks", "stepdr compare eval/ppo eval/sft --json")
+    versus = _add_command(commands, "compare", compare_command, "say whether two evaluations differ, by a paired bootstrap over common tasks", "stepdr compare eval/ppo eval/sft --json",
+                         "eval/ppo, eval/sft: two folders that `stepdr eval --out` wrote")
     versus.add_argument("first", metavar="A", help="folder or results.json of an evaluation")
     versus.add_argument("second", metavar="B", help="and of the other")
     versus.add_argument("--allow", nargs="+", default=[], metavar="NAME", help="what may differ all the same: variant, judge ...")
@@ -642,9 +653,12 @@ def _add_eval_commands(commands):
 def _add_judge_commands(commands):
     "judge train, score and probe."
     train, score, probe = _add_actions(commands, "judge", judge_command, "the Rubrics Judge: train one, judge reports, probe a judge",
-        ("train", "train a judge on a run's closed web and say how far it agrees with the truth", "stepdr judge train reports/tiny-seed0 --out judges/one -p steps=200"),
-        ("score", "judge a file of reports: one row a criterion", "stepdr judge score --tasks tasks.jsonl --predictions reports.jsonl --judge https://api.deepseek.com/v1#deepseek-chat --out verdicts.jsonl"),
-        ("probe", "how often changes that must not matter flip a judge's verdicts", "stepdr judge probe --tasks reports/tiny-seed0 --predictions eval/ppo/predictions.jsonl --judge reports/tiny-seed0/models/judge"))
+        ("train", "train a judge on a run's closed web and say how far it agrees with the truth", "stepdr judge train reports/tiny-seed0 --out judges/one -p steps=200",
+         "reports/tiny-seed0: a run (`stepdr run`)"),
+        ("score", "judge a file of reports: one row a criterion", "stepdr judge score --tasks tasks.jsonl --predictions reports.jsonl --judge https://api.deepseek.com/v1#deepseek-chat --out verdicts.jsonl",
+         "tasks.jsonl: rows with rubrics, as in data/adr/professional.jsonl; reports.jsonl: rows with task and report; a server at the address, its key in DEEPSEEK_API_KEY"),
+        ("probe", "how often changes that must not matter flip a judge's verdicts", "stepdr judge probe --tasks reports/tiny-seed0 --predictions eval/ppo/predictions.jsonl --judge reports/tiny-seed0/models/judge",
+         "reports/tiny-seed0: a run (`stepdr run`); eval/ppo/predictions.jsonl: rows with task and report, as `stepdr eval --model` writes them"))
     train.add_argument("run", metavar="RUN", help="folder of a run that has at least its SFT model")
     train.add_argument("--out", required=True, metavar="DIR", help="folder for models/judge and judge.json; the same command goes on in it")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="decides all that is random (default: 0)")
@@ -666,10 +680,12 @@ def _add_judge_commands(commands):
 def _add_pairwise_commands(commands):
     "pairwise make, serve, judge, results and plan."
     make, serve, judge, results, plan = _add_actions(commands, "pairwise", pairwise_command, "blind comparisons of reports, by people and by judges",
-        ("make", "make a study from two or more systems' reports", "stepdr pairwise make --tasks data/adr/general.jsonl --reports ours=a.jsonl theirs=b.jsonl --out study"),
-        ("serve", "let people on this machine rate a study's pairs in a browser", "stepdr pairwise serve study --port 8765"),
-        ("judge", "let an endpoint judge a study's pairs, in both orders", "stepdr pairwise judge study --judge https://api.deepseek.com/v1#deepseek-chat"),
-        ("results", "wins, ties and losses, ratings and agreement so far", "stepdr pairwise results study --json"),
+        ("make", "make a study from two or more systems' reports", "stepdr pairwise make --tasks data/adr/general.jsonl --reports ours=a.jsonl theirs=b.jsonl --out study",
+         "a.jsonl, b.jsonl: each system's reports, rows with task and report"),
+        ("serve", "let people on this machine rate a study's pairs in a browser", "stepdr pairwise serve study --port 8765", "study: a folder that `stepdr pairwise make` made"),
+        ("judge", "let an endpoint judge a study's pairs, in both orders", "stepdr pairwise judge study --judge https://api.deepseek.com/v1#deepseek-chat",
+         "study: a folder that `stepdr pairwise make` made; a server at the address, its key in DEEPSEEK_API_KEY"),
+        ("results", "wins, ties and losses, ratings and agreement so far", "stepdr pairwise results study --json", "study: a folder that `stepdr pairwise make` made, with ratings"),
         ("plan", "how many comparisons a leaderboard needs, by simulation", "stepdr pairwise plan --systems 5 --gap 50"))
     make.add_argument("--tasks", required=True, metavar="FILE", help="rows with id and query, or the folder of a run")
     make.add_argument("--reports", required=True, nargs="+", metavar="NAME=PATH", help="each system's reports: rows {\"task\", \"report\"}, or a folder of TASK.md")
@@ -698,15 +714,19 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"stepdr {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run_options(_add_command(commands, "run", run_command, "run the pipeline; what is unchanged is not run again, what was killed goes on",
-                                  "stepdr run --profile tiny --seed 1 -p ppo.iterations=20\n  stepdr run --list"))
-    results = _add_command(commands, "results", results_command, "print the results of a run", "stepdr results reports/tiny-seed0 --json")
+                                  "stepdr run --profile tiny --seed 1 -p ppo.iterations=20\n  stepdr run --list",
+                                  "the extras train, tools and notebooks (`make setup` installs all); two cores for some 25 minutes, without a network"))
+    results = _add_command(commands, "results", results_command, "print the results of a run", "stepdr results reports/tiny-seed0 --json",
+                           "reports/tiny-seed0: a run (`stepdr run`)")
     results.add_argument("folder", metavar="DIR", help="run folder")
     results.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     _add_command(commands, "doctor", doctor_command, "show what is installed, what is missing, and how to get it", "stepdr doctor")
     research = _add_command(commands, "research", research_command, "research a question with any model and write a report with numbered sources",
                             'stepdr research "Which rivers flow through Vienna?" --model http://127.0.0.1:8000/v1#qwen3 --web live --out vienna.html\n'
                             '  stepdr research "What do these papers say about tides?" --model https://api.deepseek.com/v1#deepseek-chat --web papers/ --budget turns=20,seconds=10m\n'
-                            '  stepdr research "Write a report on Jack Lemmon . Cover school and birthplace ." --model reports/tiny-seed0/models/ppo')
+                            '  stepdr research "Write a report on Jack Lemmon . Cover school and deathplace ." --model reports/tiny-seed0/models/ppo',
+                            "a server at the address, its key in the environment (DEEPSEEK_API_KEY ...); --web live: a search key such as BRAVE_API_KEY, or SEARXNG_URL;\n"
+                            "  papers/: a folder of documents of your own; reports/tiny-seed0: a run (`stepdr run`), whose small model knows questions in this form only")
     research.add_argument("question", metavar="QUESTION", help="what to find out")
     research.add_argument("--model", required=True, metavar="URL|DIR", help="OpenAI-compatible endpoint as URL#NAME (its key from the environment), or a checkpoint folder")
     research.add_argument("--out", metavar="FILE", help="report as .md or .html (default: printed)")
@@ -724,19 +744,22 @@ def make_parser():
     tool = _add_command(commands, "tool", tool_command, "make one tool call by hand and print what the agent would see",
                         """stepdr tool batch_web_surfer '{"action": "batch_search", "queries": ["Jack Lemmon school"]}'
   stepdr tool file '{"action": "write", "path": "notes.md", "content": "# Notes"}' --workspace work
-  stepdr tool shell '{"command": "python3 -c \\"print(6*7)\\""}'""")
+  stepdr tool shell '{"command": "python3 -c \\"print(6*7)\\""}'""",
+                        "the extra tools; for shell also tmux and bubblewrap (`make tools`; `stepdr doctor` says what is there)")
     tool.add_argument("name", metavar="NAME", help="name of the tool")
     tool.add_argument("arguments", metavar="JSON", help="its arguments, a JSON object")
     tool.add_argument("--workspace", metavar="DIR", help="folder that keeps files and the tools' state between calls (default: one that is gone afterwards)")
     _add_kit_options(tool, choose=False)
-    mcp = _add_command(commands, "mcp", mcp_command, "serve all tools to MCP clients, over standard input and output or over HTTP", "stepdr mcp --web live --workspace work\n  stepdr mcp --port 8808")
+    mcp = _add_command(commands, "mcp", mcp_command, "serve all tools to MCP clients, over standard input and output or over HTTP", "stepdr mcp --web live --workspace work\n  stepdr mcp --port 8808",
+                       "--web live: a search key such as BRAVE_API_KEY, or SEARXNG_URL, in the environment")
     mcp.add_argument("--workspace", metavar="DIR", help="folder that keeps files and the tools' state (default: one that is gone afterwards)")
     mcp.add_argument("--port", type=int, default=0, metavar="N", help="serve HTTP on 127.0.0.1 at this port (default: standard input and output)")
     _add_kit_options(mcp)
     _add_data_commands(commands)
     _add_eval_commands(commands)
     ask = _add_command(commands, "ask", ask_command, "run one episode of a trained model, printed as it goes",
-                       'stepdr ask "What is the birthplace of Jack Lemmon ?" --model reports/tiny-seed0/models/ppo')
+                       'stepdr ask "What is the school of Jack Lemmon ?" --model reports/tiny-seed0/models/ppo',
+                       "reports/tiny-seed0: a run (`stepdr run`); the small model knows questions in this form only, on facts in data/kg")
     ask.add_argument("question", metavar="QUESTION", help="what to ask")
     ask.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder")
     return parser

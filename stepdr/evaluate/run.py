@@ -374,7 +374,7 @@ def ask(question, # text
         say=lambda text: print(text, flush=True), # where the lines go
         ): # -> the answer, or None
     "One greedy episode against the closed web, printed turn by turn."
-    if not question.strip(): raise InputError("question: is empty; ask something, for example 'What is the birthplace of Jack Lemmon ?'")
+    if not question.strip(): raise InputError("question: is empty; ask something, for example 'What is the school of Jack Lemmon ?'")
     model, tokenizer = load_model(check_model(model_dir), pick_device(device))
     from stepdr.model.decoder import decode
     episode, rows = AgentEpisode({"id": "ask", "query": question}, Environment(ask_web(model_dir), failure_rate=0.0), budget), []
