@@ -207,3 +207,10 @@ def test_the_headers_of_benchmarks_name_options_that_they_have():
             assert usage[0] == path.name, path
             for option in re.findall(r"--[\w-]+", usage[1]): assert option[2:] in source.replace(usage[1], ""), f"{path.name} {option}"
     assert Path(root() / "benchmarks" / "README.md").is_file()
+
+
+def test_nothing_cites_what_readers_do_not_have():
+    "Readers have this repository and the report; what is cited is the report's section, by its topic."
+    for path in [*(root() / "nbs").glob("*.ipynb"), *(root() / "docs").glob("*"), *root().glob("*.md"), *(root() / "stepdr").rglob("*.py")]:
+        found = re.search(r"\bSPEC(?:\.md| ?\d|\b)", path.read_text(encoding="utf-8"))
+        assert not found, f"{path.name}: {found[0]}"

@@ -173,7 +173,7 @@ def text_problems(row, least=12, most=1500): # a row of good form; words in a qu
     return found
 
 # %% ../../nbs/84_queries.ipynb #64aa8461
-RUBRICS = (8, 15) # in the professional track (SPEC 2.7)
+RUBRICS = (8, 15) # in the professional track
 
 def rubric_problems(row): # a row of good form -> list of (field, reason, level)
     "What is wrong with a row's rubrics."

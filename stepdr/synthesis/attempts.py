@@ -29,7 +29,7 @@ from ..trajectory import without_citations
 # %% ../../nbs/391_attempts.ipynb #29aac446
 @dataclass(frozen=True)
 class SeekingSettings:
-    "What makes a question hard and a plan kept; where SPEC 2.1 gives no number, it is ours."
+    "What makes a question hard and a plan kept; where the report gives no number, it is ours."
     hits: int = setting(6, "search results read for an edge", 1, 100)
     most_edges: int = setting(24, "edges of a subgraph that are checked, those near the seed first", 1, 10_000)
     least_edges: int = setting(4, "checked edges that a question can be made from", 2, 1000)

@@ -161,7 +161,7 @@ def require(holds: bool, field: str, value, meaning: str):
 def correct_and_shortest(rows,
                          keep_per_task: int = 1,  # trajectories kept of each task
                          ):
-    "Keep the successful trajectories of a task with the fewest tool calls, then tokens (SPEC 2.1)."
+    "Keep the successful trajectories of a task with the fewest tool calls, then tokens (the report's rule)."
     require(keep_per_task >= 1, "keep_per_task", keep_per_task, "at least 1")
     name, needs = "correct_and_shortest", {"task_id": str, "success": bool, "tool_calls": int, "tokens": int}
     sound, broken = well_formed(rows, needs, name)
@@ -207,7 +207,7 @@ def ngram_repetition(rows,
                      max_repeats: int = 3,  # occurrences of one run that are still allowed
                      compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
                      ):
-    "Drop trajectories whose own text repeats one n-gram more than `max_repeats` times (SPEC 2.1; the numbers are ours)."
+    "Drop trajectories whose own text repeats one n-gram more than `max_repeats` times (the report names the filter; the numbers are ours)."
     require(n >= 1, "n", n, "at least 1")
     require(max_repeats >= 1, "max_repeats", max_repeats, "at least 1")
     sound, broken = well_formed(rows, name="ngram_repetition")
@@ -261,7 +261,7 @@ def citation_format(rows,
                     min_citations: int = 1,  # different sources that a research report must cite
                     failed: str = FAILED_RESPONSE,  # how a failed section of a tool response begins (regular expression)
                     ):
-    r"Keep trajectories whose answer cites only as `\cite{web_xxxxxxxx}`, only what a tool returned, and often enough (SPEC 2.1)."
+    r"Keep trajectories whose answer cites only as `\cite{web_xxxxxxxx}`, only what a tool returned, and often enough (the report's citation format)."
     require(min_citations >= 0, "min_citations", min_citations, "at least 0")
     def judge(row):
         cited, broken = citations(answer_of(row))
@@ -433,7 +433,7 @@ def plan_consistency(rows,
                      coverage: float = 1.0,  # share of an item's content words that one query or heading must have (ours: all)
                      search_tools=("batch_web_surfer", "search"),  # tools whose arguments are search queries
                      ):
-    "Drop trajectories that stray from `meta.plan`; a trajectory without a plan is kept (SPEC 2.1; the numbers are ours)."
+    "Drop trajectories that stray from `meta.plan`; a trajectory without a plan is kept (the report's rule; the numbers are ours)."
     require(0 <= min_share <= 1, "min_share", min_share, "between 0 and 1")
     require(0 < coverage <= 1, "coverage", coverage, "above 0 and at most 1")
     def judge(row):
@@ -490,7 +490,7 @@ def near_duplicates(rows,
                     compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
                     asked: bool = False,  # compare with what was asked as well: where answers are short and alike, other questions make other rows
                     ):
-    "Drop trajectories whose own text nearly repeats that of an earlier one that was kept (SPEC 2.1)."
+    "Drop trajectories whose own text nearly repeats that of an earlier one that was kept (the report's near-duplicate removal)."
     require(0 < threshold <= 1, "threshold", threshold, "above 0 and at most 1")
     name = "near_duplicates"
     sound, broken = well_formed(rows, name=name)
@@ -538,7 +538,7 @@ def temporal_anchoring(rows,
                        year: int = None,  # the present where a row does not state it; by default the clock's
                        window: int = 10,  # years before the present that count as recent (ours)
                        ):
-    "Drop trajectories that search for a past year, or speak as of one, though the question names no time and no source showed the year (SPEC 2.1)."
+    "Drop trajectories that search for a past year, or speak as of one, though the question names no time and no source showed the year (the report's temporal filter)."
     require(window >= 1, "window", window, "at least 1")
     def judge(row):
         asked = " ".join(texts(row, "user"))
@@ -589,7 +589,7 @@ def language_mixing(rows,
                     max_share: float = 0.01,  # share of foreign words without need that is still allowed (ours)
                     same_language: bool = True,  # also drop an answer of 20 words or more in the other language than the question
                     ):
-    "Drop trajectories that switch between Chinese and English without need (SPEC 2.1; the numbers are ours)."
+    "Drop trajectories that switch between Chinese and English without need (the report names the filter; the numbers are ours)."
     require(0 <= max_share < 1, "max_share", max_share, "at least 0 and below 1")
     def judge(row):
         share, _ = mixing_share(row)
@@ -604,7 +604,7 @@ def language_mixing(rows,
 def length(rows,
            min_answer: int = 1,  # words in the answer
            max_answer: int = 0,  # words in the answer; 0: no bound
-           max_words: int = 100_000,  # words in all messages; about 128K tokens, the context of the second stage (SPEC 2.2)
+           max_words: int = 100_000,  # words in all messages; about 128K tokens, the context of the report's second stage of mid-training
            max_turns: int = 0,  # assistant messages; 0: no bound (the report trains with 30)
            ):
     "Drop trajectories without an answer, or too long to be learned whole."

@@ -986,7 +986,7 @@ KnowledgeGraph.names.__set_name__(KnowledgeGraph, "names")
 # %% ../../nbs/17_kg.ipynb #4f0f5273
 @dataclass(frozen=True)
 class SampleSettings:
-    "How subgraphs are drawn; sizes and degrees are those of SPEC 2.1."
+    "How subgraphs are drawn; sizes and degrees are those of the report, on graph-based synthesis."
     method: str = setting("bfs", "breadth first, snowball (a few neighbours of each node) or random walk", choices=("bfs", "snowball", "walk"))
     seed_low: int = setting(3, "fewest edges of a seed, to as many different neighbours", 1, 1_000_000)
     seed_high: int = setting(10, "most edges of a seed", 1, 1_000_000)
