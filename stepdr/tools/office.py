@@ -610,7 +610,7 @@ def read_xlsx(data, settings): # bytes -> (blocks, title, date, warnings)
     if formulas := count.pop("+formulas", 0): warnings.append(f"{formulas} formulas have no stored value; they are shown as written, starting with =")
     if wide := count.pop("+wide", 0): warnings.append(f"{wide} rows have more than {settings.max_columns} columns; only those were kept")
     if hidden: warnings.append(f"{len(hidden)} hidden sheets are read like the others: {', '.join(hidden)[:200]}")
-    warnings += [f"{number} {name}" for name, number in count.items()]
+    warnings += [f"{name}: {number}" for name, number in count.items()]
     when = book.properties.modified or book.properties.created
     return blocks, book.properties.title or "", when.date().isoformat() if when else "", warnings
 

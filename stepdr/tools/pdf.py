@@ -112,7 +112,7 @@ def runs_text(runs): # Runs and separators -> text
         else:
             returns = line and last is not line and abs(run.level - line.level) < 0.1 * line.size and run.begin > last.end - line.size
             after_mark = line is None and last is not None
-            if returns or after_mark: between = " " if run.begin - last.end > 0.08 * run.size else ""
+            if returns or after_mark: between = " " if run.begin - last.end > 0.08 * run.size and run.text[:1] not in ".,;:!?)]%" else ""
             out += [between, run.text]
             line = run
         last, between = run, ""
@@ -168,6 +168,7 @@ def _counts_pages(words, changing): # pattern of a line, {place of a figure: off
     rest = [word for word in re.findall(r"[^\W\d_]+", words)]
     if all(word.lower() in _PAGE_WORDS for word in rest): return True
     if any(offset > 1000 for offset in changing.values()): return False
+    if re.search(r"(?<!\d)0 ?(?:/|of|von|de|sur|di|из) ?0$", words): return True
     title = [not word[0].islower() for word in rest if len(word) > 3]
     return len(rest) > 1 and sum(title) > 0.5 * len(title) and (re.match(r"0\b", words) or re.search(r"\b0$", words)) is not None or re.search(r"\b(?:page|seite|página|pagina|стр)\.? 0", words.lower()) is not None
 
