@@ -88,7 +88,7 @@ def _is_damaged_utf8(data, error, declared): # bytes, the UnicodeDecodeError of 
         first += 1
     part = data[first:last] if last < len(data) else data[first:]
     text, lost = read_as(part, "utf-8")
-    good = beyond_ascii(text) - lost
+    good = len(text.encode("utf-8")) - len(text) - 2 * text.count("\ufffd")  # bytes that follow a first one as they should
     if "unexpected end" in error.reason:  # cut in the middle of a character
         return good > 0 or declared or len(data) - error.start > 1
     return good > 0 and lost * (1 if declared else 2) <= good
@@ -327,7 +327,7 @@ def text_kind(data, content_type="", name=""): # bytes that are text, Content-Ty
     said = said or by_type
     if page: return "code" if said == "code" and by_type in ("", "text") and name_ending(name) not in ("php", "jsp", "asp", "aspx") else "html"
     if said in ("markdown", "csv"): return said
-    if said != "code" and (said != "text" or by_type == "json") and looks_json(data): return "json"
+    if said != "code" and looks_json(data): return "json"
     if _XML_START.match(head): return "html" if re.search(rb"<html\b", head) else "xml"
     if said == "xml": return "xml" if _XML_ANY.match(head) else "text"
     if said == "json": return "html" if _TAG_START.match(head) else "json" if head.lstrip()[:1] in (b"{", b"[") else "text"
