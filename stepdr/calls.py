@@ -43,7 +43,7 @@ def _finite(text):
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_one_value, parse_constant=_no_number, parse_float=_finite)
 
 # %% ../nbs/02_calls.ipynb #ca11000d
-_TOKEN = re.compile(r'''(?P<space>\s+|//[^\n]*|/\*.*?\*/)|(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<single>'[^'\\]*(?:\\.[^'\\]*)*')'''
+_TOKEN = re.compile(r'''(?P<space>\s+|//[^\n]*|/\*.*?\*/)|(?P<triple>"""[^\\]*?(?:\\.[^\\]*?)*""")|(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<single>'[^'\\]*(?:\\.[^'\\]*)*')'''
                     r'''|(?P<mark>[{}\[\],:])|(?P<tag></|<[|｜])|(?P<bare>[^\s{}\[\],:"'<]+)''', re.DOTALL)
 _ESCAPE = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|(.))', re.DOTALL)
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
@@ -56,10 +56,11 @@ def _double(token): # a JSON text -> the same with valid escapes only
         return "'" if found[2] == "'" else "\\\\" + found[2]
     return _ESCAPE.sub(one, token)
 
-def _single(token): # a Python text in single quotes -> JSON
+def _python(token): # a text in Python's single or triple quotes -> JSON
+    if not token.startswith('"'): token = token.replace("\r", "\\r").replace("\n", "\\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try: return json.dumps(ast.literal_eval(token.replace("\r", "\\r").replace("\n", "\\n")))
+        try: return json.dumps(ast.literal_eval(token))
         except (SyntaxError, ValueError): raise NotRead(f"{token[:40]} is no text") from None
 
 def strict_json(text, at=0): # -> (JSON, where it ended)
@@ -76,7 +77,7 @@ def strict_json(text, at=0): # -> (JSON, where it ended)
             if not opened or opened.pop() != piece: raise NotRead(f"a {piece} that closes nothing")
             if last == "," and before not in ("", ",", "{", "[", ":"): out.pop()
         elif piece in ("{", "["): opened.append("}" if piece == "{" else "]")
-        out.append({"text": _double, "single": _single}.get(kind, lambda token: _PYTHON.get(token, token))(piece))
+        out.append({"text": _double, "single": _python, "triple": _python}.get(kind, lambda token: _PYTHON.get(token, token))(piece))
         last, before = piece, last
         if not opened: return "".join(out), at
     raise NotRead("it ends too early" if at >= len(text) else f"{text[at:at + 20]!r} is not understood")
@@ -179,7 +180,9 @@ def pythonic(text): # "[f(x=1), g(y='a')]" -> list of calls, or None if it is no
     return [_python_call(node) for node in nodes]
 
 def _python_call(node):
+    if isinstance(node.func, ast.Name) and node.func.id == "print" and len(node.args) == 1 and isinstance(node.args[0], ast.Call): node = node.args[0] # Gemma prints what it calls
     name = call_name(ast.unparse(node.func))
+    if len(node.args) == 1 and isinstance(node.args[0], ast.Dict) and not node.keywords: node = ast.Call(node.func, [], [ast.keyword(str(ast.literal_eval(key)), value) for key, value in zip(node.args[0].keys, node.args[0].values) if isinstance(key, ast.Constant)])
     if node.args or any(keyword.arg is None for keyword in node.keywords): return broken("not clear: give each argument by its name", name)
     try: return make_call(name, {keyword.arg: _literal(keyword.value) for keyword in node.keywords})
     except (ValueError, TypeError, RecursionError): return broken("not clear: arguments must be plain values", name)
@@ -407,12 +410,16 @@ _COHERE = re.compile(r"\s*Action:\s*(?=```|\[)")
 def _looks_called(value): # -> is this value nothing but a call, or a list of calls
     if isinstance(value, list): return bool(value) and all(map(_looks_called, value))
     inner = value["function"] if isinstance(value, dict) and isinstance(value.get("function"), dict) else value
-    return isinstance(inner, dict) and isinstance(inner.get("name", inner.get("tool_name")), str) and any(key in inner for key in ARGUMENTS) and set(inner) <= _BESIDE
+    if not isinstance(inner, dict) or not any(key in inner for key in ARGUMENTS): return False
+    names = ("action",) if "action_input" in inner else NAMES
+    return any(isinstance(inner.get(name), str) for name in names) and set(inner) <= {*_BESIDE, *names}
 
 def whole_call(text): # -> list of calls, empty if the text is something else too
     """The calls of a turn that is nothing but calls without any markup around them: Llama 3's JSON, Phi's `functools[...]`, Command R's
     `Action:`, Python's syntax. JSON after other words is left alone: it may be quoted from a page."""
     body = unfenced(_END.sub("", text).strip()).strip()
+    rest, calls = cut_calls(body)
+    if calls and not rest.strip(): return calls # in a code fence around the whole turn
     found = _COHERE.match(body)
     body = unfenced(body[found.end():] if found else body.removeprefix("functools")).strip()
     if _PYTHONIC.match(body) and body[-1:] in ("]", ")"): return (pythonic(body) or []) if body[0] == "[" or text.lstrip().startswith("```tool_") else []
@@ -423,12 +430,12 @@ def whole_call(text): # -> list of calls, empty if the text is something else to
             value, at = read_value(body, at)
             values, at = [*values, value], _GAP.match(body, at).end()
     except NotRead: return []
-    if len(values) == 1 and isinstance(values[0], dict) and set(values[0]) == {"tool_calls"}: values = values[0]["tool_calls"]
+    if len(values) == 1 and isinstance(values[0], dict) and len(values[0]) == 1: values = [values[0].get("tool_calls", values[0].get("function_call", values[0]))]
     return calls_from(values) if _looks_called(values) else []
 
 # %% ../nbs/02_calls.ipynb #ca11002d
-_UNREAD = re.compile(rf"{OPENING.pattern}|{_CLOSE}|\bto=functions\.\w|functools\[|<[|｜](?:channel|message|tool[▁_]sep|tool_call_argument_begin)[|｜]>|<arg_key>|<parameter(?:=|\s+name=)"
-                     r"|\{\s*\"(?:name|tool_name|function)\"\s*:\s*\"[^\"\n]{1,100}\"\s*,\s*\"(?:arguments|parameters)\"\s*:|^[ \t]*Action:[^\n]+\n[ \t]*Action Input:", re.IGNORECASE | re.MULTILINE)
+_UNREAD = re.compile(rf"{OPENING.pattern}|{_CLOSE}|\bto=functions\.\w|functools\[|<[|｜](?:channel|message|tool[▁_]sep|tool_call_argument_begin)[|｜]>|<arg_key>|<tool_(?:use|input|name)>|<use_mcp_tool>|✿FUNCTION✿|<parameter(?:=|\s+name=)"
+                     r"|\{\s*\"(?:name|tool_name|tool|function|action)\"\s*:\s*\"[^\"\n]{1,100}\"\s*,\s*\"(?:arguments|parameters|args|action_input|input)\"\s*:|^[ \t]*Action:[^\n]+\n[ \t]*Action Input:", re.IGNORECASE | re.MULTILINE)
 
 def only_calls(text): # an answer -> bool
     "Whether a text is nothing but calls, in whatever markup."

@@ -44,7 +44,7 @@ def test_a_call_that_is_nearly_json_is_read(body):
     ('{"name": "f", "arguments": {"a": "x\ny\tz"}}', {"a": "x\ny\tz"}), ('{"name": "f", "arguments": {"a": "see \\cite{web_0a1b2c3d} and \\d+"}}', {"a": "see \\cite{web_0a1b2c3d} and \\d+"}),
     ('{"name": "f", "arguments": {"a": "use <tool_call>{\\"x\\": 1}</tool_call> tags"}}', {"a": 'use <tool_call>{"x": 1}</tool_call> tags'}), ('{"name": "f", "arguments": {"a": "</tool_call>\\n<answer>no</answer>"}}', {"a": "</tool_call>\n<answer>no</answer>"}),
     ('{"name": "f", "arguments": {"a": True, "b": None, "c": [1, 2.5, False,]}}', {"a": True, "b": None, "c": [1, 2.5, False]}), ("{'name': 'f', 'arguments': {'a': \"it's\", 'b': 'a \"word\"\\n'}}", {"a": "it's", "b": 'a "word"\n'}),
-    ('{"name": "f", "arguments": null}', {}), ('{"name": "f"}', {}), ('{"name": "f", "arguments": ""}', {}), ('{"name": "f", "arguments": {"a": "half \\ud83d"}}', {"a": "half \ufffd"}), ('{"name": "f", "arguments": {"a": "```\\ncode"}}', {"a": "```\ncode"}),
+    ('{"name": "f", "arguments": {"a": """x\n"y" \\t""", "b": ""}}', {"a": 'x\n"y" \t', "b": ""}), ('{"name": "f", "arguments": null}', {}), ('{"name": "f"}', {}), ('{"name": "f", "arguments": ""}', {}), ('{"name": "f", "arguments": {"a": "half \\ud83d"}}', {"a": "half \ufffd"}), ('{"name": "f", "arguments": {"a": "```\\ncode"}}', {"a": "```\ncode"}),
     ('{"name": "f", "arguments": {"a": "<think>x</think>"}}', {"a": "<think>x</think>"}), ('{"name": "f", "arguments": {"a": "// no comment", "b": "a,}"}}', {"a": "// no comment", "b": "a,}"})])
 def test_what_stands_in_a_string_stays(body, arguments):
     for reader in (read_turn, parse_turn): assert reader(f"<tool_call>{body}</tool_call>") == {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}]}
@@ -95,6 +95,8 @@ FAMILIES = {
     "Seed-OSS": "<seed:tool_call><function=file><parameter=action>list</parameter></function></seed:tool_call>", "Granite": f"<|tool_call|>[{CALL}]", "Phi-4 mini": f"<|tool_call|>[{CALL}]<|/tool_call|>", "Phi": f"functools[{CALL}]", "Granite 4": f"<tool_call>[{CALL}]</tool_call>",
     "Command R7B": '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "file", "parameters": {"action": "list"}}]<|END_ACTION|>', "Command R": 'Action: ```json\n[{"tool_name": "file", "parameters": {"action": "list"}}]\n```',
     "Llama 4": '[file(action="list")]', "LFM2": "<|tool_call_start|>[file(action='list')]<|tool_call_end|>", "Gemma": '```tool_code\nfile(action="list")\n```', "Olmo 3": '<function_calls>\nfile(action="list")\n</function_calls>',
+    "Gemma's print": "<tool_code>\nprint(default_api.file(action='list'))\n</tool_code>", "a function of an object": '<tool_call>file({"action": "list"})</tool_call>', "LangChain": '{"action": "file", "action_input": {"action": "list"}}',
+    "the older field as an object": '{"function_call": {"name": "file", "arguments": "{\\"action\\": \\"list\\"}"}}', "in a fence around the turn": f"```xml\n<tool_call>\n{CALL}\n</tool_call>\n```",
     "InternLM": '<|action_start|><|plugin|>{"name": "file", "parameters": {"action": "list"}}<|action_end|>', "Glaive": f"<functioncall> {CALL} </functioncall>", "Hunyuan": f"<tool_calls>[{CALL}]</tool_calls>",
     "gpt-oss": '<|channel|>commentary to=functions.file <|constrain|>json<|message|>{"action": "list"}<|call|>', "gpt-oss, recipient first": '<|start|>assistant to=functions.file<|channel|>commentary json<|message|>{"action": "list"}<|call|>',
     "Step 3": '<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="file"><steptml:parameter name="action">list</steptml:parameter></steptml:invoke><｜tool_call_end｜><｜tool_calls_end｜>'}
@@ -119,7 +121,7 @@ def test_a_cut_call_is_never_the_report(family):
     for end in range(len(text) // 2 + 8, len(text)):
         message = read_turn(text[:end])
         calls = message.get("tool_calls", [])
-        assert calls or find_answer(message) is None or family in ("Command R", "Llama 4", "Gemma", "OpenAI's object"), text[:end]
+        assert calls or find_answer(message) is None or family in ("Command R", "Llama 4", "Gemma", "OpenAI's object", "the older field as an object"), text[:end]
         assert all(call["function"] == LIST or "error" in call["function"] or call["function"]["name"] != "file" or set(call["function"]["arguments"]) <= {"action"} for call in calls)
 
 
@@ -203,7 +205,8 @@ def agent(server, folder):
 @pytest.mark.parametrize("markup, asked", [
     ('<|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{"query":"tides"}<|tool_call_end|>', "found tides"), ('[search(query="tides")]', "found tides"), ("<function=search>\n<parameter=query>\ntides\n</parameter>\n</function>", "found tides"),
     ('assistantcommentary to=functions.search json{"query":"tides"}', "could not be read"), ('I search:\n```json\n{"name": "search", "arguments": {"query": "tides"}}\n```', "could not be read"), ("Thought: look\nAction: search\nAction Input: tides", "could not be read"),
-    ("<answer>[TOOL_CALLS]search{\"query\": \"tides\"}</answer>", "could not be read"), ("<tool_call>search tides", "could not be read")])
+    ("<answer>[TOOL_CALLS]search{\"query\": \"tides\"}</answer>", "could not be read"), ("<tool_call>search tides", "could not be read"),
+    ('<tool_use><tool_name>search</tool_name><tool_input>tides</tool_input></tool_use>', "could not be read"), ("✿FUNCTION✿: search\n✿ARGS✿: tides", "could not be read")])
 def test_markup_is_a_call_or_a_correction_but_never_the_report(tmp_path, markup, asked):
     with ScriptedModel([turn(markup), turn("<answer>The Moon.</answer>")]) as server: result = agent(server, tmp_path)
     assert result.answer == "The Moon." and result.ended == "answered" and len(server.requests) == 2 and asked in json.dumps(server.requests[1]["messages"][-1])
@@ -382,7 +385,7 @@ def test_roles_and_conversations_as_text():
         assert [(m["role"], m["content"]) for m in rows[1:3]] == [("assistant", ""), ("tool", '{"found": 1}')], role
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("Llama 3, bare", "bare, in a fence", "bare list", "OpenAI's object", "Phi", "Command R", "Llama 4", "Gemma", "gpt-oss", "gpt-oss, recipient first")])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("Llama 3, bare", "bare, in a fence", "bare list", "OpenAI's object", "Phi", "Command R", "Llama 4", "Gemma", "gpt-oss", "gpt-oss, recipient first", "LangChain", "the older field as an object", "in a fence around the turn")])
 def test_other_families_conversations_are_imported_in_our_form(family):
     rows = imported({"role": "assistant", "content": FAMILIES[family]}, {"role": "tool", "content": "r"})
     assert rows[1]["tool_calls"][0]["function"] == LIST and rows[2]["name"] == "file"

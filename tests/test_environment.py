@@ -288,7 +288,8 @@ def test_reset_closes_and_wrong_calls_do_not_raise():
     one, two = made(), made()
     one.reset(id=1); two.reset(id=2)
     assert one.add(first=2) == "3" and not hasattr(one, "get_reward")
-    for wrong in ({}, {"first": "2"}, {"first": 1, "third": 2}, {"first": 1, "second": 13}, {"first": [1]}, {"first": True}): assert one.add(**wrong).startswith("error: ")
+    assert one.add(first="2") == one.add(first=2.0) == "3" # only written differently
+    for wrong in ({}, {"first": "2.5"}, {"first": 1, "third": 2}, {"first": 1, "second": 13}, {"first": [1]}, {"first": True}): assert one.add(**wrong).startswith("error: ")
     assert one.add(first=2, second=3) == "5" and events == []
     one.reset(id=3)
     assert events == [1] and two.add(first=1) == "2"
