@@ -185,8 +185,10 @@ def kit_settings(options):
 def fit_settings(options):
     "What `--context` and `--reply-tokens` say, as fields of ResearchSettings."
     for name in ("context", "reply_tokens"):
-        if getattr(options, name) < 0: raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected a number of tokens, or 0 for as many as fit")
-    if 0 < options.context < 500: raise InputError(f"--context {options.context}: give at least 500 tokens, or 0 for as many as the model has")
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected a number of tokens, or 0 for as many as fit")
+    if 0 < options.context < 500:
+        raise InputError(f"--context {options.context}: give at least 500 tokens, or 0 for as many as the model has")
     return {field: value for field, value in (("context_tokens", options.context), ("reply_tokens", options.reply_tokens)) if value}
 
 # %% ../nbs/92_cli.ipynb #5247103e

@@ -309,9 +309,12 @@ def told_number(data, # JSON value
     found = {}
     def walk(value):
         for key, inner in value.items():
-            if isinstance(inner, dict): walk(inner)
-            elif str(inner).isdecimal() and int(inner) > 0: found.setdefault(key.rpartition(".")[2], []).append(int(inner))
-    if isinstance(data, dict): walk(data)
+            if isinstance(inner, dict):
+                walk(inner)
+            elif str(inner).isdecimal() and int(inner) > 0:
+                found.setdefault(key.rpartition(".")[2], []).append(int(inner))
+    if isinstance(data, dict):
+        walk(data)
     return next((min(found[field]) for field in fields if field in found), 0)
 
 # %% ../nbs/03_llm.ipynb #ab3ea0c5
@@ -330,7 +333,8 @@ REPLY_WORDS = (r"supports at most # (?:completion|output) tokens", r"max_\w*toke
 
 def _first_number(patterns, text): # -> int, 0 if none is there
     for pattern in patterns:
-        if found := re.search(pattern.replace("#", r"`?(\d[\d,_]*)`?"), text, re.IGNORECASE): return int(re.sub(r"\D", "", found[1]))
+        if found := re.search(pattern.replace("#", r"`?(\d[\d,_]*)`?"), text, re.IGNORECASE):
+            return int(re.sub(r"\D", "", found[1]))
     return 0
 
 def read_limits(text, # the server's words
@@ -340,7 +344,8 @@ def read_limits(text, # the server's words
     context = told_number(data, ("n_ctx",)) or _first_number(CONTEXT_WORDS, text)
     prompt = told_number(data, ("n_prompt_tokens",)) or _first_number(PROMPT_WORDS, text)
     least = _first_number([r"contains at least #"], text)
-    if context and least > context: prompt = least # "4097 or more" says enough if 4096 fit
+    if context and least > context:
+        prompt = least # "4097 or more" says enough if 4096 fit
     return Limits(context, prompt, _first_number(REPLY_WORDS, text), "its refusal" if context else "")
 
 # %% ../nbs/03_llm.ipynb #a5078ba9
@@ -349,7 +354,8 @@ _TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|(prompt|input|reques
 def is_too_long(status, text, data=None): # HTTP status, the server's words, its error as JSON -> bool
     "Whether a refusal is about too many tokens; a server's own failure (500) only if it names the context."
     limits = read_limits(text, data)
-    if status == 500: return bool(limits.context) or "available context size" in text
+    if status == 500:
+        return bool(limits.context) or "available context size" in text
     return bool(_TOO_LONG.search(text) or limits.context or limits.reply)
 
 # %% ../nbs/03_llm.ipynb #39c75385
@@ -404,7 +410,8 @@ class Gathered:
     def add(self, data): # one event or the whole answer -> the piece of content in it
         if data.get("error"):
             text = _error_text(data)
-            if is_too_long(400, text, data): raise ContextTooLong(f"the request does not fit the model: {text}", limits=read_limits(text, data)) # LM Studio
+            if is_too_long(400, text, data):
+                raise ContextTooLong(f"the request does not fit the model: {text}", limits=read_limits(text, data)) # LM Studio
             raise _Garbage(f"the server says {text}")
         self.usage = read_usage(data.get("usage")) or self.usage
         self.model = data["model"] if isinstance(data.get("model"), str) else self.model
@@ -535,20 +542,26 @@ def _of_the_wire(error): # -> bool
 def ollama_limit(running, shown, name): # answers of /api/ps and /api/show, model -> Limits, or None
     "The context of a model that Ollama serves: as it is loaded, as its file says, else the default."
     loaded = [row for row in running.get("models") or [] if isinstance(row, dict) and str(row.get("name", "")).removesuffix(":latest") == name.removesuffix(":latest")] if isinstance(running, dict) else []
-    if number := told_number(loaded[0] if loaded else {}, ("context_length",)): return Limits(number, source="context_length of the loaded model")
-    if not isinstance(shown, dict) or not isinstance(shown.get("model_info"), dict): return None
-    if named := re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE): return Limits(int(named[1]), source="num_ctx of the model's file")
+    if number := told_number(loaded[0] if loaded else {}, ("context_length",)):
+        return Limits(number, source="context_length of the loaded model")
+    if not isinstance(shown, dict) or not isinstance(shown.get("model_info"), dict):
+        return None
+    if named := re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE):
+        return Limits(int(named[1]), source="num_ctx of the model's file")
     return Limits(min(4096, told_number(shown["model_info"], ("context_length",)) or 4096), source="Ollama's default; it cuts longer conversations without a word", firm=False)
 
 async def own_limits(look, # coroutine function (path, JSON to post or None) -> JSON value or None
                      name, # model
                      ): # -> Limits, or None
     "What llama.cpp, Ollama, LM Studio, TGI and SGLang tell outside the API they share."
-    if number := told_number(await look("/props"), ("n_ctx",)): return Limits(number, source="the server's n_ctx")
+    if number := told_number(await look("/props"), ("n_ctx",)):
+        return Limits(number, source="the server's n_ctx")
     shown = await look("/api/show", {"model": name})
-    if isinstance(shown, dict) and "model_info" in shown: return ollama_limit(await look("/api/ps"), shown, name)
+    if isinstance(shown, dict) and "model_info" in shown:
+        return ollama_limit(await look("/api/ps"), shown, name)
     for path, field in ((f"/api/v0/models/{name}", "loaded_context_length"), ("/info", "max_total_tokens"), ("/get_server_info", "context_length")):
-        if number := told_number(await look(path), (field,)): return Limits(number, source=f"the server's {field}")
+        if number := told_number(await look(path), (field,)):
+            return Limits(number, source=f"the server's {field}")
     return None
 
 # %% ../nbs/03_llm.ipynb #c818dda7
@@ -659,9 +672,11 @@ class ChatEndpoint:
     async def look(self, path, body=None): # path from the server's root, JSON to post or None -> JSON value, None where there is nothing
         "One look at what a server says outside the API, without a second try."
         url, client = self.settings.base_url.removesuffix("/v1") + path, self.client().with_options(timeout=5.0)
-        try: return await (client.get(url, cast_to=object) if body is None else client.post(url, body=body, cast_to=object))
+        try:
+            return await (client.get(url, cast_to=object) if body is None else client.post(url, body=body, cast_to=object))
         except Exception as error:
-            if not _of_the_wire(error) and not isinstance(error, ValueError): raise
+            if not _of_the_wire(error) and not isinstance(error, ValueError):
+                raise
             return None
 
     async def limits(self): # -> Limits
@@ -669,9 +684,11 @@ class ChatEndpoint:
         if self.told is None:
             try:
                 async with asyncio.timeout(20.0): self.told = await self.find_limits()
-            except (EndpointError, InputError, TimeoutError): self.told = Limits() # the request itself will tell what is wrong
+            except (EndpointError, InputError, TimeoutError):
+                self.told = Limits() # the request itself will tell what is wrong
             own = self.settings.context
-            if own and not (self.told.context and self.told.firm and self.told.context <= own): self.told = replace(self.told, context=own, source="as asked", firm=True)
+            if own and not (self.told.context and self.told.firm and self.told.context <= own):
+                self.told = replace(self.told, context=own, source="as asked", firm=True)
         return self.told
 
     async def find_limits(self): # -> Limits
@@ -681,15 +698,18 @@ class ChatEndpoint:
         row = next((r for r in rows if r["id"] == name), rows[0] if len(rows) == 1 else {})
         listed, reply = told_number(row, LIMIT_FIELDS), told_number(row, REPLY_FIELDS)
         firm = next((Limits(listed, source=f"the server's {field}") for field in LIMIT_FIELDS if told_number(row, (field,))), None)
-        if firm is None and urlsplit(self.settings.base_url).hostname not in KEYS: firm = await own_limits(self.look, name)
+        if firm is None and urlsplit(self.settings.base_url).hostname not in KEYS:
+            firm = await own_limits(self.look, name)
         trained = told_number(row, ("n_ctx_train",))
         return replace(firm or Limits(trained, source="n_ctx_train, with which the model was trained" if trained else "", firm=False), reply=reply)
 
     def hidden_tools(self, messages, tools, gathered): # of the first turn -> a line if the model was not shown the tools, else ""
         "A server takes the tools and its chat template may drop them: then the prompt is far shorter than their descriptions, and the model answers from memory."
-        if not tools or gathered.calls or not gathered.usage or self.settings.tools == "text" or "tools" in self.quirks or any(m["role"] == "assistant" for m in messages): return ""
+        if not tools or gathered.calls or not gathered.usage or self.settings.tools == "text" or "tools" in self.quirks or any(m["role"] == "assistant" for m in messages):
+            return ""
         words, about = guess_tokens(messages), guess_tools(tools)
-        if about < words or gathered.usage.prompt >= 0.6 * words + 0.5 * about: return ""
+        if about < words or gathered.usage.prompt >= 0.6 * words + 0.5 * about:
+            return ""
         return f"the server's chat template does not show the tools (a prompt of {gathered.usage.prompt} tokens, the tools alone have about {about}); they are put into the system turn"
 
     def expect(self, messages, tools=None): # -> int
@@ -699,19 +719,23 @@ class ChatEndpoint:
     def fit(self, asked, prompt): # tokens of a reply or 0, tokens of the prompt -> tokens of a reply that fit, or 0 for as many as the server gives
         "A reply that fits beside a prompt, as far as the limits are known; a guess that leaves nothing is not believed."
         limits = self.told or Limits()
-        if not asked: return 0
+        if not asked:
+            return 0
         room = max(limits.context - prompt, limits.context // 8) if limits.context else asked
         return max(1, min(asked, room, limits.reply or asked))
 
     def refit(self, error, asked, prompt): # ContextTooLong, tokens of the reply that did not fit or 0, tokens of the prompt -> tokens to ask for, or 0
         "What to ask for after a refusal: by its numbers, else half; nothing if the prompt alone is too long."
         said, told = error.limits, self.told or Limits()
-        if said.context and not (told.context and told.context <= said.context): told = replace(told, context=said.context, source=said.source, firm=True)
+        if said.context and not (told.context and told.context <= said.context):
+            told = replace(told, context=said.context, source=said.source, firm=True)
         self.told = replace(told, reply=min(filter(None, (told.reply, said.reply)), default=0))
         context = self.told.context
-        if context and said.prompt and context - said.prompt < 16: return 0
+        if context and said.prompt and context - said.prompt < 16:
+            return 0
         about_reply = said.reply or said.prompt or re.search(r"max_?\w*tokens|output tokens|completion", str(error))
-        if not about_reply or not (asked or (context and said.prompt)): return 0
+        if not about_reply or not (asked or (context and said.prompt)):
+            return 0
         fitted = context - said.prompt if context and said.prompt else self.fit(asked, prompt)
         fitted = min(fitted, said.reply or fitted)
         return fitted if not asked or fitted < asked else asked // 2
@@ -745,14 +769,17 @@ class ChatEndpoint:
         def smaller(error):
             nonlocal most, refits
             fitted = self.refit(error, most, self.expect(messages, tools)) if refits < 2 else 0
-            if fitted < 1: return None
+            if fitted < 1:
+                return None
             line, most, refits = f"a reply of {most or 'any number of'} tokens does not fit, {fitted} were asked for", fitted, refits + 1
             return line
         gathered, usage, troubles = await self.attempts(act, lambda: on_text and on_text(None), smaller)
-        if gathered.usage and gathered.usage.prompt and guess: self.scale = min(3.0, max(0.5, gathered.usage.prompt / guess))
+        if gathered.usage and gathered.usage.prompt and guess:
+            self.scale = min(3.0, max(0.5, gathered.usage.prompt / guess))
         if line := self.hidden_tools(messages, tools, gathered):
             self.quirks.add("tools")
-            if on_text: on_text(None)
+            if on_text:
+                on_text(None)
             again = await self.complete(messages, tools, max_tokens, temperature, on_text)
             return replace(again, usage=usage + again.usage, cost=price_of(usage, self.settings) + again.cost, seconds=time.monotonic() - start,
                            attempts=len(troubles) + 1 + again.attempts, troubles=(*troubles, line, *again.troubles))

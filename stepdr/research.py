@@ -148,7 +148,8 @@ def longest_text(turns, # lists of chat rows
     calls = [call["function"]["arguments"] for row in rows for call in row.get("tool_calls") or [] if isinstance(call["function"].get("arguments"), dict)]
     for places in (results, wrote, [(arguments, key) for arguments in calls for key in arguments]):
         long = [(holder, key) for holder, key in places if isinstance(holder.get(key), str) and len(holder[key]) > least]
-        if long: return max(long, key=lambda place: len(place[0][place[1]]))
+        if long:
+            return max(long, key=lambda place: len(place[0][place[1]]))
     return None
 
 # %% ../nbs/36_research.ipynb #4bf67871
@@ -216,7 +217,8 @@ class ResearchAgent:
 
     def reply_tokens(self, tools): # -> tokens that a reply may have, or None for as many as the model gives
         "Without tools (the report, a summary) there is more room for the reply."
-        if self.settings.bare or self.settings.reply_tokens: return self.settings.reply_tokens or None
+        if self.settings.bare or self.settings.reply_tokens:
+            return self.settings.reply_tokens or None
         return self.reserve() if tools else max(self.reserve(), min(8192, self.context - int(1.1 * self.length()) - 16))
 
     def results_tokens(self): # -> tokens that the results of one turn may have together
@@ -224,19 +226,25 @@ class ResearchAgent:
 
     async def fit(self):
         "Learn what the model has room for. Raises InputError if that is too little to work with."
-        if hasattr(self.policy, "limits"): self.limits = await self.policy.limits()
+        if hasattr(self.policy, "limits"):
+            self.limits = await self.policy.limits()
         self.context = min(self.settings.context_tokens, self.limits.context or self.settings.context_tokens)
         self.fixed = guess_tokens(self.opening(self.question))
-        if self.settings.bare: return
-        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.toolbox.schemas)): self.trace("note", text=note)
-        if self.room() < 600: raise InputError(self.too_small())
+        if self.settings.bare:
+            return
+        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.toolbox.schemas)):
+            self.trace("note", text=note)
+        if self.room() < 600:
+            raise InputError(self.too_small())
         if self.room() < self.settings.reply_tokens + 300:
             raise InputError(f"--reply-tokens {self.settings.reply_tokens}: a context of {self.context} tokens leaves at most {self.room() - 300} for a reply; give less, or 0")
         self.tell_context()
 
     def said_by(self): # -> text: where the context's limit comes from
-        if not self.limits.context: return "the model's own limit is not known; --context sets another"
-        if self.limits.context > self.context: return f"of the {self.limits.context} that the model has; --context takes more"
+        if not self.limits.context:
+            return "the model's own limit is not known; --context sets another"
+        if self.limits.context > self.context:
+            return f"of the {self.limits.context} that the model has; --context takes more"
         return self.limits.source
 
     def tell_context(self):
@@ -264,16 +272,19 @@ class ResearchAgent:
     async def ask(self, tools, prefix=""): # -> Reply
         "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
         for attempt in range(4):
-            try: reply = await self.complete(tools, prefix); break
+            try:
+                reply = await self.complete(tools, prefix); break
             except ContextTooLong as error:
-                if self.settings.bare or attempt == 3 or not split_turns(self.messages)[1]: raise # nothing that could be made shorter
+                if self.settings.bare or attempt == 3 or not split_turns(self.messages)[1]:
+                    raise # nothing that could be made shorter
                 self.refused(error, tools)
                 await self.make_room(tools)
         before = guess_tokens(self.messages) + guess_tools(tools)
         self.spent.turns += 1
         self.spent.tokens += reply.usage.prompt + reply.usage.completion
         self.spent.money += reply.cost
-        if before and reply.usage.prompt: self.scale = min(3.0, max(0.5, reply.usage.prompt / before))
+        if before and reply.usage.prompt:
+            self.scale = min(3.0, max(0.5, reply.usage.prompt / before))
         if reply.attempts > 1: self.trace("retried", attempts=reply.attempts, troubles=reply.troubles)
         self.trace("model", turn=self.spent.turns, message=reply.message, usage=asdict(reply.usage), cost=reply.cost, seconds=round(reply.seconds, 3), finish=reply.finish_reason)
         return reply
@@ -301,7 +312,8 @@ class ResearchAgent:
         self.spent.tool_calls += min(left, len(calls))
         answers = await asyncio.gather(*(self.run_call(call) for call in calls[:left]))
         rows = [row for row, _ in answers]
-        if not self.settings.bare: self.fit_results(rows)
+        if not self.settings.bare:
+            self.fit_results(rows)
         rows += [{"role": "tool", "content": "error: no tool calls left", "name": str(c["function"].get("name")), **({"tool_call_id": c["id"]} if c.get("id") else {})} for c in calls[left:]]
         used = {call["function"].get("name") for call in calls}
         self.turns_without_todo = 0 if "todo" in used else self.turns_without_todo + 1
@@ -314,15 +326,18 @@ class ResearchAgent:
         "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
         sizes = [guess_tokens(row["content"]) for row in rows]
         for row, size, share in zip(rows, sizes, share_out(sizes, int(self.results_tokens() / self.scale))):
-            if share >= 0.95 * size: continue # not worth a cut
+            if share >= 0.95 * size:
+                continue # not worth a cut
             path, long = "", row["content"]
-            if row["name"] == "file": where = "; read less of it at once"
+            if row["name"] == "file":
+                where = "; read less of it at once"
             elif "file" in self.toolbox.tools:
                 self.kept += 1
                 path = f"results/{self.kept:04d}.md"
                 atomic_write(self.workspace.folder / path, long)
                 where = f"; the whole text is in {path}"
-            else: where = ""
+            else:
+                where = ""
             row["content"] = shrink_to(long, share, where)
             self.trace("cut", name=row["name"], characters=len(long), shown=len(row["content"]), path=path)
 
@@ -340,11 +355,14 @@ class ResearchAgent:
     # room
     async def make_room(self, tools=None): # schemas that go with the next request
         "Summarise old turns to disk when the conversation and a reply would not fit; what is still too long is cut."
-        if self.settings.bare or self.length(tools) <= (most := self.context - self.reserve()): return
+        if self.settings.bare or self.length(tools) <= (most := self.context - self.reserve()):
+            return
         opening, turns = split_turns(self.messages)
         keep, free = min(self.settings.keep_turns, len(turns)), 0.85 * most - int((guess_tokens(opening) + guess_tools(tools)) * self.scale)
-        while keep > 1 and guess_tokens(turns[-keep:]) * self.scale > free: keep -= 1
-        if turns[:-keep]: await self.fold(opening, turns[:-keep], turns[-keep:])
+        while keep > 1 and guess_tokens(turns[-keep:]) * self.scale > free:
+            keep -= 1
+        if turns[:-keep]:
+            await self.fold(opening, turns[:-keep], turns[-keep:])
         while self.length(tools) > most and (long := longest_text(split_turns(self.messages)[1])):
             holder, key = long
             holder[key] = shrink(holder[key], len(holder[key]) // 2)
@@ -359,7 +377,8 @@ class ResearchAgent:
         shown = shrink_to("\n\n".join(filter(None, (before, text))), int(0.6 * (self.context - self.reserve()) / self.scale))
         self.messages = [{"role": "user", "content": prompt("summary", words=min(400, tokens // 2), question=shrink(self.question, 2000), turns=shown)}]
         try: summary = find_answer((await self.ask(None)).message) or ""
-        except ContextTooLong: summary = ""
+        except ContextTooLong:
+            summary = ""
         finally: self.messages = whole
         summary = shrink_to(summary or "\n\n".join(filter(None, (before, text))), tokens)
         self.messages = opening[:-1] + [{"role": "user", "content": self.question + prompt("summarised", last=self.folded, path=path, summary=summary)}]
@@ -429,7 +448,8 @@ class ResearchAgent:
             if not self.settings.bare: self.messages.append({"role": "user", "content": prompt("forced", reason=reason)})
             await self.make_room()
             try: reply = await self.ask(None, prefix)
-            except ContextTooLong: break
+            except ContextTooLong:
+                break
             message = {**reply.message, "tool_calls": None}
             self.messages.append({k: v for k, v in message.items() if v is not None})
             if find_answer(message): return await self.whole_answer(reply), f"forced: {reason}"
@@ -442,8 +462,10 @@ class ResearchAgent:
             if reply.finish_reason != "length" or self.settings.bare or "</answer>" in text and not answer_open(text): break
             self.messages.append({"role": "user", "content": prompt("go_on")})
             await self.make_room()
-            try: reply = await self.ask(None)
-            except ContextTooLong: break
+            try:
+                reply = await self.ask(None)
+            except ContextTooLong:
+                break
             self.messages.append(reply.message)
             text += reply.message.get("content") or ""
         return find_answer({"content": text}) or ""
@@ -461,8 +483,10 @@ class ResearchAgent:
             self.messages.append({"role": "user", "content": prompt("repair", unknown=", ".join(result.unknown), known=known)})
             self.trace("repair", attempt=attempt + 1, unknown=result.unknown)
             await self.make_room()
-            try: reply = await self.ask(None)
-            except ContextTooLong: break
+            try:
+                reply = await self.ask(None)
+            except ContextTooLong:
+                break
             self.messages.append(reply.message)
             answer = await self.whole_answer(reply)
             if answer: result = self.result(question, answer, result.ended)
@@ -544,11 +568,14 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "result" and event["name"] == "todo" and not event["failed"]: return "    " + event["text"].split("\n\n[left")[0].replace("\n", "\n    ")
     if kind == "result" and event["failed"]: return "    " + shrink_line(event["text"], 160)
     if kind == "result": return f"    {len(cited_ids(event['text']))} paragraphs" if CITE.search(event["text"]) else ""
-    if kind == "retried": return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 240)}"
+    if kind == "retried":
+        return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 240)}"
     if kind == "context":
         return f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, replies up to {event['reply']}, results of a turn up to {event['results']}"
-    if kind == "note": return event["text"]
-    if kind == "cut": return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown" + (f"; all of it in {event['path']}" if event["path"] else "")
+    if kind == "note":
+        return event["text"]
+    if kind == "cut":
+        return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown" + (f"; all of it in {event['path']}" if event["path"] else "")
     if kind == "summarised": return f"  {event['turns']} turns summarised, their text is in {event['path']}"
     if kind == "unread": return f"  a call that was not understood: {event['markup']}; asked again"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"

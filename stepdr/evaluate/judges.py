@@ -239,7 +239,8 @@ class EndpointJudge(RubricJudge):
                 results = await asyncio.gather(*(self.trial(name, rubric, shown, same, draw, work) for draw in range(self.settings.trials)))
             except SetAside as error: results = [(None, error)] * self.settings.trials
             failed = next((error for _, error in results if isinstance(error, SetAside)), None)
-            if not (failed and failed.kind == "too_long" and (size > 1000 or same["sources"])): break
+            if not (failed and failed.kind == "too_long" and (size > 1000 or same["sources"])):
+                break
             size = max(1000, min(size, guess_tokens(report)) // 2)
             same = {**same, "sources": same["sources"][:len(same["sources"]) // 2]}
         verdicts, said = [v for v, _ in results], next((text for v, text in results if v is not None), "")

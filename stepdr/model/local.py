@@ -96,7 +96,8 @@ def template_rows(messages, as_text=False): # chat rows, arguments as JSON text 
                 count += 1
                 function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False) if as_text else arguments}
                 row["tool_calls"].append({"id": waiting[-1][0], "type": "function", "function": function})
-        if message["role"] == "tool" and waiting: row["tool_call_id"], row["name"] = waiting.pop(0)
+        if message["role"] == "tool" and waiting:
+            row["tool_call_id"], row["name"] = waiting.pop(0)
         rows.append(row)
     return rows
 
@@ -116,17 +117,24 @@ def joined(rows, # chat rows whose content is text
     "Rows with what a template does not take one after the other put into one row."
     out = []
     for row in rows:
-        if out and (out[-1]["role"], row["role"]) in roles: out[-1] = {**out[-1], "content": f"{out[-1]['content']}\n\n{row['content']}"}
-        else: out.append(row)
+        if out and (out[-1]["role"], row["role"]) in roles:
+            out[-1] = {**out[-1], "content": f"{out[-1]['content']}\n\n{row['content']}"}
+        else:
+            out.append(row)
     return out
 
 def form_rows(messages, tools, form): # chat rows, schemas or None, TemplateForm -> (rows, schemas or None) for `apply_chat_template`
     "A conversation as a form has it."
-    if form.tools: rows = template_rows(messages, form.as_text)
-    else: rows, tools = joined(text_messages(template_rows(messages), tools), {(role, role) for role in ("user", "assistant")}), None
-    if not form.system: rows = joined([{**row, "role": "user"} if row["role"] == "system" else row for row in rows], {("user", "user")})
-    if not form.after_result: rows = joined(rows, {("tool", "user")})
-    if form.parts: rows = [{**row, "content": [{"type": "text", "text": row["content"]}]} for row in rows]
+    if form.tools:
+        rows = template_rows(messages, form.as_text)
+    else:
+        rows, tools = joined(text_messages(template_rows(messages), tools), {(role, role) for role in ("user", "assistant")}), None
+    if not form.system:
+        rows = joined([{**row, "role": "user"} if row["role"] == "system" else row for row in rows], {("user", "user")})
+    if not form.after_result:
+        rows = joined(rows, {("tool", "user")})
+    if form.parts:
+        rows = [{**row, "content": [{"type": "text", "text": row["content"]}]} for row in rows]
     return rows, tools
 
 # %% ../../nbs/44_local.ipynb #8b95d8f9
@@ -139,9 +147,12 @@ _PROBE = [{"role": "system", "content": "probe_system"}, {"role": "user", "conte
 def missing_in(tokenizer, messages, tools, form, marks): # -> "" if the template shows every mark, else what is wrong with it
     "Render a conversation and look for what must be in it."
     rows, told = form_rows(messages, tools, form)
-    try: text = tokenizer.apply_chat_template(rows, tools=told, add_generation_prompt=True, tokenize=False)
-    except Exception as error: return f"it says: {' '.join(str(error).split())[:120] or type(error).__name__}"   # a template may raise anything
-    if "'probe_argument'" in text: return "it writes calls as Python does"
+    try:
+        text = tokenizer.apply_chat_template(rows, tools=told, add_generation_prompt=True, tokenize=False)
+    except Exception as error:
+        return f"it says: {' '.join(str(error).split())[:120] or type(error).__name__}"   # a template may raise anything
+    if "'probe_argument'" in text:
+        return "it writes calls as Python does"
     lost = [mark.replace("probe_", "the ") for mark in marks if mark not in text]
     return f"it leaves out {', '.join(lost)}" if lost else ""
 
@@ -153,7 +164,8 @@ def template_form(tokenizer, with_tools): # tokenizer, whether there will be too
     reasons = []
     for form in forms:
         reasons.append(missing_in(tokenizer, _PROBE if with_tools else _PROBE[:2], _PROBE_TOOLS if with_tools else None, form, marks))
-        if not reasons[-1]: return form
+        if not reasons[-1]:
+            return form
     raise ValueError(reasons[-1])
 
 # %% ../../nbs/44_local.ipynb #75f684e0
@@ -194,7 +206,8 @@ class LocalPolicy:
         "How this conversation is written for the template. Raises InputError if the template cannot show it."
         agent = bool(tools) or any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
         if agent not in self.forms:
-            try: self.forms[agent] = template_form(self.tokenizer, agent)
+            try:
+                self.forms[agent] = template_form(self.tokenizer, agent)
             except ValueError as error:
                 what = "a conversation with tools, so the model cannot be used as an agent" if agent else "system and user turns"
                 raise InputError(f"{self.folder}: its chat template does not show {what} ({error}); give another chat model") from None
@@ -202,7 +215,8 @@ class LocalPolicy:
 
     def tell_tools(self, tools): # schemas -> a line on how the model is told of them, or ""
         "Called before an agent begins. Raises InputError if the chat template cannot show tools and their results."
-        if self.own or self.form([], tools).tools: return ""
+        if self.own or self.form([], tools).tools:
+            return ""
         return "the model's chat template does not show tools and their results; they are put into the text of the system and user turns"
 
     def prompt(self, messages, tools=None): # -> ids up to the opening of the next turn
@@ -210,7 +224,8 @@ class LocalPolicy:
         if not self.own:
             rows, told = form_rows(messages, tools, self.form(messages, tools))
             return self.tokenizer.apply_chat_template(rows, tools=told or None, add_generation_prompt=True, tokenize=True, return_dict=False)
-        if tools and messages[0]["role"] == "system": messages = [*text_messages(messages[:1], tools), *messages[1:]] # no training episode has a system turn: this is other work
+        if tools and messages[0]["role"] == "system":
+            messages = [*text_messages(messages[:1], tools), *messages[1:]] # no training episode has a system turn: this is other work
         texts = [{**m, "content": template_rows([m])[0]["content"]} for m in messages]
         return [i for text, wrote in segments(texts, generation_prompt=True) for i in (wrote and self.sampled.get(text) or self.tokenizer.encode(text, add_special_tokens=False))]
 
@@ -242,7 +257,8 @@ class LocalPolicy:
             first = self.tokenizer.encode(prefix, add_special_tokens=False) if prefix else []
             ids = self.prompt(messages, tools) + first
             room = self.context - len(ids)
-            if room < 1: raise ContextTooLong(f"{self.name}: the prompt has {len(ids)} tokens, the model {self.context} positions", limits=Limits(self.context, len(ids)))
+            if room < 1:
+                raise ContextTooLong(f"{self.name}: the prompt has {len(ids)} tokens, the model {self.context} positions", limits=Limits(self.context, len(ids)))
             wrote, shared = self.write(ids, min(max_tokens or settings.max_tokens, room), settings.temperature if temperature is None else temperature, show, stopped)
             ended = bool(wrote) and wrote[-1] in self.stops
             message = read_turn(prefix + self.tokenizer.decode(wrote[:-1] if ended else wrote))
@@ -281,6 +297,7 @@ def policy_from(text, # http(s)://host/v1[#MODEL], or a Hugging Face directory
                 **changes, # further fields of EndpointSettings; for URLs
                 ): # -> ChatEndpoint or LocalPolicy
     "The policy that a user names."
-    if "://" in text: return ChatEndpoint(endpoint_settings(text, price, max_tokens=max_tokens, context=context, **changes))
+    if "://" in text:
+        return ChatEndpoint(endpoint_settings(text, price, max_tokens=max_tokens, context=context, **changes))
     if not text.strip(): raise InputError("model: is empty; give an http URL or a Hugging Face directory")
     return LocalPolicy(text, LocalSettings(device, context=context, **({"max_tokens": max_tokens} if max_tokens else {})))
