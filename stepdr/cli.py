@@ -521,8 +521,10 @@ def _add_kit_options(parser, choose=True):
 
 # %% ../nbs/92_cli.ipynb #7b13219e
 def _add_fit_options(parser):
-    parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of the conversation with its replies (default: what the server or the checkpoint says, at most 48000)")
-    parser.add_argument("--reply-tokens", type=int, default=0, metavar="N", help="tokens of one reply (default: a quarter of what instructions and tools leave, at most 8192)")
+    parser.add_argument("--context", type=int, default=0, metavar="N",
+                        help="tokens of the conversation with its replies (default: what the server or the checkpoint says, at most 48000)")
+    parser.add_argument("--reply-tokens", type=int, default=0, metavar="N",
+                        help="tokens of one reply (default: a quarter of what instructions and tools leave, at most 8192)")
 
 # %% ../nbs/92_cli.ipynb #bd3f23c4
 def _add_actions(commands, name, function, about, *uses):

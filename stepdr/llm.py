@@ -298,8 +298,9 @@ def text_messages(messages, tools=None): # chat rows, schemas -> messages of sys
     return rows
 
 # %% ../nbs/03_llm.ipynb #3ac9c6b7
-LIMIT_FIELDS = ("max_model_len", "loaded_context_length", "n_ctx", "max_total_tokens", "context_length", "context_window", "max_context_length",
-                "max_context_window_tokens", "max_input_tokens", "inputTokenLimit") # vLLM and SGLang, LM Studio, llama.cpp, TGI, OpenRouter, Groq, Mistral, …
+LIMIT_FIELDS = ("max_model_len", "loaded_context_length", "n_ctx", "max_total_tokens", # vLLM and SGLang, LM Studio, llama.cpp, TGI
+                "context_length", "context_window", "max_context_length", # OpenRouter and Ollama, Groq, Mistral
+                "max_context_window_tokens", "max_input_tokens", "inputTokenLimit")
 REPLY_FIELDS = ("max_completion_tokens", "max_output_tokens", "outputTokenLimit")
 
 def told_number(data, # JSON value
@@ -319,17 +320,20 @@ def told_number(data, # JSON value
 
 # %% ../nbs/03_llm.ipynb #ab3ea0c5
 CONTEXT_WORDS = (r"max_model_len\W{1,3}#", # vLLM
-                 r"(?:maximum|max|model's|model|available) (?:context|prompt|input) (?:length|size|window)(?: is| of|:)?[^\d,.;]{0,12}#", # vLLM, OpenAI, DeepSeek, SGLang, llama.cpp, xAI
+                 r"(?:maximum|max|model's|model|available) (?:context|prompt|input) (?:length|size|window)(?: is| of|:)?[^\d,.;]{0,12}#", # most
                  r"maximum (?:allowed )?(?:length|number of (?:input )?tokens allowed)[^\d,.;]{0,12}#", # Gemini
                  r"with # maximum context length", r"context length of only #", r"configured limit of #", # Mistral, LM Studio, OpenAI
                  r"too long: \d+ tokens > #", r"exceed context limit: \d+ \+ \d+ > #", # Anthropic
                  r"`max_new_tokens` must be <= #", r"`inputs` must have less than #", # TGI
                  r"token limit: #", r"length is \d+ while limit is #", r"input length should be \[\d+, *#") # Moonshot, Cerebras, DashScope
-PROMPT_WORDS = (r"# (?:tokens )?(?:in|from|of) the (?:input |prompt )?(?:messages|prompt|input)", r"request has # input tokens", r"prompt contains #", r"messages resulted in #",
-                r"too long: # tokens >", r"context limit: # \+", r"Given: # `inputs`", r"input \(# tokens\)", r"request \(# tokens\) exceeds", r"token count \(#\)",
+PROMPT_WORDS = (r"# (?:tokens )?(?:in|from|of) the (?:input |prompt )?(?:messages|prompt|input)", r"request has # input tokens",
+                r"prompt contains #", r"messages resulted in #",
+                r"too long: # tokens >", r"context limit: # \+", r"Given: # `inputs`", r"input \(# tokens\)",
+                r"request \(# tokens\) exceeds", r"token count \(#\)",
                 r"length is # while", r"contains # tokens", r"keep the first # tokens", r"# of text input")
-REPLY_WORDS = (r"supports at most # (?:completion|output) tokens", r"max_\w*tokens (?:is|should be) \[\d+, *#", r"max_\w*tokens`? must be less than or equal to #",
-               r"max_\w*tokens: \d+ > #", r"maximum (?:output|completion) (?:tokens|length)[^\d,.;]{0,12}#") # OpenAI, DeepSeek and DashScope, Groq, Anthropic
+REPLY_WORDS = (r"supports at most # (?:completion|output) tokens", r"max_\w*tokens (?:is|should be) \[\d+, *#", # OpenAI, DeepSeek and DashScope
+               r"max_\w*tokens`? must be less than or equal to #", r"max_\w*tokens: \d+ > #", # Groq, Anthropic
+               r"maximum (?:output|completion) (?:tokens|length)[^\d,.;]{0,12}#")
 
 def _first_number(patterns, text): # -> int, 0 if none is there
     for pattern in patterns:
@@ -349,7 +353,8 @@ def read_limits(text, # the server's words
     return Limits(context, prompt, _first_number(REPLY_WORDS, text), "its refusal" if context else "")
 
 # %% ../nbs/03_llm.ipynb #a5078ba9
-_TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens|reduce the length|exceed\w* .{0,40}tokens|max_model_len|fewer output tokens", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens"
+                       r"|reduce the length|exceed\w* .{0,40}tokens|max_model_len|fewer output tokens", re.IGNORECASE)
 
 def is_too_long(status, text, data=None): # HTTP status, the server's words, its error as JSON -> bool
     "Whether a refusal is about too many tokens; a server's own failure (500) only if it names the context."
@@ -541,14 +546,17 @@ def _of_the_wire(error): # -> bool
 # %% ../nbs/03_llm.ipynb #b3211f0c
 def ollama_limit(running, shown, name): # answers of /api/ps and /api/show, model -> Limits, or None
     "The context of a model that Ollama serves: as it is loaded, as its file says, else the default."
-    loaded = [row for row in running.get("models") or [] if isinstance(row, dict) and str(row.get("name", "")).removesuffix(":latest") == name.removesuffix(":latest")] if isinstance(running, dict) else []
+    def same(row):
+        return isinstance(row, dict) and str(row.get("name", "")).removesuffix(":latest") == name.removesuffix(":latest")
+    loaded = list(filter(same, running.get("models") or [])) if isinstance(running, dict) else []
     if number := told_number(loaded[0] if loaded else {}, ("context_length",)):
         return Limits(number, source="context_length of the loaded model")
     if not isinstance(shown, dict) or not isinstance(shown.get("model_info"), dict):
         return None
     if named := re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE):
         return Limits(int(named[1]), source="num_ctx of the model's file")
-    return Limits(min(4096, told_number(shown["model_info"], ("context_length",)) or 4096), source="Ollama's default; it cuts longer conversations without a word", firm=False)
+    default = min(4096, told_number(shown["model_info"], ("context_length",)) or 4096)
+    return Limits(default, source="Ollama's default; it cuts longer conversations without a word", firm=False)
 
 async def own_limits(look, # coroutine function (path, JSON to post or None) -> JSON value or None
                      name, # model
@@ -559,7 +567,8 @@ async def own_limits(look, # coroutine function (path, JSON to post or None) -> 
     shown = await look("/api/show", {"model": name})
     if isinstance(shown, dict) and "model_info" in shown:
         return ollama_limit(await look("/api/ps"), shown, name)
-    for path, field in ((f"/api/v0/models/{name}", "loaded_context_length"), ("/info", "max_total_tokens"), ("/get_server_info", "context_length")):
+    others = {f"/api/v0/models/{name}": "loaded_context_length", "/info": "max_total_tokens", "/get_server_info": "context_length"}
+    for path, field in others.items():
         if number := told_number(await look(path), (field,)):
             return Limits(number, source=f"the server's {field}")
     return None
@@ -701,22 +710,25 @@ class ChatEndpoint:
         if firm is None and urlsplit(self.settings.base_url).hostname not in KEYS:
             firm = await own_limits(self.look, name)
         trained = told_number(row, ("n_ctx_train",))
-        return replace(firm or Limits(trained, source="n_ctx_train, with which the model was trained" if trained else "", firm=False), reply=reply)
+        soft = Limits(trained, source="n_ctx_train, with which the model was trained" if trained else "", firm=False)
+        return replace(firm or soft, reply=reply)
 
     def hidden_tools(self, messages, tools, gathered): # of the first turn -> a line if the model was not shown the tools, else ""
-        "A server takes the tools and its chat template may drop them: then the prompt is far shorter than their descriptions, and the model answers from memory."
-        if not tools or gathered.calls or not gathered.usage or self.settings.tools == "text" or "tools" in self.quirks or any(m["role"] == "assistant" for m in messages):
+        "A server's chat template may drop the tools: then the prompt is far shorter than their descriptions, and the model answers from memory."
+        told_in_text = self.settings.tools == "text" or "tools" in self.quirks
+        if not tools or told_in_text or gathered.calls or not gathered.usage or any(m["role"] == "assistant" for m in messages):
             return ""
         words, about = guess_tokens(messages), guess_tools(tools)
         if about < words or gathered.usage.prompt >= 0.6 * words + 0.5 * about:
             return ""
-        return f"the server's chat template does not show the tools (a prompt of {gathered.usage.prompt} tokens, the tools alone have about {about}); they are put into the system turn"
+        return (f"the server's chat template does not show the tools (a prompt of {gathered.usage.prompt} tokens, the tools alone have about {about}); "
+                "they are put into the system turn")
 
     def expect(self, messages, tools=None): # -> int
-        "Tokens that a prompt will have, by what the last reply showed of guesses, and a little more: templates put words around each message."
+        "Tokens that a prompt will have, by what the last reply showed of guesses, and some for the words that templates put around messages."
         return int(1.05 * (guess_tokens(messages) + guess_tools(tools)) * self.scale) + 8 * len(messages) + 16
 
-    def fit(self, asked, prompt): # tokens of a reply or 0, tokens of the prompt -> tokens of a reply that fit, or 0 for as many as the server gives
+    def fit(self, asked, prompt): # tokens of a reply or 0, tokens of the prompt -> tokens that fit, or 0 for as many as the server gives
         "A reply that fits beside a prompt, as far as the limits are known; a guess that leaves nothing is not believed."
         limits = self.told or Limits()
         if not asked:
@@ -724,7 +736,7 @@ class ChatEndpoint:
         room = max(limits.context - prompt, limits.context // 8) if limits.context else asked
         return max(1, min(asked, room, limits.reply or asked))
 
-    def refit(self, error, asked, prompt): # ContextTooLong, tokens of the reply that did not fit or 0, tokens of the prompt -> tokens to ask for, or 0
+    def refit(self, error, asked, prompt): # ContextTooLong, tokens of the reply that did not fit, of the prompt -> tokens to ask for, or 0
         "What to ask for after a refusal: by its numbers, else half; nothing if the prompt alone is too long."
         said, told = error.limits, self.told or Limits()
         if said.context and not (told.context and told.context <= said.context):
@@ -781,8 +793,8 @@ class ChatEndpoint:
             if on_text:
                 on_text(None)
             again = await self.complete(messages, tools, max_tokens, temperature, on_text)
-            return replace(again, usage=usage + again.usage, cost=price_of(usage, self.settings) + again.cost, seconds=time.monotonic() - start,
-                           attempts=len(troubles) + 1 + again.attempts, troubles=(*troubles, line, *again.troubles))
+            return replace(again, usage=usage + again.usage, cost=price_of(usage, self.settings) + again.cost,
+                           seconds=time.monotonic() - start, attempts=len(troubles) + 1 + again.attempts, troubles=(*troubles, line, *again.troubles))
         self.reasoning = gathered.field or self.reasoning
         message = gathered.message(sum(len(m.get("tool_calls") or []) for m in messages))
         if not gathered.field and message.get("reasoning_content"): self.reasoning = "content"

@@ -35,8 +35,8 @@ class ResearchSettings:
     tokens: int = setting(600_000, "prompt and completion tokens of all replies together", 100, 1_000_000_000)
     seconds: float = setting(1800.0, "wall time", 1.0, 1e7)
     money: float = setting(0.0, "cost in the currency of the endpoint's prices; 0 sets no limit", 0.0, 1e6)
-    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included; a model that has less sets it lower", 500, 10_000_000)
-    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave of the context, at most 8192", 0, 1_000_000)
+    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included, if the model has as much", 500, 10_000_000)
+    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave, at most 8192", 0, 1_000_000)
     keep_turns: int = setting(4, "last turns that are never summarised", 1, 100)
     parallel_calls: int = setting(8, "tool calls of one turn that run at the same time", 1, 64)
     todo_turns: int = setting(6, "turns without the todo list after which it is shown again; 0 is never", 0, 1000)
@@ -145,8 +145,8 @@ def longest_text(turns, # lists of chat rows
     rows = [row for turn in turns for row in turn]
     results = [(row, "content") for row in rows if row["role"] == "tool"]
     wrote = [(row, key) for row in rows if row["role"] == "assistant" for key in ("content", "reasoning_content")]
-    calls = [call["function"]["arguments"] for row in rows for call in row.get("tool_calls") or [] if isinstance(call["function"].get("arguments"), dict)]
-    for places in (results, wrote, [(arguments, key) for arguments in calls for key in arguments]):
+    calls = [call["function"].get("arguments") for row in rows for call in row.get("tool_calls") or []]
+    for places in (results, wrote, [(arguments, key) for arguments in calls if isinstance(arguments, dict) for key in arguments]):
         long = [(holder, key) for holder, key in places if isinstance(holder.get(key), str) and len(holder[key]) > least]
         if long:
             return max(long, key=lambda place: len(place[0][place[1]]))
@@ -155,7 +155,9 @@ def longest_text(turns, # lists of chat rows
 # %% ../nbs/36_research.ipynb #4bf67871
 def shrink(text, most, where=""): # text, characters to keep, where the rest is -> text
     "Head and tail of a long text."
-    return text if len(text) <= most else f"{text[:most * 2 // 3]}\n[… {len(text) - most} characters left out{where} …]\n{text[-(most // 3):]}"
+    if len(text) <= most:
+        return text
+    return f"{text[:most * 2 // 3]}\n[… {len(text) - most} characters left out{where} …]\n{text[-(most // 3):]}"
 
 def shrink_to(text, tokens, where=""): # text, guessed tokens to keep, where the rest is -> text
     "`shrink` by tokens: a Chinese character takes twice the room of a Latin one."
@@ -237,7 +239,8 @@ class ResearchAgent:
         if self.room() < 600:
             raise InputError(self.too_small())
         if self.room() < self.settings.reply_tokens + 300:
-            raise InputError(f"--reply-tokens {self.settings.reply_tokens}: a context of {self.context} tokens leaves at most {self.room() - 300} for a reply; give less, or 0")
+            raise InputError(f"--reply-tokens {self.settings.reply_tokens}: a context of {self.context} tokens leaves at most {self.room() - 300} "
+                             "for a reply; give less, or 0")
         self.tell_context()
 
     def said_by(self): # -> text: where the context's limit comes from
@@ -248,12 +251,14 @@ class ResearchAgent:
         return self.limits.source
 
     def tell_context(self):
-        self.trace("context", tokens=self.context, source=self.said_by(), tools=len(self.toolbox.tools), fixed=self.context - self.room(), reply=self.reserve(), results=self.results_tokens())
+        self.trace("context", tokens=self.context, source=self.said_by(), tools=len(self.toolbox.tools), fixed=self.context - self.room(),
+                   reply=self.reserve(), results=self.results_tokens())
 
     def too_small(self): # -> text of the error
         soft = "" if self.limits.firm and self.limits.context else "say how much it really has with --context, "
-        return (f"--model {getattr(self.policy, 'name', '')}: a context of {self.context} tokens ({self.said_by()}) is too small: the instructions, the question and the descriptions of "
-                f"{len(self.toolbox.tools)} tools take about {self.context - self.room()} of them, and at least 600 are needed for the work; serve the model with a longer context, {soft}"
+        return (f"--model {getattr(self.policy, 'name', '')}: a context of {self.context} tokens ({self.said_by()}) is too small: the instructions, "
+                f"the question and the descriptions of {len(self.toolbox.tools)} tools take about {self.context - self.room()} of them, "
+                f"and at least 600 are needed for the work; serve the model with a longer context, {soft}"
                 "or name fewer tools, as in --tools batch_web_surfer,todo")
 
     def refused(self, error, tools):
@@ -267,7 +272,8 @@ class ResearchAgent:
 
     # the model
     async def complete(self, tools, prefix):
-        return await self.policy.complete(self.messages, tools=tools, max_tokens=self.reply_tokens(tools), **({"prefix": prefix} if prefix else {}))
+        more = {"prefix": prefix} if prefix else {}
+        return await self.policy.complete(self.messages, tools=tools, max_tokens=self.reply_tokens(tools), **more)
 
     async def ask(self, tools, prefix=""): # -> Reply
         "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
@@ -373,15 +379,17 @@ class ResearchAgent:
         self.folded += len(old)
         path = f"history/{first:04d}.md"
         atomic_write(self.workspace.folder / path, text)
-        whole, before = self.messages, opening[-1]["content"][len(self.question):].strip() # the summary of still older turns is summarised with them
+        whole, before = self.messages, opening[-1]["content"][len(self.question):].strip() # the summary so far is summarised with them
         shown = shrink_to("\n\n".join(filter(None, (before, text))), int(0.6 * (self.context - self.reserve()) / self.scale))
-        self.messages = [{"role": "user", "content": prompt("summary", words=min(400, tokens // 2), question=shrink(self.question, 2000), turns=shown)}]
+        request = prompt("summary", words=min(400, tokens // 2), question=shrink(self.question, 2000), turns=shown)
+        self.messages = [{"role": "user", "content": request}]
         try: summary = find_answer((await self.ask(None)).message) or ""
         except ContextTooLong:
             summary = ""
         finally: self.messages = whole
         summary = shrink_to(summary or "\n\n".join(filter(None, (before, text))), tokens)
-        self.messages = opening[:-1] + [{"role": "user", "content": self.question + prompt("summarised", last=self.folded, path=path, summary=summary)}]
+        asked = self.question + prompt("summarised", last=self.folded, path=path, summary=summary)
+        self.messages = opening[:-1] + [{"role": "user", "content": asked}]
         self.messages += [message for turn in kept for message in turn]
         self.trace("summarised", turns=len(old), path=path, tokens=self.length())
 
@@ -392,7 +400,8 @@ class ResearchAgent:
         "The first budget that leaves no room for anything but the report."
         self.spent.seconds = self.clock()
         left = self.spent.left(self.settings)
-        turn = Usage(min(self.context, self.length(self.toolbox.schemas) + 1000), self.reserve()) # at most: the next turn, and after it the report
+        longest = min(self.context, self.length(self.toolbox.schemas) + 1000)
+        turn = Usage(longest, self.reserve()) # at most: the next turn, and after it the report
         prices = getattr(self.policy, "settings", None)
         money = price_of(turn, prices) if hasattr(prices, "price_in") else self.spent.money / max(1, self.spent.turns)
         reserve = {"turns": 2, "tool_calls": 1, "tokens": 1 if self.settings.bare else 2 * turn.total, "seconds": min(60.0, 0.1 * self.settings.seconds), "money": 2 * money + 1e-12}
@@ -424,6 +433,8 @@ class ResearchAgent:
             try: reply = await self.ask(self.toolbox.schemas)
             except ContextTooLong as error:
                 if not self.settings.bare and not split_turns(self.messages)[1]: # the very first request
+                    if not error.limits.context:
+                        raise InputError(f"{error}; the first request has no turns to leave out: name fewer tools, as in --tools batch_web_surfer,todo") from None
                     self.refused(error, self.toolbox.schemas)
                     raise InputError(f"{self.too_small()} ({error})") from None
                 reason = "context"
@@ -479,7 +490,8 @@ class ResearchAgent:
     async def repair(self, question, result): # -> ResearchResult
         "Let the agent write the report again without citations of what it has not read."
         for attempt in range(self.settings.repairs):
-            known = "\n".join(f"{p.id}  {p.title[:80]}" for p in list(self.toolbox.read.values())[-min(80, max(5, self.room() // 100)):]) or "none"
+            last = min(80, max(5, self.room() // 100))
+            known = "\n".join(f"{p.id}  {p.title[:80]}" for p in list(self.toolbox.read.values())[-last:]) or "none"
             self.messages.append({"role": "user", "content": prompt("repair", unknown=", ".join(result.unknown), known=known)})
             self.trace("repair", attempt=attempt + 1, unknown=result.unknown)
             await self.make_room()
@@ -571,11 +583,13 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "retried":
         return f"  the endpoint needed {event['attempts']} attempts: {shrink_line('; '.join(event['troubles']), 240)}"
     if kind == "context":
-        return f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, replies up to {event['reply']}, results of a turn up to {event['results']}"
+        return (f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, "
+                f"replies up to {event['reply']}, results of a turn up to {event['results']}")
     if kind == "note":
         return event["text"]
     if kind == "cut":
-        return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown" + (f"; all of it in {event['path']}" if event["path"] else "")
+        where = f"; all of it in {event['path']}" if event["path"] else ""
+        return f"    {event['name']}: {event['characters']} characters, {event['shown']} of them shown{where}"
     if kind == "summarised": return f"  {event['turns']} turns summarised, their text is in {event['path']}"
     if kind == "unread": return f"  a call that was not understood: {event['markup']}; asked again"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"

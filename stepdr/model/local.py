@@ -81,7 +81,7 @@ def _stops(tokenizer, model): # -> set of ids
 
 # %% ../../nbs/44_local.ipynb #346d65da
 def template_rows(messages, as_text=False): # chat rows, arguments as JSON text and not as objects -> rows as chat templates take them
-    "Text only; calls with name, arguments and a number of nine letters and digits (Mistral's templates want that), which their results repeat."
+    "Text only; calls with name, arguments and a number of nine letters and digits (as Mistral's templates want it), which results repeat."
     rows, waiting, count = [], [], 0
     for message in messages:
         content = message.get("content") or ""
@@ -141,7 +141,8 @@ def form_rows(messages, tools, form): # chat rows, schemas or None, TemplateForm
 _PROBE_TOOLS = [{"type": "function", "function": {"name": "probe_tool", "description": "probe_words", "parameters": {
     "type": "object", "properties": {"probe_argument": {"type": "string", "description": "probe_about"}}, "required": ["probe_argument"]}}}]
 _PROBE = [{"role": "system", "content": "probe_system"}, {"role": "user", "content": "probe_question"},
-          {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "probe_tool", "arguments": {"probe_argument": "probe_value"}}}]},
+          {"role": "assistant", "content": "",
+           "tool_calls": [{"function": {"name": "probe_tool", "arguments": {"probe_argument": "probe_value"}}}]},
           {"role": "tool", "content": "probe_result"}, {"role": "user", "content": "probe_more"}]
 
 def missing_in(tokenizer, messages, tools, form, marks): # -> "" if the template shows every mark, else what is wrong with it
@@ -158,7 +159,8 @@ def missing_in(tokenizer, messages, tools, form, marks): # -> "" if the template
 
 def template_form(tokenizer, with_tools): # tokenizer, whether there will be tools -> TemplateForm
     "The first form in which a tokenizer's chat template shows a whole conversation. Raises ValueError with the reason if there is none."
-    own = [TemplateForm(True, *rest) for rest in itertools.product((True, False), (True, False), (False, True), (False, True))] if with_tools else []
+    every = itertools.product((True, False), (True, False), (False, True), (False, True))
+    own = [TemplateForm(True, *rest) for rest in every] if with_tools else []
     forms = own + [TemplateForm(not with_tools, system, parts=parts) for system in (True, False) for parts in (False, True)]
     marks = ["probe_system", "probe_question"] + (["probe_words", "probe_value", "probe_result", "probe_more"] if with_tools else [])
     reasons = []
@@ -223,7 +225,8 @@ class LocalPolicy:
         "Render a conversation."
         if not self.own:
             rows, told = form_rows(messages, tools, self.form(messages, tools))
-            return self.tokenizer.apply_chat_template(rows, tools=told or None, add_generation_prompt=True, tokenize=True, return_dict=False)
+            more = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+            return self.tokenizer.apply_chat_template(rows, tools=told or None, **more)
         if tools and messages[0]["role"] == "system":
             messages = [*text_messages(messages[:1], tools), *messages[1:]] # no training episode has a system turn: this is other work
         texts = [{**m, "content": template_rows([m])[0]["content"]} for m in messages]
@@ -258,7 +261,8 @@ class LocalPolicy:
             ids = self.prompt(messages, tools) + first
             room = self.context - len(ids)
             if room < 1:
-                raise ContextTooLong(f"{self.name}: the prompt has {len(ids)} tokens, the model {self.context} positions", limits=Limits(self.context, len(ids)))
+                words = f"{self.name}: the prompt has {len(ids)} tokens, the model {self.context} positions"
+                raise ContextTooLong(words, limits=Limits(self.context, len(ids)))
             wrote, shared = self.write(ids, min(max_tokens or settings.max_tokens, room), settings.temperature if temperature is None else temperature, show, stopped)
             ended = bool(wrote) and wrote[-1] in self.stops
             message = read_turn(prefix + self.tokenizer.decode(wrote[:-1] if ended else wrote))
@@ -273,7 +277,7 @@ class LocalPolicy:
             return Reply(message, usage, 0.0, finish, time.monotonic() - start, 1, self.name)
 
     async def complete(self, messages, # chat rows
-                       tools=None, # schemas; a stepdr checkpoint learnt its tools in training and is told of others in a system turn, if there is one
+                       tools=None, # schemas; a stepdr checkpoint learnt its tools in training and is told of others only in a system turn
                        max_tokens=None, # tokens the turn may have
                        temperature=None, # of sampling
                        on_text=None, # called with each piece as it is written
