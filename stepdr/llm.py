@@ -354,7 +354,7 @@ def read_limits(text, # the server's words
 
 # %% ../nbs/03_llm.ipynb #a5078ba9
 _TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens"
-                       r"|reduce the length|exceed\w* .{0,40}tokens|max_model_len|fewer output tokens", re.IGNORECASE)
+                       r"|reduce the length|exceed\w* .{0,40}tokens|max_model_len|fewer output tokens|must be at least 1, got -", re.IGNORECASE)
 
 def is_too_long(status, text, data=None): # HTTP status, the server's words, its error as JSON -> bool
     "Whether a refusal is about too many tokens; a server's own failure (500) only if it names the context."

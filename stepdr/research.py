@@ -188,6 +188,7 @@ class ResearchAgent:
         self.spent, self.messages, self.turns_without_todo, self.folded = Spent(), [], 0, 0
         self.scale, self.internal_errors, self.slots = 1.0, 0, asyncio.Semaphore(settings.parallel_calls)
         self.question, self.limits, self.context, self.fixed, self.kept = "", Limits(), settings.context_tokens, 0, 0
+        self.text_scale, self.last = 1.3, None # tokens of results by their guess: ids and addresses take more than words do; last prompt
 
     # the episode on disk
     def opening(self, question):
@@ -261,14 +262,24 @@ class ResearchAgent:
                 f"and at least 600 are needed for the work; serve the model with a longer context, {soft}"
                 "or name fewer tools, as in --tools batch_web_surfer,todo")
 
+    def adopt(self, limits):
+        "Keep to a limit that was not known before."
+        if limits.context and limits.context < self.context:
+            self.limits, self.context = limits, limits.context
+            self.tell_context()
+
     def refused(self, error, tools):
         "Learn from a refusal: the limit that it names, and that the conversation is longer than was thought."
         guess, said = max(1, guess_tokens(self.messages) + guess_tools(tools)), error.limits
-        if said.context and said.context < self.context:
-            self.limits, self.context = said, said.context
-            self.tell_context()
+        self.adopt(said)
         longest = max(said.prompt, 1.05 * said.context) if said.context else 1.3 * self.context
         self.scale = max(1.1 * self.scale, longest / guess)
+
+    def learn(self, guess, prompt, tools):
+        "What the last results had in tokens, by how much the prompt grew with them."
+        if self.last and prompt and self.last[2] == tools and guess - self.last[0] > 200:
+            self.text_scale = min(3.0, max(0.5, (prompt - self.last[1]) / (guess - self.last[0])))
+        self.last = (guess, prompt, tools) if prompt else None
 
     # the model
     async def complete(self, tools, prefix):
@@ -286,11 +297,14 @@ class ResearchAgent:
                 self.refused(error, tools)
                 await self.make_room(tools)
         before = guess_tokens(self.messages) + guess_tools(tools)
+        self.learn(before, reply.usage.prompt, bool(tools))
         self.spent.turns += 1
         self.spent.tokens += reply.usage.prompt + reply.usage.completion
         self.spent.money += reply.cost
         if before and reply.usage.prompt:
             self.scale = min(3.0, max(0.5, reply.usage.prompt / before))
+        if reply.attempts > 1 and hasattr(self.policy, "limits") and not self.settings.bare:
+            self.adopt(await self.policy.limits())
         if reply.attempts > 1: self.trace("retried", attempts=reply.attempts, troubles=reply.troubles)
         self.trace("model", turn=self.spent.turns, message=reply.message, usage=asdict(reply.usage), cost=reply.cost, seconds=round(reply.seconds, 3), finish=reply.finish_reason)
         return reply
@@ -331,7 +345,7 @@ class ResearchAgent:
     def fit_results(self, rows): # tool messages of a turn
         "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
         sizes = [guess_tokens(row["content"]) for row in rows]
-        for row, size, share in zip(rows, sizes, share_out(sizes, int(self.results_tokens() / self.scale))):
+        for row, size, share in zip(rows, sizes, share_out(sizes, int(self.results_tokens() / max(self.scale, self.text_scale)))):
             if share >= 0.95 * size:
                 continue # not worth a cut
             path, long = "", row["content"]

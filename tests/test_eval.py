@@ -223,6 +223,20 @@ def test_an_agent_researches_the_closed_web_and_the_oracle_judges(tmp_path):
     assert found["counts"]["judged"] == 1 and found["judge"] == "oracle" and found["complete"] and found["card"]["model"]["tools"]
 
 
+def test_a_models_limit_is_kept_to_in_an_evaluation(tmp_path):
+    "A server of 4,096 positions: an agent's episode and an answer without tools are never refused, and what was chosen is part of the answer's identity."
+    from stepdr.evaluate.harness import answering, default_kit
+    from stepdr.evaluate.benchmarks import bench_of
+    write_jsonl(tmp_path / "q.jsonl", [{"id": "q", "question": "Year of 7?", "answer": "1907"}])
+    with ScriptedModel([turn("1907")], limit=4096, kind="old vllm") as server:
+        model, bench = f"{server.url}#{server.model}", bench_of("simpleqa")
+        for number, kit in enumerate((None, default_kit(bench_of("researchrubrics")))):
+            found = run_eval("simpleqa", tmp_path / f"out{number}", model=model, data=tmp_path / "q.jsonl", kit=kit, fit={"reply_tokens": 200})
+            assert found["complete"] and found["score"]["mean"] == 1.0
+        assert not server.problems and all(request["max_tokens"] == 200 for request in server.requests)
+        assert answering(model, bench, fit={"context_tokens": 3000}).card()["context_tokens"] == 3000
+
+
 def test_two_systems_are_compared(tmp_path):
     tasks = bridges(12)
     good, poor = ([{"task": f"t{n}", "report": f"Opened in {1880 + n}." + (f" Closed in {1980 + n}." if n < both else "")} for n in range(12)] for both in (11, 1))

@@ -258,9 +258,9 @@ def test_research_in_a_small_context_ends_in_a_report(tmp_path, web, limit, kind
     assert (cut or limit > 4096) and all((tmp_path / event["path"]).read_text() and event["shown"] < event["characters"] for event in cut)
 
 
-@pytest.mark.parametrize("kind", ["vllm", "old vllm", "llama.cpp"])
+@pytest.mark.parametrize("kind", ["vllm", "old vllm"])
 def test_a_limit_that_only_refusals_tell_is_learnt(tmp_path, web, kind):
-    "The list names no limit, as that of llama.cpp and many vendors: the first refusal does, and the work goes on within it."
+    "The list names no limit, as those of many vendors: the first refusal does, and the work goes on within it."
     with ScriptedModel(busy, limit=5000, kind=kind, tell=False) as server: result, agent = run(server, tmp_path, web, turns=10)
     assert result.answer.startswith("He went to Harvard") and result.sources and agent.context == 5000
     assert 1 <= len(server.problems) <= 4
@@ -399,3 +399,12 @@ def test_research_command_in_a_context_too_small_for_the_tools(tmp_path):
 def test_numbers_of_tokens_that_make_no_sense(tmp_path, arguments, words):
     done = stepdr("research", "q", "--model", "http://127.0.0.1:9/v1#x", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+def test_a_server_that_names_no_number_is_told_as_it_is(tmp_path):
+    "The first request is refused without a word on how much would fit: one line, no traceback."
+    class Mute(ScriptedModel):
+        def _too_much(self, body): return self._refuse(400, "Please reduce the length of the messages.")
+    with Mute(researcher) as server: done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--quiet", cwd=tmp_path)
+    assert done.returncode == 2 and "Please reduce the length of the messages" in done.stderr and "name fewer tools" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
