@@ -32,6 +32,8 @@ both = pytest.mark.parametrize("marked", [True, False], ids=["main", "unmarked"]
     ('5.2<sup><a href="#fn1">1</a></sup> percent', "5.2 [1] percent"), ("5.2<sup>[1]</sup> percent", "5.2 [1] percent"), ('5.2<a href="#fn1"><sup>1</sup></a> percent', "5.2 [1] percent"),
     ("5.2<sup><span><a href='#cite_note-2'><span>[</span>2<span>]</span></a></span></sup> percent", "5.2 [2] percent"), ('in 2019<a class="footnote-ref" href="#fn3">3</a> and', "in 2019 [3] and"),
     ("30<sup>1,2</sup> of", "30 [1,2] of"), ("30<sup>(1)</sup> of", "30 [1] of"), ("30<sup>*</sup> of", "30* of"), ("30<sup class=sr><span class=sr-only>Note </span><a href='#n1'>1</a></sup> of", "30 [1] of"),
+    ("5.2<a href='#b12'>12</a> percent", "5.2 [12] percent"), ("5.2<a href='notes.html#n1'><span>1</span></a> percent", "5.2 [1] percent"), ('5.2<a role="doc-noteref" href="#x">1</a> percent', "5.2 [1] percent"),
+    ('5.2<span style="font-size: 70%; vertical-align: top">1</span> percent', "5.2¹ percent"), ('5.2<span style="position: relative; top: -4px">1</span> percent', "5.2¹ percent"), ('5.2<span class="footnote">1</span> percent', "5.2 [1] percent"),
     ("1<sup>st</sup> of", "1st of"), ("m<sup>2</sup>, km<sup>2</sup>", "m², km²"), ("Word<sup>TM</sup>", "Word™"), ("H<sub>2</sub>O and CO<sub>2</sub>", "H2O and CO2"), ("101<sub>2</sub> is 5", "101₂ is 5"),
     ("V<sub>max</sub> and a<sub>i</sub>", "V_max and a_i"), ("2<sup>2<sup>3</sup></sup>", "2^(2³)"), ("x<sup>n+1</sup>", "x^(n+1)"), ("Ca<sup>2+</sup>", "Ca²⁺"), ("<SUP>14</SUP>C", "¹⁴C"),
     ('8,336<span style="font-size: 9px; vertical-align: super">2</span> people', "8,336² people"), ('5.2<span class="sup">1</span> percent', "5.2¹ percent"), ("10<b><sup>6</sup></b> cells", "10⁶ cells")])
@@ -48,6 +50,17 @@ def test_superscripts_in_headings_lists_and_tables(marked):
 @both
 def test_a_letter_alone_in_its_element_is_kept(marked):
     assert text("<p>It costs <b>€</b> 5 <i>&rarr;</i> <b>–</b> <u>™</u> <b>水</b></p>", marked) == "It costs € 5 → – ™ 水"
+
+
+def test_words_of_a_sentence_are_kept_whatever_their_class():
+    source = "<p>On <time>1 May 2020</time> <a rel=author href=/x>Ann Lee</a> paid <span class=paid>5 euros</span> by <a class=email href=/e>mail</a> to <span itemprop=author>Bob</span>.</p>"
+    assert text(source, False) == text(source) == "On 1 May 2020 Ann Lee paid 5 euros by mail to Bob."
+
+
+def test_a_page_that_is_mostly_left_out_says_so():
+    menus = "<div class=sidebar>" + "<p>Another text of the same site, which stands beside the one that is read.</p>" * 60 + "</div>"
+    warnings = extract(f"<html><body><div class=text>{SENTENCES}</div>{menus}</body></html>".encode(), "text/html", "https://a.example/", SETTINGS).warnings
+    assert len(warnings) == 1 and warnings[0].startswith("left out: ") and "as menus and other parts around the text" in warnings[0]
 
 
 # ---------------------------------------------------------------- odd tags

@@ -6,8 +6,8 @@
 __all__ = ['KEPT', 'ITEM', 'ITEM_END', 'ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff',
            'decode', 'guess_language', 'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document',
            'unmarked', 'inner_html', 'main_part', 'prepare_html', 'find_date', 'page_title', 'read_head', 'page_links',
-           'article_body', 'missing_text', 'read_html', 'read_text', 'read_verbatim', 'read_document', 'serve_worker',
-           'extract', 'extract_async', 'parse_document']
+           'article_body', 'around_text', 'missing_text', 'read_html', 'read_text', 'read_verbatim', 'read_document',
+           'serve_worker', 'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -579,6 +579,10 @@ def article_body(source): # HTML -> text that the page's data for search engines
     except ValueError: return ""
     return html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text))
 
+def around_text(whole, found): # characters of a page, those that were taken for its main content -> list of at most one warning
+    "Where most of a page was taken for menus and the like, its reader should know."
+    return [f"left out: {whole - found} of the page's {whole} characters, as menus and other parts around the text"] if found < 0.4 * whole and whole - found > 3000 else []
+
 def missing_text(source, found, data, settings): # HTML, characters of text found, characters of data in scripts, limits -> list of at most one warning
     "Why a page gives almost no text."
     if found >= settings.little: return []
@@ -607,6 +611,7 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
     size = lambda blocks: sum(len(value) for kind, level, value in blocks if kind != "h")
     blocks, warnings = read(said == "html" and not marked), left_out(counts)
     found = size(blocks)
+    if not marked and said == "html" and found >= settings.little: warnings += around_text(len(" ".join((tree.body.text or "").split())), found)
     if found < settings.little:
         if len(clean) > 10 * max(found, 20):
             from stepdr.tools.plain import read_markdown

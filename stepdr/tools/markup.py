@@ -7,7 +7,7 @@ __all__ = ['is_text', 'lines_of', 'near', 'note_mark', 'mend_raised', 'mend_lowe
            'row_groups', 'place_cells', 'mend_spans', 'mend_cell', 'ordinal', 'mend_list', 'mend_code', 'math_text',
            'mend_formula', 'mend_struck', 'mend_reading', 'mend_picture', 'as_block', 'is_note', 'is_prose',
            'open_form', 'mend_button', 'mend_label', 'tag_end', 'closed_itself', 'in_value', 'plain_size', 'tidy',
-           'selector', 'Mender', 'mend']
+           'has_marks', 'selector', 'Mender', 'mend']
 
 # %% ../../nbs/24_markup.ipynb #81cd6bda
 import html
@@ -122,20 +122,28 @@ def mend_lowered(node): # <sub>
     if text:
         node.text = lowered(near(node).rstrip(KEPT), text, near(node, False)) + KEPT if len(text) <= 30 else f" {text} "
 
+_UP = re.compile(r"vertical-align:(?:super|top|text-top|0?\.?[1-9])|position:relative;?(?:[^;]*;)*?top:-")
+_DOWN = re.compile(r"vertical-align:(?:sub|bottom|text-bottom|-)")
+
 def mend_styled(node): # <span style="vertical-align: super">
-    "A span may be drawn as a superscript or subscript."
-    style, named = (node.get_attribute("style") or "").replace(" ", "").lower(), (node.get_attribute("class") or "").lower().split()[:1]
-    if "vertical-align:super" in style or named in (["sup"], ["super"], ["superscript"]):
+    "A span may be drawn as a superscript or subscript, or say that it is the mark of a note."
+    if len(node.text or "") > 12:
+        return
+    style = (node.get_attribute("style") or "").replace(" ", "").lower()
+    named = ((node.get_attribute("class") or "").lower().split() or [""])[0]
+    if _UP.search(style) or named in ("sup", "super", "superscript"):
         mend_raised(node)
-    elif "vertical-align:sub" in style or named in (["sub"], ["subscript"]):
+    elif _DOWN.search(style) or named in ("sub", "subscript"):
         mend_lowered(node)
+    elif _NOTE.search(named):
+        mend_note_link(node)
 
 def mend_note_link(link): # <a href="#fn1">1</a> outside of <sup>
     "Set the mark of a note apart from the figure or word before it."
     mark, before = note_mark(link.text or ""), near(link)[-1:]
     if not mark or not (before.isalnum() or before in tuple(".,;:!?%)\"'”’»")):
         return
-    if _says_note(link) and (any(letter.isdigit() for letter in mark) or _NOTE.search(_named(link))):
+    if (_says_note(link) or "#" in (link.get_attribute("href") or "")) and (any(map(str.isdigit, mark)) or _NOTE.search(_named(link))):
         link.text = " " + mark
 
 # %% ../../nbs/24_markup.ipynb #f917d09c
@@ -325,9 +333,9 @@ def mend_reading(reading): # <rt>
 def mend_picture(picture): # <img alt>
     "Set a picture's words apart from those around it."
     words = picture.get_attribute("alt") or ""
+    before, after = near(picture)[-1:], near(picture, False)[:1]
     if not any(letter.isalnum() for letter in words):
         return
-    before, after = near(picture)[-1:], near(picture, False)[:1]
     if before.isalnum() or after.isalnum():
         picture.set_attribute("alt", " " * before.isalnum() + words + " " * after.isalnum())
 
@@ -425,8 +433,8 @@ def mend_label(tree, label): # <label> in a heading, or around one
 # %% ../../nbs/24_markup.ipynb #3fd914dd
 _NOTABLE_NAMES = ("script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|ol|math|rt|q|del|s|"
                   "strike|summary|legend|label|select|object|svg|img|"
-                  "nav|footer|main|article|dialog|section|details|canvas|video|audio")
-_SPAN = r"""span (?:class=["']?su[bp]|style=["']?[^"'>]{0,200}vertical-align)"""
+                  "nav|footer|main|article|dialog|section|details|canvas|video|audio|time")
+_SPAN = r"""span (?:class=["']?(?:su[bp]|foot|fn|note|ref|cite)|style=["']?[^"'>]{0,200}(?:vertical-align|position))"""
 _FIRST = "!abcdfilmnoqrstvxABCDFILMNOQRSTVX"
 _NOTABLE = re.compile(rf"<(?=[{_FIRST}])(!--|(?:{_NOTABLE_NAMES}|{_NOTABLE_NAMES.upper()})(?=[\s/>])|{_SPAN})")
 _COMMENT_END = re.compile("--!?>")
@@ -527,12 +535,18 @@ _SELECTORS = {name: name for name in "sup sub aside form math rt q del s strike 
               "button": f":is({_HEADS},summary,dt,legend,th,caption) button,button:has({_HEADS},p),button[aria-expanded],"
                         "button[aria-controls],button[class],button[data-toggle]",
               "label": f":is({_HEADS},summary,dt) label,label:has({_HEADS},p),label[for]",
-              "span": "span[style*='vertical-align'],span[class^=su]"}
+              "span": "span[style*='vertical-align'],span[style*=position]," + ",".join(f"span[class^={name}]" for name in "su foot fn note ref cite".split()),
+              "time": ":is(p,li,td,th,dd,dt,blockquote,figcaption,h1,h2,h3,h4,h5,h6) time"}
 _ALWAYS = ":is(div,section,article,p,ul,ol,dl,dd,table)[aria-hidden=true],[aria-expanded=false],[role=complementary]"
 _CELLS = "[rowspan],[colspan],tr>:first-child:blank,:is(td,th)>:is(p,div,ul,ol,dl)"
-_NOTE_PLACES = ("fn", "_fn", "_ftn", "_edn", "cite", "ref", "note", "footnote", "endnote", "sdfootnote")
-_NOTES = ",".join(f"a[href*='#{name}']" for name in _NOTE_PLACES) + ",a[role=doc-noteref]"
-_NOTES_FOUND = re.compile("#_?(?:fn|ftn|edn|cite|ref|note|foot|end|sdf)")
+_NOTES = "a[href*='#'],a[role=doc-noteref],a[epub\\:type=noteref]"
+_LINK_END = re.compile(r"</a>(?:(?<=[\d\])]</a>)|(?<=[\d\])]</span></a>))|</A>")
+_NOTE_END = re.compile(r">\s*[\[(]?\d{1,3}[\])]?\s*(?:</\w{1,9}>\s*){0,3}</a>$", re.IGNORECASE)
+
+def has_marks(source): # HTML -> whether the words of a link are a number alone
+    "A quick look, for marks of notes that are no superscripts."
+    return any(_NOTE_END.search(source[max(found.start() - 40, 0):found.end()]) for found in _LINK_END.finditer(source))
+_DROPPED = "p>[rel],p>[itemprop],p>:is(a,span,b,i,em,strong,cite,small,code)[class]"   # words that rules for main content take for menus
 _HIDDEN = "[hidden],[style*='display:none'],[style*='display: none'],[class~=hidden],[class~=collapsed]"
 
 def selector(source, names, marked): # HTML, names of notable elements in it, whether it is known to be the main content -> CSS selector
@@ -542,9 +556,9 @@ def selector(source, names, marked): # HTML, names of notable elements in it, wh
         wanted.append(_CELLS)
     if "<pre" in source or "<PRE" in source:
         wanted.append("pre :is(div,p,li,tr)")
-    if _NOTES_FOUND.search(source):
+    if has_marks(source):
         wanted.append(_NOTES)
-    return ",".join(wanted if marked else [*wanted, _HIDDEN])
+    return ",".join(wanted if marked else [*wanted, _HIDDEN, _DROPPED])
 
 # %% ../../nbs/24_markup.ipynb #8ba2e766
 _ELSEWHERE = "nav,header,footer,[role=navigation],math,.katex,.MathJax,mjx-container"
@@ -557,7 +571,7 @@ class Mender:
         self.ways = {"SUP": mend_raised, "SUB": mend_lowered, "SPAN": mend_styled, "RT": mend_reading, "DEL": mend_struck, "S": mend_struck,
                      "STRIKE": mend_struck, "IMG": mend_picture, "MATH": mend_formula, "A": mend_note_link, "Q": self.quote,
                      "BUTTON": self.button, "LABEL": self.label, "FORM": self.form, "ASIDE": self.aside, "NOSCRIPT": self.noscript,
-                     "TEMPLATE": self.template,
+                     "TEMPLATE": self.template, "TIME": self.time,
                      "TEXTAREA": self.textarea, "IFRAME": self.frame, "TEXT": self.drawing, "OL": self.ordered}
 
     def mend(self, nodes): # elements in the order of the page -> Counter of what was left out
@@ -573,6 +587,8 @@ class Mender:
                 self.aside(node)
             elif self.is_hidden(node):
                 self.hidden(node)
+            elif not self.marked and (above := node.parent_element) is not None and above.node_name == "P":
+                self.named(node)
         for items in self.lists:
             mend_list(self.tree, items)
         for code in self.codes:
@@ -601,6 +617,16 @@ class Mender:
     def ordered(self, node):
         self.lists.setdefault(node)
         self.other(node, "OL")
+
+    def time(self, node): # the rules for main content drop times, in a sentence too
+        if not self.marked:
+            as_block(self.tree, node, "span")
+
+    def named(self, node): # a word in a sentence belongs to it, whatever its class
+        if node.matches(".sr-only,.visually-hidden,.screen-reader-text,.hidden,.headerlink,.noprint,.mw-editsection"):
+            return
+        for name in ("class", "rel", "itemprop"):
+            node.remove_attribute(name)
 
     def quote(self, node):
         node.prepend(self.tree.create_text_node("“" + KEPT))
