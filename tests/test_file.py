@@ -319,6 +319,28 @@ def test_encoding_and_line_ends_are_kept(files, space, encoding, ends):
     assert space.read_bytes("zh.txt") == expected.encode(encoding)
 
 
+@pytest.mark.parametrize("name", ["notes.md", "code.py", "data.json", "big.txt"])
+def test_a_wrong_byte_is_shown_and_kept_by_an_edit(files, space, name):
+    text = {"code.py": "# café ünïcödé\na = 1\n", "data.json": '{"é": "naïve", "a": 1}\n'}.get(name, "Été à la campagne\na = 1\n" * (1 if name != "big.txt" else 2000))
+    data = text.encode()
+    bad = data.replace("é".encode(), b"\xc3", 1)
+    space.write_bytes(name, bad)
+    shown = files.file("read", name)
+    assert "\ufffd" in shown and "Ã" not in shown and "not UTF-8" in shown and shown.isprintable() is False and shown.encode()
+    assert "\ufffd" in files.file("read", name, offset=0, length=40) and files.file("search", name, pattern="a").encode()
+    try: files.file("patch", name, edits=[{"old": '"a": 1' if name == "data.json" else "a = 1", "new": '"a": 2' if name == "data.json" else "a = 2", "all": True}])
+    except ToolError as error: assert name in ("code.py", "data.json") and space.read_bytes(name) == bad, error
+    else: assert space.read_bytes(name) == bad.replace(b"a = 1", b"a = 2").replace(b'"a": 1', b'"a": 2')
+
+
+def test_words_are_no_magic_and_utf_16_needs_no_mark(files, space):
+    for word in ("GIF89a", "RIFF", "ID3", "%PDF-1.4", "PK", "MZ"):
+        space.write_bytes("note.md", f"{word} is a word with which a format begins.\n".encode())
+        assert f"{word} is a word" in files.file("read", "note.md")
+    space.write_bytes("wide.txt", "water\n水\n".encode("utf-16-le"))
+    assert "water\n水" in files.file("read", "wide.txt")
+
+
 def test_what_an_encoding_lacks_is_refused(files, space):
     space.write_bytes("zh.txt", ("中國的經濟在過去數十年中快速發展。" * 5).encode("big5"))
     with pytest.raises(ToolError, match="has no '🙂'"): files.file("patch", "zh.txt", edits=[{"old": "中國的經濟在過去數十年中快速發展。", "new": "🙂", "all": True}])

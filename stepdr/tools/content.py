@@ -81,6 +81,9 @@ def beyond_ascii(text): # -> number of characters outside of ASCII
 def _fits(text, lost): return not lost or lost * 8 <= beyond_ascii(text) - lost
 
 # %% ../../nbs/205_content.ipynb #f2fc2307
+def _following(text): # -> bytes that follow a first one as they should in UTF-8
+    return len(text.encode("utf-8")) - len(text) - 2 * text.count("\ufffd")
+
 def _is_damaged_utf8(data, error, declared): # bytes, the UnicodeDecodeError of reading them as UTF-8, whether UTF-8 was declared -> bool
     "Whether bytes that are not UTF-8 throughout are UTF-8 all the same; looked at around the first wrong byte."
     first, last = max(0, error.start - 50_000), error.start + 50_000
@@ -88,7 +91,7 @@ def _is_damaged_utf8(data, error, declared): # bytes, the UnicodeDecodeError of 
         first += 1
     part = data[first:last] if last < len(data) else data[first:]
     text, lost = read_as(part, "utf-8")
-    good = len(text.encode("utf-8")) - len(text) - 2 * text.count("\ufffd")  # bytes that follow a first one as they should
+    good = _following(text)
     if "unexpected end" in error.reason:  # cut in the middle of a character
         return good > 0 or declared or len(data) - error.start > 1
     return good > 0 and lost * (1 if declared else 2) <= good
@@ -203,25 +206,28 @@ def _not_utf8(data, said, error): # bytes, what is said of them, why they are no
         if found and _fits(found[0], found[2]): return _unless_mixed(data, Decoded(*found))
         refused.append(label)
     found = _unless_mixed(data, Decoded(*_named(data, guess_codec(data))))
+    if found.encoding == "utf-8": return found
     why = f"said to be {' and '.join(dict.fromkeys(refused))}, which does not fit" if refused else "not UTF-8, and no encoding is named"
-    return Decoded(found.text, found.encoding, found.lost, found.note or f"{why}; read as {found.encoding}, a guess")
+    return Decoded(found.text, found.encoding, found.lost, f"{why}; read as {found.encoding}, a guess")
 
 def _unless_mixed(data, found): # bytes, how they would be read -> Decoded
-    "Lines of UTF-8 between lines of a Western encoding are read as UTF-8."
+    "Lines of UTF-8 between lines of a Western encoding are read as UTF-8, and so are lines with as many bytes of UTF-8 as wrong ones."
     if found.encoding != "cp1252": return found
     text, lost = read_as(data[:100_000], "utf-8")
-    good = beyond_ascii(text) - lost
-    if good < 2 or 5 * good < lost: return found
-    lines, other = [], 0
+    if 5 * _following(text) < lost or text.isascii(): return found
+    lines, western, kept, lost = [], 0, 0, 0
     for line in data.split(b"\n"):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            other += 1
-            lines.append(line.decode(found.encoding, "replace"))
-    if other == len(lines): return found
-    lost = max(0, sum(line.count("\ufffd") for line in lines) - data.count(b"\xef\xbf\xbd"))
-    return Decoded("\n".join(lines), "utf-8", lost, f"{other} of {len(lines)} lines are not UTF-8; they were read as {found.encoding}")
+        text, wrong = read_as(line, "utf-8")
+        good = _following(text)
+        if wrong and good < wrong:
+            text, wrong = read_as(line, found.encoding)
+            western += 1
+        else:
+            kept += good
+        lost += wrong
+        lines.append(text)
+    if not kept: return found
+    return Decoded("\n".join(lines), "utf-8", lost, f"{western} of {len(lines)} lines are not UTF-8; they were read as {found.encoding}" if western else "")
 
 # %% ../../nbs/205_content.ipynb #34e3129e
 _MAGIC = ((b"PK\x03\x04", "application/zip", "a zip archive"), (b"PK\x05\x06", "application/zip", "an empty zip archive"),

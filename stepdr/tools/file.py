@@ -25,6 +25,7 @@ from typing import Literal
 
 from ..config import setting, validate
 from .base import ToolError
+from .content import binary_kind, decode_bytes, wide_codec
 from .edits import Pair, check_result, columns, indent_near, indent_of, language_of, refitted, step_of
 from .workspace import Workspace, file_kind
 from ..trajectory import neutralize
@@ -41,13 +42,19 @@ class FileSettings:
 
 # %% ../../nbs/22_file.ipynb #3f27e4e1
 _MARKS = [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")]
-_MAGIC = [(b"%PDF", "PDF; use file_parser"), (b"PK\x03\x04", "ZIP or office document; file_parser reads DOCX, XLSX and PPTX"), (b"\x89PNG", "PNG picture; use analyze_image"),
-          (b"\xff\xd8\xff", "JPEG picture; use analyze_image"), (b"GIF8", "GIF picture; use analyze_image"), (b"\x1f\x8b", "gzip archive"), (b"\x7fELF", "program")]
+_HINTS = {"application/pdf": "use file_parser", "application/zip": "or an office document; file_parser reads DOCX, XLSX and PPTX", "image/": "use analyze_image", "audio/": "use asr"}
+
+def _binary(data, name): # -> "" for text, else what it is
+    found = binary_kind(data[:100_000], "", name)
+    if found is None: return ""
+    kind, words = found
+    hint = next((hint for part, hint in _HINTS.items() if kind.startswith(part)), "")
+    return f"{words.removeprefix('an ').removeprefix('a ')}; {hint}" if hint else words
 
 def _guess(data): # bytes without a byte order mark -> encoding
-    "UTF-8 if it can be, else what charset-normalizer finds; Western European is taken as cp1252."
-    try: data.decode("utf-8"); return "utf-8"
-    except UnicodeDecodeError: pass
+    "UTF-8 if it can be, a wrong byte or not; else what `stepdr.tools.content` or charset-normalizer find; Western European is taken as cp1252."
+    found = decode_bytes(data)
+    if found.encoding == "utf-8" and not found.note or found.encoding != "cp1252" and found.text.encode(found.encoding, "replace") == data: return found.encoding
     from charset_normalizer import from_bytes
     best = from_bytes(data[:65536]).best()
     if best is None or best.encoding == "utf_8": return None
@@ -57,23 +64,24 @@ def _guess(data): # bytes without a byte order mark -> encoding
 @dataclass(frozen=True)
 class TextFile:
     "A text as it is in a file."
-    text: str  # line ends as in the file
+    text: str  # line ends as in the file; a byte that is not UTF-8 as a lone surrogate, so that it is written back as it was
     encoding: str
     mark: bytes = b""  # byte order mark
 
     def to_bytes(self, name):
         "The file; `ToolError` where its encoding lacks a character."
-        try: return self.mark + self.text.encode(self.encoding)
+        try: return self.mark + self.text.encode(self.encoding, "surrogateescape")
         except UnicodeEncodeError as error:
             raise ToolError(f"{name}: the file is {self.encoding}, which has no {self.text[error.start]!r}; write the whole file anew to make it UTF-8") from None
 
 def decode_file(data, name): # bytes -> TextFile
     "The text of a file in any common encoding; `ToolError` for what is no text."
     mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", None))
-    binary = next((what for magic, what in _MAGIC if data.startswith(magic)), None)
+    encoding = encoding or wide_codec(data[:8192]) or None
+    binary = "" if encoding else _binary(data, name)
     if binary or (encoding is None and b"\0" in data[:8192]): raise ToolError(f"{name}: is binary, not text ({binary or f'{len(data)} bytes'})")
     encoding = encoding or _guess(data)
-    try: found = TextFile(data[len(mark):].decode(encoding), encoding, mark)
+    try: found = TextFile(data[len(mark):].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict"), encoding, mark)
     except (UnicodeDecodeError, TypeError, LookupError): raise ToolError(f"{name}: is no text in any encoding that is known here ({len(data)} bytes)") from None
     if encoding != "utf-8" and found.to_bytes(name) != data: raise ToolError(f"{name}: its text cannot be kept exactly ({encoding}); convert it with the shell first")
     return found
@@ -604,6 +612,8 @@ def patch_with_diff(original, hunks, settings=FileSettings(), name=""): # -> (ne
     return apply_changes(original, changes), changes
 
 # %% ../../nbs/22_file.ipynb #65f05873
+_WRONG = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
+
 class Files:
     "The `file` tool over a workspace."
     def __init__(self, workspace, # Workspace
@@ -630,8 +640,9 @@ class Files:
             {"old", "until", "new"}; to insert, {"after" or "before": fragment, "new"}; "line" picks one of several places, "all": true takes them all
         patch: a unified diff in place of edits
         """
-        return getattr(self, f"_{action}")(path, content=content, start=start, lines=lines, offset=offset, length=length, pattern=pattern, regex=regex, depth=depth,
-                                           edits=edits, patch=patch)
+        shown = getattr(self, f"_{action}")(path, content=content, start=start, lines=lines, offset=offset, length=length, pattern=pattern, regex=regex, depth=depth,
+                                            edits=edits, patch=patch)
+        return shown if shown.isascii() else _WRONG.sub("\ufffd", shown)
 
     def _load(self, path): # -> TextFile
         return decode_file(self.workspace.read_bytes(path), path)
@@ -652,14 +663,16 @@ def _read(self, path, start, lines, offset, length, **_):
         last += 1
     if last == first: return self._long_line(path, found, rows, first)
     more = f'\n[{len(rows) - last} lines left; go on with "start": {last + 1}]' if last < len(rows) else ""
-    return f"[{path}: lines {first + 1}-{last} of {len(rows)}]\n" + "\n".join(rows[first:last]) + more
+    wrong = len(_WRONG.findall(text))
+    note = f"; {wrong} {'byte' if wrong == 1 else 'bytes'} that {'is' if wrong == 1 else 'are'} not UTF-8 shown as \ufffd, kept by patch" if wrong else ""
+    return f"[{path}: lines {first + 1}-{last} of {len(rows)}{note}]\n" + "\n".join(rows[first:last]) + more
 
 def _long_line(self, path, found, rows, first):
     "The beginning of a line that is longer than a page."
     before = sum(len(row) + 1 for row in rows[:first])
     before += bisect_left(carriage_returns(found.text), before)
     shown = self._fitting(rows[first])
-    to = len(found.mark) + len(found.text[:before].encode(found.encoding)) + len(shown.encode(found.encoding))
+    to = len(found.mark) + len((found.text[:before] + shown).encode(found.encoding, "surrogateescape"))
     return f'[{path}: line {first + 1} of {len(rows)}, the first {len(shown)} of its {len(rows[first])} characters]\n{shown}\n[go on with "offset": {to}, or with "start": {first + 2}]'
 
 def _read_part(self, path, offset, length):
