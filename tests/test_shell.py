@@ -19,8 +19,8 @@ from stepdr.config import InputError
 from stepdr.tools import sandbox, waiting
 from stepdr.tools.base import ToolError, Toolbox
 from stepdr.tools.sandbox import Sandbox, SandboxSettings, best_user, probe, protections
-from stepdr.tools.screen import Screen
-from stepdr.tools.shell import Shell, ShellSettings
+from stepdr.tools.screen import Screen, plain_text
+from stepdr.tools.shell import Shell, ShellSettings, without_overwritten
 from stepdr.tools.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(not (shutil.which("bwrap") and shutil.which("tmux") and probe()[0]), reason="no bubblewrap or tmux that works here")
@@ -268,6 +268,17 @@ def test_shown_as_in_a_terminal(shell, command, shown):
     assert shell.shell(command) == f"{shown}\n[exit code 0]"
 
 
+def test_half_a_character_is_not_shown_yet(shell):
+    assert "\ufffd" not in shell.shell(r"printf 'a\xe6\xb0'; sleep 1; printf '\xb4\n'", timeout=0.3)
+    assert shell.shell(action="wait", timeout=30) == "a水\n[exit code 0]"
+
+
+def test_a_full_screen_program_that_is_killed(shell):
+    "Its last picture stays, as on a terminal that nobody put in order."
+    text = shell.shell(r"echo before; printf '\033[?1049h\033[H\033[2Jpicture   '; exit 4")
+    assert text == f"before\n\npicture\n[exit code 4]\n{NEXT}" and shell.shell("echo on").endswith("\non\n[exit code 0]")
+
+
 def test_bars_leave_room_for_lines(shell):
     "A bar writes far more than is kept of a command, and hides all of it but a line."
     text = shell.shell("""python3 -c "
@@ -277,6 +288,23 @@ for part in range(20):
     print(f'\\r\\033[Kpart {part} is there')
 " """)
     assert text == "".join(f"part {part} is there\n" for part in range(20)) + "[exit code 0]"
+
+
+def test_any_bytes_can_be_shown():
+    for seed in range(50): assert isinstance(plain_text(random.Random(seed).randbytes(3000), 20, 6), str)
+
+
+def test_what_is_thrown_away_is_not_seen():
+    "Random bars, long and short, coloured, wide, with erased lines, with a line up: the text is the same without what they overwrote."
+    words = ["\r"] * 6 + ["\r\n"] * 3 + ["\x1b[K", "\x1b[2K", "\x1b[1;32m", "\x1b[0m", "\x1b[A", "\b", "\t", "水", "█", "abc", "50 %", "x" * 15, "y" * 25, " ", "\x1b[2C", "\x1b[?25l"]
+    cut = 0
+    for seed in range(300):
+        draw = random.Random(seed)
+        data = "".join(draw.choice(words) for _ in range(60)).encode()
+        less = without_overwritten(data, 20)
+        cut += len(data) - len(less)
+        assert plain_text(less, 20, 6).rstrip() == plain_text(data, 20, 6).rstrip(), data
+    assert cut > 500
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -502,7 +530,7 @@ def test_as_ordinary_user():
     if os.geteuid() != 0 or not shutil.which("setpriv") or not os.access(python, os.X_OK): pytest.skip("needs root to become another user")
     code = """if 1:
         import sys, tempfile
-        from stepdr.tools.shell import Shell, ShellSettings
+        from stepdr.tools.shell import Shell, ShellSettings, without_overwritten
         from stepdr.tools.sandbox import protections
         from stepdr.tools.workspace import Workspace
         shell = Shell(Workspace(sys.argv[1]), ShellSettings(processes=40))

@@ -56,7 +56,7 @@ class Screen:
                 self.write(token[1])
                 written = token[1][-1]
             elif token[4] == "b": self.write(before * self._count(token[3]))
-            elif kind == 2: self.x = 0; self.down()
+            elif kind == 2: self._new_line()
             elif kind == 4: self.order(token[4], token[3])
             elif kind == 5: self.control(token[5])
             elif kind == 6: self.escape(token[6])
@@ -86,7 +86,7 @@ class Screen:
             width = width_of(character)
             if width: self._cells([character, ""][:width])
             elif self.x:
-                row, at = self.row, self.x - 1
+                row, at = self._reach(self.x), self.x - 1
                 row[at - (row[at] == "" and at > 0)] += character
 
     def _cells(self, cells): # text of narrow characters, or one wide character
@@ -94,7 +94,7 @@ class Screen:
             room = self.columns - self.x
             if room < (2 if cells[-1] == "" else 1):
                 if not self.wrapping: return
-                self.row.wraps = True
+                self.row.wraps, self.row.cut = True, False
                 self.x = 0
                 self.down()
                 continue
@@ -122,6 +122,11 @@ class Screen:
         while end < len(row) and row[end] == "":
             row[end] = " "
             end += 1
+
+    def _new_line(self):
+        self.row.cut = True
+        self.x = 0
+        self.down()
 
     def down(self):
         if self.y == self.top + self.last: self._scroll()
@@ -159,7 +164,7 @@ class Screen:
         if name == "7": self.saved = self.y - self.top, self.x
         elif name == "8": self._move(*self.saved)
         elif name == "D": self.down()
-        elif name == "E": self.x = 0; self.down()
+        elif name == "E": self._new_line()
         elif name == "M": self._up()
         elif name in ("(0", "(B"): self.drawing = name == "(0"
         elif name == "c":
@@ -282,7 +287,8 @@ def plain_text(data, # bytes of a terminal
     moving = _MOVING.search(text)
     if moving: text = _emulated(text, moving.start(), columns, lines)
     else: text = text.replace("\r", "")
-    return f"{text}\n{plain_text(picture, columns, lines)}" if picture else text
+    if not picture: return text
+    return "\n".join([text, *map(str.rstrip, plain_text(picture, columns, lines).split("\n"))])
 
 def _emulated(text, first, columns, lines): # text, where the first order is -> text
     "What stands before the screen that the first order can reach is taken as it is."

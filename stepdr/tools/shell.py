@@ -59,12 +59,13 @@ def _last_frames(line, columns): # bytes between two line feeds -> the same with
         if length is None: return b"\r".join(frames[:number + 1] + kept)
         reach = 1 << 30 if erased else length
         if reach > longest: kept.insert(0, frame)
+        elif number == 0: kept.insert(0, frame if longest < 1 << 30 else b"")   # the first one may begin further right
         longest = max(longest, reach)
     return b"\r".join(kept)
 
 def without_overwritten(data, columns=120): # bytes of a terminal -> bytes that show the same
     "Leave out what later frames of progress bars hide."
-    if not _FRAME.search(data): return data
+    if not _FRAME.search(data) or b"\x1b[4h" in data: return data    # 4h: what is written pushes the rest to the right
     return b"\n".join(_last_frames(line, columns) if _FRAME.search(line) else line for line in data.split(b"\n"))
 
 class Kept:
@@ -102,6 +103,8 @@ _CONTINUED = bytes(range(0x80, 0xC0))  # the rest of a character that was cut
 
 # %% ../../nbs/23_shell.ipynb #dc4de3f6
 _ENTER, _LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"  # full-screen programs draw between them
+
+_HALF = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z")  # a character whose end is still to come
 
 class Capture:
     "The output of one command, cut out of the terminal's stream."
@@ -141,6 +144,7 @@ class Capture:
     def text(self): return self.kept.text() if self.code is not None else self._with(self.rest)
 
     def _with(self, rest):
+        rest = _HALF.sub(b"", rest)
         if not self.started or not rest: return self.kept.text()
         shown = copy(self.kept)
         shown.first, shown.last = self.kept.first[:], self.kept.last[:]
@@ -150,7 +154,7 @@ class Capture:
 # %% ../../nbs/23_shell.ipynb #b349fefe
 def unescape(data): # payload of %output -> bytes
     "Undo the octal escapes of control mode."
-    data = data.replace(b"\\015\\012", b"\r\n")
+    data = data.replace(b"\\015\\012", b"\r\n").replace(b"\\000", b"")  # terminals ignore NUL
     return re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), data) if b"\\" in data else data
 
 # %% ../../nbs/23_shell.ipynb #839ed9b4
