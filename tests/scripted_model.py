@@ -58,7 +58,7 @@ class ScriptedModel:
         self.turns, self.faults, self.model, self.field, self.strict, self.key, self.piece = turns, faults or {}, model, reasoning_field, strict or {}, key, piece
         self.transcript, self.models = transcript, models or [model]
         self.requests, self.headers, self.played, self.billed, self.spent, self.problems, self.audio = [], [], 0, Bill(), Bill(), [], []
-        self.limit, self.kind, self.tell, self.own = limit, kind, tell, own or {}
+        self.limit, self.server_kind, self.tell, self.own = limit, kind, tell, own or {}
         self.seen = ""  # longest prompt so far: its common beginning counts as cached
 
     # life
@@ -99,15 +99,15 @@ class ScriptedModel:
         field = next((name for name in ("max_completion_tokens", "max_tokens") if body.get(name)), "")
         asked, prompt, limit = body.get(field, 0) if field else 0, self._prompt(body), self.limit
         if not limit: return None
-        if self.kind == "llama.cpp":
+        if self.server_kind == "llama.cpp":
             return self._refuse(400, f"request ({prompt} tokens) exceeds the available context size ({limit} tokens), try increasing it",
                                 {"type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": limit}) if prompt >= limit else None
-        if asked > limit and self.kind == "vllm":
+        if asked > limit and self.server_kind == "vllm":
             return self._refuse(400, f"{field}={asked} cannot be greater than max_model_len={limit}. Please request fewer output tokens. (parameter={field}, value={asked})", {"type": "BadRequestError", "param": field})
         if prompt > limit:
             return self._refuse(400, f"This model's maximum context length is {limit} tokens. However, your prompt contains at least {limit + 1} input tokens, which exceeds this limit even without any output "
                                      f"tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value={limit + 1})", {"type": "BadRequestError", "param": "input_tokens"})
-        if prompt + asked > limit and self.kind == "old vllm":
+        if prompt + asked > limit and self.server_kind == "old vllm":
             return self._refuse(400, f"'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length is {limit} tokens and your request has {prompt} input tokens "
                                      f"({asked} > {limit} - {prompt}).", {"type": "BadRequestError"})
         return None
@@ -170,7 +170,7 @@ class ScriptedModel:
     async def _own(self, request): return web.json_response(self.own[request.path])
 
     async def _models(self, request):
-        told = {"max_model_len": self.limit} if self.limit and self.tell and self.kind != "llama.cpp" else {}
+        told = {"max_model_len": self.limit} if self.limit and self.tell and self.server_kind != "llama.cpp" else {}
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model", **told} for name in self.models]})
 
     async def _speech(self, request):
