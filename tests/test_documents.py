@@ -85,6 +85,20 @@ def test_dump_with_redirects_talk_and_broken_pages(tmp_path):
     assert corpus.document(oslo)["date"] == "2020-02-03" and corpus.paragraphs(oslo)[0].id == paragraph_id("https://wiki.example/wiki/Oslo", corpus.paragraphs(oslo)[0].text)
 
 
+def test_a_wrong_byte_costs_one_character_of_a_page(tmp_path):
+    prose = "The sea – seen from Orléans – rises and falls twice a day, as the moon pulls its water. "
+    spoil = lambda text: text.encode().replace("é".encode(), b"\xe9", 1)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.md").write_bytes(b"title: Tides\n\n" + spoil(prose * 3))
+    (tmp_path / "tree" / "b.html").write_bytes(spoil(f"<html><head><title>B</title></head><body><main><p>{prose * 3}</p></main></body></html>"))
+    (tmp_path / "w.xml").write_bytes((HEAD + page("Whole", prose * 3)).encode() + spoil(page("Spoilt", prose * 3)) + b"</mediawiki>")
+    for source, number in (("tree", 2), ("w.xml", 2)):
+        counts = build(tmp_path / source, tmp_path / f"{source}-out")
+        corpus = Corpus(tmp_path / f"{source}-out")
+        texts = [" ".join(paragraph.text for paragraph in corpus.paragraphs(n)) for n in range(counts["documents"])]
+        assert len(texts) == number and sum("Orl\ufffdans – rises" in text for text in texts) == (2 if source == "tree" else 1) and all("Orléans" in text and "â€“" not in text for text in texts)
+
+
 def test_truncated_dumps_keep_what_came_before(tmp_path):
     data = (HEAD + "".join(wiki_pages(300))).encode()
     for name, packed in (("a.xml.gz", gzip.compress(data)), ("a.xml.bz2", bz2.compress(data))):

@@ -35,6 +35,7 @@ from ..artifacts import atomic_write, progress, write_json
 from ..config import InputError, setting, validate
 from ..extras import need
 from ..tools.base import ToolError
+from ..tools.content import decode_bytes, moved_to
 from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
 from .authority import Authority, host_of
 from .kg import TarTail
@@ -208,8 +209,9 @@ def read_dump_page(unit, about, settings): # Unit of a dump -> Page, Redirect or
     "A page of a dump: its last revision."
     import xml.etree.ElementTree as tree
     if b"<!DOCTYPE" in unit.data or b"<!ENTITY" in unit.data: raise ToolError("declares XML entities; refused")
-    try: page = tree.fromstring(unit.data.decode())
-    except UnicodeDecodeError as error: raise ToolError(f"not UTF-8 (byte {error.start} of the page)") from None
+    found = decode_bytes(unit.data)
+    if found.encoding != "utf-8" or found.note: raise ToolError("not UTF-8")
+    try: page = tree.fromstring(found.text)
     except tree.ParseError as error: raise ToolError(f"broken XML ({error})") from None
     title, space, revisions = page.findtext("title") or "", page.findtext("ns") or "0", page.findall("revision")
     if not title.strip(): raise ToolError("the page has no title")
@@ -224,7 +226,7 @@ def read_dump_page(unit, about, settings): # Unit of a dump -> Page, Redirect or
     gone = Counter()
     blocks, links, categories = read_wiki(text, about, gone)
     addresses = [(words, wiki_url(name, about)) for words, name in links[:settings.max_links]]
-    document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"], (revisions[-1].findtext("timestamp") or "")[:10], addresses, left_out(gone), _limits(settings))
+    document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"], (revisions[-1].findtext("timestamp") or "")[:10], addresses, (*left_out(gone), *found.warnings), _limits(settings))
     return Page(document, True, tuple(dict.fromkeys(categories)))
 
 # %% ../../nbs/390_documents.ipynb #270f3c60
@@ -235,19 +237,15 @@ def file_address(name, base): # relative name, address of the folder ("" for non
     shown = re.sub(r"(^|/)index\.x?html?$", r"\1", name)
     return (base or "file:///") + quote(shown, safe="/:@!$&'()*+,;=~-._")
 
-_MOVED = re.compile(rb"""<meta[^>]{0,200}http-equiv=["']?refresh["']?[^>]{0,200}?content=["']?\s*\d+\s*;\s*url=["']?([^"'\s>]+)""", re.IGNORECASE)
-
 def read_tree_file(unit, about, settings, workers=2): # Unit of a tree -> Page or Redirect
     "A file of a folder or archive. An HTML page that does nothing but send its reader elsewhere is a redirect."
     data = unit.data.read_bytes() if isinstance(unit.data, Path) else unit.data
     url, ending = file_address(unit.file, about["base"]), unit.file.rpartition(".")[2].lower()
-    own, moved = "", _MOVED.search(data[:20_000]) if ending in ENDINGS["html"] else None
-    if moved and len(data) < 20_000 and len(re.sub(rb"(?is)<(script|style|title)\b.*?</\1>|<[^>]*>", b"", data).split()) < 40:
-        return Redirect(url, urljoin(url, html.unescape(moved[1].decode("utf-8", "replace"))))
+    own, moved = "", moved_to(data) if ending in ENDINGS["html"] else ""
+    if moved: return Redirect(url, urljoin(url, moved))
     if ending in ENDINGS["markdown"]:
         data = re.sub(rb"\r\n?", b"\n", data.removeprefix(b"\xef\xbb\xbf"))
-        try: source = data.decode()
-        except UnicodeDecodeError: source = ""
+        source = decode_bytes(data).text
         if meta := _META.match(source): data = f"---\n{meta[0].strip()}\n---\n{source[meta.end():]}".encode()
         own = (re.search(r"^title:[ \t]*(\S[^\n]*)$", source[:5000], re.IGNORECASE | re.MULTILINE) or re.search(r"^#[ \t]+(\S[^\n]*)$", source, re.MULTILINE) or ["", ""])[1]
     document = extract(data, "", url, _limits(settings, workers), unit.file)
@@ -343,10 +341,10 @@ def read_wikispeedia(unit, about, settings): # Unit -> Page
     "An article with the links that the table gives it."
     data = unit.data.read_bytes() if isinstance(unit.data, Path) else unit.data
     name = unit.file.rpartition("/")[2].removesuffix(".txt")
-    try: title, blocks = read_plain_article(data.decode().removeprefix("\ufeff"))
-    except UnicodeDecodeError as error: raise ToolError(f"not UTF-8 (byte {error.start})") from None
+    found = decode_bytes(data)
+    title, blocks = read_plain_article(found.text)
     links = [(unquote(target).replace("_", " "), WIKIPEDIA + target) for target in about["links"].get(name, ())][:settings.max_links]
-    document = make_document(WIKIPEDIA + name, "article", blocks, title or unquote(name).replace("_", " "), "en", "2007", links, (), _limits(settings))
+    document = make_document(WIKIPEDIA + name, "article", blocks, title or unquote(name).replace("_", " "), "en", "2007", links, found.warnings, _limits(settings))
     return Page(document, True, tuple(about["categories"].get(name, ())))
 
 # %% ../../nbs/390_documents.ipynb #b48459fc
@@ -354,7 +352,8 @@ def read_freshwiki(unit, about, settings): # Unit -> Page
     "An article as JSON: summary, sections with sentences and their references."
     data = unit.data.read_bytes() if isinstance(unit.data, Path) else unit.data
     try:
-        row = json.loads(data)
+        found = decode_bytes(data)
+        row = json.loads(found.text)
         blocks, links = [("p", 0, row["summary"])] if row.get("summary") else [], {}
         def add(sections, level):
             for section in sections:
@@ -367,7 +366,7 @@ def read_freshwiki(unit, about, settings): # Unit -> Page
         title, url = row["title"].replace("_", " "), row["url"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ToolError(f"not an article in FreshWiki's form ({type(error).__name__}: {str(error)[:80]})") from None
-    document = make_document(url, "article", blocks, title, "", "", [(text, url) for url, text in links.items()][:settings.max_links], (), _limits(settings))
+    document = make_document(url, "article", blocks, title, "", "", [(text, url) for url, text in links.items()][:settings.max_links], found.warnings, _limits(settings))
     return Page(document)
 
 # %% ../../nbs/390_documents.ipynb #4a0592ea
