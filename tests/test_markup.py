@@ -144,6 +144,8 @@ def test_titles(head, title):
 @pytest.mark.parametrize("source, shown", [
     ("<h3><button aria-expanded=false>How do I reset it?</button></h3><div><p>Use the link.</p></div>", "### How do I reset it?\n\nUse the link."), ("<button type=button><h3>A heading</h3></button><p>Text.</p>", "### A heading\n\nText."),
     ("<button class=accordion>What is the price?</button><div class=panel><p>Five.</p></div><button class=share>Share this</button>", "What is the price?\n\nFive."),
+    ("<table><tr><td><button>Why so?</button><td>Because.</table>", "| Why so? | Because. |\n| --- | --- |"), ("<ul><li><button>Is it in a list?</button></ul>", "- Is it in a list?"), ("<button aria-expanded=false>Toggle the table of contents</button><p>x</p>", "x"),
+    ("<form><p>The answer is 42.</p><input></form>", "The answer is 42."), ("<H3><BUTTON>In upper case?</BUTTON></H3><ASIDE CLASS=note>Yes.</ASIDE>", "### In upper case?\n\nYes."),
     ("<details><summary>Why is that?</summary>So it is.</details>", "Why is that?\n\nSo it is."), ("<details><summary><h3>Why?</h3></summary>So.</details>", "### Why?\n\nSo."), ("<dl><dt><button>Term</button></dt><dd>Meaning.</dd></dl>", "Term\n\nMeaning."),
     ("<h3><label for=c>In a label?</label></h3><input type=checkbox id=c><p>Yes.</p>", "### In a label?\n\nYes."), ("<h3 aria-expanded=false>Folded?</h3><div class=answer hidden>An answer that is folded away at first.</div>", "### Folded?\n\nAn answer that is folded away at first."),
     ("<h3><a href=#x aria-expanded=false>A link?</a></h3><p>Yes.</p>", "### A link?\n\nYes."), ("<div role=button class=faq-question aria-expanded=false>Is it so?</div><div class=faq-answer aria-hidden=true>It is so, as all of them say.</div>", "Is it so?\n\nIt is so, as all of them say."),

@@ -380,7 +380,8 @@ def is_prose(form): # <form> -> whether it holds text to read rather than contro
     text = len(_words(form)) - _size(form, "label,button,select,option,textarea,legend,script,style")
     if form.query_selector("h1,h2,article,main,table") is not None:
         return text >= 60
-    return text >= 140 or any(len(_words(one)) >= 60 for one in form.query_selector_all("p,li,dd").values())
+    parts = [_words(one) for one in form.query_selector_all("p,li,dd").values() if one.query_selector("label,button") is None]
+    return text >= 140 or any(len(part) >= 60 or len(part) >= 10 and part[-1] in ".!?。！？" for part in parts)
 
 def open_form(tree, form): # form that is kept -> the element in its place
     "Keep a form's labels and what its fields show."
@@ -400,6 +401,7 @@ def open_form(tree, form): # form that is kept -> the element in its place
             choice.replace_with(tree.create_text_node(f" {', '.join(chosen)} "))
     return as_block(tree, form)
 
+_COMMAND = re.compile(r"(?:toggle|show|hide|expand|collapse|open|close|copy|share|view|load|see) ", re.IGNORECASE)
 _MENUS = "nav,header,[role=navigation],[role=menu],[role=search]"
 
 def _unfolds(button): # <button> -> whether it says that it unfolds something
@@ -417,10 +419,14 @@ def mend_button(tree, button): # <button>
         as_block(tree, button)
     elif button.closest("h1,h2,h3,h4,h5,h6,summary,dt,legend,th,caption") is not None:
         button.replace_with(tree.create_text_node(f" {words} "))
-    elif _unfolds(button) and (words[-1] in "?？" or len(words.split()) >= 4 or len(words) >= 30) and button.closest(_MENUS) is None:
-        paragraph = tree.create_element("p")
-        paragraph.text = words
-        button.replace_with(paragraph)
+    elif button.closest(_MENUS) is None and not _COMMAND.match(words) and (
+            words[-1] in "?？" or _unfolds(button) and (len(words.split()) >= 4 or len(words) >= 30)):
+        if button.closest("td,li,p,dd") is not None:
+            button.replace_with(tree.create_text_node(f" {words} "))
+        else:
+            paragraph = tree.create_element("p")
+            paragraph.text = words
+            button.replace_with(paragraph)
 
 def mend_label(tree, label): # <label> in a heading, or around one
     if label.query_selector("h1,h2,h3,h4,h5,h6,p") is not None:
@@ -530,10 +536,8 @@ def _script_text(tag, inside, before, counts): # start tag of a script, what is 
 
 # %% ../../nbs/24_markup.ipynb #80243d24
 _HEADS = "h1,h2,h3,h4,h5,h6"
-_SELECTORS = {name: name for name in "sup sub aside form math rt q del s strike noscript template textarea iframe".split()} | {
+_SELECTORS = {name: name for name in "sup sub aside form button math rt q del s strike noscript template textarea iframe".split()} | {
               "ol": "ol[start],ol[reversed],ol[type],li[value]", "svg": "svg text", "img": "img[alt]",
-              "button": f":is({_HEADS},summary,dt,legend,th,caption) button,button:has({_HEADS},p),button[aria-expanded],"
-                        "button[aria-controls],button[class],button[data-toggle]",
               "label": f":is({_HEADS},summary,dt) label,label:has({_HEADS},p),label[for]",
               "span": "span[style*='vertical-align'],span[style*=position]," + ",".join(f"span[class^={name}]" for name in "su foot fn note ref cite".split()),
               "time": ":is(p,li,td,th,dd,dt,blockquote,figcaption,h1,h2,h3,h4,h5,h6) time"}
