@@ -214,6 +214,14 @@ def test_a_screenshot_that_changed_nothing_is_one_line(tool, trap):
 
 
 @chromium
+def test_superscripts_are_not_glued(tool, trap):
+    trap.page("/raised", "<p>5.2<sup>1</sup> percent, 10<sup>9</sup> cells, 10<sup>\u221223</sup>, x<sub>1</sub>2, H<sub>2</sub>O, 1<sup>st</sup>, 2<sup>n</sup>, 7<span style='vertical-align: super'>3</span>, 8<sup>*</sup>, "
+                         "9.1<sup><a href='#n'>4</a></sup> rate</p>")
+    text = visit(tool, "/raised", goes_on=False).text
+    assert "5.2¹ percent, 10⁹ cells, 10⁻²³, x₁2, H₂O, 1st, 2^n, 7³, 8*, 9.1 [e" in text and 'link "4"' in text, text
+
+
+@chromium
 def test_forms(tool, trap):
     trap.page("/form", """<form action="/done"><label>Name <input name="n"></label><textarea name="t" aria-label="Notes"></textarea>
         <select name="s" aria-label="Colour"><option>Red<option>Blue</select><label><input type="checkbox" name="c"> Agree</label><input type="password" aria-label="Word" value="hunter2">

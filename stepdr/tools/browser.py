@@ -246,6 +246,15 @@ READ = r"""
       text = ""; first = last = null; if (line) prefix = "";
     };
     const add = (piece, node) => { if (piece) { first ||= node; last = node; if (text.length < 4 * most) text += piece; } if (text.length > 1500) flush(); };
+    const figures = {sup: "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾", sub: "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"};
+    const raised = (node, tag, css, before) => {   // a superscript that could be read as part of the figure or word before it
+      const way = tag === "sup" || css.verticalAlign === "super" ? "sup" : tag === "sub" || css.verticalAlign === "sub" ? "sub" : "";
+      if (!way || !/[\p{L}\p{N})\]]$/u.test(before) || node.querySelector("a, button, input, select")) return "";
+      const words = clean(node.innerText, 40).replace(/[−–]/g, "-");
+      if (!words || words.length > 30 || /^[\[(*†‡]/.test(words) || (way === "sup" && /\d$/.test(before) && /^(st|nd|rd|th)$/i.test(words))) return "";
+      if (/^[\d+()-]+$/.test(words)) return [...words].map(c => [...figures[way]]["0123456789+-()".indexOf(c)]).join("");
+      return (way === "sup" ? "^" : "_") + (words.length === 1 ? words : "(" + words + ")");
+    };
     const walk = (node, depth) => {
       if (depth > 1000) return;
       if (partial || (++nodes % 256 === 0 && Date.now() > end)) { partial = true; return; }
@@ -261,7 +270,9 @@ READ = r"""
       const before = prefix;
       if (/^h[1-6]$/.test(tag)) prefix = "#".repeat(+tag[1]) + " "; else if (tag === "li") { prefix = "- "; }
       if (css.display === "table-cell" && text) text += " | ";
-      if (kind) {
+      const mark = raised(node, tag, css, text);
+      if (mark) add(mark, node);
+      else if (kind) {
         const small = kind !== "clickable" || node.innerText.length < 300;
         add(" [e" + number(node) + "] " + kind + (small ? quote(label(node, kind)) : "") + state(node, kind) + " ", node);
         if (!small) children(node, depth + 1);
