@@ -122,6 +122,13 @@ def test_merged_and_nested_cells_keep_their_columns():
     assert words(document) == "Region | Sales | \nNorth | 2020 | 5\nNorth | 2021 | a, 1; b, 2".replace("| \n", "| \n") and document.warnings == ("left out: 1 tracked deletion",)
 
 
+@pytest.mark.parametrize("item, size", [
+    (p("<m:oMath>" + "<m:sSup><m:e>" * 60 + "<m:r><m:t>1</m:t></m:r>" + "</m:e><m:sup><m:r><m:t>2</m:t></m:r></m:sup></m:sSup>" * 60 + "</m:oMath>"), 61),
+    (p(*[run("1", RAISED)] * 20_000), 20_000), (p(*['<w:r><w:footnoteReference w:id="7"/></w:r>'] * 20_000), 120_000)], ids=["formulas", "runs", "notes"])
+def test_much_of_one_thing_takes_time_in_proportion(item, size):
+    assert len(word(item).text) >= size   # it would take minutes, or not end
+
+
 def test_struck_out_words_and_form_fields_are_marked():
     box = lambda value: f'<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:checkBox><w:default w:val="{value}"/></w:checkBox></w:ffData></w:fldChar></w:r><w:r><w:instrText> FORMCHECKBOX </w:instrText></w:r><w:r><w:fldChar w:fldCharType="end"/></w:r>'
     assert words(word(p(run("It costs "), run("90", "<w:strike/>"), run(" 100.")), p(box(1), run(" yes "), box(0), run(" no")))) == "It costs ~~90~~ 100.\n☒ yes ☐ no"

@@ -75,7 +75,10 @@ def math_text(element): # OMML -> text
     name = _name(element)
     parts = {}
     for child in element: parts.setdefault(_name(child), []).append(child)
-    part = lambda key, number=0: math_text(parts[key][number]) if len(parts.get(key, ())) > number else ""
+    texts = {}
+    def part(key): # read once: formulas nest
+        if key not in texts: texts[key] = math_text(parts[key][0]) if key in parts else ""
+        return texts[key]
     settings = parts.get(name + "Pr", [None])[0]
     said = lambda key, usual: usual if settings is None or (value := _value(settings, key)) is None else value
     if name == "t": return "".join(unicodedata.normalize("NFKC", letter) if 0x1D400 <= ord(letter) < 0x1D800 else letter for letter in element.text or "")
@@ -131,7 +134,7 @@ _NOTHING = frozenset("pPr rPr sdtPr sdtEndPr instrText delText delInstrText foot
 class WordText:
     "The words of a part of a Word file: the document, its notes, its heads."
     def __init__(self, part, styles, count): # part of python-docx, {style: "superscript" or "subscript"}, Counter of what is left out
-        self.part, self.styles, self.count, self.links, self.notes, self.boxes, self.fields, self.plain = part, styles, count, [], [], [], [], None
+        self.part, self.styles, self.count, self.links, self.notes, self.boxes, self.fields, self.plain, self.numbers = part, styles, count, [], [], [], [], None, Counter()
 
     def text(self, element): # element that holds runs -> text
         "What a paragraph says."
@@ -196,7 +199,7 @@ class WordText:
 
     def _raise(self, out, text, how):
         "One superscript may be written as several runs: they are put together before they are written."
-        if self.plain and self.plain[0] == how and self.plain[1] is out and self.plain[2] == len(out):
+        if self.plain and self.plain[0] == how and len(self.plain[3]) < 100 and self.plain[1] is out and self.plain[2] == len(out):
             out.pop()
             text = self.plain[3] + text
         before = next((part for part in reversed(out) if part), "")
@@ -229,7 +232,8 @@ class WordText:
     def _note(self, element, name):
         said = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
         kind = name.removesuffix("Reference")
-        number = 1 + sum(each[0] == kind for each in self.notes)
+        self.numbers[kind] += 1
+        number = self.numbers[kind]
         mark = f"[{'' if kind == 'footnote' else 'e'}{number}]"
         self.notes.append((kind, said.get("id"), mark))
         return mark
