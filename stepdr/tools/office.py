@@ -564,6 +564,7 @@ class _Sheet:
         for left, top, right, bottom in _MERGED.findall(data):
             if int(bottom) - int(top) > 10_000 or len(self.merged) > 100_000: continue
             for row in range(int(top) + 1, int(bottom) + 1): self.merged[row, column_index_from_string(left.decode())] = int(top)
+        self.tops = set(self.merged.values())
 
 def _sheet_rows(values, formulas, settings, count): # sheet with values, the same with formulas or None -> rows of texts, the last one more than is kept
     "Rows as texts; a formula without a value as it is written."
@@ -603,7 +604,7 @@ def read_xlsx(data, settings): # bytes -> (blocks, title, date, warnings)
                 warnings.append(f"sheet {sheet.title}: only the first {settings.max_rows} rows were kept")
                 break
             if len(cells) > settings.max_columns and cells.pop(): count["+wide"] += 1
-            if more.merged: _fill_down(cells, number, more.merged, above)
+            if more.merged: _fill_down(cells, number, more, above)
             while cells and not cells[-1]: cells.pop()
             if cells:
                 blocks.append(("row", 0, cells))
@@ -618,10 +619,10 @@ def read_xlsx(data, settings): # bytes -> (blocks, title, date, warnings)
     when = book.properties.modified or book.properties.created
     return blocks, book.properties.title or "", when.date().isoformat() if when else "", warnings
 
-def _fill_down(cells, number, merged, above): # row of texts, its number, merged places, {(row, column): text} -> None; changes the row
+def _fill_down(cells, number, sheet, above): # row of texts, its number, _Sheet, {(row, column): text} -> None; changes the row
     "A cell that spans rows is said in each of them."
-    tops = set(merged.values())
-    if number in tops: above.update(((number, column), text) for column, text in enumerate(cells, 1))
+    merged = sheet.merged
+    if number in sheet.tops: above.update(((number, column), text) for column, text in enumerate(cells, 1))
     for column in range(1, len(cells) + 1):
         top = merged.get((number, column))
         if top and not cells[column - 1]: cells[column - 1] = above.get((top, column), "")
