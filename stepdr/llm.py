@@ -678,9 +678,10 @@ class ChatEndpoint:
             self.model = names[0]
         return self.model
 
-    async def look(self, path, body=None): # path from the server's root, JSON to post or None -> JSON value, None where there is nothing
-        "One look at what a server says outside the API, without a second try."
-        url, client = self.settings.base_url.removesuffix("/v1") + path, self.client().with_options(timeout=5.0)
+    async def look(self, path, body=None): # URL or path from the server's root, JSON to post or None -> JSON value, None where there is nothing
+        "One look at what a server says of itself, without a second try."
+        url = path if "://" in path else self.settings.base_url.removesuffix("/v1") + path
+        client = self.client().with_options(timeout=5.0)
         try:
             return await (client.get(url, cast_to=object) if body is None else client.post(url, body=body, cast_to=object))
         except Exception as error:
@@ -703,8 +704,9 @@ class ChatEndpoint:
     async def find_limits(self): # -> Limits
         "Look where servers tell it: beside the model's name, then in their own places."
         name = await self.model_name()
-        rows = await self.listed()
-        row = next((r for r in rows if r["id"] == name), rows[0] if len(rows) == 1 else {})
+        told = await self.look(f"{self.settings.base_url}/models")
+        rows = [row for row in (told.get("data") if isinstance(told, dict) else None) or [] if isinstance(row, dict)]
+        row = next((row for row in rows if row.get("id") == name), rows[0] if len(rows) == 1 else {})
         listed, reply = told_number(row, LIMIT_FIELDS), told_number(row, REPLY_FIELDS)
         firm = next((Limits(listed, source=f"the server's {field}") for field in LIMIT_FIELDS if told_number(row, (field,))), None)
         if firm is None and urlsplit(self.settings.base_url).hostname not in KEYS:

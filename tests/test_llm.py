@@ -411,6 +411,21 @@ def test_limits_that_servers_tell_in_their_own_places(own, expected):
     assert asked.context == (min(expected, 9000) if firm else 9000)         # a default gives way to what a person says, a server's own word does not
 
 
+def test_a_server_whose_list_is_broken_is_looked_at_once():
+    "A model list that fails (as that of `transformers serve` for a folder) holds nothing up: the request itself is what counts."
+    class Broken(ScriptedModel):
+        lists = 0
+        async def _models(self, request):
+            self.lists += 1
+            return self._refuse(500, "Internal Server Error")
+    async def work(endpoint):
+        limits, reply = await endpoint.limits(), await endpoint.complete(QUESTION)
+        await endpoint.close()
+        return limits, reply
+    with Broken([turn("London")]) as server: limits, reply = run(work(ChatEndpoint(settings(server, backoff=30.0))))
+    assert server.lists == 1 and limits.context == 0 and reply.text == "London"
+
+
 def test_a_server_that_is_away_has_no_limits():
     async def work():
         endpoint = ChatEndpoint(endpoint_settings("http://127.0.0.1:9/v1#x", retries=0))
