@@ -541,7 +541,7 @@ def _add_data_commands(commands):
          "wikidata5m/: the dump, unpacked; data/kg of this project has the same layout"),
         ("sample", "draw connected subgraphs into a Parquet file", "stepdr graph sample graphs/wikidata5m -n 10000 --seed 0 --out subgraphs.parquet",
          "graphs/wikidata5m: a graph that `stepdr graph build` made"))
-    build.add_argument("source", metavar="SRC", help="file, archive or folder: Wikidata5m, CoDEx, FB15k-237, DBP15k, CN-DBpedia, TSV, N-Triples or a datasets folder")
+    build.add_argument("source", metavar="SRC", help="file, archive or folder: Wikidata5m, CoDEx, FB15k-237, DBP15k, CN-DBpedia, TSV, N-Triples, N-Quads or a datasets folder")
     build.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     build.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
     build.add_argument("--language", default="", help="two letters, where names come in several languages")
