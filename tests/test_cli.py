@@ -193,3 +193,10 @@ def test_what_children_write_is_not_the_answer(capfd):
     assert cli._counted(work) == 0
     out, error = capfd.readouterr()
     assert out == '{"rows": 1}\n' and {"printed", "written", "from a child"} <= set(error.splitlines())
+
+
+def test_every_bar_is_made_in_one_place():
+    "`progress_bar` draws on standard error; another call of tqdm might not."
+    package = Path(cli.__file__).parent
+    found = [path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text() or "file=sys.stdout" in path.read_text()]
+    assert found == ["artifacts.py"]
