@@ -79,8 +79,8 @@ def make_own_files(folder):
     write_jsonl(folder / "reports.jsonl", [{"task": name, "report": "# A report\n\nNothing was found."} for name in (rubrics[0]["id"], task["id"])])
     (folder / "eval" / "ppo").mkdir(parents=True)
     write_jsonl(folder / "eval" / "ppo" / "predictions.jsonl", [{"task": task["id"], "report": "# A report\n\nNothing was found."}])
-    write_jsonl(folder / "answers.jsonl", [{"id": "0", "answer": "Cardiff"}])
-    (folder / "simple_qa_test_set.csv").write_text("metadata,problem,answer\n{},What is the capital of Wales?,Cardiff\n")
+    write_jsonl(folder / "answers.jsonl", [{"id": "simpleqa-00001", "answer": "Cardiff"}])
+    (folder / "simple_qa_test_set.csv").write_text("metadata,problem,answer\n\"{'topic': 'Geography', 'answer_type': 'Place', 'urls': []}\",What is the capital of Wales?,Cardiff\n")
     write_jsonl(folder / "verdicts.jsonl", [{"task": "t1", "criterion": "Says so", "weight": 1, "verdict": "satisfied"}, {"task": "t2", "criterion": "Says so", "weight": 1, "verdict": "not satisfied"}])
     (folder / "report_files").mkdir()
     (folder / "synth.toml").write_text('seed = 0\n[[part]]\nname = "pairs"\nmaker = "query_report"\ninput = "report_files"\nnumber = 1\ninto = "midtrain"\n')
@@ -92,7 +92,9 @@ def make_offline(folder, web):
     folder.mkdir()
     shutil.copy(root() / "docs" / "offline.toml", folder)
     shutil.copytree(folder.parent / "wiki", folder / "wiki")
-    (folder / "data").symlink_to(root() / "data")
+    names = list(TOWNS)
+    facts = [fact for place, (name, trade) in enumerate(TOWNS.items()) for fact in ((name, "trade", trade), (name, "market", names[(place + 1) % 6]), (name, "road", names[(place + 2) % 6]))]
+    (folder / "facts.tsv").write_text("".join("\t".join(fact) + "\n" for fact in facts))
     (folder / "reports").mkdir()
     (folder / "reports" / "towns.md").write_text(long_report("How the old market towns lived"))
     pages = [page for page in web.world.paragraphs.values() if page.heading in ("birthplace", "school", "occupation")]
