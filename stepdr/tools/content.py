@@ -322,7 +322,7 @@ _CLOSING = re.compile(rb"</(?:p|div|table|main|article|section|span|h[1-6]|ul|ol
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml\b|(?:rss|feed|urlset|sitemapindex|rdf:RDF|opml|svg|kml|gpx)[\s>])")
 _XML_ANY = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).){0,4000}-->\s*)*<[a-zA-Z_!?]", re.DOTALL)
 _CODE_START = re.compile(rb"""\s*(?:#!/|/\*|//|;?[(!]function\b|\(\(?[\w, $]{0,40}\)?\s*=>|["']use strict["']|(?:var|let|const)\s+[\w${\[]|(?:async\s+)?function\s*[\w$(]|(?:window|self|globalThis|document|module\.exports|exports)\s*[.\[=]"""
-                         rb"""|(?:import|export)\s+[\w{*"']|from\s+[\w.]+\s+import\b|def\s+\w+\(|class\s+\w+\s*[:({]|define\(|@(?:import|media|charset)\b|#include\b|package\s+\w)""")
+                         rb"""|(?:import|export)\s+[\w{*"']|from\s+[\w.]+\s+import\b|def\s+\w+\(|class\s+\w+\s*[:({]|define\(|[\w$.]{1,80}\(\s*[\[{]|@(?:import|media|charset)\b|#include\b|package\s+\w)""")
 
 def text_kind(data, content_type="", name=""): # bytes that are text, Content-Type, name or address -> html, xml, json, code, markdown, csv or text
     "Which kind of text bytes are."

@@ -642,13 +642,13 @@ def _is_wrapped(lines): # lines of a paragraph of plain text -> whether they are
     return len(margins) == 1 and longest >= (15 if wide else 45) and all(2 * len(line) > longest for line in bare[:-1]) and (wide or 3 * small >= len(lines) - 1)
 
 def read_text(source): # plain text -> blocks
-    "Paragraphs between empty lines, prose that was broken to a width put together; where there are no empty lines, each line is one unless all are."
+    "Paragraphs between empty lines, prose that was broken to a width put together; where there are none, each line that ends a sentence is one."
     blocks, parts = [], [part for part in re.split(r"\n[ \t]*\n", source) if part.strip()]
     for part in parts:
         lines = [line.rstrip() for line in part.split("\n") if line.strip()]
         ended = sum(line.endswith((".", "!", "?", "。", "！", "？", ":", "：")) for line in lines[:-1])
         if _is_wrapped(lines) and 2 * ended < len(lines): blocks.append(("p", 0, join_lines(part)))
-        elif len(parts) > 1: blocks.append(("p", 0, "\n".join(lines)))
+        elif len(parts) > 1 or 2 * ended < len(lines) - 1: blocks.append(("p", 0, "\n".join(lines)))
         else: blocks += [("p", 0, join_lines(line)) for line in lines]
     return blocks
 
