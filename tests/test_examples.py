@@ -131,7 +131,7 @@ def answers(messages):
     "A model for whatever an example asks: one search, then a report; to a judge it says something that can be read as a grade."
     if any("batch_web_surfer" in json.dumps(message.get("tool_calls") or "") for message in messages): return turn("<answer># Found\n\nNothing more.</answer>")
     if messages[0]["role"] == "system" and "batch_web_surfer" in messages[0]["content"]: return turn("", calls=[("batch_web_surfer", {"action": "batch_search", "queries": ["tides", "Jack Lemmon school"]})])
-    return turn('{"verdict": "satisfied", "grade": "CORRECT", "preference": "left", "reason": "so it is", "query": "How did the towns live?"}')
+    return turn('{"verdict": "satisfied", "grade": "A", "preference": "left", "reason": "so it is", "query": "How did the towns live?"}')
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,8 @@ def _yaml_fault(text):
     return ""
 
 # %% ../../nbs/21_edits.ipynb #cdf8edee
-_ASSIGNS = re.compile(r"[\w.$(){}-]+\s*(?:[:+?!]|::)?=|\$[({]|(?:ifdef|ifndef|ifeq|ifneq|else|endif|-?include|sinclude|define|endef|export|unexport|override|vpath)\b")
+_ASSIGNS = re.compile(r"[\w.$(){}-]+\s*(?:[:+?!]|::)?=|\$[({]|"
+                      r"(?:ifdef|ifndef|ifeq|ifneq|else|endif|-?include|sinclude|define|endef|export|unexport|override|vpath)\b")
 
 def _makefile_fault(text):
     "A recipe line that begins with blanks: make reads it as something else and stops (`missing separator`)."
@@ -227,7 +228,8 @@ def check_result(name: str, before: str, after: str) -> str: # texts with \\n al
     try:
         fault = syntax_fault(name, after)
         if fault and before.strip() and not syntax_fault(name, before):
-            raise ToolError(f"nothing was changed: {name} is {language} now and would not be after this ({fault}); make the whole change in one call, indented as the file is")
+            raise ToolError(f"nothing was changed: {name} is {language} now and would not be after this ({fault}); "
+                            "make the whole change in one call, indented as the file is")
     except ModuleNotFoundError as error:
         return f"not checked whether the result is {language}: {missing_package(error) or error}"
     return ""
