@@ -193,6 +193,7 @@ _SPECIAL = rf"(?:{_TOOL}(?:[▁_]section)?|START_ACTION|END_ACTION|action|plugin
 OPENING = re.compile(rf"<(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code)>|<[|｜](?!END){_SPECIAL}(?:[▁_](?:begin|start))?[|｜]>(?:\s*function\s*<[|｜]tool[▁_]sep[|｜]>)?|\[TOOL_CALLS\]"
                      r"|<start_function_call>|(?P<item><function=|<(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?invoke\s+name=)", re.IGNORECASE)
 _CLOSE = rf"</(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code|function|invoke)>|<[|｜](?:/{_TOOL}|END_ACTION|{_SPECIAL}[▁_]end)[|｜]>|\[/TOOL_CALLS\]|<end_function_call>"
+_CLOSE_TAG = re.compile(_CLOSE, re.IGNORECASE)
 CLOSING = re.compile(_CLOSE + r"|<\|(?:im_end|eot_id|eom_id|call|end_of_text|endoftext)\|>|<｜end▁of▁sentence｜>|</s>", re.IGNORECASE)
 _STOP = re.compile(rf"</?answer>|<\|im_end\|>|(?:(?<=</tool_call>)\s*|\n\s*)<{_TOOL}>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -278,6 +279,7 @@ def read_region(text, start): # text, where markup of calls begins -> (calls, wh
         mark, closing = OPENING.match(text, gap), CLOSING.match(text, gap)
         if mark and not mark["item"]: at, inside, fresh = mark.end(), True, True
         elif closing:
+            if inside and fresh and not calls and not _CLOSE_TAG.match(text, gap): return calls, at # the turn ends after a mention
             if inside and fresh and not calls: calls.append(broken("needs name and arguments"))
             at, inside = closing.end(), False
         elif (mark or inside) and (item := _item(text, gap)):
@@ -301,7 +303,7 @@ def _closed_at(text, at): # -> where what is no call is closed, or None
     following = OPENING.search(text, at)
     limit = following.start() if following else len(text)
     answer = _ANSWER_TAG.search(text, at, limit)
-    closing = CLOSING.search(text, at, answer.start() if answer else limit)
+    closing = _CLOSE_TAG.search(text, at, answer.start() if answer else limit)
     return closing and closing.end()
 
 # %% ../nbs/02_calls.ipynb #ca110023

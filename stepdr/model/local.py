@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..config import InputError, setting, validate
 from ..llm import ChatEndpoint, ContextTooLong, EndpointError, Limits, Reply, Usage, endpoint_settings, read_turn, text_messages
-from ..trajectory import CHAT_TEMPLATE, END, assistant_text, segments
+from ..trajectory import CHAT_TEMPLATE, END, assistant_text, parse_turn, segments
 
 # %% ../../nbs/44_local.ipynb #f0d41402
 @dataclass(frozen=True)
@@ -265,9 +265,10 @@ class LocalPolicy:
                 raise ContextTooLong(words, limits=Limits(self.context, len(ids)))
             wrote, shared = self.write(ids, min(max_tokens or settings.max_tokens, room), settings.temperature if temperature is None else temperature, show, stopped)
             ended = bool(wrote) and wrote[-1] in self.stops
-            message = read_turn(prefix + self.tokenizer.decode(wrote[:-1] if ended else wrote))
+            said = prefix + self.tokenizer.decode(wrote[:-1] if ended else wrote)
+            message = read_turn(said)
             if self.own:
-                self.sampled[assistant_text(message) + END] = first + wrote + ([] if ended else self.tokenizer.encode(END, add_special_tokens=False))
+                for row in (message, parse_turn(said)): self.sampled[assistant_text(row) + END] = first + wrote + ([] if ended else self.tokenizer.encode(END, add_special_tokens=False))
                 while len(self.sampled) > 1000: self.sampled.pop(next(iter(self.sampled)))
             number = sum(len(m.get("tool_calls") or []) for m in messages)
             if message.get("tool_calls"): message["tool_calls"] = [{"id": f"call_{number + i}", **call} for i, call in enumerate(message["tool_calls"])]
