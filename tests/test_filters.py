@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import unicodedata
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -417,9 +418,58 @@ def test_kernels_give_what_plain_python_gives():
     for n in (1, 2, 5): assert (kernels.repeats(rows, n) == kernels.plain_repeats(rows, n)).all()
     assert kernels.repeats(rows, 2).max() > 5
     for mine, plain in zip(kernels.signatures(rows), kernels.plain_signatures(rows)): assert (mine == plain).all()
-    wanted = {gram for texts in rows[:3] for text in texts for gram in kernels.ngrams(words(text), 3)}
-    mine, plain = kernels.touches(rows, wanted, 3), kernels.plain_touches(rows, wanted, 3)
-    assert (mine == plain).all() and 0 < plain.sum() < len(rows)
+
+
+GROUPS = ["1,000", "1.000", "12", "000", "1\u00a0000", "1\u202f000", "1’000", ",", ".", " ", "000,000", "2004", "**", "*", "<b>", "</b>", "<p>", "&#39;", "&amp;", "a<b", "\\emph{x}", "](u)", "[y", "x-\n", "-\n", "-\r\n  ", "-", "\n", "y", "é", "١", "²", "１，０００", "a\u0327", "ं", "\u00ad", "ـ", "İ", "ı", "\U000e0100"]
+
+
+def test_compared_words_compiled_give_what_plain_python_gives():
+    draw = random.Random(3)
+    rows = random_rows(1500) + [["".join(draw.choices(GROUPS + PIECES[:10], k=draw.randint(0, 60))) for _ in range(draw.randint(1, 3))] for _ in range(3000)]
+    for n in (1, 2, 3):
+        known = [gram for texts in rows[::7] for text in texts for gram in kernels.ngrams(kernels.compared_words(text), n)]
+        for _ in range(5):
+            wanted = set(draw.sample(known, 12))
+            mine, plain = kernels.touches(rows, wanted, n), kernels.plain_touches(rows, wanted, n)
+            assert (mine == plain).all() and 0 < plain.sum() < len(rows)
+
+
+def test_every_character_is_compared_as_python_does():
+    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    kinds, ascii, at, forms = kernels.compared_tables()
+    for code in codes:
+        if at[code] >= 0: assert ("".join(map(chr, forms[at[code] + 1:at[code] + 1 + forms[at[code]]])) if at[code] else chr(code)) == kernels.fold_marks(chr(code)) if code >= 128 else True
+    assert all(bool(kinds[code]) == bool(kernels._FORM_WORD.fullmatch(chr(code))) for code in codes)
+
+
+CLOTHES = { # how a question comes back; the question is ASKED
+    "emphasis": lambda q: q.replace("name", "**name**").replace("poet", "_poet_"), "emphasis inside a word": lambda q: q.replace("poet", "po**et**"), "entities": lambda q: q.replace("'", "&#39;").replace("é", "&eacute;"), "tags": lambda q: q.replace("poet", "<em>po</em>et"),
+    "soft hyphen": lambda q: q.replace("poet", "po\u00adet").replace("name", "na\u200bme"), "decomposed": lambda q: unicodedata.normalize("NFD", q), "no accents": lambda q: q.replace("é", "e").replace("ü", "u").replace("ï", "i").replace("ô", "o"), "full width": lambda q: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in q),
+    "digits": lambda q: q.replace("1,000,000", "1000000"), "digits in Swiss groups": lambda q: q.replace("1,000,000", "1'000'000"), "digits in thin groups": lambda q: q.replace("1,000,000", "1\u2009000\u2009000"), "digits in TeX": lambda q: q.replace("1,000,000", "1{,}000{,}000"), "capitals": str.upper, "line end": lambda q: q.replace("people", "peo-\nple"),
+    "links": lambda q: q.replace("poet", "[poet](https://a.org/p_q)"), "smart quotes": lambda q: q.replace("'", "’"), "TeX": lambda q: q.replace("poet", "\\textit{poet}"), "citation": lambda q: q.replace("poet", "poet\\cite{web_00000001}")}
+ASKED = "What is the name of the café in Zürich where the poet Naïma L'Hôte read to 1,000,000 people in 1916?"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", CLOTHES)
+def test_a_question_in_other_clothes_is_a_leak(name, compiled):
+    row = {"id": "r", "messages": [{"role": "user", "content": CLOTHES[name](ASKED)}, {"role": "assistant", "content": "<answer>x</answer>"}]}
+    kept, dropped = decontamination([row], [{"query": ASKED}], everywhere=True, compiled=compiled)
+    assert not kept and dropped[0]["reason"] == "evaluation question"
+
+
+@pytest.mark.parametrize("asked, text", [
+    ("من هو أول رئيس وزراء للعراق ومتى تولى منصبه بالضبط", "مَنْ هُوَ أَوَّلُ رَئِيسِ وُزَرَاءَ لِلْعِرَاقِ وَمَتَى تَوَلَّى مَنْصِبَهُ بِالضَّبْطِ"), ("İstanbul'da doğan ilk kadın pilot kimdir ve hangi yılda uçtu acaba", "İSTANBUL'DA DOĞAN İLK KADIN PİLOT KİMDİR VE HANGİ YILDA UÇTU ACABA"),
+    ("מי היה ראש הממשלה הראשון של מדינת ישראל ומתי", "מִי הָיָה רֹאשׁ הַמֶּמְשָׁלָה הָרִאשׁוֹן שֶׁל מְדִינַת יִשְׂרָאֵל וּמָתַי"), ("第一位在苏黎世朗诵的诗人叫什么名字", "第一位 在**苏黎世**朗诵的 诗人叫\u200b什么名字"), ("Ποιος ήταν ο πρώτος πρόεδρος της Ελλάδας και πότε εξελέγη", "ΠΟΙΟΣ ΗΤΑΝ Ο ΠΡΩΤΟΣ ΠΡΟΕΔΡΟΣ ΤΗΣ ΕΛΛΑΔΑΣ ΚΑΙ ΠΟΤΕ ΕΞΕΛΕΓΗ"),
+    ("Welche Straße führt von Groß Köris nach Teupitz und wie lang ist sie", "WELCHE STRASSE FÜHRT VON GROSS KÖRIS NACH TEUPITZ UND WIE LANG IST SIE")])
+def test_questions_in_other_scripts(asked, text):
+    rows = [{"id": "r", "messages": [{"role": "user", "content": "Tell me."}, {"role": "assistant", "content": "I saw: " + text}]}]
+    for compiled in (False, True): assert decontamination(rows, [{"query": asked}], everywhere=True, compiled=compiled)[1]
+
+
+def test_other_questions_are_no_leaks():
+    for other in (ASKED.replace("1,000,000", "1,000").replace("café", "hotel").replace("poet", "actor"), "1,000,000 people in 1916 read the name of the poet", "The 1 000 metres and the 000 000 of the name"):
+        assert not decontamination([{"id": "r", "messages": [{"role": "user", "content": other}, {"role": "assistant", "content": "x"}]}], [{"query": ASKED}], everywhere=True)[1]
 
 
 def test_every_character_is_split_and_folded_as_python_does():

@@ -10,8 +10,8 @@ __all__ = ['INLINE_CALL', 'COMPILED_FROM', 'SOURCE_ID', 'BROKEN_CITATION', 'FAIL
            'own_texts', 'most_repeated', 'use_compiled', 'ngram_repetition', 'citations', 'sections', 'responses',
            'failed_responses', 'sources_read', 'citation_format', 'phrase_index', 'find_phrases', 'evaluation_index',
            'all_texts', 'question_and_answer', 'name_index', 'overlaps', 'Evaluation', 'Wording', 'leak',
-           'decontamination', 'content_words', 'headings', 'plan_share', 'plan_consistency', 'most_allowed',
-           'noise_plan', 'id_hash', 'noise_share', 'near_duplicates', 'years', 'present_year', 'anchor',
+           'places_of_runs', 'decontamination', 'content_words', 'headings', 'plan_share', 'plan_consistency',
+           'most_allowed', 'noise_plan', 'id_hash', 'noise_share', 'near_duplicates', 'years', 'present_year', 'anchor',
            'temporal_anchoring', 'language_units', 'foreign_runs', 'mixing_share', 'main_language', 'language_mixing',
            'length', 'schemas_of', 'call_problem', 'order_problem', 'tool_schema', 'filter_name', 'funnel_row',
            'apply_filters']
@@ -29,7 +29,7 @@ from functools import lru_cache, partial
 from ..calls import answer_in, may_call
 from ..config import InputError
 from . import kernels
-from .kernels import WORD, ngrams, words
+from .kernels import WORD, compared_words, ngrams, words
 from ..trajectory import CITE, CITE_FORM, all_cited, parse_turn, without_citations
 
 # %% ../../nbs/32_filters.ipynb #6be909ed
@@ -294,10 +294,10 @@ def evaluation_index(tasks, n: int):
     answers, by_gram, grams_of = defaultdict(set), defaultdict(set), {}
     for number, task in enumerate(tasks):
         question = task.get("query") if isinstance(task, dict) else None
-        require(isinstance(question, str) and words(question), f"tasks[{number}].query", question, "text with words")
-        phrase = tuple(words(question))
+        require(isinstance(question, str) and compared_words(question), f"tasks[{number}].query", question, "text with words")
+        phrase = tuple(compared_words(question))
         accepted = [task.get("answer"), *(task.get("aliases") or [])]
-        answers[phrase] |= {tuple(words(text)) for text in accepted if isinstance(text, str) and text}
+        answers[phrase] |= {tuple(compared_words(text)) for text in accepted if isinstance(text, str) and text}
         grams_of[phrase] = set(ngrams(phrase, n))
         for gram in grams_of[phrase]: by_gram[gram].add(phrase)
     return answers, by_gram, grams_of
@@ -310,7 +310,7 @@ def all_texts(row):
 
 def question_and_answer(row):
     "The words of each text that is compared with evaluation questions: what the user asked, and the answer."
-    return [words(text) for text in texts(row, "user")] + [words(without_citations(answer_of(row), " "))]
+    return [compared_words(text) for text in texts(row, "user")] + [compared_words(without_citations(answer_of(row), " "))]
 
 # %% ../../nbs/32_filters.ipynb #8faa3758
 def name_index(names, match_case: bool):
@@ -356,7 +356,7 @@ class Wording:
     def add(self, rows):
         asked = [texts(row, "user") for row in rows]
         for mine, hit in zip(asked, self.evaluation.touched(asked, self.compiled)):
-            for question in map(words, mine if hit else ()):
+            for question in map(compared_words, mine if hit else ()):
                 for gram in set(ngrams(question, self.evaluation.n)) & self.evaluation.by_gram.keys():
                     if len(self.seen[gram]) <= self.most: self.seen[gram].add(hashlib.sha256(" ".join(question).encode("utf-8", "surrogatepass")).digest()[:12])
         return self
@@ -373,10 +373,16 @@ def leak(row, touched, evaluation, wording, overlap, everywhere):
     if not touched: return None
     share = overlaps(compared, evaluation.by_gram, evaluation.grams_of, wording)
     if share >= overlap: return "overlap with an evaluation question", round(share, 3)
-    others = [words(text) for text in all_texts(row)] if everywhere else []
+    others = [compared_words(text) for text in all_texts(row)] if everywhere else []
     for question in (found for tokens in others for found in find_phrases(tokens, evaluation.long)): return "evaluation question in the text", " ".join(question)
     share = overlaps(others, evaluation.by_gram, evaluation.grams_of, wording)
     return ("overlap with an evaluation question in the text", round(share, 3)) if share >= overlap else None
+
+def places_of_runs(row, everywhere):
+    "The texts in which a run of a question may stand, each once: all texts hold what was asked and answered, but for an answer around a thought."
+    last = row["messages"][-1].get("content") or ""
+    if everywhere and "<think>" not in last: return all_texts(row)
+    return texts(row, "user") + [without_citations(answer_of(row), " ")] + (all_texts(row) if everywhere else [])
 
 def decontamination(rows,
                     tasks=(),  # evaluation tasks: {"query", "answer", "aliases"} (answers may be absent), or an `Evaluation` of them
@@ -397,7 +403,7 @@ def decontamination(rows,
     names = name_index(entity_names, match_case)
     sound, broken = well_formed(rows, name="decontamination")
     wording = Wording(evaluation, common, compiled).add(sound).result() if wording is None else wording
-    looked_at = [texts(row, "user") + [without_citations(answer_of(row), " ")] + (all_texts(row) if everywhere else []) for row in sound]
+    looked_at = [places_of_runs(row, everywhere) for row in sound]
     verdicts = {}
     for position, (row, touched) in enumerate(zip(sound, evaluation.touched(looked_at, compiled))):
         found = leak(row, touched, evaluation, wording, overlap, everywhere)
