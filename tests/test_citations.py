@@ -49,7 +49,7 @@ def shown(report): return [(s.text, [c.source for c in s.cited]) for s in extrac
     ("东桥于1883年建成通车[1]。后来重建过两次【2】。\n\n参考文献：\n[1] 城市志 https://a.example/志。\n[2] 年鉴，第三卷", [("东桥于1883年建成通车。", ["https://a.example/志"]), ("后来重建过两次。", ["年鉴，第三卷"])]),
     ("See the table below:\n\n| year | length |\n|---|---|\n| 1883 | 480 m [x](http://t.example) |", [("year: 1883; length: 480 m x", ["http://t.example"])]),
     ("It has [a tower](https://en.wikipedia.org/wiki/Bridge_(city)) of 80 m ([Times](http://t.example), 2020).", [("It has a tower of 80 m (Times, 2020).", ["https://en.wikipedia.org/wiki/Bridge_(city)", "http://t.example"])]),
-    ("- The first item is here https://a.example/b.\n- The second one is <https://c.example>", [("The first item is here", ["https://a.example/b"]), ("The second one is", ["https://c.example"])]),
+    ("- The first item is here https://a.example/b.\n- The second one is <https://c.example>", [("The first item is here.", ["https://a.example/b"]), ("The second one is", ["https://c.example"])]),
     ("The bridge is long indeed.\n\nSource: [Times](http://t.example)", [("The bridge is long indeed.", []), ("Source: Times", ["http://t.example"])]),
     ("The bridge is long indeed.\n\n[[1]](http://t.example)", [("The bridge is long indeed.", ["http://t.example"])]),
     ("It is <b>long</b> indeed<sup>[1]</sup> and <a href=\"http://h.example/x\">old</a>.\n\n[1] http://a.example", [("It is long indeed and old.", ["http://a.example", "http://h.example/x"])]),
