@@ -25,6 +25,8 @@ import re
 from collections import Counter, defaultdict
 from functools import lru_cache, partial
 
+import numpy as np
+
 # %% ../../nbs/32_filters.ipynb #e207150a
 from ..calls import answer_in, may_call
 from ..config import InputError
@@ -336,7 +338,8 @@ class Evaluation:
         self.n, (self.answers, self.by_gram, self.grams_of) = n, evaluation_index(tasks, n)
         self.questions = phrase_index({phrase: phrase for phrase in self.answers})
         self.long = phrase_index({phrase: phrase for phrase in self.answers if len(phrase) >= n})
-        self.short = any(len(phrase) < n for phrase in self.answers)  # such a question has no run, and is looked for in every row
+        lengths = sorted({len(phrase) for phrase in self.answers if len(phrase) < n})  # such a question has no run, and is looked for as a whole
+        self.short = {length: {phrase for phrase in self.answers if len(phrase) == length} for length in lengths}
         self.table = kernels.gram_table(self.by_gram)
 
     def touched(self, rows, # a list of texts for each row
@@ -344,6 +347,12 @@ class Evaluation:
         "Which rows share at least one run of words with an evaluation question."
         if use_compiled(rows, compiled): return kernels.touches(rows, self.by_gram, self.n, self.table)
         return kernels.plain_touches(rows, self.by_gram, self.n)
+
+    def may_ask(self, rows, # a list of texts for each row
+                compiled=None):
+        "Which rows may hold a question that is too short to have a run; plain Python looks at all of them."
+        if not self.short or not use_compiled(rows, compiled): return [bool(self.short)] * len(rows)
+        return np.any([kernels.touches(rows, phrases, length) for length, phrases in self.short.items()], axis=0)
 
 # %% ../../nbs/32_filters.ipynb #a3c521a1
 class Wording:
@@ -364,9 +373,9 @@ class Wording:
     def result(self): return {gram for gram, questions in self.seen.items() if len(questions) > self.most}
 
 # %% ../../nbs/32_filters.ipynb #ef3b02b6
-def leak(row, touched, evaluation, wording, overlap, everywhere):
+def leak(row, touched, asked, evaluation, wording, overlap, everywhere):
     "What of the evaluation a row holds, as (reason, measure), or None."
-    compared = question_and_answer(row) if touched or evaluation.short else []
+    compared = question_and_answer(row) if touched or asked else []
     for question in (found for tokens in compared for found in find_phrases(tokens, evaluation.questions)):
         pair = tuple(compared[-1]) in evaluation.answers[question]
         return "evaluation question and answer" if pair else "evaluation question", " ".join(question)
@@ -404,9 +413,10 @@ def decontamination(rows,
     sound, broken = well_formed(rows, name="decontamination")
     wording = Wording(evaluation, common, compiled).add(sound).result() if wording is None else wording
     looked_at = [places_of_runs(row, everywhere) for row in sound]
+    said = [places_of_runs(row, False) for row in sound] if evaluation.short else [[]] * len(sound)
     verdicts = {}
-    for position, (row, touched) in enumerate(zip(sound, evaluation.touched(looked_at, compiled))):
-        found = leak(row, touched, evaluation, wording, overlap, everywhere)
+    for position, (row, touched, asked) in enumerate(zip(sound, evaluation.touched(looked_at, compiled), evaluation.may_ask(said, compiled))):
+        found = leak(row, touched, asked, evaluation, wording, overlap, everywhere)
         named = (name for text in (all_texts(row) if names and not found else ()) for name in find_phrases(words(text, not match_case), names))
         name = next(named, None)
         if found or name: verdicts[position] = found or ("held-out name", name)

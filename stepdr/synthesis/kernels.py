@@ -41,8 +41,8 @@ _TAG = re.compile(r"<!--.{0,2000}?-->|</?([a-zA-Z][a-zA-Z0-9]{0,11})(?:[\s/][^<>
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _LATEX = re.compile(r"\\(?:cite\w{0,8}\{[^{}\n]{0,300}\}|(?:text(?:bf|it|sc|tt|rm|sf|up|md)?|emph|underline|math(?:bf|it|rm|sf|tt)|mbox|boxed)\s?\{([^{}]{0,500})\}|-)")
 _LINKED = re.compile(r"\[([^\[\]\n]{0,300})\]\([^()\s]{0,1000}(?:\s+\"[^\"\n]{0,200}\")?\)")
-_LINE_END = re.compile("(?<=[A-Za-z\x80-\U0010ffff])-\r?\n[ \t]*(?=[A-Za-z\x80-\U0010ffff])")
-_GROUPS = re.compile("(?<![0-9])[0-9]{1,3}([,.'\u2019 \u00a0\u2007\u2009\u202f])[0-9]{3}(?:\\1[0-9]{3})*(?![0-9])")
+_LINE_END = re.compile("-(?<=[A-Za-z\x80-\U0010ffff]-)\r?\n[ \t]*(?=[A-Za-z\x80-\U0010ffff])")
+_GROUPS = re.compile("[0-9](?<![0-9]{2})[0-9]{0,2}([,.'\u2019 \u00a0\u2007\u2009\u202f])[0-9]{3}(?:\\1[0-9]{3})*(?![0-9])")
 _WIDE_DIGITS = {code: chr(code - 0xFF10 + 48) for code in range(0xFF10, 0xFF1A)}
 _WIDE_DIGIT, _WIDE_NUMBERS = re.compile("[\uff10-\uff19]"), _WIDE_DIGITS | {0xFF0C: ",", 0xFF0E: "."}
 _FORM_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
@@ -60,17 +60,21 @@ def without_markup(text: str):
     if "]" in text and "](" in text: text = _LINKED.sub(r"\1", text)
     return text
 
+_OFTEN = re.compile("[\u0300-\u036f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]+")
+_SELDOM = re.compile("[\u0483-\u1dff\u20d0-\u20ff\u2cef-\u2dff\u302a-\u302f\ua66f-\uabff\ufb1e\ufe00-\ufe2f\ufff9-\ufffb\U00010000-\U000e0fff]")
+
 @lru_cache(1)
 def _dropped():
-    "What is left out: accents and vowel marks (kana keep theirs), characters that do not show, the Arabic stretch; a dotless i has a dot."
-    everything = map(chr, (*range(0x80, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200)))
-    marks = {ord(c): None for c in everything if unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf") and c not in "\u3099\u309a"}
-    return marks | {0x640: None, 0x131: "i"}
+    "What is left out: accents and vowel marks (kana keep theirs), characters that do not show, the Arabic stretch."
+    codes = (*range(0x80, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200))
+    return dict.fromkeys(code for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me", "Cf") and code not in (0x3099, 0x309A) or code == 0x640)
 
 def fold_marks(text: str):
-    "Compatibility forms, case and marks folded."
+    "Compatibility forms, case and marks folded; a dotless i has a dot."
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return unicodedata.normalize("NFC", text.translate(_dropped()))
+    text = _OFTEN.sub("", text).replace("\u0131", "i")
+    if _SELDOM.search(text): text = text.translate(_dropped()) # most texts have none of these
+    return unicodedata.normalize("NFC", text)
 
 def compared_form(text: str):
     "The wider normal form of a text that is compared with evaluation questions."
