@@ -60,6 +60,26 @@ def shown(report): return [(s.text, [c.source for c in s.cited]) for s in extrac
 def test_forms(text, expected): assert shown(text) == expected
 
 
+LISTED = "\n\n{}\n\n1. A, accessed May 1, 2025, [https://a.org/1](https://a.org/1)\n2. B, https://a.org/2."
+BODY = "The river is 6,650 km long [1]. It flows to the north [2]."
+
+
+@pytest.mark.parametrize("head", ["#### **Works cited**", "**Works cited**", "__Sources__", "References", "References\n----------", "## 7. References", "### 参考文献", "**参考资料：**", "Sources:", "> ## Sources and notes", "## 📚 References", "*Bibliography*:"])
+def test_headings_of_lists_of_sources(head): assert shown(BODY + LISTED.format(head)) == [("The river is 6,650 km long.", ["https://a.org/1"]), ("It flows to the north.", ["https://a.org/2"])]
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("The Nile is long according to https://a.org/Nile. It flows north always.", [("The Nile is long according to.", ["https://a.org/Nile"]), ("It flows north always.", [])]),
+    ("See the page at “https://b.org/x” and read on.", [("See the page at and read on.", ["https://b.org/x"])]), ("It is long (https://b.org/x_(y)).", [("It is long.", ["https://b.org/x_(y)"])]), ("It is very long: **https://b.org/x**.", [("It is very long:.", ["https://b.org/x"])]),
+    ("It flows [north][src] and is ([long][1]) always, says [Times].\n\n[1]: https://a.org/1\n[src]: <https://a.org/2> 'T'\n[times]: https://t.org", [("It flows north and is (long ) always, says Times.", ["https://a.org/2", "https://a.org/1", "https://t.org"])]),
+    ("The gene was mapped by two groups, doi:10.1016/0092-8674(94)90302-6.", [("The gene was mapped by two groups.", ["https://doi.org/10.1016/0092-8674(94)90302-6"])]), ("The model is small (arXiv:2301.00001).", [("The model is small.", ["https://arxiv.org/abs/2301.00001"])]),
+    ("The river is long.1 It flows north.2\n\n**Works cited**\n\n1. A https://a.org/1\n2. B https://a.org/2", [("The river is long.", ["https://a.org/1"]), ("It flows north.", ["https://a.org/2"])]),
+    ("The river is long¹ and old.<sup>2</sup>\n\n## Sources\n1. https://a.org/1\n2. https://a.org/2", [("The river is long and old.", ["https://a.org/1", "https://a.org/2"])]),
+    ("The river is long \\[1\\].\n\n## Sources\n1\\. A https://a.org/1", [("The river is long.", ["https://a.org/1"])]), ("The river is long (Smith et al., 2020).\n\n## References\n- Smith, J. (2020). Rivers. https://a.org/s", [("The river is long.", ["https://a.org/s"])]),
+    ("The river was 5.2 km long in 1990.5 people said so.", [("The river was 5.2 km long in 1990.5 people said so.", [])])])
+def test_forms_that_people_paste(text, expected): assert shown(text) == expected
+
+
 def test_sentences():
     text = "Dr. J. Hill of the U.S. came in Jan. 1883, e.g. by rail. It cost $3.5 million (cf. Fig. 2)! \"Why?\" he asked. No. 5 won. 他说：“好。”然后走了。"
     assert [part.strip() for part in split_sentences(text)] == ["Dr. J. Hill of the U.S. came in Jan. 1883, e.g. by rail.", "It cost $3.5 million (cf. Fig. 2)!", '"Why?" he asked.', "No. 5 won.", "他说：“好。”", "然后走了。"]
