@@ -154,3 +154,34 @@ def test_the_shipped_query_set_is_evaluated_without_naming_it(stepdr, tmp_path):
     status, out, _ = stepdr("eval", "adr-professional", "--predictions", tmp_path / "p.jsonl", "--judge", "words", "--out", tmp_path / "out", "--json")
     found = json.loads(out)
     assert status == 0 and found["score"]["n"] == 40 and found["counts"]["missing"] == 39 and found["per_task"][task["id"]] > 0.5 and sum(found["per_task"].values()) == found["per_task"][task["id"]]
+
+
+def test_pairs_are_made_from_the_folder_of_a_run(stepdr, tmp_path):
+    run = tmp_path / "run"
+    (run / "world").mkdir(parents=True)
+    (run / "world" / "pages.json").write_text("{}")
+    write_jsonl(run / "data" / "tasks_test.jsonl", [{"id": "r1", "query": "Write a report.", "kind": "research"}, {"id": "s1", "query": "Where?", "kind": "simpleqa"}])
+    for name in ("north", "south"): write_jsonl(tmp_path / f"{name}.jsonl", [{"task": "r1", "report": f"The {name} one."}])
+    made = ("pairwise", "make", "--reports", f"north={tmp_path / 'north.jsonl'}", f"south={tmp_path / 'south.jsonl'}")
+    status, out, errors = stepdr(*made, "--tasks", run, "--out", tmp_path / "study")
+    assert status == 0 and json.loads(out)["pairs"] == 1, errors
+    (tmp_path / "other").mkdir()
+    status, _, errors = stepdr(*made, "--tasks", tmp_path / "other", "--out", tmp_path / "study2")
+    assert status == 2 and "is no folder of a run" in errors and len(errors.splitlines()) == 1
+
+
+def test_sentences_are_graded_without_a_judge_and_the_headline_says_so(stepdr, tmp_path):
+    write_jsonl(tmp_path / "q.jsonl", [{"id": n, "problem": "What is the capital of Wales?", "answer": "Cardiff"} for n in range(3)])
+    write_jsonl(tmp_path / "p.jsonl", [{"id": n, "answer": text} for n, text in enumerate(("The capital of Wales is Cardiff.", "Cardiff or Swansea", "n/a"))])
+    status, out, errors = stepdr("eval", "simpleqa", "--data", tmp_path / "q.jsonl", "--predictions", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["score"]["mean"] == 0.5 and found["headline"].startswith("share of correct answers, graded by exact rule, which left 1 of 3 answers open"), errors
+    assert found["counts"]["set_aside"] == {"left open": 1} and "left 1 of 3 answers open" in (tmp_path / "out" / "index.html").read_text()
+    assert [row["reason"] for row in read_jsonl(tmp_path / "out" / "aside.jsonl")] == ["the right answer stands in it, but a rule cannot tell that it is meant"]
+
+
+def test_pairs_of_few_tasks_print_json_that_every_parser_reads(stepdr, tmp_path):
+    write_jsonl(tmp_path / "v.jsonl", [{"task": "t1", "left": "a", "right": "b", "verdict": "Left better"}, {"task": "t2", "left": "a", "right": "b", "verdict": "Right better"}, {"task": "t3", "left": "c", "right": "d", "verdict": "Both good"}])
+    status, out, errors = stepdr("eval", "pairs", "--verdicts", tmp_path / "v.jsonl", "--json")
+    assert status == 0 and not errors and json.loads(out, parse_constant=pytest.fail)["caution"]
+    assert "note: ratings of a, b and of c, d cannot be compared" in stepdr("eval", "pairs", "--verdicts", tmp_path / "v.jsonl")[1]
