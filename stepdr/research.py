@@ -210,7 +210,12 @@ class ResearchAgent:
         return bool(self.messages)
 
     # what fits
-    def length(self, tools=None): return int((guess_tokens(self.messages) + guess_tools(tools)) * self.scale)
+    def length(self, tools=None): # schemas that go with the request -> tokens
+        "What the last prompt had and what came after it; the whole by guess where turns were summarised since."
+        guess = guess_tokens(self.messages) + guess_tools(tools)
+        if self.last and self.last[2] == bool(tools) and guess >= self.last[0]:
+            return int(self.last[1] + (guess - self.last[0]) * max(self.scale, self.text_scale))
+        return int(guess * self.scale)
 
     def room(self): # -> tokens that the instructions, the question and the tools leave for turns
         return self.context - int((self.fixed + guess_tools(self.toolbox.schemas)) * self.scale)
@@ -273,13 +278,13 @@ class ResearchAgent:
         guess, said = max(1, guess_tokens(self.messages) + guess_tools(tools)), error.limits
         self.adopt(said)
         longest = max(said.prompt, 1.05 * said.context) if said.context else 1.3 * self.context
-        self.scale = max(1.1 * self.scale, longest / guess)
+        self.scale, self.last = max(1.1 * self.scale, longest / guess), None
 
     def learn(self, guess, prompt, tools):
         "What the last results had in tokens, by how much the prompt grew with them."
         if self.last and prompt and self.last[2] == tools and guess - self.last[0] > 200:
             self.text_scale = min(3.0, max(0.5, (prompt - self.last[1]) / (guess - self.last[0])))
-        self.last = (guess, prompt, tools) if prompt else None
+        self.last = (guess, prompt, tools) if 0.5 * guess <= prompt <= 3 * guess else None
 
     # the model
     async def complete(self, tools, prefix):
