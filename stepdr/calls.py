@@ -327,11 +327,13 @@ def unquoted(text, pattern, at=0): # text, pattern, where to begin -> the next m
 
 # %% ../nbs/02_calls.ipynb #ca110024
 _HINTS = ("<tool", "<function", "invoke", "[tool_calls]", "<|", "<｜", ":tool", ":function", "<start_function")
+_HINTS_BARE = tuple(hint for hint in _HINTS if hint[0] not in "<[")
 
 def may_call(text):
     "Whether a text can hold markup of calls at all: quick, and true more often than needed."
+    hints = _HINTS if "<" in text or "[" in text else _HINTS_BARE # most texts have neither
     small = text.lower()
-    return any(hint in small for hint in _HINTS)
+    return any(hint in small for hint in hints)
 
 def regions(text): # -> list of (where it begins, where it ends, calls), in order
     "The stretches of a text that are calls' markup; what stands in code is an example."
