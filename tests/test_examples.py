@@ -3,10 +3,12 @@ import contextlib
 import http.server
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -44,7 +46,7 @@ HELP = {name: parser.epilog or "" for name, parser in parsers()}
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 PRINTED = [("README", line) for kind, block in BLOCKS if kind == "sh" for part in [block] for line in command_lines(part) for line in line.split(" && ") if line.startswith("stepdr ")]
 PRINTED += [(name, line) for name, epilog in HELP.items() for line in command_lines(epilog)]
-LONG = {"run": ["--list"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
+LONG = {"run": ["--list"], "corpus walk": ["-n", "20"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
 READ = ("judge train",)  # of these only the words are read: the judge's own tests train one
 
 
@@ -144,7 +146,11 @@ def servers():
 
 def serve_for_a_moment(words, place, environment):
     "A command that serves until it is stopped: it must be up, and end when it is told to."
-    import os
+    if "--port" in words:  # a free one: the printed port may be taken on this machine
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            words[words.index("--port") + 1] = str(free.getsockname()[1])
+    elif words[0] == "pairwise": words += ["--port", "0"]
     process = subprocess.Popen([sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())", *words], cwd=place, env={**os.environ, **environment},
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     time.sleep(12)
@@ -169,7 +175,7 @@ def test_an_example_runs_as_printed(place, servers, line, monkeypatch, capsys):
     if " ".join(words[:2]) in READ:
         assert (place / make_parser().parse_args(words).run / "world" / "pages.json").is_file()
         return
-    if "--list-parameters" not in words: words += LONG.get(words[0], [])
+    if "--list-parameters" not in words: words += LONG.get(words[0], LONG.get(" ".join(words[:2]), []))
     status = main(words)
     said = capsys.readouterr()
     needs_model = bool(ADDRESS.search(line)) or "models/" in line or "URL#NAME" in line
