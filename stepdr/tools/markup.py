@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['is_text', 'lines_of', 'near', 'note_mark', 'mend_raised', 'mend_lowered', 'mend_styled', 'mend_note_link', 'span',
-           'row_groups', 'place_cells', 'mend_spans', 'mend_cell', 'ordinal', 'mend_list', 'mend_code', 'math_text',
-           'mend_formula', 'mend_struck', 'mend_reading', 'mend_picture', 'as_block', 'is_note', 'is_prose',
-           'open_form', 'mend_button', 'mend_label', 'tag_end', 'closed_itself', 'in_value', 'plain_size', 'tidy',
-           'has_marks', 'selector', 'Mender', 'mend']
+           'row_groups', 'place_cells', 'mend_spans', 'mend_cell', 'ordinal', 'mend_list', 'mend_code', 'mend_formula',
+           'mend_source', 'mend_struck', 'mend_reading', 'mend_picture', 'as_block', 'is_note', 'is_prose', 'open_form',
+           'mend_button', 'mend_label', 'tag_end', 'closed_itself', 'in_value', 'plain_size', 'tidy', 'has_marks',
+           'selector', 'Mender', 'mend']
 
 # %% ../../nbs/24_markup.ipynb #81cd6bda
 import html
@@ -266,53 +266,40 @@ def mend_code(pre): # <pre> with block elements in it
     pre.text = unmarked(lines_of(pre))
 
 # %% ../../nbs/24_markup.ipynb #77b85889
-_NO_FORMULA = ("annotation", "annotation-xml", "mphantom")
-
-def math_text(node, depth=0): # MathML element -> text
-    "Fractions with /, raised and lowered parts with ^ and _, roots as √."
-    if depth > _DEEPEST:
-        return node.text or ""
-    parts = [math_text(child, depth + 1) for child in node.children.values() if child.node_name.lower() not in _NO_FORMULA]
-    name = node.node_name.lower()
-    group = lambda text: text if re.fullmatch(r"[\w.,′∞]*", text) else f"({text})"
-    if name in ("mi", "mn", "mo", "mtext", "ms") or not parts:
-        text = " ".join((node.text or "").split()).strip("\u2061\u2062\u2063\u2064")
-        return f" {text} " if name == "mtext" or text in ("=", "≤", "≥", "<", ">", "≠", "≈", "→", "∈") else text
-    if name == "mfrac" and len(parts) == 2:
-        return f"{group(parts[0])}/{group(parts[1])}"
-    if name in ("msup", "mover") and len(parts) == 2:
-        return f"{parts[0]}^{group(parts[1])}"
-    if name in ("msub", "munder") and len(parts) == 2:
-        return f"{parts[0]}_{group(parts[1])}"
-    if name in ("msubsup", "munderover") and len(parts) == 3:
-        return f"{parts[0]}_{group(parts[1])}^{group(parts[2])}"
-    if name == "msqrt":
-        return f"√({''.join(parts)})"
-    if name == "mroot" and len(parts) == 2:
-        return f"{group(parts[1])}√({parts[0]})"
-    if name == "mtr" or name == "mlabeledtr":
-        return ", ".join(parts)
-    if name == "mtable":
-        return "[" + "; ".join(parts) + "]"
-    return "".join(parts)
-
 _FALLBACK = "img.mwe-math-fallback-image-inline,img.mwe-math-fallback-image-display"
+_SIGNS = {"MFRAC": "/", "MSUP": "^", "MSUBSUP": "_^", "MUNDEROVER": "_^"}
 
-def mend_formula(math): # <math>
-    "Replace a formula by its TeX, or by its text on one line; a picture of it beside is left out."
-    notes = [one for one in math.query_selector_all("annotation").values() if "tex" in (one.get_attribute("encoding") or "").lower()]
-    source = notes[0].text if notes else None
-    if source and source.strip():
-        source = " ".join(source.split())
-        if source.startswith("{\\displaystyle") and source.endswith("}"):
-            source = source[14:-1].strip()
-        text = f"${source}$"
-    else:
-        text = " ".join(math_text(math).split())
+def mend_formula(tree, node): # element of MathML with parts
+    "Fractions with /, powers with ^, roots as √, cells with commas."
+    letters, name, parts = tree.create_text_node, node.node_name.upper(), node.children.values()
+    if name == "MTD" or name == "MTR":
+        node.prepend(letters(", " if name == "MTD" else "; "))
+    elif name == "MSQRT":
+        node.prepend(letters("√("))
+        node.append(letters(")"))
+    elif name == "MROOT" and len(parts) == 2:
+        parts[0].before(letters("("))
+        parts[0].after(letters(")^(1/"))
+        node.append(letters(")"))
+    elif name in _SIGNS and len(parts) == len(_SIGNS[name]) + 1:
+        for part in parts if name == "MFRAC" else parts[1:]:
+            if part.child_element_count > 1:
+                part.prepend(letters("("))
+                part.append(letters(")"))
+        for sign, part in zip(_SIGNS[name], parts[1:]):
+            part.before(letters(sign))
+
+def mend_source(note): # <annotation> of a formula
+    "Replace a formula by the TeX it was made of; a picture of it beside is left out."
+    source, math = " ".join((note.text or "").split()), note.closest("math")
+    if math is None or not source or "tex" not in (note.get_attribute("encoding") or "").lower():
+        return
+    if source.startswith("{\\displaystyle") and source.endswith("}"):
+        source = source[14:-1].strip()
     above = math.parent_element
     for picture in (above.parent_element or above).query_selector_all(_FALLBACK).values() if above is not None else []:
         picture.remove()
-    math.text = text
+    math.text = f"${source}$"
 
 # %% ../../nbs/24_markup.ipynb #09284408
 def mend_struck(node): # <del>, <s>, <strike>
@@ -536,8 +523,8 @@ def _script_text(tag, inside, before, counts): # start tag of a script, what is 
 
 # %% ../../nbs/24_markup.ipynb #80243d24
 _HEADS = "h1,h2,h3,h4,h5,h6"
-_SELECTORS = {name: name for name in "sup sub aside form button math rt q del s strike noscript template textarea iframe".split()} | {
-              "ol": "ol[start],ol[reversed],ol[type],li[value]", "svg": "svg text", "img": "img[alt]",
+_SELECTORS = {name: name for name in "sup sub aside form button rt q del s strike noscript template textarea iframe".split()} | {
+              "ol": "ol[start],ol[reversed],ol[type],li[value]", "svg": "svg text", "math": "mfrac,msup,msubsup,munderover,msqrt,mroot,mtd+mtd,mtr+mtr,annotation", "img": "img[alt]",
               "label": f":is({_HEADS},summary,dt) label,label:has({_HEADS},p),label[for]",
               "span": "span[style*='vertical-align'],span[style*=position]," + ",".join(f"span[class^={name}]" for name in "su foot fn note ref cite".split()),
               "time": ":is(p,li,td,th,dd,dt,blockquote,figcaption,h1,h2,h3,h4,h5,h6) time"}
@@ -567,13 +554,15 @@ def selector(source, names, marked): # HTML, names of notable elements in it, wh
 # %% ../../nbs/24_markup.ipynb #8ba2e766
 _ELSEWHERE = "nav,header,footer,[role=navigation],math,.katex,.MathJax,mjx-container"
 
+_FORMULA = frozenset("MFRAC MSUP MSUBSUP MUNDEROVER MSQRT MROOT MTD MTR".split())
+
 class Mender:
     "What one pass does to each kind of element; tables, cells, code and lists wait until all inside them is done."
     def __init__(self, tree, marked): # tree, whether it is known to be the main content
         self.tree, self.marked, self.counts = tree, marked, Counter()
         self.tables, self.cells, self.codes, self.lists = {}, {}, {}, {}
         self.ways = {"SUP": mend_raised, "SUB": mend_lowered, "SPAN": mend_styled, "RT": mend_reading, "DEL": mend_struck, "S": mend_struck,
-                     "STRIKE": mend_struck, "IMG": mend_picture, "MATH": mend_formula, "A": mend_note_link, "Q": self.quote,
+                     "STRIKE": mend_struck, "IMG": mend_picture, "ANNOTATION": mend_source, "A": mend_note_link, "Q": self.quote,
                      "BUTTON": self.button, "LABEL": self.label, "FORM": self.form, "ASIDE": self.aside, "NOSCRIPT": self.noscript,
                      "TEMPLATE": self.template, "TIME": self.time,
                      "TEXTAREA": self.textarea, "IFRAME": self.frame, "TEXT": self.drawing, "OL": self.ordered}
@@ -581,6 +570,9 @@ class Mender:
     def mend(self, nodes): # elements in the order of the page -> Counter of what was left out
         for node in reversed(nodes):
             name = node.node_name.upper()
+            if name in _FORMULA:
+                mend_formula(self.tree, node)
+                continue
             if name in self.ways:
                 self.ways[name](node)
             else:
