@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KEPT', 'ITEM', 'ITEM_END', 'ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff',
            'decode', 'guess_language', 'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document',
-           'unmarked', 'inner_html', 'main_part', 'prepare_html', 'find_date', 'page_title', 'read_head', 'page_links',
-           'article_body', 'around_text', 'missing_text', 'read_html', 'read_text', 'read_verbatim', 'read_document',
-           'serve_worker', 'extract', 'extract_async', 'parse_document']
+           'unmarked', 'inner_html', 'main_part', 'only_main', 'prepare_html', 'find_date', 'page_title', 'read_head',
+           'page_links', 'article_body', 'around_text', 'missing_text', 'read_html', 'read_text', 'read_verbatim',
+           'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -380,12 +380,29 @@ def _cut_out(source, cuts): # text, (begin, end) pairs in order -> text without 
         pieces.append(source[place:begin]); place = max(place, end)
     return "".join([*pieces, source[place:]]) if cuts else source
 
+def only_main(source): # HTML -> where its only <main> begins and ends, or (0, its length) where that is not clear
+    "What is around it need not be gone through."
+    begin, end = source.find("<main "), source.rfind("</main>")
+    if begin < 0: begin = source.find("<main>")
+    if begin < 0 or end < begin or source.find("<main", begin + 5, end) >= 0 or source.find("<main", end) >= 0: return 0, len(source)
+    hidden = any(source.rfind(opening, 0, begin) > source.rfind(close, 0, begin) for opening, close in (("<!--", "-->"), ("<script", "</script"), ("<style", "</style"), ("<textarea", "</textarea"), ("<title", "</title")))
+    return (0, len(source)) if hidden else (begin, end + 7)
+
+_CHROME = ("form", "label", "button", "text", "iframe")
+
 def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether it is the main part alone, names of notable elements of the page, Counter of what it lacks)
     "Cut out the main part and repair what the main-content rules get wrong."
     from stepdr.tools.markup import tidy
-    source, names, counts = tidy(source)
-    part = main_part(source, counts)
-    if part is not None: source = part
+    begin, end = only_main(source)
+    tidied, names, counts = tidy(source[begin:end])
+    part = main_part(tidied, counts)
+    if part is None and begin:
+        tidied, names, counts = tidy(source)
+        part = main_part(tidied, counts)
+    source = tidied
+    if part is not None:
+        names = {name for name in names if name not in _CHROME or f"<{name}" in part or f"<{name.upper()}" in part}   # what is around it need not be looked for
+        source = part
     else: source = re.sub(r"(<body\b[^>]{0,2000}>)", r"\1<div><div><div>", source, count=1)
     for name in ("summary", "legend"):   # they stand in a line of their own
         if name in names: source = source.replace(f"</{name}>", f"<br></{name}>")
@@ -600,7 +617,7 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
     "The main content of a page; when far too little is found, the whole page, and trafilatura's reading if it has more."
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
-    from stepdr.tools.markup import mend
+    from stepdr.tools.markup import mend, tidy
     title, date, language = read_head(source)
     clean, marked, names, counts = prepare_html(source)
     data = counts.pop("data", 0)
@@ -622,7 +639,7 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
         if size(blocks) < settings.little and len(body := article_body(source)) >= max(2 * size(blocks), settings.little):
             blocks = [("p", 0, join_lines(part)) for part in body.split("\n") if part.strip()]
             warnings.append("the text is what the page's data give as its article (articleBody)")
-        warnings += missing_text(source, size(blocks), data, settings)
+        warnings += missing_text(source, size(blocks), data or tidy(source)[2]["data"], settings)
     if not title: title = next((value for kind, level, value in blocks if kind == "h"), "")
     links = page_links(url, (), (clean, source) if marked else (source,), settings.max_links, settings.max_other_links)
     return make_document(url, "html", blocks, title, language, date, links, warnings, settings)

@@ -424,12 +424,17 @@ def mend_label(tree, label): # <label> in a heading, or around one
         label.replace_with(tree.create_text_node(f" {_words(label)} "))
 
 # %% ../../nbs/24_markup.ipynb #3fd914dd
-_NOTABLE_NAMES = ("script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|ol|math|rt|q|del|s|"
+_NOTABLE_NAMES = ("script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|math|rt|q|del|s|"
                   "strike|summary|legend|label|select|object|svg|img|"
-                  "nav|footer|main|article|dialog|section|details|canvas|video|audio|time")
-_SPAN = r"""span (?:class=["']?(?:su[bp]|foot|fn|note|ref|cite)|style=["']?[^"'>]{0,200}(?:vertical-align|position))"""
-_FIRST = "!abcdfilmnoqrstvxABCDFILMNOQRSTVX"
-_NOTABLE = re.compile(rf"<(?=[{_FIRST}])(!--|(?:{_NOTABLE_NAMES}|{_NOTABLE_NAMES.upper()})(?=[\s/>])|{_SPAN})")
+                  "nav|footer|main|dialog|canvas|video|audio|time|text|mfrac|msup|msubsup|munderover|msqrt|mroot|mtable|annotation")
+_SPAN = r"""li value|ol (?:start|reversed|type)|span (?:class=["']?(?:su[bp]|foot|fn|note|ref|cite)|style=["']?[^"'>]{0,200}(?:vertical-align|position))"""
+
+def _by_letter(names): # names -> one expression, in which a first letter is tried once
+    first = sorted({name[0] for name in names})
+    return "|".join(letter + "(?:" + "|".join(name[1:] for name in names if name[0] == letter) + ")" for letter in first)
+
+_LOWER, _UPPER = (_by_letter(names.split("|")) for names in (_NOTABLE_NAMES, _NOTABLE_NAMES.upper()))
+_NOTABLE = re.compile(rf"<(!--|(?=[a-t v])(?:{_LOWER})(?=[\s/>])|{_SPAN}|(?=[A-X])(?:{_UPPER})(?=[\s/>]))".replace("[a-t v]", "[abcdfilmnoqrstvx]"))
 _COMMENT_END = re.compile("--!?>")
 _RAW = "script style textarea title iframe xmp noembed noframes".split()   # a parser looks for nothing but their end tag in them
 _END = {name: re.compile("</" + "".join(f"[{letter}{letter.upper()}]" for letter in name) + r"(?=[\s/>])") for name in _RAW}
@@ -478,9 +483,9 @@ def tidy(source): # HTML -> (HTML without scripts, styles and comments, names of
             pieces.append(source[place:begin])
             place = read = end.end()
             continue
-        names.add(name[:4] if name[:5] == "span " else name)
+        names.add(name.split(" ")[0] if " " in name else name)
         raw = _END.get(name)
-        if raw is None and source[found.end()] == ">" or name[:5] == "span ":
+        if raw is None and source[found.end()] == ">" or " " in name:
             continue   # most of them
         end = tag_end(source, begin)
         if end < 0:
@@ -523,13 +528,14 @@ def _script_text(tag, inside, before, counts): # start tag of a script, what is 
 
 # %% ../../nbs/24_markup.ipynb #80243d24
 _HEADS = "h1,h2,h3,h4,h5,h6"
-_SELECTORS = {name: name for name in "sup sub aside form button rt q del s strike noscript template textarea iframe".split()} | {
-              "ol": "ol[start],ol[reversed],ol[type],li[value]", "svg": "svg text", "math": "mfrac,msup,msubsup,munderover,msqrt,mroot,mtd+mtd,mtr+mtr,annotation", "img": "img[alt]",
-              "label": f":is({_HEADS},summary,dt) label,label:has({_HEADS},p),label[for]",
+_SELECTORS = {name: name for name in "mfrac msup msubsup munderover msqrt mroot annotation sup sub aside form button rt q del s strike noscript template textarea iframe".split()} | {
+"ol": "ol[start],ol[reversed],ol[type]", "li": "li[value]", "text": "svg text", "mtable": "mtd+mtd,mtr+mtr", "img": "img[alt]",
+              "label": "label",
               "span": "span[style*='vertical-align'],span[style*=position]," + ",".join(f"span[class^={name}]" for name in "su foot fn note ref cite".split()),
               "time": ":is(p,li,td,th,dd,dt,blockquote,figcaption,h1,h2,h3,h4,h5,h6) time"}
-_ALWAYS = ":is(div,section,article,p,ul,ol,dl,dd,table)[aria-hidden=true],[aria-expanded=false],[role=complementary]"
-_CELLS = "[rowspan],[colspan],tr>:first-child:blank,:is(td,th)>:is(p,div,ul,ol,dl)"
+_HIDES = ":is(div,section,article,p,ul,ol,dl,dd,table)[aria-hidden=true]"
+_CODE_BLOCKS = re.compile(r"<pre[^>]*>\s*(?:<code[^>]*>\s*)?<(?:div|p|ol|ul|table)[\s>]")
+_CELLS = "tr>:first-child:blank,:is(td,th)>:is(p,div,ul,ol,dl)"
 _NOTES = "a[href*='#'],a[role=doc-noteref],a[epub\\:type=noteref]"
 _LINK_END = re.compile(r"</a>(?:(?<=[\d\])]</a>)|(?<=[\d\])]</span></a>))|</A>")
 _NOTE_END = re.compile(r">\s*[\[(]?\d{1,3}[\])]?\s*(?:</\w{1,9}>\s*){0,3}</a>$", re.IGNORECASE)
@@ -542,11 +548,17 @@ _HIDDEN = "[hidden],[style*='display:none'],[style*='display: none'],[class~=hid
 
 def selector(source, names, marked): # HTML, names of notable elements in it, whether it is known to be the main content -> CSS selector
     "What of a page has to be looked at."
-    wanted = [_SELECTORS[name] for name in names if name in _SELECTORS] + [_ALWAYS]
+    wanted = [_SELECTORS[name] for name in names if name in _SELECTORS] + [_HIDES]
+    if "aria-expanded" in source:
+        wanted.append("[aria-expanded=false]")
+    if "complementary" in source:
+        wanted.append("[role=complementary]")
     if "<td" in source or "<TD" in source:
         wanted.append(_CELLS)
-    if "<pre" in source or "<PRE" in source:
-        wanted.append("pre :is(div,p,li,tr)")
+        if "span=" in source or "SPAN=" in source:
+            wanted.append("[rowspan],[colspan]")
+    if _CODE_BLOCKS.search(source) or "<PRE" in source[:100_000]:
+        wanted.append("pre>:is(div,p,ol,ul,table),pre>code>:is(div,p,ol,ul,table)")
     if has_marks(source):
         wanted.append(_NOTES)
     return ",".join(wanted if marked else [*wanted, _HIDDEN, _DROPPED])
@@ -607,11 +619,12 @@ class Mender:
             self.cells.setdefault(above)
         elif name == "LI" and node.has_attribute("value") and above is not None and above.node_name == "OL":
             self.lists.setdefault(above)
-        if name in ("DIV", "P", "LI", "TR") and (code := node.closest("pre")) is not None:
+        if name in ("DIV", "P", "OL", "UL", "TABLE") and (code := node.closest("pre")) is not None:
             self.codes.setdefault(code)
 
     def ordered(self, node):
-        self.lists.setdefault(node)
+        if node.has_attribute("start") or node.has_attribute("reversed") or node.has_attribute("type"):
+            self.lists.setdefault(node)
         self.other(node, "OL")
 
     def time(self, node): # the rules for main content drop times, in a sentence too
