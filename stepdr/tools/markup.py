@@ -424,8 +424,8 @@ def mend_label(tree, label): # <label> in a heading, or around one
         label.replace_with(tree.create_text_node(f" {_words(label)} "))
 
 # %% ../../nbs/24_markup.ipynb #3fd914dd
-_NOTABLE_NAMES = ("script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|math|rt|q|del|s|"
-                  "strike|summary|legend|label|select|object|svg|img|"
+_NOTABLE_NAMES = ("script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|rt|q|del|s|"
+                  "strike|summary|legend|label|select|object|"
                   "nav|footer|main|dialog|canvas|video|audio|time|text|mfrac|msup|msubsup|munderover|msqrt|mroot|mtable|annotation")
 _SPAN = r"""li value|ol (?:start|reversed|type)|span (?:class=["']?(?:su[bp]|foot|fn|note|ref|cite)|style=["']?[^"'>]{0,200}(?:vertical-align|position))"""
 
@@ -487,12 +487,14 @@ def tidy(source): # HTML -> (HTML without scripts, styles and comments, names of
         raw = _END.get(name)
         if raw is None and source[found.end()] == ">" or " " in name:
             continue   # most of them
+        if raw is None and source[source.find(">", begin) - 1] != "/":
+            continue
         end = tag_end(source, begin)
         if end < 0:
             break
         itself = closed_itself(source[begin:end])
         if raw is None:
-            if itself and name not in ("svg", "math", "img"):
+            if itself:
                 pieces.append(source[place:end] + f"</{name}>")
                 place = read = end
             continue
@@ -535,7 +537,8 @@ _SELECTORS = {name: name for name in "mfrac msup msubsup munderover msqrt mroot 
               "time": ":is(p,li,td,th,dd,dt,blockquote,figcaption,h1,h2,h3,h4,h5,h6) time"}
 _HIDES = ":is(div,section,article,p,ul,ol,dl,dd,table)[aria-hidden=true]"
 _CODE_BLOCKS = re.compile(r"<pre[^>]*>\s*(?:<code[^>]*>\s*)?<(?:div|p|ol|ul|table)[\s>]")
-_CELLS = "tr>:first-child:blank,:is(td,th)>:is(p,div,ul,ol,dl)"
+_BLANK_FIRST = re.compile(r"<tr[^>]*>\s*<t[dh][^>]*>\s*(?:&nbsp;\s*)*<[t/]")
+_BLOCK_IN_CELL = re.compile(r"<t[dh][^>]*>(?:[^<]|<(?!/?(?:td|th|tr|table|p|div|ul|ol|dl)[\s>])){0,300}<(?:p|div|ul|ol|dl)[\s>]")
 _NOTES = "a[href*='#'],a[role=doc-noteref],a[epub\\:type=noteref]"
 _LINK_END = re.compile(r"</a>(?:(?<=[\d\])]</a>)|(?<=[\d\])]</span></a>))|</A>")
 _NOTE_END = re.compile(r">\s*[\[(]?\d{1,3}[\])]?\s*(?:</\w{1,9}>\s*){0,3}</a>$", re.IGNORECASE)
@@ -553,8 +556,13 @@ def selector(source, names, marked): # HTML, names of notable elements in it, wh
         wanted.append("[aria-expanded=false]")
     if "complementary" in source:
         wanted.append("[role=complementary]")
+    if "<img" in source or "<IMG" in source:
+        wanted.append("img[alt]")
     if "<td" in source or "<TD" in source:
-        wanted.append(_CELLS)
+        if _BLANK_FIRST.search(source) or "<TR" in source:
+            wanted.append("tr>:first-child:blank")
+        if _BLOCK_IN_CELL.search(source) or "<TR" in source:
+            wanted.append(":is(td,th)>:is(p,div,ul,ol,dl)")
         if "span=" in source or "SPAN=" in source:
             wanted.append("[rowspan],[colspan]")
     if _CODE_BLOCKS.search(source) or "<PRE" in source[:100_000]:
