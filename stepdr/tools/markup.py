@@ -397,6 +397,8 @@ def _unfolds(button): # <button> -> whether it says that it unfolds something
 
 def mend_button(tree, button): # <button>
     "Keep a button that is a heading or a question to unfold; other buttons are controls."
+    if (button.text or "").strip().lower() in ("copy", ""):
+        return
     for part in button.query_selector_all(_UNSEEN + ",svg,[aria-hidden=true]").values() if button.child_element_count else []:
         part.remove()
     words = _words(button)
@@ -538,7 +540,6 @@ _SELECTORS = {name: name for name in "mfrac msup msubsup munderover msqrt mroot 
 _HIDES = ":is(div,section,article,p,ul,ol,dl,dd,table)[aria-hidden=true]"
 _CODE_BLOCKS = re.compile(r"<pre[^>]*>\s*(?:<code[^>]*>\s*)?<(?:div|p|ol|ul|table)[\s>]")
 _BLANK_FIRST = re.compile(r"<tr[^>]*>\s*<t[dh][^>]*>\s*(?:&nbsp;\s*)*<[t/]")
-_BLOCK_IN_CELL = re.compile(r"<t[dh][^>]*>(?:[^<]|<(?!/?(?:td|th|tr|table|p|div|ul|ol|dl)[\s>])){0,300}<(?:p|div|ul|ol|dl)[\s>]")
 _NOTES = "a[href*='#'],a[role=doc-noteref],a[epub\\:type=noteref]"
 _LINK_END = re.compile(r"</a>(?:(?<=[\d\])]</a>)|(?<=[\d\])]</span></a>))|</A>")
 _NOTE_END = re.compile(r">\s*[\[(]?\d{1,3}[\])]?\s*(?:</\w{1,9}>\s*){0,3}</a>$", re.IGNORECASE)
@@ -561,8 +562,7 @@ def selector(source, names, marked): # HTML, names of notable elements in it, wh
     if "<td" in source or "<TD" in source:
         if _BLANK_FIRST.search(source) or "<TR" in source:
             wanted.append("tr>:first-child:blank")
-        if _BLOCK_IN_CELL.search(source) or "<TR" in source:
-            wanted.append(":is(td,th)>:is(p,div,ul,ol,dl)")
+        wanted.append(":is(td,th)>:is(p,div,ul,ol,dl)")
         if "span=" in source or "SPAN=" in source:
             wanted.append("[rowspan],[colspan]")
     if _CODE_BLOCKS.search(source) or "<PRE" in source[:100_000]:
