@@ -90,8 +90,8 @@ def answer_of(messages): # -> str or None
     return answer_in(last.get("content"))
 
 # %% ../nbs/02_trajectory.ipynb #ddcc3ec0
-MARKUP = re.compile(r"<(?=\s*/?\s*(?:think|tool_call|tool_response|answer)\s*>|[|｜][^<>|｜]{1,40}[|｜]|/?(?:[a-z]+:)?(?:tool|function)_?calls?>|tool_code>"
-                    r"|function=|(?:[a-z]+:)?invoke\s|start_function_call>)|\[(?=/?TOOL_CALLS\])", re.IGNORECASE)
+MARKUP = re.compile(r"<(?i:(?=\s*/?\s*(?:think|tool_call|tool_response|answer)\s*>|[|｜][^<>|｜]{1,40}[|｜]|/?(?:[a-z]+:)?(?:tool|function)_?calls?>|tool_code>"
+                    r"|function=|(?:[a-z]+:)?invoke\s|start_function_call>))|\[(?=/?(?i:TOOL_CALLS)\])") # the first letter without IGNORECASE: it is looked for ten times as fast
 
 def neutralize(text): # untrusted text -> the same, with `<` of tags, special tokens and calls of any family as `&lt;`
     "Escape what a model or a parser could take for a turn, a call or an answer; idempotent."

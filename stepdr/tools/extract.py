@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KEPT', 'ITEM', 'ITEM_END', 'ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff',
            'decode', 'guess_language', 'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document',
-           'unmarked', 'inner_html', 'main_part', 'only_main', 'prepare_html', 'find_date', 'page_title', 'read_head',
-           'page_links', 'article_body', 'around_text', 'missing_text', 'read_html', 'read_text', 'read_verbatim',
-           'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
+           'unmarked', 'inner_html', 'main_place', 'main_part', 'tables_of', 'only_main', 'prepare_html', 'find_date',
+           'page_title', 'read_head', 'page_links', 'article_body', 'around_text', 'missing_text', 'read_html',
+           'read_text', 'read_verbatim', 'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -33,7 +33,7 @@ from ..extras import MissingPackage, missing_package
 from .base import ToolError
 from .content import binary_kind, decode_bytes, said_encodings, text_kind, wide_codec
 from ..trajectory import neutralize
-from ..world.paragraphs import Paragraph, paragraph_id
+from ..world.paragraphs import Paragraph, paragraph_ids
 
 # %% ../../nbs/24_extract.ipynb #c0b2bcb2
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202
 def safe_text(text): # untrusted text -> text without invisible characters and without markup of the wire format
     "What a page may show to a model; idempotent."
     if not text.isprintable(): text = _INVISIBLE.sub("", text)
-    return neutralize(text) if "<" in text else text
+    return neutralize(text) if "<" in text or ("[" in text and "tool_calls]" in text.lower()) else text
 
 # %% ../../nbs/24_extract.ipynb #b6522cbc
 _OFFICE = (("word/", "docx"), ("xl/", "xlsx"), ("ppt/", "pptx"))
@@ -263,9 +263,9 @@ def make_document(url, kind, blocks, title="", language="", date="", links=(), w
     text = block_text(kept)
     language = guess_language(text, language)
     pairs = block_paragraphs(kept, settings)
-    paragraphs, seen = [], set()
+    paragraphs, seen, number_of = [], set(), paragraph_ids(url)
     for heading, part in pairs:
-        number = paragraph_id(url, part)
+        number = number_of(part)
         if number in seen: continue
         seen.add(number)
         paragraphs.append(Paragraph(number, url, title, part, heading, language, date, len(paragraphs)))
@@ -276,6 +276,7 @@ def make_document(url, kind, blocks, title="", language="", date="", links=(), w
 _SKIP = [".linenos", ".lineno", ".headerlink", ".anchor-link", ".md-content__button", ".mw-editsection", ".sr-only", ".visually-hidden", ".screen-reader-text",
          ".MathJax_Preview", "button", "svg", "[aria-hidden=true]"]
 _AROUND = ["nav", "footer", "[role=navigation]", "[role=search]"]
+_BY_NAME = ("button", "svg", "nav", "footer")   # whether a page has them is known
 _GUARD = "\u2060"  # word joiner: added to lone characters, gone again with the invisible ones
 _LONE = re.compile(r">\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&(?!nbsp;)#?\w{2,10};)(?=\s*<)")   # resiliparse takes any that needs three bytes for the letter of an icon font
 _CELL = re.compile(r"(<t[dh]\b[^>]{0,500}>)\s*<(?:p|div)\b[^>]{0,500}>")
@@ -318,9 +319,10 @@ def _inner_marked(source, marks, begin, name, end): # as `inner_html`, where the
 
 def _paragraphs(source, begin, end): return source.count("<p>", begin, end) + source.count("<p ", begin, end)
 
-def main_part(source, counts=None): # HTML, Counter of what is left out -> HTML of the innermost element that says it is the main content, or None
+def main_place(source, counts=None, names=None): # HTML, Counter of what is left out, names of elements that it has where they are known -> where the content of the innermost element that says it is the main content begins and ends, or None
     "Go from the page to its `<main>` (or what has that role or such an id) and from there to its only `<article>`, unless much stands beside that."
-    begin, end, marks = 0, len(source), [(found.start(), found[0]) for found in _MARK.finditer(source)]
+    begin, end = 0, len(source)
+    marks = [(found.start(), found[0]) for found in _MARK.finditer(source)] if names is None or not names.isdisjoint(("main", "article")) else []
     opens = [(found.end(), found[1], found[1]) for place, mark in marks if mark[1] != "/" and (found := _MAIN.match(source, place))]
     opens = opens or [(found.end(), "main", found[1]) for found in _named(source)]
     for _ in range(4):
@@ -331,12 +333,17 @@ def main_part(source, counts=None): # HTML, Counter of what is left out -> HTML 
         stop = _inner_marked(source, marks, choice[0], choice[2], end) if choice[2] in ("main", "article") else inner_html(source, choice[0], choice[2], end)
         if stop - choice[0] < 200 or len(_words_only(source[choice[0]:min(stop, choice[0] + 3000)])) < 100: break
         if choice[1] == "article":   # one card among other texts is no main content
-            own, around = _paragraphs(source, choice[0], stop), _paragraphs(source, begin, choice[0]) + _paragraphs(source, stop, end)
+            around = _paragraphs(source, begin, choice[0]) + _paragraphs(source, stop, end)
+            own = _paragraphs(source, choice[0], stop) if around else 0
             if around > (own // 3 if begin else own): break
             if begin and around and counts is not None: counts["paragraphs that stand beside the page's article"] += around
         elif choice[2] == "main" and any(one[1] == "main" and one[0] > stop for one in inside): break
         begin, end = choice[0], stop
-    return source[begin:end] if begin else None
+    return (begin, end) if begin else None
+
+def main_part(source, counts=None): # HTML, Counter of what is left out -> HTML of the main content, or None
+    place = main_place(source, counts)
+    return source[slice(*place)] if place else None
 
 def _words_only(part): return " ".join(re.sub(r"<[^>]*>", " ", part[:3000]).split())
 
@@ -348,17 +355,27 @@ def _has_wide(source): # HTML -> whether a noteworthy part may be Chinese or Jap
     data = source.encode("utf-8", "surrogatepass")   # to look for first bytes is ten times as fast as for a class of characters
     return len(data) > 1.002 * len(source) and (any(byte in data for byte in (b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef")) or re.search(b"\xe2[\xba-\xbf]", data) is not None)
 
-def _bare_cells(source): # HTML -> HTML without <p> and <div> that begin or end a table's cell
+def tables_of(source): # HTML -> where its outermost tables begin and end
+    tables, place = [], 0
+    while (begin := source.find("<table", place)) >= 0:
+        last = source.find("</table", begin)
+        while last >= 0 and source.count("<table", begin, last) > source.count("</table", begin, last) + 1: last = source.find("</table", last + 1)
+        place = last if last >= 0 else len(source)
+        tables.append((begin, place))
+    return tables
+
+def _bare_cells(source, tables): # HTML, where its tables are -> HTML without <p> and <div> that begin or end a table's cell
     cuts = []
-    for opening, close in (("<td", "</td>"), ("<th", "</th>")):
-        place = -1
-        while (place := source.find(opening, place + 1)) >= 0:
-            if found := _CELL.match(source, place): cuts.append((found.end(1), found.end()))
-        place = -1
-        while (last := source.find(close, place + 1)) >= 0:
-            place = last
-            while source[last - 1].isspace(): last -= 1
-            if source.endswith(("</p>", "</div>"), 0, last): cuts.append((source.rindex("<", 0, last), place))
+    for begin, end in tables:
+        for opening, close in (("<td", "</td>"), ("<th", "</th>")):
+            place = begin
+            while (place := source.find(opening, place + 1, end)) >= 0:
+                if found := _CELL.match(source, place): cuts.append((found.end(1), found.end()))
+            place = begin
+            while (last := source.find(close, place + 1, end)) >= 0:
+                place = last
+                while source[last - 1].isspace(): last -= 1
+                if source.endswith(("</p>", "</div>"), 0, last): cuts.append((source.rindex("<", 0, last), place))
     return _cut_out(source, sorted(cuts))
 
 def _join_wide(source): # HTML -> HTML without line ends between Chinese or Japanese characters, but for those in <pre>
@@ -380,27 +397,42 @@ def _cut_out(source, cuts): # text, (begin, end) pairs in order -> text without 
         pieces.append(source[place:begin]); place = max(place, end)
     return "".join([*pieces, source[place:]]) if cuts else source
 
-def only_main(source): # HTML -> where its only <main> begins and ends, or (0, its length) where that is not clear
+_NO_HTML = re.compile("<(?:!--|script|style|textarea|title)")
+_ENDS = {"<!--": "-->", "<script": "</script", "<style": "</style", "<textarea": "</textarea", "<title": "</title"}
+
+def _open_at(source, begin, end): # HTML -> whether a comment or an element whose content is no HTML is open at the end of a part
+    return any(source.rfind(opening, begin, end) > source.rfind(_ENDS[opening], begin, end) for opening in set(_NO_HTML.findall(source, begin, end)))
+
+def only_main(source): # HTML -> where its only <main>, or the only <article> in it, begins and ends, or (0, its length) where that is not clear
     "What is around it need not be gone through."
-    begin, end = source.find("<main "), source.rfind("</main>")
+    whole = 0, len(source)
+    if (begin := source.find("<main")) < 0: return whole
+    begin, end = source.find("<main ", begin), source.rfind("</main>", begin)
     if begin < 0: begin = source.find("<main>")
-    if begin < 0 or end < begin or source.find("<main", begin + 5, end) >= 0 or source.find("<main", end) >= 0: return 0, len(source)
-    hidden = any(source.rfind(opening, 0, begin) > source.rfind(close, 0, begin) for opening, close in (("<!--", "-->"), ("<script", "</script"), ("<style", "</style"), ("<textarea", "</textarea"), ("<title", "</title")))
-    return (0, len(source)) if hidden else (begin, end + 7)
+    if begin < 0 or end < begin or source.find("<main", begin + 5) >= 0 or _open_at(source, 0, begin): return whole
+    first, last = source.find("<article", begin, end), source.rfind("</article>", begin, end)
+    if 0 <= first < last and source[first + 8] in " >" and source.find("<article", first + 8, end) < 0 and source.find("</article>", first, last) < 0:
+        beside = _paragraphs(source, begin, first) + _paragraphs(source, last, end)
+        if not beside and not _open_at(source, begin, first): return first, last + len("</article>")
+    return begin, end + len("</main>")
 
 _CHROME = ("form", "label", "button", "text", "iframe")
 
-def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether it is the main part alone, names of notable elements of the page, Counter of what it lacks)
+def prepare_html(source): # HTML -> (HTML that resiliparse reads well, texts of HTML around it where it is the main part alone, else None, names of notable elements of the page, Counter of what it lacks)
     "Cut out the main part and repair what the main-content rules get wrong."
     from stepdr.tools.markup import tidy
     begin, end = only_main(source)
+    around = (source[:begin], source[end:]) if begin else ()
     tidied, names, counts = tidy(source[begin:end])
-    part = main_part(tidied, counts)
-    if part is None and begin:
+    place = main_place(tidied, counts, names)
+    if place is None and begin:
+        around = ()
         tidied, names, counts = tidy(source)
-        part = main_part(tidied, counts)
+        place = main_place(tidied, counts, names)
+    part = tidied[slice(*place)] if place else None
     source = tidied
     if part is not None:
+        around = (tidied[:place[0]], tidied[place[1]:], *around)
         names = {name for name in names if name not in _CHROME or f"<{name}" in part or f"<{name.upper()}" in part}   # what is around it need not be looked for
         source = part
     else: source = re.sub(r"(<body\b[^>]{0,2000}>)", r"\1<div><div><div>", source, count=1)
@@ -408,7 +440,8 @@ def prepare_html(source): # HTML -> (HTML that resiliparse reads well, whether i
         if name in names: source = source.replace(f"</{name}>", f"<br></{name}>")
     if part is None and ("&" in source or not source.isascii()): source = _LONE.sub(lambda found: found[0] + _GUARD, source)
     if _has_wide(source): source = _join_wide(source)
-    return _bare_cells(source) if "<td" in source else source, part is not None, names, counts
+    tables = tables_of(source) if "table" in names else []
+    return _bare_cells(source, tables) if tables else source, around if part is not None else None, names, counts
 
 # %% ../../nbs/24_extract.ipynb #422e76e4
 _TOKEN = re.compile(r"<(h[1-6]|p|pre|li)>([^<]*)</\1>[ \n]*|<(/?)(h[1-6]|p|ul|ol|li|pre)\b[^>]*>\n*|([^<]+)|<")
@@ -515,7 +548,7 @@ def read_head(source): # HTML -> (title, date, language it says)
     title = page_title(head)
     said = re.search(r"<html\b[^>]{0,500}?\blang\s*=\s*[\"']?([\w-]+)", head, re.IGNORECASE)
     dates = [values[name] for name in _DATES if values.get(name)]
-    if '"datePublished"' in source or '"dateModified"' in source:
+    if '"date' in source:
         dates = [found[1] for name in ("datePublished", "dateModified") if (found := re.search(rf'"{name}"\s*:\s*"([^"]{{1,60}})"', source))] + dates
     date = next((day for day in map(find_date, dates) if day), "")
     if not date and "<time" in source and (moment := re.search(r"<time\b[^>]{0,300}?datetime\s*=\s*[\"']?([^\"'>]{8,40})", source, re.IGNORECASE)): date = find_date(moment[1])
@@ -525,9 +558,10 @@ def read_head(source): # HTML -> (title, date, language it says)
 _ANCHOR = re.compile(r"""<a\s[^>]{0,1000}?href\s*=\s*(?:"([^"]{0,2000})"|'([^']{0,2000})'|([^\s"'>]{1,2000}))[^>]{0,1000}>(.{0,400}?)</a""", re.DOTALL)
 _ANCHOR_ANY = re.compile(_ANCHOR.pattern, re.IGNORECASE | re.DOTALL)
 
-def page_links(url, first, sources, most, others=50): # address, (text, address) pairs found otherwise, texts of HTML (the main part first), how many, how many outside of the main part -> (text, absolute address) pairs, each address once
+def page_links(url, first, sources, most, others=50, page=""): # address, (text, address) pairs found otherwise, texts of HTML (the main part first), how many, how many outside of the main part, the whole page -> (text, absolute address) pairs, each address once
     "Links of the main text first, then the others of the page; only http and https (or relative ones where the page is a file)."
-    base = re.search(r"<base\s[^>]{0,300}?href\s*=\s*[\"']?([^\"'\s>]{1,2000})", sources[-1][:20_000], re.IGNORECASE) if sources and "<base" in sources[-1][:20_000].lower() else None
+    head = page[:20_000]
+    base = re.search(r"<base\s[^>]{0,300}?href\s*=\s*[\"']?([^\"'\s>]{1,2000})", head, re.IGNORECASE) if "<base" in head.lower() else None
     base = urljoin(url, html.unescape(base[1])) if base else url
     out, seen, joined, own, join = {}, set(), {}, url.partition("#")[0], _joiner(base)
     local = not re.match(r"https?://", base, re.IGNORECASE)
@@ -540,10 +574,10 @@ def page_links(url, first, sources, most, others=50): # address, (text, address)
         place = joined[address]
         if place and place != own and place not in out and (text := " ".join(text.split())): out[place] = text   # a link without words is a picture or a button
     for text, address in first: add(text, address)
-    upper = bool(sources) and "<A " in sources[-1]
+    limit = most
     for number, source in enumerate(sources):
-        limit = min(most, len(out) + others) if number else most
-        for found in (_ANCHOR_ANY if upper and "<A " in source else _ANCHOR).finditer(source, 0, 3_000_000):
+        if number == 1: limit = min(most, len(out) + others)
+        for found in (_ANCHOR_ANY if "<A " in source else _ANCHOR).finditer(source, 0, 3_000_000):
             if len(out) >= limit: break
             address, inside = found[1] or found[2] or found[3] or "", found[4]
             if address in seen or address[:1] == "#": continue
@@ -619,11 +653,13 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
     from resiliparse.parse.html import HTMLTree
     from stepdr.tools.markup import mend, tidy
     title, date, language = read_head(source)
-    clean, marked, names, counts = prepare_html(source)
+    clean, around, names, counts = prepare_html(source)
+    marked = around is not None
     data = counts.pop("data", 0)
     tree = HTMLTree.parse(clean)
     counts.update(mend(tree, clean, names, marked))
-    options = {"preserve_formatting": "minimal_html", "skip_elements": _SKIP + _AROUND if marked else _SKIP}   # a selector costs less than to search whether it could match
+    skipped = [part for part in (_SKIP + _AROUND if marked else _SKIP) if part not in _BY_NAME or part in names]
+    options = {"preserve_formatting": "minimal_html", "skip_elements": skipped}   # of classes: a selector costs less than to search whether it could match
     read = lambda main, noscript=False: _Blocks().read(extract_plain_text(tree, main_content=main, noscript=noscript, **options))
     size = lambda blocks: sum(len(value) for kind, level, value in blocks if kind != "h")
     blocks, warnings = read(said == "html" and not marked), left_out(counts)
@@ -641,7 +677,7 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
             warnings.append("the text is what the page's data give as its article (articleBody)")
         warnings += missing_text(source, size(blocks), data or tidy(source)[2]["data"], settings)
     if not title: title = next((value for kind, level, value in blocks if kind == "h"), "")
-    links = page_links(url, (), (clean, source) if marked else (source,), settings.max_links, settings.max_other_links)
+    links = page_links(url, (), (clean, *around) if marked else (source,), settings.max_links, settings.max_other_links, source)
     return make_document(url, "html", blocks, title, language, date, links, warnings, settings)
 
 def _trafilatura(source): # HTML -> Markdown, "" where nothing is found
