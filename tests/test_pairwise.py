@@ -471,6 +471,22 @@ def test_a_mistake_of_the_user_stops_a_judge_with_one_line(tmp_path):
     assert study.ratings() == []
 
 
+def test_a_mistake_of_the_user_comes_before_what_else_fails(tmp_path):
+    class Judge:
+        def __init__(self, *errors):
+            self.errors = list(errors)
+
+        async def compare(self, *texts):
+            raise self.errors.pop(0)
+
+    study = pw.make_study(tmp_path / "s", named_pairs(4))
+    with pytest.raises(InputError, match="wrong key"):
+        run_to_end(pw.judge_study(Judge(KeyError("x"), InputError("wrong key"), InputError("again"), KeyError("y")), study, "judge"))
+    with pytest.raises(ExceptionGroup) as several: # a fault of the program is shown whole
+        run_to_end(pw.judge_study(Judge(KeyError("x"), KeyError("y")), study, "judge", concurrency=2))
+    assert [type(error) for error in several.value.exceptions] == [KeyError, KeyError]
+
+
 @pytest.mark.parametrize("forward, backward, joined", [("left", "right", "left"), ("right", "left", "right"), ("left", "left", "tie"), ("right", "right", "tie"), ("both fair", "both fair", "both fair"), ("both good", "both poor", "tie"), ("left", "both good", "tie")])
 def test_two_orders_make_one_verdict(forward, backward, joined): assert pw.both_orders(forward, backward) == joined
 

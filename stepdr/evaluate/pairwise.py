@@ -620,7 +620,11 @@ async def judge_study(judge, # with `async compare(task, left, right)`
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(max(1, concurrency)): group.create_task(worker())
-    except* InputError as several: raise several.exceptions[0] from None
+    except ExceptionGroup as several: # not `except*`: what it raises comes in a group before Python 3.11.4
+        mistake = next((error for error in several.exceptions if isinstance(error, InputError)), None)
+        if mistake is None:
+            raise
+        raise mistake from None
     finally:
         others = [row for row in read_jsonl(study.folder / "aside.jsonl") if row.get("rater") != rater] if (study.folder / "aside.jsonl").exists() else []
         if others or aside or (study.folder / "aside.jsonl").exists(): write_jsonl(study.folder / "aside.jsonl", [*others, *aside.values()])
