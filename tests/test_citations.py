@@ -121,6 +121,16 @@ def test_any_text_is_read_without_an_error_and_words_are_kept():
             assert set(re.findall("word|东桥", statement.text)) <= set(re.findall("word|东桥", text))
 
 
+@pytest.mark.parametrize("marks", ["[^1_6][^1_12]", "[^note][^other]", "[^a.b][^c-d]", "[1, 2][3]", "[1-2][3]", "[1†L3-L9][2†L1]", "[source: 1][2]", "【1】【2】", "[^1][^2][^3]"])
+def test_marks_of_notes_that_touch_are_all_read(marks):
+    names = {"[^1_6][^1_12]": ["^1_6", "^1_12"], "[^note][^other]": ["^note", "^other"], "[^a.b][^c-d]": ["^a.b", "^c-d"], "[^1][^2][^3]": ["^1", "^2", "^3"],
+             "[1, 2][3]": ["1", "2", "3"], "[1-2][3]": ["1", "2", "3"]}.get(marks, ["1", "2"])
+    report = f"The east bridge was opened in 1883{marks}.\n\n" + "\n".join(f"[{name}]: https://a.example/{place}" for place, name in enumerate(names))
+    (statement,) = extract_citations(report)
+    assert statement.text == "The east bridge was opened in 1883."
+    assert [cited.source for cited in statement.cited] == [f"https://a.example/{place}" for place in range(len(names))]
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")
 def test_real_reports_with_footnotes():
     with gzip.open(DATA / "drb" / "reports" / "perplexity-Research.jsonl.gz", "rt", encoding="utf-8") as file: reports = [json.loads(line)["article"] for line in file]
