@@ -58,6 +58,23 @@ def test_chinese_words_of_a_picture(box):
     assert "中国最长的河流" in call(box, "analyze_image", path="a.png").text
 
 
+@needs_tesseract
+@pytest.mark.skipif("chi_sim" not in ocr_languages(MediaSettings()) or not chinese_font(), reason="no Chinese language data or font")
+@pytest.mark.parametrize("words, size", [("长江是中国最长的河流", 60), ("Revenue 12%", 60), ("营业收入增长百分之十二", 60), ("东桥开放", 60)])
+def test_a_single_line_is_read(box, words, size):
+    box.workspace.write_bytes("a.png", picture(words, font=ImageFont.truetype(chinese_font(), size)))
+    assert words in call(box, "analyze_image", path="a.png").text
+
+
+@needs_tesseract
+@pytest.mark.parametrize("draw", [lambda: Image.effect_noise((600, 400), 80), lambda: Image.radial_gradient("L"), lambda: Image.new("L", (900, 120), 255)])
+def test_no_words_are_seen_in_noise(box, draw):
+    data = io.BytesIO()
+    draw().save(data, "PNG")
+    box.workspace.write_bytes("a.png", data.getvalue())
+    assert call(box, "analyze_image", path="a.png").text.endswith("(none found)")
+
+
 def test_a_model_that_sees_answers(tmp_path):
     with ScriptedModel([turn("It rose by 12 %.")]) as server:
         box = kit(Workspace(tmp_path), vision=ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model)))
