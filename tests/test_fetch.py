@@ -19,7 +19,7 @@ from stepdr.artifacts import atomic_write
 from stepdr.config import InputError
 from stepdr.tools import fetch
 from stepdr.tools.base import Toolbox, ToolError, background_loop, run_async
-from stepdr.tools.fetch import Cache, Fetcher, FetchError, FetchSettings, Page
+from stepdr.tools.fetch import Cache, Fetcher, FetchError, FetchSettings, Page, sniff
 
 HTML = b"<!doctype html><title>Tea</title><p>Tea is a drink. \xe8\x8c\xb6</p>"
 
@@ -648,6 +648,20 @@ def test_an_episode_is_recorded_and_replayed(make, tmp_path, monkeypatch):
     assert "was not recorded" in refused(fetcher, "http://site.example/new", "replay")
     with pytest.raises(FetchError, match="recording"): run_async(fetcher.json_request("GET", service, trusted=True))
     works(fetcher)
+
+
+def test_packed_bytes_without_a_zero_are_no_text():
+    rng = random.Random(7)
+    for size in (300, 1024, 5000):
+        packed = bytes(rng.randrange(1, 256) for _ in range(size - 1))
+        for declared in ("", "application/octet-stream", "text/plain", "text/html; charset=utf-8", "application/json"):
+            assert sniff(b"\xc1" + packed, declared) == "application/octet-stream", (size, declared)
+
+
+@pytest.mark.parametrize("text", [b"A page\x01 with one slip", b"first\x0csecond page\n" * 40, "안녕하세요 여러분".encode("iso2022_kr") * 20, "東京の橋".encode("iso2022_jp") * 20, "东桥一八八三年".encode("gb18030") * 20,
+                                  "水很深".encode("utf-16") * 1, "Straße".encode("cp1252") * 40, "東京".encode("shift_jis") * 40, b"\x1b[1mbold\x1b[0m of a terminal\n" * 20])
+def test_text_of_a_vague_type_stays_text(text):
+    assert sniff(text, "application/octet-stream") == "text/plain" and sniff(text, "text/plain") == "text/plain"
 
 
 def test_cache_modes_are_checked(tmp_path):

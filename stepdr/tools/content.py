@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['codec_of', 'said_encodings', 'read_as', 'beyond_ascii', 'wide_codec', 'guess_codec', 'Decoded', 'decode_bytes',
-           'has_controls', 'binary_kind', 'is_pdf', 'name_ending', 'said_kind', 'looks_json', 'text_kind',
+           'has_controls', 'is_noise', 'binary_kind', 'is_pdf', 'name_ending', 'said_kind', 'looks_json', 'text_kind',
            'refresh_target', 'moved_to']
 
 # %% ../../nbs/205_content.ipynb #48ad9bc8
@@ -246,6 +246,12 @@ _BZIP = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 def has_controls(part): # bytes -> bool
     "Whether bytes hold what no text holds."
     return _CONTROL.search(part) is not None
+
+_SELDOM = re.compile(rb"[\x01-\x06\x10-\x1a\x1c-\x1f]") # ISO-2022 shifts by the two that are left out
+
+def is_noise(part): # bytes -> bool
+    "Whether bytes hold more control characters than a slip or two in a text: random and compressed bytes have every twelfth."
+    return len(_SELDOM.findall(part)) > 1 + len(part) // 100
 
 def binary_kind(first, content_type="", name=""): # first bytes (512 or more where there are as many), what is said of them -> (media type, words), or None
     "What bytes are, if they are no text; `application/pdf` is among them."

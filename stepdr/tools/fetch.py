@@ -32,7 +32,7 @@ from .. import __version__
 from ..config import InputError, setting, validate
 from ..llm import redact
 from .base import ToolError
-from .content import binary_kind, decode_bytes, has_controls, moved_to, refresh_target, text_kind, wide_codec, said_encodings
+from .content import binary_kind, decode_bytes, has_controls, is_noise, moved_to, refresh_target, text_kind, wide_codec, said_encodings
 
 # %% ../../nbs/25_fetch.ipynb #9319b120
 _TYPES = ("text/*,application/xhtml+xml,application/xml,application/*+xml,application/json,application/*+json,application/pdf,"
@@ -540,9 +540,10 @@ def sniff(first, # first bytes of a body
         guess = mimetypes.guess_type(name.partition("?")[0])[0] or "" if vague else kind
         return guess if guess.startswith("application/vnd.openxmlformats") else found[0]
     if found: return declared if found[0] == kind else found[0]
-    zeros = b"\0" in first[:1024] and not wide_codec(first[:1024], next((codec for codec, _ in said_encodings(b"", declared)), ""))
-    if vague and not zeros: return ("text/html" if text_kind(first, "", name) == "html" else "text/plain") if first else declared or "text/plain"
-    return "application/octet-stream" if zeros and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared
+    unread = b"\0" in first[:1024] or is_noise(first[:1024])
+    binary = unread and not wide_codec(first[:1024], next((codec for codec, _ in said_encodings(b"", declared)), ""))
+    if vague and not binary: return ("text/html" if text_kind(first, "", name) == "html" else "text/plain") if first else declared or "text/plain"
+    return "application/octet-stream" if binary and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared
 
 def _as_text(first, kind): # first bytes, a media type that is not wanted -> "text/plain" where the bytes are text all the same
     "Source code and data go by many names of `application/`."
