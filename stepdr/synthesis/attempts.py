@@ -18,10 +18,10 @@ from pathlib import Path
 from ..artifacts import read_json, write_json
 from ..client import SetAside
 from ..config import InputError, setting, validate
+from ..evaluate.answers import compare_answers, find_in_sentence
 from ..llm import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
 from ..research import ResearchAgent, ResearchSettings
 from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_said
-from .filters import words
 from ..tools.base import Toolbox, background_loop
 from ..tools.workspace import Workspace
 from ..trajectory import without_citations
@@ -89,21 +89,24 @@ def task_row(task_id, language, query, answer, aliases, plan, maker, **meta): # 
             "rubrics": [], "maker": maker, "meta": {"maker": maker, **meta}}
 
 # %% ../../nbs/391_attempts.ipynb #bf049132
+_EMPHASIS = re.compile(r"(?<!\w)([*_`]{1,3})(?=\S)([^*_`\n]+?)(?<=\S)\1(?!\w)")
+
 def reply_text(text): # -> the reply without citations and markup
-    return re.sub(r"[*_`#]", "", without_citations(text or "")).strip()
+    "Marks in pairs and of headings are markup; those of `C#` and `A*` belong to the name."
+    return re.sub(r"^#{1,6}[ \t]+", "", _EMPHASIS.sub(r"\2", without_citations(text or "")), flags=re.MULTILINE).strip()
 
 @rule
 def same_answer(values, language="en", draw=0): # {"question", "answer", "reply"} -> reply
     "Correct where a name of the answer stands in the reply; several names are parted by ' / '."
     if not values["reply"].strip(): return {"reason": "empty", "verdict": "not attempted"}
-    found = any(names_in(values["reply"], name) for name in values["answer"].split(" / "))
+    found = any(names_in(values["reply"], name) and find_in_sentence(values["reply"], name) for name in values["answer"].split(" / "))
     return {"reason": "compared word by word", "verdict": "correct" if found else "incorrect"}
 
 async def grade(task, reply, client=None, language=""): # task row, the agent's answer -> ("correct", "incorrect", "not attempted" or "unjudged", how)
     "Whether an answer is right: by comparing it, and where that does not say so, by the teacher."
     text, names = reply_text(reply), list(dict.fromkeys([task["answer"], *task.get("aliases", [])]))
     if not text: return "not attempted", "empty"
-    if any(words(text) == words(name) and words(name) for name in names): return "correct", "the same words"
+    if any(compare_answers(text, name) == "same" for name in names): return "correct", "the same answer"
     try: judged = (await (client or OfflineTeacher()).ask("same_answer", language=language or task.get("language", "en"), question=task["query"], answer=" / ".join(names), reply=text)).value
     except SetAside as error: return "unjudged", f"teacher: {error.kind}"
     return judged["verdict"], judged["reason"]

@@ -21,6 +21,7 @@ from ..client import SetAside
 from ..config import setting, validate
 from ..llm import ContextTooLong, EndpointError, guess_tokens
 from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns
+from ..evaluate.answers import compare_answers
 from ..rules import keywords, rule, sentences
 from .attempts import same_answer
 from .filters import calls_of, malformed, words
@@ -211,8 +212,8 @@ def provider_tools(provider, # Provider (stepdr.tools.search)
 # %% ../../nbs/394_reflection.ipynb #e24e9106
 def same_words(reply, task): # answer of an attempt, task row -> bool
     "Whether a reply is the answer or one of its aliases, spelling and punctuation aside."
-    plain = words(without_citations(reply))
-    return bool(plain) and any(plain == words(name) for name in [task["answer"], *(task.get("aliases") or [])])
+    plain = without_citations(reply).strip()
+    return any(compare_answers(plain, name) == "same" for name in [task["answer"], *(task.get("aliases") or [])])
 
 async def is_right(reply, task, teacher, language="en"): # -> bool
     "Whether an attempt's answer is right. Raises SetAside."
