@@ -26,7 +26,7 @@ import numpy as np
 from ..artifacts import read_parquet, root
 from ..config import InputError
 from . import metrics as m
-from .answers import grade_answer, same_answer
+from ..answers import grade_answer, same_answer
 from ..prompts import CHINESE, GRADERS, PROMPTS, SCHEMAS, shown_value, teacher_messages
 
 # %% ../../nbs/83_benchmarks.ipynb #56ca6131

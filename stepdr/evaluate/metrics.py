@@ -16,7 +16,7 @@ import math, re, string
 from collections import Counter
 import numpy as np
 from ..config import InputError
-from .answers import is_refusal, same_answer
+from ..answers import is_refusal, same_answer
 
 # %% ../../nbs/58_metrics.ipynb #01b0bcd2
 ARTICLES = re.compile(r"\b(a|an|the)\b")

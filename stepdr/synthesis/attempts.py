@@ -18,7 +18,7 @@ from pathlib import Path
 from ..artifacts import read_json, write_json
 from ..client import SetAside
 from ..config import InputError, setting, validate
-from ..evaluate.answers import compare_answers, find_in_sentence
+from ..answers import compare_answers, find_in_sentence
 from ..llm import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
 from ..research import ResearchAgent, ResearchSettings
 from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_said

@@ -21,7 +21,7 @@ from ..client import SetAside
 from ..config import setting, validate
 from ..llm import ContextTooLong, EndpointError, guess_tokens
 from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns
-from ..evaluate.answers import compare_answers
+from ..answers import compare_answers
 from ..rules import keywords, rule, sentences
 from .attempts import same_answer
 from .filters import calls_of, malformed, words
