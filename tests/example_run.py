@@ -28,6 +28,18 @@ def long_report(topic):
     return "\n".join([*lines, "## References", "", "[1] https://archive.example/accounts", ""])
 
 
+def write_results(folder):
+    "The files of a finished run that the results come from."
+    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200}
+    names = ("base", "midtrain", "sft_without_midtrain", "sft", "ppo")
+    write_json(folder / "run.json", {"profile": "tiny", "seed": 0, "wall_seconds": 100.5, "peak_rss_mb": 900.0, "started": "", "stages": {}, "device": "auto"})
+    write_json(folder / "judge.json", {"macro_f1": cell, "by_role": {}, "confusion": [[1, 0, 0]] * 3, "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
+    write_json(folder / "evaluation" / "results.json", {
+        "profile": "tiny", "seed": 0, "stages": {name: {"simpleqa": cell, "rubric": cell, "rubric_strict": cell, "rubric_strict_t1": cell} for name in names},
+        "judge": {"macro_f1": 0.9, "n": 100}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 3, "tie": 2, "loss": 1}, "ppo_vs_sft": {"win": 1, "tie": 2, "loss": 3}},
+        "elo": {}, "differences": {name: {"metric": "rubric_strict", "mean": 0.2, "low": 0.1, "high": 0.3, "n": 200} for name in ("midtrain_gain", "ppo_gain")}})
+
+
 def make_run(folder):
     "A run's folder with a closed web, tasks, untrained models and the results of a run that never was."
     from stepdr.judge import Judge  # noqa: F401 (its tokens)
@@ -45,14 +57,7 @@ def make_run(folder):
     tokenizer = train_tokenizer([task["query"] for task in tasks] * 3, 700)
     for seed, name in enumerate(("sft_without_midtrain", "sft", "ppo", "judge")):
         save_model(folder / "models" / name, make_model(len(tokenizer), 32, 2, context=1024, seed=seed, induction=False), tokenizer)
-    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200}
-    names = ("base", "midtrain", "sft_without_midtrain", "sft", "ppo")
-    write_json(folder / "run.json", {"profile": "tiny", "seed": 0, "wall_seconds": 100.5, "peak_rss_mb": 900.0, "started": "", "stages": {}, "device": "auto"})
-    write_json(folder / "judge.json", {"macro_f1": cell, "by_role": {}, "confusion": [[1, 0, 0]] * 3, "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
-    write_json(folder / "evaluation" / "results.json", {
-        "profile": "tiny", "seed": 0, "stages": {name: {"simpleqa": cell, "rubric": cell, "rubric_strict": cell, "rubric_strict_t1": cell} for name in names},
-        "judge": {"macro_f1": 0.9, "n": 100}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 3, "tie": 2, "loss": 1}, "ppo_vs_sft": {"win": 1, "tie": 2, "loss": 3}},
-        "elo": {}, "differences": {name: {"metric": "rubric_strict", "mean": 0.2, "low": 0.1, "high": 0.3, "n": 200} for name in ("midtrain_gain", "ppo_gain")}})
+    write_results(folder)
     return web
 
 

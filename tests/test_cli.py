@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import small_project
+from example_run import write_results
 
 from stepdr import cli, pipeline
-from stepdr.artifacts import InputError, write_json
+from stepdr.artifacts import InputError
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
 
@@ -29,14 +30,7 @@ def small(project, monkeypatch):
 @pytest.fixture
 def finished(tmp_path):
     "The files of a finished run that the results come from."
-    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200}
-    names = ("base", "midtrain", "sft_without_midtrain", "sft", "ppo")
-    write_json(tmp_path/"run.json", {"profile": "tiny", "seed": 0, "wall_seconds": 100.5, "peak_rss_mb": 900.0, "started": "", "stages": {}, "device": "auto"})
-    write_json(tmp_path/"judge.json", {"macro_f1": cell, "by_role": {}, "confusion": [[1, 0, 0]]*3, "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
-    write_json(tmp_path/"evaluation/results.json", {
-        "profile": "tiny", "seed": 0, "stages": {name: {"simpleqa": cell, "rubric": cell, "rubric_strict": cell, "rubric_strict_t1": cell} for name in names},
-        "judge": {"macro_f1": 0.9, "n": 100}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 3, "tie": 2, "loss": 1}, "ppo_vs_sft": {"win": 1, "tie": 2, "loss": 3}},
-        "elo": {}, "differences": {name: {"metric": "rubric_strict", "mean": 0.2, "low": 0.1, "high": 0.3, "n": 200} for name in ("midtrain_gain", "ppo_gain")}})
+    write_results(tmp_path)
     return tmp_path
 
 
