@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .calls import answer_span, broken, cut_calls, from_harmony, make_call, mend, read_value, NotRead, split_thought, whole_call
+from .calls import answer_span, cut_calls, from_harmony, make_call, mend, read_value, NotRead, split_thought, whole_call
 from .config import InputError, setting, validate
-from .trajectory import END, assistant_text, parse_turn
+from .trajectory import END, assistant_text
 
 # %% ../nbs/03_llm.ipynb #77a44478
 @dataclass(frozen=True)

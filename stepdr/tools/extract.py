@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KEPT', 'ITEM', 'ITEM_END', 'ExtractSettings', 'Document', 'raised', 'lowered', 'left_out', 'safe_text', 'sniff',
            'decode', 'guess_language', 'join_lines', 'cut_text', 'block_text', 'block_paragraphs', 'make_document',
-           'unmarked', 'inner_html', 'main_place', 'main_part', 'tables_of', 'only_main', 'prepare_html', 'find_date',
-           'page_title', 'read_head', 'page_links', 'article_body', 'around_text', 'missing_text', 'read_html',
-           'read_text', 'read_verbatim', 'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
+           'unmarked', 'inner_html', 'main_place', 'tables_of', 'only_main', 'prepare_html', 'find_date', 'page_title',
+           'read_head', 'page_links', 'article_body', 'around_text', 'missing_text', 'read_html', 'read_text',
+           'read_verbatim', 'read_document', 'serve_worker', 'extract', 'extract_async', 'parse_document']
 
 # %% ../../nbs/24_extract.ipynb #14338633
 import asyncio
@@ -341,9 +341,6 @@ def main_place(source, counts=None, names=None): # HTML, Counter of what is left
         begin, end = choice[0], stop
     return (begin, end) if begin else None
 
-def main_part(source, counts=None): # HTML, Counter of what is left out -> HTML of the main content, or None
-    place = main_place(source, counts)
-    return source[slice(*place)] if place else None
 
 def _words_only(part): return " ".join(re.sub(r"<[^>]*>", " ", part[:3000]).split())
 

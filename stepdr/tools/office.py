@@ -13,7 +13,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from .base import ToolError
 from .extract import left_out, lowered, raised
