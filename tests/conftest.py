@@ -13,3 +13,11 @@ def project(tmp_path):
     import small_project
     small_project.make(tmp_path)
     return tmp_path
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Names of tests that are the same in every process, and short: the workers of pytest-xdist refuse to start when theirs differ.
+
+    Bytes may hold the time (a gzip header does), so they are named by their number; a long text by its beginning."""
+    if isinstance(val, bytes): return f"{argname} of {len(val)} bytes"
+    if isinstance(val, str) and len(val) > 80: return val[:60].encode("unicode_escape").decode() + "..."
