@@ -112,6 +112,18 @@ def test_a_verdict_without_a_passage_is_not_believed(web):
         assert not any(c["facts"] for c in record["checked"])
 
 
+def test_no_request_is_spent_on_an_edge_that_no_passage_names(web):
+    "One end by name, alias or surname is enough to be looked at; an edge with an end that nothing names costs nothing and says which end."
+    class Page(Provider):
+        async def search(self, query, topk=10, **_): return [SearchHit("https://a.example/1", "The Apartment", "Billy Wilder made it with Lemmon, an actor from Newton.", paragraph=None, date="", language="en")]
+    row = {"seed": "a", "nodes": [], "names": {"a": "The Apartment", "b": "Jack Lemmon", "c": "Shirley MacLaine", "d": "Nowton", "e": "actors"}, "edges": [{"head": h, "relation": r, "tail": t} for h, r, t in (("a", "cast member", "b"), ("a", "cast member", "c"), ("b", "birthplace", "d"), ("b", "occupation", "e"))]}
+    row["names"] = [{"id": key, "name": name, "aliases": ["Newton"] if key == "d" else []} for key, name in row["names"].items()]
+    teacher = OfflineTeacher(remember=9, verify_edge=lambda *_: {"findings": [], "facts": [], "verdict": "unknown"})
+    checked, counts = run_async(check_edges(read_subgraph(row), teacher, Page(), EASY))
+    assert sorted(values["triple"].split(" | ")[2] for _, values in teacher.asked) == ["Jack Lemmon", "Nowton", "actors"] and counts["unnamed"] == 1 and counts["unknown"] == 4
+    assert [c["why"] for c in checked if "MacLaine" in c["triple"]] == ["no passage names Shirley MacLaine"]
+
+
 def test_a_search_that_fails_leaves_edges_unknown_and_nothing_is_lost(web):
     class Down(Provider):
         async def search(self, query, topk=10, **_): raise ToolError("the engine is down")
