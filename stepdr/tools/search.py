@@ -145,7 +145,7 @@ def _store_hit(hit, store): # Hit of a ParagraphStore -> SearchHit
     return SearchHit(p.url, p.title, p.text, p.date, p.language, relevance, p)
 
 class StoreProvider(Provider):
-    "Search a `ParagraphStore`."
+    "Search a `ParagraphStore`, and open the pages whose paragraphs it holds."
     name, local, filters = "store", True, frozenset({"site", "language", "date"})
 
     def __init__(self, store): self.store = store
@@ -153,6 +153,12 @@ class StoreProvider(Provider):
     async def search(self, query, topk=10, site="", language="", since="", until=""):
         found = await asyncio.to_thread(self.store.search, query, topk, site or None, language or None, since or None, until or None)
         return [_store_hit(hit, self.store) for hit in found]
+
+    async def open(self, url): # as the store has it, or with other escapes
+        for name in dict.fromkeys((url, unquote(url), quote(unquote(url), safe="/:@!$&'()*+,;=~-._?#"))):
+            if rows := await asyncio.to_thread(self.store.page, name):
+                return Document(name, rows[0].title, rows[0].language, rows[0].date, "\n\n".join(p.text for p in rows), tuple(rows), (), "stored", ())
+        return None
 
 # %% ../../nbs/26_search.ipynb #04bce471
 def _plain(text): # a snippet with <strong> and &amp; -> text
