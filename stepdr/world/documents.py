@@ -39,7 +39,7 @@ from ..tools.content import decode_bytes, moved_to
 from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
 from .authority import Authority, host_of
 from .kg import TarTail
-from .paragraphs import Paragraph, ParagraphStore, StoreSettings
+from .paragraphs import Paragraph, ParagraphStore, StoreSettings, text_width, worth_reading
 from .wiki import read_wiki, unfold, wiki_title
 
 # %% ../../nbs/390_documents.ipynb #09410b85
@@ -852,7 +852,7 @@ class WalkSettings:
     fewest: int = setting(3, "pages of a walk at least; a shorter one is not kept", 2, 1000)
     enough: int = setting(6000, "characters collected after which the walk ends", 100, 10_000_000)
     most: int = setting(3, "paragraphs collected of a page", 1, 1000)
-    short: int = setting(80, "characters of a paragraph below which it is not collected for itself (half as many in Chinese)", 0, 10_000)
+    short: int = setting(80, "letters of a paragraph below which it is not collected for itself (half as many characters of Chinese)", 0, 10_000)
     hub: int = setting(1000, "links to a page above which it is not entered", 1, 1_000_000_000)
     shy: float = setting(0.5, "how much likelier a page is chosen the fewer pages link to it: 0 not at all", 0.0, 10.0)
     in_text: bool = setting(True, "follow links of menus and lists only where the text has none")
@@ -861,12 +861,11 @@ class WalkSettings:
         if self.fewest > self.longest: raise InputError(f"walk.fewest: {self.fewest} is more than walk.longest ({self.longest})")
 
 # %% ../../nbs/390_documents.ipynb #3b266017
-def _length(text): return len(text) if text.isascii() else len(text) + len(re.findall("[\u3040-\u30ff\u3400-\u9fff]", text))   # a Chinese character says as much as two letters
-
-def telling(paragraphs, short): # Paragraphs of a page, characters -> (those that are prose, the one that introduces the page)
-    "Captions, boxes and lists rarely end with a full stop; what introduces a page stands above its first heading and is not short."
-    good = [p for p in paragraphs if _length(p.text) >= short and p.text.rstrip()[-1:] in ".!?。！？．…\"”)"] or [p for p in paragraphs if _length(p.text) >= short] or paragraphs
-    return good, next((p for p in good[:6] if p.heading == good[0].heading and _length(p.text) >= 3 * short), good[0])
+def telling(paragraphs, short): # Paragraphs of a page, letters -> (those that are prose, the one that introduces the page)
+    "Captions, menus, boxes and lists tell no story (`passage_kind`); what introduces a page stands above its first heading and is not short."
+    long = [p for p in paragraphs if text_width(p.text) >= short] or paragraphs
+    good = worth_reading(long, ("prose",))
+    return good, next((p for p in good[:6] if p.heading == good[0].heading and text_width(p.text) >= 3 * short), good[0])
 
 class Walk:
     "A walk as far as it has come."
