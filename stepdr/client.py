@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALL_WORDS', 'REFUSAL', 'EDGE', 'CHECKS', 'KINDS', 'mend_json', 'json_values', 'read_objects', 'schema_validator',
-           'schema_faults', 'foreign_share', 'language_shares', 'free_texts', 'refuses', 'grounded', 'answer_hidden',
-           'chain_known', 'fuzzed_away', 'one_for_each', 'weights_agree', 'cites', 'hints_gone', 'new_queries',
-           'conclusion_agrees', 'faults_of', 'TeacherSettings', 'request_key', 'ReplyCache', 'spent', 'Work', 'Answer',
-           'SetAside', 'judge_reply', 'TeacherClient', 'run_to_end', 'aside_row', 'bad_item', 'own_partial', 'Funnel',
-           'work_counts', 'ask_many', 'read_items', 'read_item', 'teach']
+           'schema_faults', 'as_asked', 'foreign_share', 'language_shares', 'free_texts', 'refuses', 'shown_ids',
+           'with_ids', 'grounded', 'answer_hidden', 'chain_known', 'fuzzed_away', 'one_for_each', 'weights_agree',
+           'cites', 'hints_gone', 'new_queries', 'conclusion_agrees', 'faults_of', 'TeacherSettings', 'request_key',
+           'ReplyCache', 'spent', 'Work', 'Answer', 'SetAside', 'judge_reply', 'TeacherClient', 'run_to_end',
+           'aside_row', 'bad_item', 'own_partial', 'Funnel', 'work_counts', 'ask_many', 'read_items', 'read_item',
+           'teach']
 
 # %% ../nbs/05_client.ipynb #eed30022
 import asyncio
@@ -31,7 +32,8 @@ from .artifacts import atomic_write, progress, read_metrics, sha256_path, write_
 from .config import InputError, setting, validate
 from .llm import ChatEndpoint, ContextTooLong, EndpointError, Usage, endpoint_settings, mend, redact
 from .prompts import SCHEMAS, holes, prompt, shown_value, teacher_messages
-from .trajectory import CITE_FORM, cited_ids
+from .quotes import quote_stands
+from .trajectory import CITE_FORM, bare_id, cited_ids
 
 # %% ../nbs/05_client.ipynb #745ec4e9
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|,(?=\s{0,1000}[}\]])', re.DOTALL) # an open string goes to the end, so that nothing is read twice
@@ -97,6 +99,19 @@ def schema_faults(value, validator, most=6): # -> list of lines, none if it fits
         lines.append(f"{place}: {text}")
     return lines + ([f"and {len(errors) - most} more"] if len(errors) > most else [])
 
+# %% ../nbs/05_client.ipynb #b2e001f1
+def as_asked(value, schema): # JSON value, its schema -> the same, with numbers, choices and truth values that were written as texts read as such
+    "`\"[2]\"` where a number is asked for is 2, `\"Supports\"` where `supports` is one of the choices is that."
+    if isinstance(value, dict) and isinstance(fields := schema.get("properties"), dict):
+        return {key: as_asked(item, fields[key]) if isinstance(fields.get(key), dict) else item for key, item in value.items()}
+    if isinstance(value, list) and isinstance(schema.get("items"), dict): return [as_asked(item, schema["items"]) for item in value]
+    if isinstance(value, float) and schema.get("type") == "integer" and value.is_integer(): return int(value)
+    if not isinstance(value, str) or value in (choices := schema.get("enum", ())): return value
+    plain = bare_id(value[:100]).replace("−", "-").casefold()
+    if schema.get("type") in ("integer", "number") and re.fullmatch(r"[-+]?\d{1,9}(?:\.\d{1,9})?", plain): return int(plain) if "." not in plain else float(plain)
+    if schema.get("type") == "boolean": return {"true": True, "false": False}.get(plain, value)
+    return next((choice for choice in choices if str(choice).casefold() == plain), value)
+
 # %% ../nbs/05_client.ipynb #a06c28e7
 _NOT_TEXT = re.compile(CITE_FORM + r"|\$[^$]{1,500}\$|\\[A-Za-z]+|https?://\S+|<[^<>]{1,80}>|`[^`]*`|\b\w*\d\w*\b|\b\w\b", re.ASCII)
 _HAN, _OTHER, _LATIN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]"), re.compile(r"[\u0370-\u1cff\u3040-\u30ff\uac00-\ud7af]+"), re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
@@ -156,6 +171,8 @@ def refuses(text): # -> bool
     return bool(REFUSAL.match(text[:300]))
 
 # %% ../nbs/05_client.ipynb #c4d3813b
+EDGE = r"[0-9A-Za-z_\u00c0-\u02af\u0370-\u052f]"  # what would make a word longer; a Chinese character beside "1889" does not
+
 def _flat(text): return re.sub(r"[\s\u200b]+", " ", text).strip().casefold()
 
 def _within(value, place="$"): # JSON value -> (place, name of the field, text, object that holds it) of every text
@@ -164,29 +181,42 @@ def _within(value, place="$"): # JSON value -> (place, name of the field, text, 
         if isinstance(item, str): yield inner, key if isinstance(value, dict) else "", item, value
         elif isinstance(item, (dict, list)): yield from _within(item, inner)
 
-def _by_id(values): # material by hole -> {id: text} of its paragraphs
+def shown_ids(values): # material by hole -> {id: text} of the paragraphs in it, and of texts that begin with their id in brackets
+    "What a reply may name by its id."
     get = lambda item, key: item.get(key) if isinstance(item, dict) else getattr(item, key, None)
-    return {get(item, "id"): shown_value([item]) for rows in values.values() if isinstance(rows, (list, tuple)) for item in rows if get(item, "id") and get(item, "text")}
+    items = [item for rows in values.values() if isinstance(rows, (list, tuple)) for item in rows]
+    marked = {found[1]: item for item in items if isinstance(item, str) and (found := re.match(r"\[([^\[\]\s]+)\]", item))}
+    return marked | {get(item, "id"): shown_value([item]) for item in items if get(item, "id") and get(item, "text")}
+
+def with_ids(value, known): # reply, ids that were shown -> the same, with the ids of its paragraphs as they were shown
+    "`[web_0a1b2c3d]` is the paragraph web_0a1b2c3d."
+    if isinstance(value, list): return [with_ids(item, known) for item in value]
+    if not isinstance(value, dict): return value
+    return {key: bare_id(item) if key == "paragraph" and isinstance(item, str) and item not in known and bare_id(item) in known else with_ids(item, known) for key, item in value.items()}
+
+def _said(words, text): # folded texts -> whether one stands in the other, as whole words where a script has such
+    before, after = (f"(?<!{EDGE})" if re.match(EDGE, words[:1]) else ""), (f"(?!{EDGE})" if re.match(EDGE, words[-1:]) else "")
+    return bool(words) and re.search(before + re.escape(words) + after, text) is not None
 
 # %% ../nbs/05_client.ipynb #fe7f3ae6
-EDGE = r"[0-9A-Za-z_\u00c0-\u02af\u0370-\u052f]"  # what would make a word longer; a Chinese character beside "1889" does not
-
 def grounded(value, values): # reply, material by hole -> faults
     "Ids must have been shown, and a quotation must stand in the paragraph that it names (in the material, where it names none)."
-    material, texts = _flat("\n".join(shown_value(item) for item in values.values())), _by_id(values)
+    material, texts = "\n".join(shown_value(item) for item in values.values()), shown_ids(values)
+    known = _flat(material)
     for place, name, text, owner in _within(value):
-        for cited in cited_ids(text) + ([text] if name == "paragraph" else []):
-            if not re.search(rf"(?<!{EDGE}){re.escape(cited.strip('[] ').casefold())}(?!{EDGE})", material): yield f"{place}: no paragraph {cited[:60]!r} was shown; use only ids from the material"
+        for cited in cited_ids(text) + ([text if text in texts else bare_id(text)] if name == "paragraph" else []):
+            if not _said(_flat(cited), known): yield f"{place}: no paragraph {cited[:60]!r} was shown; use only ids from the material"
         if name != "quote": continue
-        named = texts.get(owner["paragraph"].strip("[] ")) if isinstance(owner, dict) and isinstance(owner.get("paragraph"), str) else None
-        if _flat(text).strip('"\u201c\u201d') not in (_flat(named) if named else material): yield f"{place}: {text[:60]!r} does not stand in {'that paragraph' if named else 'the material'}; copy the words exactly"
+        named = owner.get("paragraph") if isinstance(owner, dict) and isinstance(owner.get("paragraph"), str) else ""
+        named = texts.get(named) or texts.get(bare_id(named))
+        if quote_stands(text, named or material): continue
+        other = next((one for one, shown in texts.items() if quote_stands(text, shown)), "") if named else ""
+        yield f"{place}: {text[:60]!r} does not stand in {'that paragraph' if named else 'the material'}{f', but in {other}' if other else ''}; copy the words exactly, with whole figures and a \"not\" that belongs to them"
 
 # %% ../nbs/05_client.ipynb #08496e84
 def answer_hidden(value, values): # -> faults
     "The question does not hold its answer."
-    answer, question = _flat(value["answer"]).strip("."), _flat(value["question"])
-    edge = (f"(?<!{EDGE})", f"(?!{EDGE})") if answer.isascii() else ("", "")
-    if answer and re.search(edge[0] + re.escape(answer) + edge[1], question): yield f"$.question: it holds the answer {value['answer'][:60]!r}"
+    if _said(_flat(value["answer"]).strip("."), _flat(value["question"])): yield f"$.question: it holds the answer {value['answer'][:60]!r}"
 
 def chain_known(value, values): # -> faults
     "The chain points to statements that were shown."
@@ -196,7 +226,7 @@ def chain_known(value, values): # -> faults
 
 def fuzzed_away(value, values): # -> faults
     "What was made vague no longer stands in the question as it was."
-    yield from (f"$.question: still says {pair['exact'][:60]!r}" for pair in value["fuzzed"] if _flat(pair["exact"]) in _flat(value["question"]))
+    yield from (f"$.question: still says {pair['exact'][:60]!r}" for pair in value["fuzzed"] if _said(_flat(pair["exact"]), _flat(value["question"])))
 
 # %% ../nbs/05_client.ipynb #8f88fcd5
 def one_for_each(name, hole): # list of the reply, hole of the material -> check
@@ -351,10 +381,12 @@ def judge_reply(text, # raw reply
                 language="en", # en or zh; any other is not checked
                 share=0.5, # of its own words that must be in it
                 check=None, # function value -> list of faults
+                known=(), # ids that were shown
                 ): # -> (kind or None, JSON value or None, list of faults)
     "What a reply is worth: a value that fits, or what is wrong with it."
     validator = schema_validator(schema)
     found, wrong = read_objects(text)
+    found = [as_asked(value, schema) for value in found]
     fits = [value for value in found if not schema_faults(value, validator)]
     unfit = [value for value in found if isinstance(value, dict) and set(value) == {"unfit"} and "unfit" not in schema.get("properties", {})]
     if not fits and unfit: return "unfit", None, [str(unfit[-1]["unfit"])[:500]]
@@ -365,7 +397,7 @@ def judge_reply(text, # raw reply
         faults = schema_faults(max(tried, key=lambda v: len(str(v))), validator) if tried else [wrong]
         if finish == "length": faults = ["the reply was cut off at the limit of its tokens; write a shorter one", *faults]
         return "invalid", None, faults
-    value = mend(fits[-1])
+    value = with_ids(mend(fits[-1]), known)
     own = free_texts(value, schema)
     if any(map(refuses, own)): return "refusal", None, [next(filter(refuses, own))[:300]]
     if language in ("en", "zh") and share and (shares := language_shares("\n".join(own))) and shares[language] < share:
@@ -460,13 +492,14 @@ class TeacherClient:
                      check=None, # function value -> list of faults
                      name="", # under which it is counted
                      draw=0, # another number asks for another reply to the same request
+                     known=(), # ids of paragraphs that were shown
                      ): # -> Answer
         "Structured output for messages of one's own. Raises SetAside, or InputError for a wrong schema, key, model or URL."
         schema_validator(schema)                                    # a wrong one costs no request
         work, sent = Work(), messages
         for attempt in range(self.settings.repairs + 1):
             record = await self.request(sent, name, work, draw, attempt)
-            kind, value, faults = judge_reply(record["reply"], record["finish"], schema, language, self.settings.language_share, check)
+            kind, value, faults = judge_reply(record["reply"], record["finish"], schema, language, self.settings.language_share, check, known)
             if kind is None: return Answer(value, work)
             work.faults.append("; ".join(faults))
             if kind in ("refusal", "unfit") or attempt == self.settings.repairs: raise SetAside(kind, work.faults[-1][:1000], work)
@@ -482,7 +515,7 @@ class TeacherClient:
         "Structured output for a prompt, checked by schema, language, `grounded` and CHECKS. Raises SetAside; ValueError for holes that do not match."
         own = schema is None or schema == SCHEMAS.get(name)
         check = (lambda value: faults_of(name, value, values)) if own else None
-        return await self.answer(teacher_messages(name, language, schema, **values), SCHEMAS[name] if schema is None else schema, language, check, name, draw)
+        return await self.answer(teacher_messages(name, language, schema, **values), SCHEMAS[name] if schema is None else schema, language, check, name, draw, shown_ids(values))
 
 # %% ../nbs/05_client.ipynb #ee55c984
 def run_to_end(coroutine): # -> its result

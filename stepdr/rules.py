@@ -11,7 +11,7 @@ import re
 from collections import Counter, deque
 from copy import deepcopy
 
-from .client import EDGE, Answer, SetAside, Work, faults_of, schema_faults, schema_validator
+from .client import EDGE, Answer, SetAside, Work, as_asked, faults_of, schema_faults, schema_validator, shown_ids, with_ids
 from .prompts import SCHEMAS, holes
 from .trajectory import without_citations
 
@@ -43,6 +43,7 @@ class OfflineTeacher:
         if isinstance(reply, Exception): raise reply
         if reply is None: raise SetAside("unfit", f"no rule makes a reply to {name} from this material")
         if own and not self.checked: return Answer(deepcopy(reply), Work())
+        reply = with_ids(as_asked(reply, schema or SCHEMAS[name]), shown_ids(values))
         faults = schema_faults(reply, schema_validator(schema or SCHEMAS[name])) or faults_of(name, reply, values)
         if faults and own: raise AssertionError(f"{name}: no client would give this reply: {faults}")
         if faults: raise SetAside("invalid", faults[0], Work(faults=["; ".join(faults)]))

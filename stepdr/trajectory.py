@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'TAGS', 'CHAT_TEMPLATE', 'THINK', 'MARKUP', 'CITE_FORM', 'CITE', 'assistant_text', 'segments',
-           'render', 'cut_thought', 'parse_turn', 'answer_of', 'neutralize', 'all_cited', 'cited_ids',
+           'render', 'cut_thought', 'parse_turn', 'answer_of', 'neutralize', 'bare_id', 'all_cited', 'cited_ids',
            'without_citations']
 
 # %% ../nbs/02_trajectory.ipynb #d1e88c71
@@ -102,8 +102,17 @@ CITE_FORM = r"\\cite[a-z]{0,8}\*?[ ]?(?:\[[^\[\]\n]{0,200}\][ ]?){0,2}\{[^{}]*\}
 CITE = re.compile(CITE_FORM.replace("[^{}]*", "([^{}]*)"))
 _SOURCE = re.compile(r"web_[0-9a-f]{8}")
 
+_PAIRS = dict(zip("[({<【［（「《", "])}>】］）」》"))
+
+def bare_id(text): # an id or a number as a model wrote it -> the id
+    r"Without spaces, brackets, marks and `\cite{}` around it: `[web_1]`, ` (web_1).` and `web_1` are one."
+    found = CITE.fullmatch(text.strip())
+    text = (found[1] if found else text).strip(" \t\n\"'`“”‘’#.,;:，。；：")
+    while _PAIRS.get(text[:1], "?") == text[-1:]: text = text[1:-1].strip()
+    return text
+
 def _ids(inside): # what stands in the braces -> list of ids
-    parts = [part.strip() for part in re.split("[,;，；、]", inside)]
+    parts = [bare_id(part) for part in re.split("[,;，；、]", inside)]
     return [one for part in parts if part for one in (part.split() if all(map(_SOURCE.fullmatch, part.split())) else [part])]
 
 def all_cited(text): # report -> list of paragraph ids, one for each time that it is cited
