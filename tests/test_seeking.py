@@ -14,7 +14,7 @@ from stepdr.config import InputError
 from stepdr.llm import ChatEndpoint, EndpointSettings
 from stepdr.prompts import PROMPTS
 from stepdr.rules import RULES, OfflineTeacher, names_in
-from stepdr.synthesis.attempts import SeekingSettings, gather, hard_enough, search_kit, tally
+from stepdr.synthesis.attempts import SeekingSettings, gather, hard_enough, tally
 from stepdr.synthesis.filters import apply_filters, correct_and_shortest, well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,

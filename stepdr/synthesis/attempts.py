@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['GAP', 'SeekingSettings', 'as_settings', 'set_aside', 'malformed_item', 'tally', 'gather', 'task_row', 'reply_text',
-           'same_answer', 'grade', 'search_kit', 'on_background', 'policy_name', 'attempt', 'hard_enough', 'task_parts',
+           'same_answer', 'grade', 'on_background', 'policy_name', 'attempt', 'hard_enough', 'task_parts',
            'shown_passages', 'at_gap', 'RulePolicy']
 
 # %% ../../nbs/391_attempts.ipynb #d9be5760
 import asyncio
 import re
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from ..answers import compare_answers, find_in_sentence
 from ..llm import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
 from ..research import ResearchAgent, ResearchSettings
 from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_said
-from ..tools.base import Toolbox, background_loop
+from ..tools.base import background_loop
+from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
 from ..trajectory import without_citations
 
@@ -112,17 +113,6 @@ async def grade(task, reply, client=None, language=""): # task row, the agent's 
     return judged["verdict"], judged["reason"]
 
 # %% ../../nbs/391_attempts.ipynb #dcf07635
-@contextmanager
-def search_kit(workspace, provider, fetcher=None): # Workspace, Provider -> yields Toolbox with batch_web_surfer and todo
-    "The tools of the plain loop: search and a todo list."
-    from stepdr.tools.file import Todo
-    from stepdr.tools.kit import open_items
-    from stepdr.tools.search import WebSurfer
-    todo, surfer = Todo(workspace), WebSurfer(provider, fetcher)
-    kit = Toolbox([surfer.batch_web_surfer, todo.todo], workspace)
-    kit.reminder = lambda: open_items(todo)
-    yield kit
-
 async def on_background(coroutine): # -> its result
     "Await a coroutine on the loop that the tools run on, wherever one is."
     loop = background_loop()
@@ -166,7 +156,7 @@ async def hard_enough(item, policy, client=None, provider=None, fetcher=None, wo
     if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k] for k in ("id", "query", "answer"))): return [malformed_item(item, "difficulty", "a task needs id, query and answer")]
     if workspace is None: raise InputError("difficulty: name a folder for the attempts' workspaces")
     if kit is None and provider is None: raise InputError("difficulty: there is nothing to search with; give a provider or a kit")
-    kit = kit or (lambda room: search_kit(room, provider, fetcher))
+    kit = kit or (lambda room: provider_kit(room, provider, fetcher))
     tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research)) for n in range(settings.attempts)], settings.parallel)
     verdicts = await gather([grade(item, row["meta"]["answer"], client, language) for row in tries], settings.parallel)
     verdicts = [("broke", row["meta"]["ended"]) if row["meta"]["ended"].startswith("broke") else verdict for row, verdict in zip(tries, verdicts)]

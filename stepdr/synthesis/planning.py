@@ -15,8 +15,9 @@ from ..client import SetAside
 from ..config import InputError
 from ..research import ResearchSettings, message_text, shrink
 from ..rules import names_in, rule, sentences
-from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, search_kit, set_aside, task_row
+from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, set_aside, task_row
 from .filters import content_words, words
+from ..tools.kit import provider_kit
 
 # %% ../../nbs/392_planning.ipynb #dc59f1f0
 HEAD = re.compile(r"(?m)^(#{1,6})[ \t]+(.+?)[ \t#]*$|^\*\*(?:\d+(?:\.\d+)*\.?\s*)?([^*\n]{3,120})\*\*[ \t:]*$")
@@ -140,7 +141,7 @@ async def planned_work(item, policy, client, provider=None, fetcher=None, worksp
     if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k] for k in ("id", "query")) and isinstance(item.get("plan"), list) and item["plan"]): return [malformed_item(item, "planning", "a task needs id, query and plan")]
     settings = as_settings(SeekingSettings, settings)
     if workspace is None or (kit is None and provider is None): raise InputError("planning: give a folder for the workspaces, and a provider or a kit")
-    kit = kit or (lambda room: search_kit(room, provider, fetcher))
+    kit = kit or (lambda room: provider_kit(room, provider, fetcher))
     tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research)) for n in range(attempts)], settings.parallel)
     return await gather([_planned(item, row, client, language, settings) for row in tries], settings.parallel)
 

@@ -10,9 +10,11 @@ __all__ = ['CLAUSES', 'SENTENCES', 'CLAUSES_ZH', 'SENTENCES_ZH', 'WORDING', 'set
            'finished', 'reflection_rows', 'hint_measures']
 
 # %% ../../nbs/394_reflection.ipynb #93ca6bcc
+import asyncio
 import re
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +25,10 @@ from ..llm import ContextTooLong, EndpointError, guess_tokens
 from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns
 from ..answers import compare_answers
 from ..rules import keywords, rule, sentences
-from .attempts import same_answer
+from .attempts import on_background, same_answer
 from .filters import calls_of, malformed, words
 from ..tools.base import Toolbox
+from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
 from ..trajectory import neutralize, without_citations
 
@@ -180,32 +183,38 @@ class Attempt:
 
 # %% ../../nbs/394_reflection.ipynb #d1b5754e
 class AgentAttempts:
-    "Attempts of a research agent at one task, one after the other in one workspace."
+    "Attempts of a research agent at one task, one after the other in one workspace and with one set of tools."
     def __init__(self, policy, # has `complete` (stepdr.llm)
-                 tools, # function workspace -> Toolbox
+                 kit, # function Workspace -> context manager of a Toolbox, as `provider_kit` gives it
                  folder, # of the item; emptied before the first attempt
                  settings=ResearchSettings(),
                  ):
-        self.policy, self.tools, self.folder, self.settings, self.toolbox = policy, tools, Path(folder), settings, None
+        self.policy, self.kit, self.folder, self.settings, self.toolbox, self.opened = policy, kit, Path(folder), settings, None, ExitStack()
 
     async def __call__(self, question, history=None): # text, chat rows to go on from -> Attempt
         "An attempt with budgets of its own. Raises EndpointError."
-        if history is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.workspace = Workspace(self.folder)
-            self.toolbox = self.tools(self.workspace)
+        if history is None: await self.begin()
         agent = ResearchAgent(self.policy, self.toolbox, self.workspace, self.settings, reminder=getattr(self.toolbox, "reminder", lambda: ""))
         if history is not None:
             agent.messages = deepcopy(history)
             agent.save(question)
-        result = await agent.run(question)
+        result = await on_background(agent.run(question))
         return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended)
+
+    async def begin(self):
+        "Make the workspace anew and open its tools."
+        await self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.workspace = Workspace(self.folder)
+        self.toolbox = await asyncio.to_thread(self.opened.enter_context, self.kit(self.workspace))
+
+    async def close(self): await asyncio.to_thread(self.opened.close)
 
 # %% ../../nbs/394_reflection.ipynb #49017c73
 def provider_tools(provider, # Provider (stepdr.tools.search)
                    fetcher=None, # Fetcher, or None: only pages that the provider holds
                    ): # -> function workspace -> Toolbox
-    "The search tool over a provider, for agents and for roles that search."
+    "The search tool over a provider, its results whole, for roles that search."
     from stepdr.tools.search import WebSurfer
     return lambda workspace=None: Toolbox([WebSurfer(provider, fetcher).batch_web_surfer], workspace)
 
@@ -359,8 +368,9 @@ async def reflection_rows(task, client, policy, provider, workspace, fetcher=Non
                           turns=20, # of one attempt
                           ): # -> row or record
     "Attempts of an agent over a provider, with reflection between them."
-    attempt = AgentAttempts(policy, provider_tools(provider, fetcher), Path(getattr(workspace, "folder", workspace)) / "attempts", replace(ResearchSettings(), turns=turns))
-    return await reflect_loop(task, attempt, client, task.get("language", language) if isinstance(task, dict) else language, ReflectionSettings(retries, keep_first))
+    attempt = AgentAttempts(policy, lambda room: provider_kit(room, provider, fetcher), Path(getattr(workspace, "folder", workspace)) / "attempts", replace(ResearchSettings(), turns=turns))
+    try: return await reflect_loop(task, attempt, client, task.get("language", language) if isinstance(task, dict) else language, ReflectionSettings(retries, keep_first))
+    finally: await attempt.close()
 
 # %% ../../nbs/394_reflection.ipynb #cb88fe76
 def hint_measures(rows): # rows of the loop -> {"rows", "with_hints", "found", "cut", "mended", "left"}
