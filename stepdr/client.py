@@ -8,8 +8,8 @@ __all__ = ['SMALL_WORDS', 'REFUSAL', 'EDGE', 'CHECKS', 'KINDS', 'mend_json', 'js
            'with_ids', 'grounded', 'answer_hidden', 'chain_known', 'fuzzed_away', 'one_for_each', 'weights_agree',
            'cites', 'hints_gone', 'new_queries', 'conclusion_agrees', 'faults_of', 'TeacherSettings', 'request_key',
            'ReplyCache', 'spent', 'Work', 'Answer', 'SetAside', 'judge_reply', 'TeacherClient', 'run_to_end',
-           'aside_row', 'bad_item', 'own_partial', 'Funnel', 'work_counts', 'ask_many', 'read_items', 'read_item',
-           'teach']
+           'failure_line', 'aside_row', 'bad_item', 'own_partial', 'Funnel', 'work_counts', 'ask_many', 'read_items',
+           'read_item', 'teach']
 
 # %% ../nbs/05_client.ipynb #eed30022
 import asyncio
@@ -20,7 +20,9 @@ import itertools
 import json
 import os
 import re
+import sysconfig
 import time
+import traceback
 import weakref
 from collections import Counter, deque
 from contextlib import suppress
@@ -344,7 +346,7 @@ def spent(folder): # cache folder -> {prompt: {"requests", "prompt_tokens", "com
 
 # %% ../nbs/05_client.ipynb #0293a9fe
 KINDS = {"invalid": "never became what was asked for", "language": "never came in the language asked for", "refusal": "the teacher refused", "unfit": "the teacher says that the material does not allow it",
-         "endpoint": "no usable reply from the endpoint", "too_long": "the prompt does not fit the model", "unrecorded": "not in the cache that is replayed", "item": "the item itself is wrong"}
+         "endpoint": "no usable reply from the endpoint", "too_long": "the prompt does not fit the model", "unrecorded": "not in the cache that is replayed", "item": "the item itself is wrong", "raised": "an error that nobody expected"}
 
 @dataclass
 class Work:
@@ -525,6 +527,20 @@ def run_to_end(coroutine): # -> its result
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(1) as pool: return pool.submit(asyncio.run, coroutine).result()
 
+# %% ../nbs/05_client.ipynb #cbd82336
+_LIBRARIES = tuple(str(Path(sysconfig.get_path(name))) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+def failure_line(error): # exception -> "KeyError: 'reason' (synthesis/verification.py:171)"
+    "Type, text and place of an exception in one line, without keys; of a group, its first one. Frames of the engine that called are passed over where there are others."
+    frames = traceback.extract_tb(error.__traceback__)
+    while isinstance(error, BaseExceptionGroup): error = error.exceptions[0]; frames += traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/stepdr/" in f.filename or not f.filename.startswith(_LIBRARIES + ("<frozen",))]
+    own = [f for f in own if not f.filename.endswith("synthesis/engine.py")] or [f for f in frames if not f.filename.endswith("synthesis/engine.py")] or own
+    try: text = " ".join(str(error).split())
+    except Exception: text = "its text cannot be shown"
+    place = f" ({'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno})" if own else ""
+    return type(error).__name__ + (f": {redact(text)[:500]}" if text else "") + place
+
 # %% ../nbs/05_client.ipynb #8ada2cd4
 def aside_row(item, error): # item, SetAside -> JSON object
     "What is kept of an item without a result."
@@ -619,7 +635,9 @@ async def ask_many(teacher, # TeacherClient
     window, waiting = settings.concurrency * settings.look_ahead, deque()
     async def one(item):
         if wrong := bad_item(item): raise SetAside("item", wrong)
-        return await teacher.ask(item["prompt"], None, item.get("language", "en"), item.get("draw", 0), **item["values"])
+        try: return await teacher.ask(item["prompt"], None, item.get("language", "en"), item.get("draw", 0), **item["values"])
+        except (SetAside, InputError): raise
+        except Exception as error: raise SetAside("raised", failure_line(error)) from error
     async def settle():
         item, task = waiting.popleft()
         try: answer = await task

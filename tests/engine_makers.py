@@ -1,7 +1,9 @@
 "Makers, clients and policies that the engine's tests send to other processes."
 import asyncio
+import json
 import os
 import signal
+import sys
 import time
 
 from stepdr.artifacts import root
@@ -41,11 +43,51 @@ async def deadly(item, when="always", folder=""):
     return {"id": item["id"]}
 
 
-async def wrong(item, how="bug"):
-    "Item n5 fails as makers must not, or as the user must mend."
-    if item["id"] != "n5": return {"id": item["id"]}
-    if how == "user": raise InputError("client.key: is missing; set it")
-    return {"id": item["nothing"]}
+async def wrong(item, least=5, from_item=0):
+    "Item n5 fails as makers must not; with `least=0` all from a number on do."
+    if item["id"] == f"n{least}" or (not least and item["value"] >= from_item): return {"id": item["nothing"]}
+    return {"id": item["id"]}
+
+
+class Odd(Exception):
+    "An exception that cannot be shown."
+    def __str__(self): raise RuntimeError("no text")
+
+
+def deeper(item): return deeper(item)
+
+
+def raises_now(item):
+    "The first dozen items fail, each in its own way."
+    number = item["value"]
+    if number == 0: return item["nothing"]
+    if number == 1: return item + 1
+    if number == 2: assert number > 2
+    if number == 3: return deeper(item)
+    if number == 4: raise InputError("client.key: is missing; set it")
+    if number == 5: raise asyncio.CancelledError()
+    if number == 6: sys.exit(3)
+    if number == 7: return {"id": item["id"], "set": {1, 2}}
+    if number == 8: return [3]
+    if number == 9: raise ExceptionGroup("several", [ValueError("the first of two"), KeyError("the second")])
+    if number == 10: return json.loads("{")
+    if number == 11: raise Odd()
+    return {"id": item["id"]}
+
+
+async def raises(item):
+    await asyncio.sleep(0)
+    return raises_now(item)
+
+
+def raises_once(item, log):
+    "Item n23 fails the first time."
+    with open(log, "a") as file: file.write(f"{item['id']}\n")
+    with open(log) as file: assert item["id"] != "n23" or file.read().split().count("n23") > 1
+    return {"id": item["id"]}
+
+
+def broken_client(): return os.environ["SECRET_PLACE"]
 
 
 async def asks(item, client, language, words=3):

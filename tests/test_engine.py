@@ -18,7 +18,7 @@ from scripted_model import ScriptedModel, turn
 from stepdr.artifacts import read_jsonl, root, write_jsonl
 from stepdr.config import InputError
 from stepdr.synthesis.filters import well_formed
-from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, MakerError, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
+from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
 
 HERE = Path(__file__).parent
 
@@ -71,7 +71,7 @@ def test_ray_gives_the_same_bytes_and_survives_an_actor_that_dies(tmp_path, monk
         options = {"when": "once", "folder": str(tmp_path)}
         counts = run_chunks(numbers(60), "engine_makers:deadly", tmp_path / "deadly", chunk=60, engine="ray", options=options)
         assert (tmp_path / "died").exists() and counts["kinds"] == {} and counts["rows"] == 60, "an actor died, another one made its chunk"
-        with pytest.raises(MakerError, match="item 5"): run_chunks(numbers(20), "engine_makers:wrong", tmp_path / "bug", engine="ray")
+        assert run_chunks(numbers(20), "engine_makers:wrong", tmp_path / "bug", engine="ray")["kinds"] == {"raised": 1}
     finally: ray.shutdown()
 
 
@@ -150,12 +150,42 @@ def test_a_worker_that_cannot_start_blames_no_item(tmp_path, monkeypatch, capfd)
     assert run_chunks(numbers(40), "engine_makers:halve", tmp_path / "out", workers=2)["items"] == 40
 
 
+RAISED = {"n0": "KeyError: 'nothing'", "n1": "TypeError: ", "n2": "AssertionError (", "n3": "RecursionError: ", "n4": "InputError: client.key: is missing; set it", "n5": "CancelledError", "n6": "SystemExit: 3", "n7": "TypeError: Object of type set",
+          "n8": "TypeError: a maker returns dicts, not int", "n9": "ValueError: the first of two", "n10": "JSONDecodeError: ", "n11": "Odd: its text cannot be shown"}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_bugs_stop_the_run_and_name_the_item(tmp_path, workers):
-    with pytest.raises(MakerError, match=r"item 5 \(n5\)(.|\n)*KeyError: 'nothing'"): run_chunks(numbers(100), "engine_makers:wrong", tmp_path / "bug", chunk=4, workers=workers)
-    assert (tmp_path / "bug" / "chunks" / "00000" / "000.json").exists() and not (tmp_path / "bug" / "chunks" / "00000" / "001.json").exists(), "what went well beside it is kept"
-    with pytest.raises(InputError, match="client.key: is missing"): run_chunks(numbers(100), "engine_makers:wrong", tmp_path / "user", workers=workers, options={"how": "user"})
-    assert run_chunks(numbers(5), "engine_makers:wrong", tmp_path / "bug2", workers=workers)["rows"] == 5, "the next run works"
+@pytest.mark.parametrize("maker", ["raises", "raises_now"])
+def test_whatever_a_maker_raises_only_its_item_is_set_aside(tmp_path, workers, maker):
+    counts = run_chunks(numbers(40), f"engine_makers:{maker}", tmp_path / "out", chunk=7, workers=workers, most_failed=1.0)
+    records = {record["id"]: record for record in read_jsonl(tmp_path / "out" / "aside.jsonl")}
+    assert counts["items"] == 40 and counts["rows"] == 28 and counts["failed"] == counts["items_aside"] == len(records) == 12 and counts["kinds"] == {"raised": 12}
+    for name, text in RAISED.items():
+        assert records[name]["reason"].startswith(text) and "Traceback" in records[name]["traceback"], (name, records[name]["reason"])
+        assert re.search(r"\(tests/engine_makers.py:\d+\)$", records[name]["reason"]) or name in ("n7", "n8"), records[name]["reason"]
+    assert sum(told["items"] for told in counts["failures"].values()) == 12 and any(name.startswith("KeyError at tests/engine_makers.py:") for name in counts["failures"])
+    again = run_chunks(numbers(40), f"engine_makers:{maker}", tmp_path / "out", chunk=7, workers=1, most_failed=1.0)
+    assert again == counts, "the next run tries them once more, and they fail once more"
+
+
+def test_a_crash_in_one_item_is_mended_and_only_its_chunk_made_again(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    counts = run_chunks(numbers(40), "engine_makers:raises_once", tmp_path / "out", chunk=10, options={"log": str(log)})
+    assert counts["failed"] == 1 and counts["rows"] == 39 and len(log.read_text().split()) == 40
+    counts = run_chunks(numbers(40), "engine_makers:raises_once", tmp_path / "out", chunk=10, options={"log": str(log)})
+    assert counts["failed"] == 0 and counts["rows"] == 40 and len(log.read_text().split()) == 50
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_too_many_failures_stop_the_run_with_one_error(tmp_path, workers):
+    run_chunks(numbers(19), "engine_makers:wrong", tmp_path / "few", workers=workers, options={"least": 0})
+    with pytest.raises(InputError, match=r"\d+ of 2\d items failed, more than most_failed=0.5 allows; most often \(\d+ times\) KeyError at tests/engine_makers.py:\d+, the last: KeyError: 'nothing'(.|\n)*run the same again"):
+        run_chunks(numbers(1000), "engine_makers:wrong", tmp_path / "out", chunk=5, workers=workers, options={"least": 0, "from_item": 5})
+    assert len(list((tmp_path / "out").glob("chunks/*/*.json"))) < 20, "it stops early"
+    assert run_chunks(numbers(40), "engine_makers:wrong", tmp_path / "all", workers=workers, options={"least": 0}, most_failed=1.0)["failed"] == 40
+    for wrong, message in (({"maker": "engine_makers:nothing"}, "no such function"), ({"options": {"leest": 1}}, "no such option"), ({"resources": {"client": "engine_makers:nowhere"}, "maker": "engine_makers:asks"}, "no such function"),
+                           ({"resources": {"client": "engine_makers:broken_client"}, "maker": "engine_makers:asks"}, r"client: 'engine_makers:broken_client' cannot be opened \(KeyError: 'SECRET_PLACE' \(tests/engine_makers.py")):
+        with pytest.raises(InputError, match=message): run_chunks(numbers(10), **{"maker": "engine_makers:wrong", "out": tmp_path / "wrong", "workers": workers, **wrong})
 
 
 MEMORY = """

@@ -465,6 +465,16 @@ def test_files_in_and_out(web, tmp_path):
     with pytest.raises(InputError, match="no such file"): seek("walk", tmp_path / "missing.jsonl", tmp_path / "c")
 
 
+def test_a_teacher_that_raises_costs_its_item_and_no_other(web, tmp_path):
+    write_jsonl(tmp_path / "in.jsonl", [around(web, "Jack Lemmon"), around(web, "Bob Dylan")])
+    def first(values, language, draw):
+        if "Jack Lemmon" in values["triple"]: raise KeyError("answer")
+        return RULES["verify_edge"](values, language, draw)
+    counts = seek("graph", tmp_path / "in.jsonl", tmp_path / "out", OfflineTeacher(verify_edge=first), ClosedWebProvider(web), settings=EASY)
+    aside = read_jsonl(tmp_path / "out" / "aside.jsonl")
+    assert counts["items"] == 2 and counts["reasons"]["raised"] == 1 and counts["rows"] + counts["aside"] == 2 and re.match(r"KeyError: 'answer' \(tests/test_seeking.py:\d+\)$", aside[0]["measure"])
+
+
 def test_difficulty_over_a_file(web, tmp_path):
     write_jsonl(tmp_path / "tasks.jsonl", [{**TASK, "id": f"t{n}", "query": TASK["query"] + f" ({n})"} for n in range(5)])
     def play(messages):

@@ -82,7 +82,10 @@ async def gather(coroutines, most): # list of coroutines, how many at the same t
     gate = asyncio.Semaphore(most)
     async def one(coroutine):
         async with gate: return await coroutine
-    return list(await asyncio.gather(*map(one, coroutines)))
+    tasks = [asyncio.ensure_future(one(coroutine)) for coroutine in coroutines]
+    try: return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks: task.cancel() # where one raised, the others would go on for nobody
 
 def task_row(task_id, language, query, answer, aliases, plan, maker, **meta): # -> task row
     "A task as everywhere in stepdr."

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..artifacts import progress, write_json
-from ..client import SetAside
+from ..client import SetAside, failure_line
 from ..config import InputError
 from ..prompts import PROMPTS
 from ..rules import EDGE, OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences
@@ -512,7 +512,10 @@ def read_items(source, limit=20_000_000): # file of rows, or folder of .md and .
 async def _through(items, make, parallel, write): # write: function (item's results), called in the order of the items
     place, items = 0, iter(items)
     while chunk := list(islice(items, parallel)):
-        async def one(item, place): return [item] if isinstance(item, dict) and item.get("maker") == "read" else await make(item, place)
+        async def one(item, place):
+            if isinstance(item, dict) and item.get("maker") == "read": return [item]
+            try: return await make(item, place)
+            except Exception as error: return [set_aside(str(item.get("id") or place) if isinstance(item, dict) else str(place), "seek", "raised", failure_line(error), item=item)]
         for results in await asyncio.gather(*(one(item, place + n) for n, item in enumerate(chunk))): write(results)
         place += len(chunk)
 
@@ -524,13 +527,13 @@ def seek(kind, # graph, walk, difficulty, planning or planned
          number=0, # items taken; 0: all
          language="", # en or zh; empty: each item's own
          parallel=4, # items at the same time
-         most_malformed=0.2, # share of items that cannot be read above which it stops
+         most_malformed=0.2, # share of items that cannot be read, or (of 20 and more) whose maker raised, above which it stops
          **options): # of the maker -> {"items", "rows", "attempts", "aside", "reasons"}
     "Run a maker over a file. What the makers gave is all written, and counted."
     if kind not in SEEKERS: raise InputError(f"seek: {kind!r} is none of {', '.join(SEEKERS)}")
     if kind in ("difficulty", "planned") and policy is None: raise InputError(f"seek: {kind} needs a policy that works on the tasks")
     if kind in ("graph", "difficulty", "planned") and provider is None and "kit" not in options: raise InputError(f"seek: {kind} needs a provider that searches")
-    maker, out, counts = SEEKERS[kind], Path(out), Counter()
+    maker, out, counts, last = SEEKERS[kind], Path(out), Counter(), {}
     have = {"client": client or OfflineTeacher(), "provider": provider, "policy": policy, "fetcher": fetcher, "language": language, **options}
     wanted = maker.__code__.co_varnames[:maker.__code__.co_argcount]
     if unknown := set(options) - set(wanted): raise InputError(f"seek: {kind} has no option {sorted(unknown)[0]!r}; it has {', '.join(wanted[1:])}")
@@ -539,10 +542,12 @@ def seek(kind, # graph, walk, difficulty, planning or planned
     def write(results):
         for row in results: files["aside" if "reason" in row else "attempts" if row.get("maker") == "attempt" else next(iter(files))].write(row)
         told = tally(results)
+        last.update({row["reason"]: row.get("measure") for row in results if "reason" in row})
         counts.update({"items": 1, **{k: told[k] for k in ("rows", "attempts", "aside")}, **{("reason", k): n for k, n in told["reasons"].items()}})
         if counts["items"] >= 20: check()
     def check():
-        if counts["reason", "malformed"] > most_malformed * counts["items"]: raise InputError(f"{source}: {counts['reason', 'malformed']} of {counts['items']} items are malformed; give the rows that {kind} takes, or raise most_malformed={most_malformed:g}")
+        for reason, said in (("malformed", f"are malformed; give the rows that {kind} takes"), ("raised", f"raised errors; aside.jsonl has them, the last is {last.get('raised')}")):
+            if counts["reason", reason] > most_malformed * counts["items"] and (reason == "malformed" or counts["items"] >= 20): raise InputError(f"{source}: {counts['reason', reason]} of {counts['items']} items {said}, or raise most_malformed={most_malformed:g}")
     whole = False
     try:
         run_async(_through(progress(islice(read_items(source), number or None), label=kind), make, parallel, write))

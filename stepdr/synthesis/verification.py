@@ -168,7 +168,7 @@ def read_thought(row, language): # one round -> what the agent thinks of what it
     say = WORDING[language]
     lines = [say["for" if f["stance"] == "supports" else "against"].format(id=f["paragraph"], quote=f["quote"]) for f in row["found"]] or [say["nothing"]]
     if row["missing"].strip().lower().rstrip(".。") not in ("", "nothing", "无", "没有"): lines.append(say["open"].format(missing=row["missing"]))
-    return "\n".join(lines + [row["reason"]] * bool(row.get("reason")))
+    return "\n".join(lines + list(filter(None, [row.get("reason")])))
 
 # %% ../../nbs/395_verification.ipynb #85a13c9f
 def search_turn(thought, queries, topk): # -> assistant message
