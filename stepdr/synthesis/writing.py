@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['report_measures', 'WritingSettings', 'table_faults', 'form_faults', 'screen_report', 'set_scope', 'query_faults',
-           'query_report_row', 'findings_of', 'with_report', 'query_of', 'lost_and_new', 'written_again',
-           'mended_report_row', 'keep_deeper', 'plan_left_out', 'drafted_report_row', 'query_from_report',
-           'closed_sentence', 'draft_report', 'depth', 'deeper_report', 'mended_citations', 'as_prose',
-           'regenerate_report']
+           'query_report_row', 'cited_passages', 'findings_of', 'with_report', 'query_of', 'lost_and_new',
+           'written_again', 'mended_report_row', 'keep_deeper', 'plan_left_out', 'drafted_report_row',
+           'query_from_report', 'closed_sentence', 'draft_report', 'depth', 'deeper_report', 'mended_citations',
+           'as_prose', 'regenerate_report']
 
 # %% ../../nbs/397_writing.ipynb #ac67c976
 import re
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ..client import SetAside, language_shares
 from ..config import setting, validate
 from ..llm import EndpointError, guess_tokens
+from ..research import shrink
 from ..rules import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
 from .reflection import aside_of, bad_item, set_aside
@@ -48,6 +49,7 @@ class WritingSettings:
     copied: int = setting(12, "words in a row that a query may not copy from its report", 3, 1000)
     regenerations: int = setting(2, "times that a badly formatted report is written again", 1, 10)
     findings: int = setting(80, "findings that a writer is shown, the cited ones first", 1, 10_000)
+    finding_characters: int = setting(4000, "characters of one finding", 100, 1_000_000)
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/397_writing.ipynb #c6dbbd2e
@@ -129,15 +131,37 @@ async def query_report_row(item, client, language="", settings=WritingSettings()
             "tool_calls": 0, "tokens": guess_tokens(messages), "meta": {"language": language, "reader": value["reader"], "measures": measures, "source": item.get("source", "")}}
 
 # %% ../../nbs/397_writing.ipynb #91d4a654
-def findings_of(row, most=80): # trajectory row -> list of {"id", "text"}: what was read, what the report cites first
-    "Paragraphs that the tools showed, each id once."
+_TITLE = re.compile(r"^(?:\d+\. )?(?P<title>.+?), \d+ paragraphs, page \d+ of \d+$|^\d+\. (?P<hit>.+)$")
+_ABOUT = re.compile(r"^(?:(?:https?|file)://\S+|(?:address|note|error): .*|from what was read before:|links \(\d.*|\[.*(?:more|goes on).*\])$")
+
+def cited_passages(result): # what a tool returned -> list of {"id", "title", "text"}, in its order
+    "Passages with all their lines: from the end of the one before, or from what a tool says of its page, to the citation that names them."
+    found, lines, title, heading, rows = [], [], "", "", result.splitlines()
+    for line, after in zip(rows, [*rows[1:], ""]):
+        about = not lines and _TITLE.match(line)
+        if about and (about["title"] or _ABOUT.match(after)): title, heading = about["title"] or about["hit"], ""
+        elif not line.strip() or not lines and (line.startswith("## ") or _ABOUT.match(line)):
+            lines = []
+            if line.startswith("## "): title = heading = ""
+        elif not lines and line.startswith("# "): heading = line[2:].strip()
+        else:
+            end = 0
+            for mark in re.finditer(CITE_FORM, line):
+                text = "\n".join([*lines, line[end:mark.start()].rstrip()]).strip()
+                if text: found += [{"id": one, "title": " > ".join(filter(None, (title, heading))), "text": text} for one in cited_ids(mark[0])]
+                lines, end = [], mark.end()
+            if end == 0 or line[end:].strip(): lines.append(line[end:])
+    return found
+
+# %% ../../nbs/397_writing.ipynb #24c0603f
+def findings_of(row, most=80, characters=4000): # trajectory row, findings, characters of one -> list of {"id", "title", "text"}: what was read, what the report cites first
+    "Passages that the tools showed, each id once and as fully as it was shown anywhere; a longer one says how much of it is left out."
     found = {}
     for text in texts(row, "tool"):
-        for match in re.finditer(rf"([^\n]*?)\s*{CITE_FORM}", text):
-            for one in cited_ids(match[0]):
-                if match[1].strip(): found.setdefault(one, {"id": one, "text": match[1].strip()})
-    cited = [found[c] for c in cited_ids(answer_of(row)) if c in found]
-    return (cited + [f for f in found.values() if f not in cited])[:most]
+        for one in cited_passages(text):
+            if len(one["text"]) > len(found.get(one["id"], {"text": ""})["text"]): found[one["id"]] = one
+    order = list(dict.fromkeys([c for c in cited_ids(answer_of(row)) if c in found] + list(found)))
+    return [{**found[one], "text": shrink(found[one]["text"], characters)} for one in order[:most]]
 
 # %% ../../nbs/397_writing.ipynb #e808bf42
 def with_report(row, report): # trajectory row, new report -> the row with it as its answer
@@ -179,7 +203,7 @@ async def written_again(query, report, findings, client, language, settings): # 
 async def mended_report_row(item, client, language="en", settings=WritingSettings()): # trajectory row; teacher -> row or record
     "A trajectory whose report is well formed: as it was, or regenerated from the state in which the work ended."
     if problem := malformed(item): return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
-    language, report, findings = (item.get("meta") or {}).get("language") or language, answer_of(item), findings_of(item, settings.findings)
+    language, report, findings = (item.get("meta") or {}).get("language") or language, answer_of(item), findings_of(item, settings.findings, settings.finding_characters)
     if not report: return set_aside(item, "no report", "the trajectory ends without a report")
     before = form_faults(report, {f["id"] for f in findings}, settings)
     if not before: return {**item, "meta": {**(item.get("meta") or {}), "regenerated": False}}
@@ -214,7 +238,7 @@ def plan_left_out(report, plan, share=0.25): # -> numbers of the steps of which 
 async def drafted_report_row(item, client, judge=None, language="en", settings=WritingSettings()): # trajectory row with a plan in its meta; teacher; another teacher as the judge -> row or record
     "A trajectory with a report drafted from its findings, if that is deeper than its own and covers no less; else with its own, if that is well formed."
     if problem := malformed(item): return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
-    meta, query, old, findings = item.get("meta") or {}, query_of(item), answer_of(item), findings_of(item, settings.findings)
+    meta, query, old, findings = item.get("meta") or {}, query_of(item), answer_of(item), findings_of(item, settings.findings, settings.finding_characters)
     plan, language = meta.get("plan") or item.get("plan") or [], meta.get("language") or language
     if not findings: return set_aside(item, "no findings", "nothing was read that could be cited")
     try:
