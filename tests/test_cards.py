@@ -144,9 +144,9 @@ def test_a_card_is_whole_and_names_no_folder(tmp_path):
 
 
 def test_prompt_hashes_change_with_a_word(monkeypatch):
-    from stepdr.evaluate import cards
+    from stepdr import prompts
     before = prompt_hashes(["fact_check", "race"])
-    monkeypatch.setitem(cards.CHINESE, "fact_check", cards.CHINESE["fact_check"] + "。")
+    monkeypatch.setitem(prompts.CHINESE, "fact_check", prompts.CHINESE["fact_check"] + "。")
     after = prompt_hashes(["fact_check", "race"])
     assert before["race"] == after["race"] and before["fact_check"] != after["fact_check"]
 

@@ -19,7 +19,7 @@ from stepdr.client import (CHECKS, SetAside, TeacherClient, TeacherSettings, ask
                            schema_validator, spent, teach)
 from stepdr.config import InputError
 from stepdr.llm import ChatEndpoint, EndpointSettings, Reply, Usage, price_of
-from stepdr.prompts import AXES, CHINESE, CUT, PROMPTS, ROLES, SCHEMAS, add_prompt, holes, prompt, shown_value, teacher_messages
+from stepdr.prompts import AXES, CHINESE, CUT, GRADERS, PROMPTS, ROLES, SCHEMAS, add_prompt, holes, prompt, schema_in, shown_value, teacher_messages
 
 PARAGRAPHS = [{"id": "web_0a1b2c3d", "title": "Bridge", "text": "The bridge was opened in 1883 and is still in use."}]
 GOOD = {"findings": [{"paragraph": "web_0a1b2c3d", "quote": "opened in 1883", "stance": "supports"}], "missing": "A second and independent source for the year.", "verdict": "support"}
@@ -370,11 +370,39 @@ def test_both_languages_of_every_prompt():
             values = {hole: f"material of {hole}" for hole in holes(name)}
             system, user = teacher_messages(name, language, **values)
             assert all(f"material of {hole}" in system["content"] + user["content"] for hole in holes(name)) and "{" not in user["content"]
-            assert json.dumps(schema, ensure_ascii=False) in system["content"] and "unfit" in system["content"]
+            assert json.dumps(schema_in(language, schema), ensure_ascii=False) in system["content"] and "unfit" in system["content"]
             share = language_shares(CHINESE[name] if language == "zh" else PROMPTS[name])
             assert share[language] > 0.8, (name, language, share)
     assert set(CHECKS) <= set(SCHEMAS) and len(SCHEMAS) >= 20 and len(AXES) == 6 and len(ROLES) == 3
     assert prompt("agent", date="2026-01-01") and "{date}" not in prompt("agent", date="2026-01-01")
+
+
+NAMES = {"JSON", "Markdown", "cite", "ID", "id", "unfit"}  # what is written in Latin letters in Chinese too
+
+
+def within(schema, key):
+    "All values of a key, at any depth of a schema."
+    if isinstance(schema, list): return [found for item in schema for found in within(item, key)]
+    if not isinstance(schema, dict): return []
+    return ([schema[key]] if key in schema else []) + [found for value in schema.values() for found in within(value, key)]
+
+
+def latin_words(messages, schema):
+    "Words in Latin letters that a Chinese request holds beside tags, the reply's keys and choices, and NAMES."
+    shown = schema_in("zh", schema)
+    text = "\n".join(message["content"] for message in messages).replace(json.dumps(shown, ensure_ascii=False), "\n".join(text for text in within(shown, "description") if isinstance(text, str)))
+    fixed = NAMES | {word for key in [*(name for fields in within(schema, "properties") for name in fields), *(str(choice) for choices in within(schema, "enum") for choice in choices)] for word in re.findall(r"[A-Za-z]+", key)}
+    return [word for word in re.findall(r"[A-Za-z]+", re.sub(r"</?\w+>", " ", text)) if word not in fixed]
+
+
+def test_a_chinese_prompt_is_chinese_throughout():
+    for name, schema in {**SCHEMAS, **GRADERS}.items():
+        for material in ("材料", []):
+            sent = teacher_messages(name, "zh", schema, **{hole: material for hole in holes(name, "zh")})
+            assert not latin_words(sent, schema), (name, latin_words(sent, schema), "what a schema says in English has its Chinese form in SCHEMA_WORDS")
+    for name in set(CHINESE) - set(SCHEMAS) - set(GRADERS): assert not set(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", "", CHINESE[name]))) - NAMES, name
+    sent = teacher_messages("same_answer", "zh", question="问", answer="答", reply="Berlin")
+    assert latin_words(sent, SCHEMAS["same_answer"]) == ["Berlin"], "the check finds what it looks for"
 
 
 def test_material_cannot_leave_its_tags():

@@ -27,7 +27,7 @@ from ..artifacts import read_parquet, root
 from ..config import InputError
 from . import metrics as m
 from ..answers import grade_answer, same_answer
-from ..prompts import CHINESE, GRADERS, PROMPTS, SCHEMAS, shown_value, teacher_messages
+from ..prompts import GRADERS, prompt, teacher_messages, wording
 
 # %% ../../nbs/83_benchmarks.ipynb #56ca6131
 def _plain(path, data): # bytes as they lie there -> bytes
@@ -696,8 +696,7 @@ class Bench:
 
     def prompt_hash(self): # -> 16 hexadecimal digits, or "" if nothing is asked
         "Changes with any word of the prompts that a judge is asked with, in either language."
-        text = "\0".join(f"{name}\0{PROMPTS[name]}\0{CHINESE.get(name, '')}\0{json.dumps(GRADERS.get(name, SCHEMAS.get(name)))}" for name in self.prompts)
-        return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
+        return hashlib.sha256(json.dumps([wording(name) for name in self.prompts], ensure_ascii=False).encode()).hexdigest()[:16] if self.prompts else ""
 
 # %% ../../nbs/83_benchmarks.ipynb #eb4fd787
 def _row(task, **verdict): return {"id": task["id"], **verdict, "domain": task["domain"]}
@@ -880,8 +879,8 @@ async def grade_race(bench, task, answer, client, draw=0, reference=None): # -> 
     "Both reports' scores on every criterion, in one request; an empty report gets 0 against the reference's own scores."
     if not reference: raise InputError(f"reference: task {task['id']} has no reference report; RACE compares with one")
     criteria = [(dimension, one) for dimension in DIMENSIONS for one in task["criteria"][dimension]]
-    shown = [f"({dimension}) {one['criterion']}: {one['explanation']}" for dimension, one in criteria]
-    value = await _asked(client, "race", task["language"], draw, task=task["query"], target=answer or "(empty)", reference=reference, criteria=shown)
+    shown = [f"({prompt(dimension, task['language'])}) {one['criterion']}: {one['explanation']}" for dimension, one in criteria]
+    value = await _asked(client, "race", task["language"], draw, task=task["query"], target=answer or prompt("nothing", task["language"]), reference=reference, criteria=shown)
     empty = not (answer or "").strip()
     return [{"task": task["id"], "dimension": dimension, "criterion": one["criterion"], "weight": one["weight"], "dimension_weight": task["dimension_weight"][dimension], "trial": draw,
              "target": (0.0 if empty else found["target"]) if found else None, "reference": found["reference"] if found else None} for (dimension, one), found in zip(criteria, _numbered(value["scores"], len(criteria)))]
@@ -906,7 +905,7 @@ async def grade_points(bench, task, answer, client, draw=0): # -> rows
     "1, 0 or -1 for every rubric, in one request."
     rubrics = task["rubrics"]
     if (answer or "").strip():
-        value = await _asked(client, "points", task["language"], draw, task=task["query"], report=answer, blocked=json.dumps(task["blocked"], ensure_ascii=False) if task["blocked"] else "(none)", rubrics=[r["criterion"] for r in rubrics])
+        value = await _asked(client, "points", task["language"], draw, task=task["query"], report=answer, blocked=json.dumps(task["blocked"], ensure_ascii=False) if task["blocked"] else prompt("nothing", task["language"]), rubrics=[r["criterion"] for r in rubrics])
         scores = [found and found["score"] for found in _numbered(value["rubrics"], len(rubrics))]
     else: scores = [0] * len(rubrics)
     return [{"task": task["id"], "dimension": r["axis"], "criterion": r["criterion"], "number": n, "score": score, "trial": draw} for n, (r, score) in enumerate(zip(rubrics, scores), 1)]

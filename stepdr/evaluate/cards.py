@@ -29,7 +29,7 @@ from ..artifacts import read_json, root, sha256_path
 from ..config import InputError
 from .metrics import VARIANTS, bootstrap, resamples, interval
 from ..llm import Usage
-from ..prompts import CHINESE, GRADERS, PROMPTS, SCHEMAS
+from ..prompts import PROMPTS, wording
 
 # %% ../../nbs/87_cards.ipynb #d98310f3
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def prompt_hashes(names): # names in `stepdr.prompts` -> {name: 16 hexadecimal d
     "Changes with any word of a prompt, in either language, or of what its reply must look like."
     def one(name):
         if name not in PROMPTS: raise InputError(f"prompts: there is none called {name!r}")
-        return hashlib.sha256(json.dumps([PROMPTS[name], CHINESE.get(name), GRADERS.get(name, SCHEMAS.get(name))], ensure_ascii=False).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(wording(name), ensure_ascii=False).encode()).hexdigest()[:16]
     return {name: one(name) for name in names}
 
 def versions(): # -> {name: version}

@@ -24,7 +24,7 @@ from ..client import SetAside, TeacherClient, TeacherSettings
 from ..config import InputError
 from .metrics import bootstrap, citation_scores, fact_scores, interval, resamples
 from ..llm import guess_tokens
-from ..prompts import CHINESE, GRADERS, PROMPTS, teacher_messages
+from ..prompts import GRADERS, teacher_messages, wording
 from ..synthesis.tasks import mentions
 from ..trajectory import CITE_FORM, cited_ids
 
@@ -394,7 +394,7 @@ class EndpointCitations(CitationJudge):
 
     def card(self):
         asked = getattr(getattr(self.client.policy, "settings", None), "model", "") or getattr(self.client.policy, "model", "") or getattr(self.client.policy, "name", "")
-        words = json.dumps([PROMPTS["fact_check"], CHINESE["fact_check"], GRADERS["fact_check"]], ensure_ascii=False)
+        words = json.dumps(wording("fact_check"), ensure_ascii=False)
         return {"judge": self.name, "model": asked, "prompts": hashlib.sha256(words.encode()).hexdigest()[:16], "temperature": self.client.settings.temperature, "page_tokens": self.page_tokens, "batch": self.batch, "draw": self.draw}
 
     async def ask(self, statements, page): # -> list of Check; raises SetAside

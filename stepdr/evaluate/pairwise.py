@@ -38,7 +38,7 @@ from ..client import SetAside, language_shares
 from ..config import InputError, setting, validate
 from .agreement import krippendorff_alpha
 from .metrics import elo, few_tasks, interval, leagues, outcome, rating_intervals, resamples, share_interval, win_tie_loss
-from ..prompts import CHINESE, PROMPTS, SIDE_VERDICTS
+from ..prompts import SIDE_VERDICTS, wording
 from ..trajectory import CITE, cited_ids
 
 # %% ../../nbs/86_pairwise.ipynb #07a68332
@@ -746,7 +746,7 @@ def study_results(folder, # of a study
     study = Study(folder)
     rows = study.ratings()
     card = {"stepdr": stepdr.__version__, "settings": asdict(study.settings), "pairs_sha256": sha256_path(study.folder / "pairs.jsonl"), "ratings_sha256": sha256_path(study.path) if rows else None,
-            "judge_prompt_sha256": hashlib.sha256((PROMPTS["judge_pair"] + CHINESE["judge_pair"]).encode()).hexdigest(), "several_raters": "majority, else tie", "margin": margin, "seed": seed, "samples": samples}
+            "judge_prompt_sha256": hashlib.sha256(json.dumps(wording("judge_pair"), ensure_ascii=False).encode()).hexdigest(), "several_raters": "majority, else tie", "margin": margin, "seed": seed, "samples": samples}
     return {**comparison(rows, margin, seed, samples), "progress": {"pairs": len(study.pairs), "rated": len({study.key(row) for row in rows})}, "problems": study.problems, "card": card}
 
 # %% ../../nbs/86_pairwise.ipynb #9d9a82ab
