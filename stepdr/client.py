@@ -271,7 +271,8 @@ def conclusion_agrees(value, values): # -> faults
 CHECKS = { # prompt -> checks beside `grounded`
     "plan_alignment": [one_for_each("steps", "plan")], "question_from_graph": [answer_hidden, chain_known, fuzzed_away], "question_from_walk": [answer_hidden],
     "remove_hints": [hints_gone], "replan_checks": [new_queries], "report_checks": [cites], "draft_report": [cites], "judge_conclusion": [conclusion_agrees],
-    "rubrics_from_material": [weights_agree], "task_from_rubrics": [one_for_each("roles", "rubrics")], "judge_consistency": [one_for_each("rubrics", "rubrics")]}
+    "rubrics_from_material": [weights_agree], "task_from_rubrics": [one_for_each("roles", "rubrics")], "judge_consistency": [one_for_each("rubrics", "rubrics")],
+    "judge_part_many": [one_for_each("notes", "criteria")], **{f"judge_{kind}_many": [one_for_each("verdicts", "criteria")] for kind in ("positive", "positive_binary", "negative", "negative_binary")}}
 
 def faults_of(name, value, values, most=6): # prompt, reply that fits its schema, material -> list of lines
     "What all checks of a prompt find."

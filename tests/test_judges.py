@@ -104,7 +104,7 @@ def test_every_verdict_is_accounted_for_and_the_bill_is_the_servers(tmp_path):
         # merits and flaws are asked for in different words, at temperature 0, three times each
         for body in server.requests:
             negative = int(re.search(r"rubric (\d+)", body["messages"][1]["content"])[1]) % 2
-            assert body["temperature"] == 0.0 and ("a flaw" in body["messages"][0]["content"]) == bool(negative)
+            assert body["temperature"] == 0.0 and ("a flaw" in body["messages"][1]["content"]) == bool(negative)
         assert sum("kind ok" in body["messages"][1]["content"] for body in server.requests) == 2 * 3
         # an unparsable verdict was asked again with its fault
         assert any(len(body["messages"]) == 4 and "mostly" in body["messages"][3]["content"] for body in server.requests if "kind mended" in body["messages"][1]["content"])
