@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 
 from stepdr.config import InputError
+from stepdr.prompts import prompt
+from stepdr.research import shrink
 from stepdr.synthesis import kernels
 from stepdr.synthesis.filters import FILTERS as ALL
-from stepdr.synthesis.filters import (answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,
-                                      decontamination, failed_responses, headings, malformed, ngram_repetition, noise_share,
+from stepdr.synthesis.filters import (BY_DEFAULT, answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,
+                                      dead_ends, decontamination, failed_responses, headings, malformed, ngram_repetition, noise_share,
                                       own_texts, plan_consistency, row_id, texts, well_formed, words,
                                       language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
+from stepdr.tools.base import ToolError, Toolbox
+from stepdr.tools.extract import make_document
+from stepdr.tools.file import Files
+from stepdr.tools.search import Provider, SearchHit, WebSurfer
+from stepdr.tools.shell import Shell
+from stepdr.tools.workspace import Workspace
 
 WEBDANCER = Path(__file__).parents[2] / "shared/data/trajectories/webdancer_traj.jsonl.gz"
 
@@ -652,3 +660,64 @@ def test_all_filters_are_named_and_take_any_rows():
     for name, function in ALL.items():
         kept, dropped = function(BROKEN + [trajectory()])
         assert ids(kept) == ["t"] and len(dropped) == len(BROKEN), name
+
+
+# dead_ends
+
+class HalfProvider(Provider):
+    "Finds pages that it cannot open."
+    name, local = "half", True
+    async def search(self, query, topk=10, **_):
+        return [SearchHit(f"https://wiki.example/{query}%20{n}", query, f"{query} number {n} is described here. " + "It goes on. " * 30) for n in range(topk)]
+
+
+class WholeProvider(HalfProvider):
+    name = "whole"
+    async def open(self, url):
+        if url.endswith("1"): raise ToolError("the page answers with 404")
+        return make_document(url, "article", [("p", 0, "The whole page. " * 40)], "Page", "en")
+
+
+def worked(provider, tools, calls, folder):
+    "A row of a real toolbox: each call with what the tools said."
+    workspace = Workspace(folder)
+    offered = {"batch_web_surfer": WebSurfer(provider).batch_web_surfer, "file": Files(workspace).file, "shell": Shell(workspace).shell}
+    box, messages = Toolbox([offered[name] for name in tools], workspace), [{"role": "user", "content": "Write a report."}]
+    for name, arguments in calls:
+        result = box.call({"name": name, "arguments": arguments})
+        messages += [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}]},
+                     {"role": "tool", "content": result.text, **({"failed": True} if result.failed else {})}]
+    return {"id": folder.name, "tools": box.schemas, "messages": messages + [{"role": "assistant", "content": "<answer>x</answer>"}]}
+
+
+def test_dead_ends_are_told_from_noise_by_the_tools_own_words(tmp_path, monkeypatch):
+    search = lambda topk: ("batch_web_surfer", {"action": "batch_search", "queries": ["Etna"], "topk": topk})
+    visit = lambda *names: ("batch_web_surfer", {"action": "batch_open", "urls": [f"https://wiki.example/{name}" for name in names]})
+    long = ("batch_web_surfer", {"action": "batch_search", "queries": ["Etna", "Unzen"], "topk": 20})
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    row = lambda name, provider, tools, *calls: worked(provider, tools, calls, tmp_path / name)
+    rows = [row("read on", WholeProvider(), ("batch_web_surfer", "file"), long, ("file", {"action": "read", "path": "results/0001_batch_web_surfer.txt", "start": 40}), visit("Etna%200")),
+            row("the page is gone", WholeProvider(), ("batch_web_surfer",), search(3), visit("Etna 1"), visit("Etna%202")),
+            row("a guessed address", HalfProvider(), ("batch_web_surfer",), search(3), visit("Merapi")),
+            row("its own mistake", WholeProvider(), ("batch_web_surfer",), ("shell", {"command": "ls"}), search(1)),
+            row("no file tool", WholeProvider(), ("batch_web_surfer",), long),
+            row("refused", HalfProvider(), ("batch_web_surfer",), search(3), visit("Etna%201#history")),
+            row("refused beside another", HalfProvider(), ("batch_web_surfer",), search(3), visit("Merapi", "Etna 1")),
+            row("no sandbox", WholeProvider(), ("batch_web_surfer", "shell"), ("shell", {"command": "ls"}))]
+    kept, dropped = dead_ends(rows)
+    assert ids(kept) == ["read on", "the page is gone", "a guessed address", "its own mistake"]
+    assert reasons(dropped) == {"no file tool": "a result names a tool that is not there", "refused": "an address that a result showed is refused",
+                                "refused beside another": "an address that a result showed is refused", "no sandbox": "a tool cannot work here"}
+    assert failed_responses(rows[1]) and failed_responses(rows[2]), "what was kept has noise in it"
+    _, _, funnel = apply_filters(rows, [dead_ends], "rows")
+    assert (funnel[0]["dropped"], sum(funnel[0]["reasons"].values())) == (4, 4) and "dead_ends" in BY_DEFAULT
+
+
+def test_what_is_left_out_for_good_is_a_dead_end():
+    cut = shrink("word " * 2000, 900)
+    tools = lambda *names: [{"type": "function", "function": {"name": name, "parameters": {}}} for name in names]
+    assert dead_ends([trajectory(tool=cut, tools=tools("search"))])[1][0]["reason"] == "a result cannot be read on"
+    assert not dead_ends([trajectory(tool=cut, tools=tools("search", "file"))])[1] and not dead_ends([trajectory(tool=cut)])[1]
+    folded = prompt("summarised", last=4, path="history/0001.md", summary="What was found.")
+    assert dead_ends([trajectory(question="Why?" + folded, tools=tools("search"))])[1][0]["measure"] == "file"
+    assert not dead_ends([trajectory(question="Why?" + folded, tools=tools("search", "file"))])[1]

@@ -3,6 +3,7 @@ import json
 import random
 import re
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ from stepdr.llm import ChatEndpoint, EndpointSettings
 from stepdr.prompts import PROMPTS
 from stepdr.rules import RULES, OfflineTeacher, names_in
 from stepdr.synthesis.attempts import SeekingSettings, gather, hard_enough, tally
-from stepdr.synthesis.filters import apply_filters, correct_and_shortest, well_formed
+from stepdr.synthesis.filters import apply_filters, correct_and_shortest, dead_ends, well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,
                                       walk_question)
-from stepdr.tools.base import ToolError, run_async
-from stepdr.tools.search import ClosedWebProvider, Provider, SearchHit
+from stepdr.tools.base import ToolError, Toolbox, run_async
+from stepdr.tools.search import ClosedWebProvider, Provider, SearchHit, WebSurfer
 from stepdr.world.closed import ClosedWeb
 from stepdr.world.graph import load_graph
 from stepdr.world.paragraphs import Paragraph, paragraph_id
@@ -378,6 +379,29 @@ def test_an_endpoint_that_dies_makes_no_task_hard(web, tmp_path):
         policy = ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model, backoff=0.01))
         kept, *_ = run_async(hard_enough(TASK, policy, None, ClosedWebProvider(web), workspace=tmp_path / "w"))
         assert "reason" not in kept and len(server.requests) <= 4
+
+
+def test_a_dead_end_of_the_environment_makes_no_task_hard(web, tmp_path):
+    "With a kit that cannot open what it found, attempts prove nothing; with the agent's own tools the same policy is judged."
+    found = ClosedWebProvider(web)
+    class Half(ClosedWebProvider):
+        async def open(self, url): return None
+    def play(messages):
+        results = [m["content"] for m in messages if m["role"] == "tool"]
+        if not results: return turn("", [("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon school"]})], reasoning="I look it up.")
+        if len(results) == 1: return turn("", [("batch_web_surfer", {"action": "batch_open", "urls": [re.search(r"https?://\S+", results[0])[0]]})], reasoning="I read the page.")
+        return turn("<answer>Yale</answer>")
+    def run(name, provider, **options):
+        with ScriptedModel(play) as server:
+            policy = ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model, backoff=0.01))
+            return run_async(hard_enough(TASK, policy, None, provider, workspace=tmp_path / name, **options))
+    bare = lambda room: nullcontext(Toolbox([WebSurfer(Half(web)).batch_web_surfer], room))
+    record, *tries = run("half", Half(web), kit=bare)
+    assert record["reason"] == "attempts could not be judged" and record["counts"] == {"attempts": 4, "dead end": 4}
+    assert all("refused" in t["meta"]["why"] for t in tries) and len(dead_ends(tries)[1]) == 4
+    hard, *tries = run("whole", found)
+    assert hard["meta"]["difficulty"] == {"attempts": 4, "incorrect": 4} and not dead_ends(tries)[1]
+    assert {"batch_web_surfer", "file", "todo"} <= {tool["function"]["name"] for tool in tries[0]["tools"]}
 
 
 def test_what_is_missing_is_said(web, tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'SeekingSettings', 'as_settings', 'set_aside', 'malformed_item', 'tally', 'gather', 'task_row', 'reply_text',
-           'same_answer', 'grade', 'on_background', 'policy_name', 'attempt', 'hard_enough', 'task_parts',
+           'same_answer', 'grade', 'on_background', 'policy_name', 'attempt', 'stopped', 'hard_enough', 'task_parts',
            'shown_passages', 'at_gap', 'RulePolicy']
 
 # %% ../../nbs/391_attempts.ipynb #d9be5760
@@ -22,6 +22,7 @@ from ..answers import compare_answers, find_in_sentence
 from ..llm import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
 from ..research import ResearchAgent, ResearchSettings
 from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_said
+from .filters import dead_end
 from ..tools.base import background_loop
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
@@ -152,6 +153,12 @@ async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings
     return row
 
 # %% ../../nbs/391_attempts.ipynb #b414ef28
+def stopped(row): # an attempt's row -> (verdict, why) where it proves nothing, else None
+    "What ended an attempt, or led it astray, that is not the policy's doing."
+    if row["meta"]["ended"].startswith("broke"): return "broke", row["meta"]["ended"]
+    found = dead_end(row)
+    return found and ("dead end", ": ".join(map(str, found)))
+
 async def hard_enough(item, policy, client=None, provider=None, fetcher=None, workspace=None, language="", kit=None, research=None, attempts=0, least_failed=0, settings=None): # task row -> [task row or record, *trajectory rows]
     "The difficulty filter: keep a task that the policy fails at least `least_failed` times in `attempts` (0: as in the settings)."
     settings = as_settings(SeekingSettings, settings)
@@ -162,10 +169,11 @@ async def hard_enough(item, policy, client=None, provider=None, fetcher=None, wo
     kit = kit or (lambda room: provider_kit(room, provider, fetcher))
     tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research)) for n in range(settings.attempts)], settings.parallel)
     verdicts = await gather([grade(item, row["meta"]["answer"], client, language) for row in tries], settings.parallel)
-    verdicts = [("broke", row["meta"]["ended"]) if row["meta"]["ended"].startswith("broke") else verdict for row, verdict in zip(tries, verdicts)]
+    verdicts = [stopped(row) or verdict for row, verdict in zip(tries, verdicts)]
     rows = [{**row, "success": verdict == "correct", "meta": {**row["meta"], "verdict": verdict, "why": why}} for row, (verdict, why) in zip(tries, verdicts)]
     counts = {"attempts": len(rows), **dict(sorted(Counter(verdict for verdict, _ in verdicts).items()))}
-    failed, open_ones = counts.get("incorrect", 0) + counts.get("not attempted", 0), counts.get("unjudged", 0) + counts.get("broke", 0)
+    failed = counts.get("incorrect", 0) + counts.get("not attempted", 0)
+    open_ones = sum(counts.get(verdict, 0) for verdict in ("unjudged", "broke", "dead end"))
     if failed >= settings.least_failed: return [{**item, "meta": {**item.get("meta", {}), "difficulty": counts}}, *rows]
     reason = "attempts could not be judged" if failed + open_ones >= settings.least_failed else "too easy"
     return [set_aside(item["id"], "difficulty", reason, f"{failed} of {len(rows)} failed, {settings.least_failed} needed", counts=counts, task=item), *rows]

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['INLINE_CALL', 'COMPILED_FROM', 'SOURCE_ID', 'BROKEN_CITATION', 'FAILED_RESPONSE', 'SMALL_WORDS', 'HEADING', 'YEAR',
-           'TIMED', 'AS_OF', 'TODAY', 'IDEOGRAPH', 'LATIN', 'QUOTED', 'SENTENCE_WORDS', 'CHARACTERS_A_WORD', 'FILTERS',
-           'BY_DEFAULT', 'is_response', 'texts', 'answer_of', 'parsed', 'calls_of', 'strings', 'malformed_message',
-           'malformed', 'row_id', 'separate', 'well_formed', 'drop_where', 'require', 'correct_and_shortest',
-           'own_texts', 'most_repeated', 'use_compiled', 'ngram_repetition', 'citations', 'sections', 'responses',
-           'failed_responses', 'sources_read', 'citation_format', 'phrase_index', 'find_phrases', 'evaluation_index',
-           'all_texts', 'question_and_answer', 'name_index', 'overlaps', 'Evaluation', 'Wording', 'leak',
-           'places_of_runs', 'decontamination', 'content_words', 'headings', 'plan_share', 'plan_consistency',
-           'most_allowed', 'noise_plan', 'id_hash', 'noise_share', 'near_duplicates', 'years', 'present_year', 'anchor',
-           'temporal_anchoring', 'language_units', 'foreign_runs', 'mixing_share', 'main_language', 'language_mixing',
-           'length', 'schemas_of', 'call_problem', 'order_problem', 'tool_schema', 'filter_name', 'funnel_row',
+           'TIMED', 'AS_OF', 'TODAY', 'IDEOGRAPH', 'LATIN', 'QUOTED', 'SENTENCE_WORDS', 'CHARACTERS_A_WORD', 'REFUSED',
+           'CANNOT_WORK', 'FILTERS', 'BY_DEFAULT', 'is_response', 'texts', 'answer_of', 'parsed', 'calls_of', 'strings',
+           'malformed_message', 'malformed', 'row_id', 'separate', 'well_formed', 'drop_where', 'require',
+           'correct_and_shortest', 'own_texts', 'most_repeated', 'use_compiled', 'ngram_repetition', 'citations',
+           'requests_in', 'sections', 'responses', 'failed_responses', 'sources_read', 'citation_format',
+           'phrase_index', 'find_phrases', 'evaluation_index', 'all_texts', 'question_and_answer', 'name_index',
+           'overlaps', 'Evaluation', 'Wording', 'leak', 'places_of_runs', 'decontamination', 'content_words',
+           'headings', 'plan_share', 'plan_consistency', 'most_allowed', 'noise_plan', 'id_hash', 'noise_share',
+           'near_duplicates', 'years', 'present_year', 'anchor', 'temporal_anchoring', 'language_units', 'foreign_runs',
+           'mixing_share', 'main_language', 'language_mixing', 'length', 'schemas_of', 'call_problem', 'order_problem',
+           'tool_schema', 'same_address', 'unreadable', 'dead_end', 'dead_ends', 'filter_name', 'funnel_row',
            'apply_filters']
 
 # %% ../../nbs/32_filters.ipynb #2bbcaec0
@@ -24,6 +25,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from functools import lru_cache, partial
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -238,10 +240,14 @@ _PHRASES = (r"(?:error|failed|time(?:d )?out(?: after .{1,20})?|(?:the )?(?:requ
             r"|(?:page )?not found|nothing found|unavailable|http(?: error| status)?:? ?[45]\d\d.{0,60}|failed to (?:fetch|load|open|retrieve|connect|download|parse|access)\b.{0,200})")
 FAILED_RESPONSE = rf"^\s*(?:\Z|error ?:|(?!(?s:.*)\\cite\{{)(?i:\W{{0,5}}(?:tool )?error\]?:|\[(?:tool )?error\]|\W{{0,5}}{_PHRASES}\W{{0,5}}\Z))"
 
+def requests_in(response: str): # -> list of (request, what was said to it); the request is "" where a response has no headings
+    "A tool response by its headings, which repeat the requests."
+    parts = re.split(r"(?m)^##[ \t](.*)$", re.sub(r"</?tool_response>", "", response))
+    return [(request.strip(), text.strip()) for request, text in zip(["", *parts[1::2]], parts[::2]) if request or text.strip()]
+
 def sections(response: str):
     "What a tool response says to each request, without the headings that repeat the requests."
-    parts = re.split(r"(?m)^##[ \t].*$", re.sub(r"</?tool_response>", "", response))
-    return [part.strip() for part in parts if part.strip()] or [""]
+    return [text for _, text in requests_in(response) if text] or [""]
 
 # %% ../../nbs/32_filters.ipynb #f6133b51
 def responses(row, failed: str = FAILED_RESPONSE):
@@ -695,9 +701,50 @@ def tool_schema(rows):
         return next((problem for problem in problems if problem), None) or order_problem(row)
     return drop_where(rows, judge, "tool_schema")
 
+# %% ../../nbs/32_filters.ipynb #ea43f368
+REFUSED = r"only what the search finds can be opened|no such (?:file|page) in the (?:folder|closed web)|is gone from the folder|it is not opened|is not on the public web|was not recorded"
+CANNOT_WORK = (r"^\s*error ?: (?:the tool \S+ broke \(|the shell is off|the sandbox does not start|the browser did not start|no browser: |no text recognition here|no speech recognition here|only WAV can be read here"
+               r"|.{0,200}(?:is not installed|pip install '?stepdr))")
+_NAMED_TOOL = re.compile(r"(?m)^read on: (\w+) \{|^\[Turns \d+ to \d+ were summarised [^\n]*with the tool `(\w+)`")
+_LEFT_OUT = re.compile(r"\[(?:…|\.\.\.) \d+ characters left out([^\]\n]*)\]")
+_ADDRESS = re.compile(r"(?:https?|file)://[^\s<>\"'`]+")
+
+def same_address(text): # address as it is written somewhere -> a form in which two of one page are alike
+    "An address without escapes, fragment and the marks that stand after it in a text."
+    return unquote(text.split("#")[0]).rstrip("/.,;:!?)]}>")
+
+def unreadable(text, tools): # a tool response or the first message, names of the row's tools -> (reason, measure) or None
+    "Whether a text sends the agent to a tool that it does not have, or leaves something out for good."
+    named = next((one for found in _NAMED_TOOL.findall(text) for one in found if one and one not in tools), "")
+    if named: return "a result names a tool that is not there", named
+    left = next((found[0] for found in _LEFT_OUT.finditer(text) if "could not be stored" in found[1] or "file" not in tools), "")
+    return ("a result cannot be read on", left[:120]) if left else None
+
+def dead_end(row, # a trajectory row
+             refused: str = REFUSED, # how the environment refuses an address (regular expression)
+             cannot_work: str = CANNOT_WORK, # what a tool says that cannot work here (regular expression)
+             ): # -> (reason, measure) or None
+    "The first dead end that the environment made; without a list of tools in the row, what a result cannot do is not known."
+    tools, shown = set(schemas_of(row)), set()
+    for message in row["messages"]:
+        text = message.get("content") or ""
+        if message["role"] == "assistant": continue
+        if tools and (found := unreadable(text, tools)): return found
+        if not is_response(message): continue
+        if found := re.search(cannot_work, re.sub(r"</?tool_response>", "", text)): return "a tool cannot work here", found[0].strip()[:120]
+        for request, said in requests_in(text):
+            failed = re.match(r"error ?: ", said)
+            if failed and same_address(request) in shown and re.search(refused, said.splitlines()[0]): return "an address that a result showed is refused", request[:200]
+            if not failed: shown.update(map(same_address, _ADDRESS.findall(said)))
+    return None
+
+def dead_ends(rows, refused: str = REFUSED, cannot_work: str = CANNOT_WORK):
+    "Drop trajectories with a dead end that the environment made: a tool named that is not there, a result cut for good, a found page refused, a tool that cannot work. Failures of the world are kept."
+    return drop_where(rows, lambda row: dead_end(row, refused, cannot_work), "dead_ends")
+
 # %% ../../nbs/32_filters.ipynb #65000e21
 FILTERS = {function.__name__: function for function in (
-    well_formed, tool_schema, length, language_mixing, temporal_anchoring, ngram_repetition, citation_format, plan_consistency, decontamination,
+    well_formed, tool_schema, dead_ends, length, language_mixing, temporal_anchoring, ngram_repetition, citation_format, plan_consistency, decontamination,
     near_duplicates, correct_and_shortest, noise_share)}
 BY_DEFAULT = tuple(name for name in FILTERS if name not in ("decontamination", "correct_and_shortest", "noise_share"))
 
