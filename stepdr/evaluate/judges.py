@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['POINTS', 'REASONS', 'TEACHER', 'NOTES', 'HEALS', 'HUMAN', 'Judgement', 'join_trials', 'RubricJudge',
            'read_paragraphs', 'OracleJudge', 'TrainedJudge', 'WordsJudge', 'JudgingSettings', 'prompts_hash',
-           'cut_report', 'groups_of', 'read_entries', 'shown_notes', 'judgement_of', 'EndpointJudge', 'MajorityJudge',
-           'judge_from', 'web_of', 'judged_score', 'rows_of', 'task_fault', 'prediction_of', 'Journal', 'load_tasks',
-           'judge_reports', 'judged_rows', 'compare_judges', 'probe_judge', 'read_factscore', 'statement_agreement',
-           'reading_rows', 'other_system']
+           'cut_report', 'rubric_kind', 'groups_of', 'read_entries', 'shown_notes', 'judgement_of', 'EndpointJudge',
+           'MajorityJudge', 'judge_from', 'web_of', 'judged_score', 'rows_of', 'task_fault', 'prediction_of', 'Journal',
+           'load_tasks', 'judge_reports', 'judged_rows', 'compare_judges', 'probe_judge', 'trials_apart', 'cost_of',
+           'same_by_place', 'judge_modes', 'read_factscore', 'statement_agreement', 'reading_rows', 'other_system']
 
 # %% ../../nbs/82_judges.ipynb #c0f0f5ad
 import asyncio
+import copy
 import fcntl
 import gzip
 import hashlib
@@ -31,9 +32,9 @@ import numpy as np
 from ..artifacts import progress, root, write_json
 from ..client import KINDS, ReplyCache, SetAside, TeacherClient, TeacherSettings, Work, grounded, own_partial, read_objects, run_to_end, schema_faults, schema_validator, work_counts
 from ..config import InputError, setting, validate
-from .agreement import agreement, calibration
-from .metrics import VERDICTS, rubric_score
-from .probes import PROBES, flip_rates, is_chinese, probe_items
+from .agreement import agreement, calibration, krippendorff_alpha
+from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score
+from .probes import PROBES, bootstrap_share, flip_rates, is_chinese, probe_items
 from ..llm import ChatEndpoint, endpoint_settings, guess_tokens, mend
 from ..prompts import SCHEMAS, prompt, teacher_messages, wording
 from ..synthesis.rubrics import VERBS, VERBS_ZH, content
@@ -204,6 +205,8 @@ def cut_report(report, most): # text, estimated tokens of a part -> list of text
     return parts
 
 # %% ../../nbs/82_judges.ipynb #3918c0af
+def rubric_kind(rubric): return "negative" if rubric.get("role") == "negative" or rubric.get("weight", 1) < 0 else "positive"
+
 def groups_of(kinds, # kind of each rubric
               most, # rubrics in a group
               seed, # of the order
@@ -274,9 +277,18 @@ class EndpointJudge(RubricJudge):
                  ):
         self.policy, self.settings, self.client = policy, settings, TeacherClient(policy, teacher, cache)
         self.tail = "" if settings.head == "ternary" else "_binary"
-        self.names = [name + ("_many" if settings.rubrics_per_request > 1 else "") for name in (f"judge_positive{self.tail}", f"judge_negative{self.tail}", "judge_part")]
         self.model = getattr(getattr(policy, "settings", None), "model", "") or getattr(policy, "model", "") or getattr(policy, "name", type(policy).__name__)
         self.name, self.gates = f"endpoint {self.model}", weakref.WeakKeyDictionary()
+
+    @property
+    def names(self): # of the prompts that it asks with
+        return [name + ("_many" if self.settings.rubrics_per_request > 1 else "") for name in (f"judge_positive{self.tail}", f"judge_negative{self.tail}", "judge_part")]
+
+    def in_mode(self, several): # most rubrics in one request -> EndpointJudge
+        "The same judge in another mode; the client, with its replies, is shared."
+        other = copy.copy(self)
+        other.settings = replace(self.settings, rubrics_per_request=several)
+        return other
 
     def card(self):
         return {"judge": "endpoint", "model": self.model, "prompts": prompts_hash(self.names), "temperature": self.client.settings.temperature, "repairs": self.client.settings.repairs, **asdict(self.settings)}
@@ -340,8 +352,11 @@ class EndpointJudge(RubricJudge):
         asked = [number for number in range(len(criteria)) if number not in found]
         return [entry for _, entry in sorted({**found, **dict(zip(asked, await asyncio.gather(*map(alone, asked))))}.items())]
 
+    def groups(self, rubrics, query, draw): # -> lists of numbers of rubrics that share a request in this trial
+        return groups_of(list(map(rubric_kind, rubrics)), self.settings.rubrics_per_request, f"{self.settings.order_seed} {draw} {query}")
+
     async def trial(self, rubrics, report, notes, same, draw, work): # -> for each rubric {"verdict", "explanation"} or SetAside
-        kinds = ["negative" if rubric.get("role") == "negative" or rubric.get("weight", 1) < 0 else "positive" for rubric in rubrics]
+        kinds = list(map(rubric_kind, rubrics))
         if self.settings.rubrics_per_request == 1:
             try: return [await self.ask(f"judge_{kinds[0]}{self.tail}", work[0], draw, report=shown_notes(notes, [0], same["language"], False) if notes else report, criterion=rubrics[0]["criterion"], **same)]
             except SetAside as error: return [error]
@@ -353,8 +368,7 @@ class EndpointJudge(RubricJudge):
                 halves = numbers[:len(numbers) // 2], numbers[len(numbers) // 2:]   # the notes on all of them have no room
                 return {n: entry for part in await asyncio.gather(*map(group, halves)) for n, entry in part.items()}
             return dict(zip(numbers, entries, strict=True))
-        groups = groups_of(kinds, self.settings.rubrics_per_request, f"{self.settings.order_seed} {draw} {same['task']}")
-        found = {n: entry for part in await asyncio.gather(*map(group, groups)) for n, entry in part.items()}
+        found = {n: entry for part in await asyncio.gather(*map(group, self.groups(rubrics, same["task"], draw))) for n, entry in part.items()}
         return [found[n] for n in range(len(rubrics))]
 
     async def notes(self, rubrics, report, size, same, work): # -> (number of parts, lines for each rubric); raises SetAside
@@ -645,12 +659,74 @@ async def probe_judge(judge, # RubricJudge
                       items, # [(task, report, paragraphs)]
                       probes=tuple(PROBES), seed=0, samples=2000,
                       truth=None, # function (task, report, paragraphs) -> verdicts, such as `stepdr.synthesis.tasks.oracle`, to leave out what a change really alters
+                      before=None, # its verdicts on the items, if it gave them already
                       ): # -> as `flip_rates`
     "How often changes that must not matter flip a judge's verdicts."
     made = probe_items(items, probes, seed, truth)
     async def verdicts(some): return [[j.verdict for j in row] for row in await judge.judge_many(some)]
-    before, after = await verdicts(items), {name: await verdicts([entry[1:4] for entry in entries]) for name, entries in made.items()}
+    before = await verdicts(items) if before is None else before
+    after = {name: await verdicts([entry[1:4] for entry in entries]) for name, entries in made.items()}
     return flip_rates(made, before, after, seed, samples)
+
+# %% ../../nbs/82_judges.ipynb #fec48fed
+def trials_apart(items, judgements, seed=0, samples=2000): # [(task, report, paragraphs)], lists of Judgement -> {mean, low, high, n}, or None with one trial
+    "Share of pairs of trials on one criterion that differ in their verdict."
+    counts = []
+    for (task, _, _), row in zip(items, judgements, strict=True):
+        pairs = [a != b for judged in row for n, a in enumerate(judged.trials) for b in judged.trials[n + 1:] if a and b]
+        counts.append((task["id"], sum(pairs), len(pairs)))
+    return bootstrap_share(counts, seed, samples) if any(of for _, _, of in counts) else None
+
+def cost_of(judgements, seed=0, samples=2000): # lists of Judgement, one a report -> {"requests", "prompt_tokens", "cached_tokens", "completion_tokens"}: {mean, low, high, n} a report
+    "What a report took, with what a cache of replies saved."
+    def total(row):
+        work = Work()
+        for judged in row: work.add(judged.work)
+        usage = work.usage + work.saved
+        return {"requests": work.asked + work.hits, "prompt_tokens": usage.prompt, "cached_tokens": usage.cached, "completion_tokens": usage.completion}
+    rows = list(map(total, judgements))
+    return {name: bootstrap([row[name] for row in rows], seed, samples) for name in rows[0]}
+
+def same_by_place(judge, items, one, several, seed=0, samples=2000): # EndpointJudge of several, items, Judgements of both modes -> {third: {mean, low, high, n}}
+    "Share of trials that give the verdict of one each, for rubrics in the first, the middle and the last third of their request."
+    counts = {"first": {}, "middle": {}, "last": {}}
+    for (task, _, _), alone, row in zip(items, one, several, strict=True):
+        for draw in range(judge.settings.trials):
+            for numbers in judge.groups(task["rubrics"], task["query"], draw):
+                for place, number in enumerate(numbers):
+                    said, wanted = row[number].trials[draw], alone[number].verdict
+                    if len(numbers) < 3 or not said or not wanted: continue
+                    counts[list(counts)[3 * place // len(numbers)]].setdefault(task["id"], []).append(said == wanted)
+    return {third: bootstrap_share([(task, sum(same), len(same)) for task, same in tasks.items()], seed, samples) if tasks else None for third, tasks in counts.items()}
+
+# %% ../../nbs/82_judges.ipynb #b9b8a707
+async def judge_modes(judge, # EndpointJudge
+                      several, # most rubrics in one request, to be compared with one each
+                      items, # [(task, report, paragraphs)]
+                      right=None, # verdicts that are right, a list an item, None where one is not known
+                      probes=tuple(PROBES), seed=0, samples=2000, truth=None, # as `probe_judge` takes them; no probes: no flips
+                      ): # -> figures of both modes, and of their differences (several minus one each), each {mean, low, high, n}
+    "One rubric a request against several, by the same model on the same reports."
+    if not isinstance(judge, EndpointJudge): raise InputError(f"judge: {judge.name} has no modes; only a model that is asked by prompts has")
+    if several < 2: raise InputError(f"rubrics_per_request: {several} is no mode to compare with one; give 2 or more")
+    right = right or [[None] * len(task["rubrics"]) for task, _, _ in items]
+    modes, found, given = {"one": judge.in_mode(1), "several": judge.in_mode(several)}, {}, {}
+    for name, mode in modes.items():
+        given[name] = await mode.judge_many(items)
+        rows = [row for item, truths, judged in zip(items, right, given[name]) for row in judged_rows(item[0], truths, judged) if row["truth"]]
+        found[name] = {"agreement": agreement(rows, seed=seed, samples=samples) if rows else None, "trials_apart": trials_apart(items, given[name], seed, samples),
+                       "flips": await probe_judge(mode, items, probes, seed, samples, truth, [[j.verdict for j in row] for row in given[name]]) if probes else None,
+                       "aside": sum(judged.verdict is None for row in given[name] for judged in row), "cost": cost_of(given[name], seed, samples)}
+    pairs = [[(a.verdict, b.verdict, wanted) for a, b, wanted in zip(one, many, truths) if a.verdict and b.verdict] for one, many, truths in zip(given["one"], given["several"], right)]
+    scores = [[judged_score(task["rubrics"], row)["mean"] for row in rows] for (task, _, _), rows in zip(items, zip(given["one"], given["several"]))]
+    kept = [(task["id"], one, many) for (task, _, _), (one, many) in zip(items, scores) if one is not None and many is not None]
+    known = [(task["id"], *(np.mean([pair[mode] == pair[2] for pair in row if pair[2]]) for mode in (0, 1))) for (task, _, _), row in zip(items, pairs) if any(wanted for _, _, wanted in row)]
+    def difference(rows): return paired_difference([many for _, _, many in rows], [one for _, one, _ in rows], seed, samples, [task for task, _, _ in rows]) if rows else None
+    units = [[a, b] for row in pairs for a, b, _ in row]
+    return {"rubrics_per_request": several, "trials": judge.settings.trials, "reports": len(items), "rubrics": sum(map(len, given["one"])), **found,
+            "same_verdict": bootstrap_share([(task["id"], sum(a == b for a, b, _ in row), len(row)) for (task, _, _), row in zip(items, pairs)], seed, samples) if units else None,
+            "alpha": krippendorff_alpha(units, "ordinal", VERDICTS, seed, samples) if units else None, "score_difference": difference(kept), "accuracy_difference": difference(known),
+            "same_by_place": same_by_place(modes["several"], items, given["one"], given["several"], seed, samples)}
 
 # %% ../../nbs/82_judges.ipynb #3480bdfb
 HUMAN = {"S": "satisfied", "NS": "not", "IR": None}
