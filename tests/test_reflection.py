@@ -343,11 +343,15 @@ def test_forms_that_are_refused():
 
 
 def test_the_pairwise_rule():
-    def verdicts(first, second, lost=()):
-        return run_async(keep_deeper("q", "old", "new", OfflineTeacher(deeper_report=[{"only_first": list(lost), "only_second": [], "reason": "x", "deeper": first}, {"only_first": [], "only_second": [], "reason": "x", "deeper": second}])))
+    def verdicts(first, second, lost=(), **settings):
+        return run_async(keep_deeper("q", "old", "new", OfflineTeacher(deeper_report=[{"only_first": list(lost), "only_second": [], "reason": "x", "deeper": first}, {"only_first": [], "only_second": [], "reason": "x", "deeper": second}]), **settings))
     assert verdicts("second", "first") == (True, {"verdicts": ["new", "new"], "lost": []}) and verdicts("second", "equal")[0] and verdicts("equal", "first")[0]
     assert not verdicts("equal", "equal")[0] and not verdicts("first", "first")[0] and not verdicts("second", "second")[0]
-    assert verdicts("second", "first", ["the cost"]) == (False, {"verdicts": ["new", "new"], "lost": ["the cost"]})
+    lost = {need: {"point": "the cost", "reason": "the query asks for it", "need": need} for need in ("essential", "useful", "incidental")}
+    assert verdicts("second", "first", [lost["essential"]]) == (False, {"verdicts": ["new", "new"], "lost": [lost["essential"]]})
+    assert verdicts("second", "first", [lost["incidental"], lost["useful"]]) == (True, {"verdicts": ["new", "new"], "lost": [lost["incidental"], lost["useful"]]})
+    assert not verdicts("second", "first", [lost["useful"]], loss="useful")[0] and verdicts("second", "first", [lost["incidental"]], loss="useful")[0] and not verdicts("second", "first", [lost["incidental"]], loss="incidental")[0]
+    assert not verdicts("first", "second", [lost["incidental"]])[0]
 
 
 # rubrics

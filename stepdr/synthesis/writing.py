@@ -11,12 +11,14 @@ __all__ = ['report_measures', 'WritingSettings', 'table_faults', 'form_faults', 
 
 # %% ../../nbs/397_writing.ipynb #ac67c976
 import re
+from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass
 
 from ..client import SetAside, language_shares
 from ..config import setting, validate
 from ..llm import EndpointError, guess_tokens
+from ..prompts import NEEDS
 from ..research import shrink
 from ..rules import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
@@ -49,6 +51,7 @@ class WritingSettings:
     copied: int = setting(12, "words in a row that a query may not copy from its report", 3, 1000)
     regenerations: int = setting(2, "times that a badly formatted report is written again", 1, 10)
     findings: int = setting(80, "findings that a writer is shown, the cited ones first", 1, 10_000)
+    loss: str = setting("essential", "the least weight of a point that a deeper draft may not lose", choices=NEEDS)
     finding_characters: int = setting(4000, "characters of one finding", 100, 1_000_000)
     def __post_init__(self): validate(self)
 
@@ -215,7 +218,7 @@ async def mended_report_row(item, client, language="en", settings=WritingSetting
     return {**row, "meta": {**(row.get("meta") or {}), "regenerated": True, "problems": before}}
 
 # %% ../../nbs/397_writing.ipynb #6b55e85c
-async def keep_deeper(query, old, new, judge, language="en"): # -> (keep the new one, {"verdicts", "lost"})
+async def keep_deeper(query, old, new, judge, language="en", loss="essential"): # loss: the least of `NEEDS` that may not be lost -> (keep the new one, {"verdicts", "lost": [{"point", "reason", "need"}]})
     "The pairwise rule. Raises SetAside."
     seen = []
     for first, second, mine in ((old, new, "second"), (new, old, "first")):
@@ -223,7 +226,8 @@ async def keep_deeper(query, old, new, judge, language="en"): # -> (keep the new
         verdict = "tie" if value["deeper"] == "equal" else "new" if value["deeper"] == mine else "old"
         seen.append((verdict, value["only_first" if mine == "second" else "only_second"]))
     verdicts, lost = [v for v, _ in seen], [point for _, points in seen for point in points]
-    return sorted(verdicts) in (["new", "new"], ["new", "tie"]) and not lost, {"verdicts": verdicts, "lost": lost}
+    missed = [point for point in lost if NEEDS.index(point["need"]) <= NEEDS.index(loss)]
+    return sorted(verdicts) in (["new", "new"], ["new", "tie"]) and not missed, {"verdicts": verdicts, "lost": lost}
 
 # %% ../../nbs/397_writing.ipynb #4552daa9
 def plan_left_out(report, plan, share=0.25): # -> numbers of the steps of which the report has too few words
@@ -245,11 +249,11 @@ async def drafted_report_row(item, client, judge=None, language="en", settings=W
         draft = (await client.ask("draft_report", None, language, query=query, plan=list(plan), findings=findings)).value["report"]
         draft, wrong = await written_again(query, draft, findings, client, language, settings)
         wrong += [f"does not speak of step {n} of the plan" for n in plan_left_out(draft, plan, settings.plan_share)]
-        kept, judged = (False, {}) if wrong else (True, {}) if not old else await keep_deeper(query, old, draft, judge or client, language)
+        kept, judged = (False, {}) if wrong else (True, {}) if not old else await keep_deeper(query, old, draft, judge or client, language, settings.loss)
     except (SetAside, EndpointError) as error: return aside_of(item, error)
     if kept: return {**with_report(item, draft), "meta": {**meta, "draft": {"kept": True, **judged}}}
     own = form_faults(old, {f["id"] for f in findings}, settings)
-    if own: return set_aside(item, "not deeper" if judged else "draft", "; ".join(wrong or [f"the judge: {'/'.join(judged['verdicts'])}, lost {len(judged['lost'])}"]) + "; its own report: " + "; ".join(own), judged or len(wrong), draft=draft)
+    if own: return set_aside(item, "not deeper" if judged else "draft", "; ".join(wrong or [f"the judge: {'/'.join(judged['verdicts'])}, lost {', '.join(f'{count} {need}' for need, count in Counter(one['need'] for one in judged['lost']).items()) or 'nothing'}"]) + "; its own report: " + "; ".join(own), judged or len(wrong), draft=draft)
     return {**item, "meta": {**meta, "draft": {"kept": False, "problems": wrong, **judged, "report": draft}}}
 
 # %% ../../nbs/397_writing.ipynb #c858824c
@@ -299,9 +303,10 @@ def depth(report): # text -> number
 
 @rule
 def deeper_report(values, language="en", draw=0): # {"query", "first", "second"} -> reply
-    "Deeper by counting; a point stands in one report only if the other cites nothing of what it cites."
+    "Deeper by counting; a point stands in one report only if the other cites nothing of what it cites, and is essential since a rule cannot tell what the query can do without."
     first, second = values["first"], values["second"]
-    only = lambda one, other: [text[:400] for text in sentences(one) if cited_ids(text) and not set(cited_ids(text)) & set(cited_ids(other))][:50]
+    why = "另一份没有引用这一来源" if language == "zh" else "the other report cites nothing of what it rests on"
+    only = lambda one, other: [{"point": text[:400], "reason": why, "need": "essential"} for text in sentences(one) if cited_ids(text) and not set(cited_ids(text)) & set(cited_ids(other))][:50]
     a, b = depth(first), depth(second)
     said = f"按段落计数：第一份为{a}，第二份为{b}。" if language == "zh" else f"paragraphs that weigh sources and words that infer: {a} in the first, {b} in the second"
     return {"only_first": only(first, second), "only_second": only(second, first), "reason": said, "deeper": "equal" if a == b else "first" if a > b else "second"}
