@@ -389,7 +389,7 @@ def eval_command(options) -> int:
     if not options.out: raise InputError("eval: --out DIR is missing; the folder for the score, the verdicts and what a killed run goes on from")
     from stepdr.evaluate.harness import EvalSettings, default_kit, results_text, run_eval
     from stepdr.evaluate.benchmarks import bench_of
-    settings = EvalSettings(options.variant, options.seed, options.trials, options.head, options.workers)
+    settings = EvalSettings(options.variant, options.seed, options.trials, options.head, options.workers, options.rubrics_per_request)
     kit = kit_settings(options) if options.web else default_kit(bench_of(options.bench))
     with reserved_output():
         found = run_eval(options.bench, options.out, options.predictions, options.model, options.data, options.judge, settings, kit, options.budget, options.price, options.judge_price, options.device,
@@ -416,13 +416,17 @@ def compare_command(options) -> int:
 
 # %% ../nbs/92_cli.ipynb #165970b6
 def judge_command(options) -> int:
-    "Train the Rubrics Judge on a run's web, judge a file of reports, or probe a judge."
+    "Train the Rubrics Judge on a run's web, judge a file of reports, probe a judge, or compare its modes."
     if options.action == "train": return train_judge_command(options)
     if options.action == "score":
         from stepdr.evaluate.harness import judge_file
-        return _counted(lambda: judge_file(options.judge, options.tasks, options.predictions, options.out, options.trials, options.head, options.judge_price))
+        return _counted(lambda: judge_file(options.judge, options.tasks, options.predictions, options.out, options.trials, options.head, options.judge_price, options.rubrics_per_request))
+    if options.action == "modes":
+        from stepdr.evaluate.harness import modes_file, modes_text
+        with reserved_output(): found = modes_file(options.judge, options.tasks, options.predictions, options.out, options.rubrics_per_request, options.right, options.probes, options.seed, options.limit, trials=options.trials or 3, price=options.judge_price)
+        return _show(found, modes_text(found), options.json)
     from stepdr.evaluate.harness import probe_file, probes_text
-    with reserved_output(): found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed, options.limit, trials=options.trials or 1, price=options.judge_price)
+    with reserved_output(): found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed, options.limit, trials=options.trials or 1, price=options.judge_price, rubrics_per_request=options.rubrics_per_request)
     return _show(found, probes_text(found), options.json)
 
 def train_judge_command(options) -> int:
@@ -604,6 +608,8 @@ def _add_judging(parser, needed=True):
     parser.add_argument("--judge", required=needed, default="", metavar="JUDGE", help="oracle (closed web), words, the folder of a trained judge, chat:DIR or an endpoint as URL#NAME; several with commas are a majority" + ("" if needed else " (default: the exact rule where a benchmark has one)"))
     parser.add_argument("--judge-price", default="", metavar="IN/OUT", help="price of a million prompt and completion tokens of a judge that is an endpoint")
 
+def _add_grouping(parser): parser.add_argument("--rubrics-per-request", type=int, default=1, metavar="N", help="most rubrics that an endpoint judges in one request, merits and flaws apart (default: 1, each by itself; `stepdr judge modes` measures both)")
+
 def _add_eval_commands(commands):
     "eval, compare, judge and pairwise."
     test = _add_command(commands, "eval", eval_command, "evaluate predictions, a model or verdicts on a benchmark",
@@ -625,6 +631,7 @@ def _add_eval_commands(commands):
     test.add_argument("--seed", type=int, default=0, metavar="N", help="of the intervals (default: 0)")
     test.add_argument("--trials", type=int, default=0, metavar="N", help="times that an endpoint judges each thing (default: 3 for rubrics, 1 for the others)")
     test.add_argument("--head", default="ternary", help="verdicts an endpoint may give on a rubric: ternary or binary (default: ternary)")
+    _add_grouping(test)
     test.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N tasks (default: all)")
     test.add_argument("--workers", type=int, default=4, metavar="N", help="tasks that an endpoint answers at the same time (default: 4)")
     test.add_argument("--budget", default="", metavar="NAME=N,...", help="of an episode: turns, tool_calls, tokens, seconds, money, as in turns=20,tokens=100k")
@@ -655,30 +662,37 @@ def _add_eval_commands(commands):
 
 # %% ../nbs/92_cli.ipynb #c50510e2
 def _add_judge_commands(commands):
-    "judge train, score and probe."
-    train, score, probe = _add_actions(commands, "judge", judge_command, "the Rubrics Judge: train one, judge reports, probe a judge",
+    "judge train, score, probe and modes."
+    train, score, probe, modes = _add_actions(commands, "judge", judge_command, "the Rubrics Judge: train one, judge reports, probe a judge, compare its modes",
         ("train", "train a judge on a run's closed web and say how far it agrees with the truth", "stepdr judge train reports/tiny-seed0 --out judges/one -p steps=200",
          "reports/tiny-seed0: a run (`stepdr run`)"),
         ("score", "judge a file of reports: one row a criterion", "stepdr judge score --tasks tasks.jsonl --predictions reports.jsonl --judge https://api.deepseek.com/v1#deepseek-chat --out verdicts.jsonl",
          "tasks.jsonl: rows with rubrics, as in data/adr/professional.jsonl; reports.jsonl: rows with task and report; a server at the address, its key in DEEPSEEK_API_KEY"),
         ("probe", "how often changes that must not matter flip a judge's verdicts", "stepdr judge probe --tasks reports/tiny-seed0 --predictions eval/ppo/predictions.jsonl --judge reports/tiny-seed0/models/judge",
-         "reports/tiny-seed0: a run (`stepdr run`); eval/ppo/predictions.jsonl: rows with task and report, as `stepdr eval --model` writes them"))
+         "reports/tiny-seed0: a run (`stepdr run`); eval/ppo/predictions.jsonl: rows with task and report, as `stepdr eval --model` writes them"),
+        ("modes", "one rubric a request against several: agreement, trials that differ, flips, shift of scores, cost", "stepdr judge modes --tasks tasks.jsonl --predictions reports.jsonl --judge https://api.deepseek.com/v1#deepseek-chat --out modes",
+         "tasks.jsonl: rows with rubrics, as in data/adr/professional.jsonl; reports.jsonl: rows with task and report; a server at the address, its key in DEEPSEEK_API_KEY"))
     train.add_argument("run", metavar="RUN", help="folder of a run that has at least its SFT model")
     train.add_argument("--out", required=True, metavar="DIR", help="folder for models/judge and judge.json; the same command goes on in it")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="decides all that is random (default: 0)")
     train.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="change a parameter of the judge, as in steps=200; may be repeated")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    for parser in (score, probe):
+    for parser in (score, probe, modes):
         parser.add_argument("--tasks", required=True, metavar="FILE", help="tasks with rubrics, or the folder of a run")
         parser.add_argument("--predictions", required=True, metavar="FILE", help='reports: rows {"task", "report"}, or a folder of TASK.md')
         _add_judging(parser)
-        parser.add_argument("--trials", type=int, default=0, metavar="N", help=f"times that an endpoint is asked on each criterion (default: {3 if parser is score else 1})")
+        parser.add_argument("--trials", type=int, default=0, metavar="N", help=f"times that an endpoint is asked on each criterion (default: {1 if parser is probe else 3})")
+    for parser in (score, probe): _add_grouping(parser)
+    modes.add_argument("--rubrics-per-request", type=int, default=20, metavar="N", help="most rubrics in one request, to be compared with one each (default: 20)")
+    modes.add_argument("--right", default="", metavar="FILE", help='verdicts that are right, as of people: rows {"task", "number" or "criterion", "verdict"} (default: the closed web\'s truth where its reports are judged, else none)')
+    modes.add_argument("--out", required=True, metavar="DIR", help="folder for modes.json and the judge's replies; the same command goes on and pays nothing twice")
     score.add_argument("--head", default="ternary", help="verdicts an endpoint may give: ternary or binary (default: ternary)")
     score.add_argument("--out", required=True, metavar="FILE", help=".jsonl of verdicts; what has none goes to FILE.aside.jsonl; the same command goes on")
-    probe.add_argument("--probes", default="", metavar="A,B", help="padding, flattery, instructions, reorder, paraphrase (default: all)")
-    probe.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N reports (default: all)")
-    probe.add_argument("--seed", type=int, default=0, metavar="N", help="of the changes (default: 0)")
-    probe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    for parser in (probe, modes):
+        parser.add_argument("--probes", default="", metavar="A,B", help="padding, flattery, instructions, reorder, paraphrase (default: all)" if parser is probe else "as of `judge probe`, or none (default: all)")
+        parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N reports (default: all)")
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the changes (default: 0)" if parser is probe else "of the changes and intervals (default: 0)")
+        parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 # %% ../nbs/92_cli.ipynb #40db2b4c
 def _add_pairwise_commands(commands):

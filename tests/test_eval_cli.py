@@ -61,7 +61,7 @@ def test_as_a_program(tmp_path):
 
 
 def test_help_has_an_example_for_every_command(stepdr):
-    for command in (("eval",), ("compare",), *(("judge", action) for action in ("train", "score", "probe")), *(("pairwise", action) for action in ("make", "serve", "judge", "results", "plan"))):
+    for command in (("eval",), ("compare",), *(("judge", action) for action in ("train", "score", "probe", "modes")), *(("pairwise", action) for action in ("make", "serve", "judge", "results", "plan"))):
         status, out, _ = stepdr(*command, "--help")
         assert status == 0 and f"example:\n  stepdr {' '.join(command)}" in out
     assert all(bench in stepdr("eval", "--list")[1] for bench in VERDICTS)
@@ -130,6 +130,50 @@ def test_an_endpoint_judges_as_it_is_typed(stepdr, tmp_path, monkeypatch):
         assert stepdr(*command)[0] == 0 and len(server.requests) == asked                     # the same command again pays nothing
         texts = "".join(path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*") if path.is_file())
         assert "sk-right" not in texts
+
+
+def reads_years(tires=99):
+    "A judge that finds years, in either mode; after so many rubrics of a request it is satisfied with everything."
+    def judge(messages):
+        shown = messages[1]["content"]
+        report = re.search(r"<report>\n(.*?)\n</report>", shown, re.S)[1]
+        def verdict(text, place=1): return "satisfied" if place > tires or re.search(r"\d{4}", text)[0] in report else "not"
+        if "<criterion>" in shown: return turn(json.dumps({"explanation": "read it", "verdict": verdict(shown.split("<criterion>")[1])}))
+        asked = re.findall(r"^\d+\. (.*)$", shown.split("<criteria>")[1], re.M)
+        return turn(json.dumps({"verdicts": [{"number": n, "words": text, "explanation": "read it", "verdict": verdict(text, n)} for n, text in enumerate(asked, 1)]}))
+    return judge
+
+
+def test_one_rubric_a_request_against_several_as_it_is_typed(stepdr, tmp_path):
+    bridges(tmp_path, {"good": 6})
+    tasks = [{**task, "rubrics": [{"criterion": f"States that it was opened in {1880 + (number + n) % 12}", "weight": 1.0} for n in range(9)]} for number, task in enumerate(read_jsonl(tmp_path / "tasks.jsonl"))]
+    write_jsonl(tmp_path / "tasks.jsonl", tasks)
+    reports = {row["task"]: row["report"] for row in read_jsonl(tmp_path / "good.jsonl")}
+    write_jsonl(tmp_path / "right.jsonl", [{"task": task["id"], **({"number": n} if n % 2 else {"criterion": rubric["criterion"]}), "verdict": "satisfied" if rubric["criterion"][-4:] in reports[task["id"]] else "not"} for task in tasks for n, rubric in enumerate(task["rubrics"])])
+    def command(server, out, *more): return ("judge", "modes", "--tasks", tmp_path / "tasks.jsonl", "--predictions", tmp_path / "good.jsonl", "--judge", f"{server.url}#scripted", "--right", tmp_path / "right.jsonl", "--out", out, "--probes", "padding", *more)
+    with ScriptedModel(reads_years()) as server:
+        status, out, _ = stepdr(*command(server, tmp_path / "one", "--json"))
+        found, asked = json.loads(out), len(server.requests)
+        assert status == 0 and found == json.loads((tmp_path / "one" / "modes.json").read_text()) and found["reports"] == 12 and found["rubrics"] == 108
+        assert all(found[mode]["agreement"]["accuracy"] == 1.0 and found[mode]["flips"]["all"]["flips"] == found[mode]["aside"] == 0 for mode in ("one", "several")) and found["same_verdict"]["mean"] == 1.0
+        assert (found["one"]["cost"]["requests"]["mean"], found["several"]["cost"]["requests"]["mean"]) == (27.0, 3.0) and asked == 12 * (27 + 3) * 2
+        status, out, _ = stepdr(*command(server, tmp_path / "one"))
+        assert status == 0 and len(server.requests) == asked and "same verdict" in out and "up to 20 in a request" in out, "the same command again pays nothing"
+    with ScriptedModel(reads_years(tires=4)) as server:
+        found = json.loads(stepdr(*command(server, tmp_path / "two", "--json"))[1])
+        assert found["accuracy_difference"]["high"] < -0.2 and found["score_difference"]["low"] > 0.2 and found["one"]["trials_apart"]["mean"] == 0.0 < found["several"]["trials_apart"]["low"]
+        assert found["same_by_place"]["first"]["mean"] == 1.0 and found["same_by_place"]["last"]["high"] < 0.5, "what tires is seen by the place in a request"
+        write_jsonl(tmp_path / "right.jsonl", [{"task": "t0", "number": 40, "verdict": "not"}])
+        status, out, errors = stepdr(*command(server, tmp_path / "two"))
+        assert status == 2 and "right.jsonl, line 1" in errors and "number 40" in errors
+    status, _, errors = stepdr("judge", "modes", "--tasks", tmp_path / "tasks.jsonl", "--predictions", tmp_path / "good.jsonl", "--judge", "words", "--out", tmp_path / "three")
+    assert status == 2 and "no modes" in errors
+    with ScriptedModel(reads_years()) as server:
+        status, out, _ = stepdr("judge", "score", "--tasks", tmp_path / "tasks.jsonl", "--predictions", tmp_path / "good.jsonl", "--judge", f"{server.url}#scripted", "--rubrics-per-request", 9, "--out", tmp_path / "v.jsonl")
+        assert status == 0 and json.loads(out)["asked"] == len(server.requests) == 36 and json.loads(out)["verdicts"] == 108
+        status, out, _ = stepdr("eval", "researchrubrics", "--data", tmp_path / "tasks.jsonl", "--predictions", tmp_path / "good.jsonl", "--judge", f"{server.url}#scripted", "--rubrics-per-request", 9, "--trials", 1, "--out", tmp_path / "e", "--json")
+        card = json.loads(out)["card"]
+        assert status == 0 and len(server.requests) == 48 and card["judge"]["rubrics_per_request"] == 9 and "judge_positive_many" in card["prompts"]
 
 
 def test_pairs_from_making_to_results(stepdr, tmp_path):

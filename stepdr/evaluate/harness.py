@@ -8,7 +8,8 @@ __all__ = ['RUN_KINDS', 'TEXTS', 'SHORT', 'RULES', 'TITLES', 'STYLE', 'LATER', '
            'is_short', 'answering', 'in_threads', 'answer_tasks', 'EvalSettings', 'make_judge', 'Judged', 'judge_tasks',
            'task_rows', 'is_interval', 'intervals_of', 'interval_figure', 'eval_page', 'results_text', 'count_tasks',
            'costs_of', 'write_results', 'default_kit', 'model_run', 'judge_prompts', 'page_reader', 'judge_line',
-           'run_eval', 'probe_file', 'probes_text', 'pairs_text', 'judge_file', 'train_judge_in']
+           'run_eval', 'reports_to_judge', 'probe_names', 'probe_file', 'probes_text', 'pairs_text', 'judge_file',
+           'right_verdicts', 'modes_file', 'modes_text', 'train_judge_in']
 
 # %% ../../nbs/88_eval.ipynb #95f00757
 import fcntl, hashlib, html, json, os, queue, re, tempfile, threading
@@ -270,6 +271,7 @@ class EvalSettings:
     trials: int = setting(0, "times that an endpoint judges each thing; 0: 3 for rubrics, 1 for the others", 0, 101)
     head: str = setting("ternary", "verdicts that an endpoint may give on a rubric: ternary or binary", choices=("ternary", "binary"))
     workers: int = setting(4, "tasks that a model answers at the same time", 1, 1000)
+    rubrics_per_request: int = setting(1, "most rubrics that an endpoint judges in one request; 1: each by itself", 1, 400)
     def __post_init__(self): validate(self)
 
 RULES = ("", "rule", "oracle") # names under which the exact rule is meant, for benchmarks that have one
@@ -279,7 +281,7 @@ def make_judge(text, bench, settings, run, cache, price=""): # as `--judge` take
     if not isinstance(text, str): return text
     if bench.score is score_rubrics:
         if not text: raise InputError(f"--judge: {bench.title} needs one: oracle (closed web), words, the folder of a trained judge, chat:DIR or an address such as http://127.0.0.1:8000/v1#MODEL")
-        return judge_from(text, run, JudgingSettings(settings.trials or 3, settings.head), price=price)
+        return judge_from(text, run, JudgingSettings(settings.trials or 3, settings.head, rubrics_per_request=settings.rubrics_per_request), price=price)
     if bench.rule and text in RULES: return None
     if bench.rule and bench.name not in GRADE: raise InputError(f"--judge {text}: {bench.title} is scored by the exact rule and needs no judge")
     if not re.match(r"https?://", text): raise InputError(f"--judge {text or '(none)'}: {bench.title} is judged by an endpoint, as in http://127.0.0.1:8000/v1#MODEL" + ("; or by the exact rule without --judge" if bench.rule else ""))
@@ -536,13 +538,9 @@ def run_eval(bench, # name or Bench
     return write_results(bench, out, source, tasks, given, judged, {**results, "card": card}, settings)
 
 # %% ../../nbs/88_eval.ipynb #d7174783
-def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price=""): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
-    "How often changes that must not matter flip a judge's verdicts on a file of reports."
-    from stepdr.evaluate.judges import probe_judge, read_paragraphs
-    from stepdr.evaluate.probes import PROBES
-    from stepdr.synthesis.tasks import oracle
-    names = [name.strip() for name in probes.split(",") if name.strip()] or list(PROBES)
-    if wrong := [name for name in names if name not in PROBES]: raise InputError(f"--probes {wrong[0]}: is not one of {', '.join(PROBES)}")
+def reports_to_judge(tasks, predictions, limit=0): # files as `run_eval` takes them, or the folder of a run for tasks; most reports, 0: all -> ([(task, report, paragraphs)], is the truth of their rubrics known?, folder of their run or None)
+    "Reports with their tasks, for a look at a judge."
+    from stepdr.evaluate.judges import read_paragraphs
     source = eval_tasks("researchrubrics", tasks)
     with tempfile.TemporaryDirectory() as folder:
         given = gather_predictions(predictions, source.by_id(), Path(folder, "predictions.jsonl"))
@@ -552,7 +550,22 @@ def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=20
     web = web_of(source.run) if checked else None
     items = [(known[row["task"]], row["report"], read_paragraphs(row.get("paragraphs"), row["report"], web) if checked else row.get("paragraphs")) for row in rows]
     if not items: raise InputError(f"{predictions}: every report is empty")
-    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, source.run, JudgingSettings(trials), price=price)
+    return items, checked, source.run
+
+def probe_names(probes): # names with commas; "": all -> list of names
+    from stepdr.evaluate.probes import PROBES
+    names = [name.strip() for name in probes.split(",") if name.strip()] or list(PROBES)
+    if wrong := [name for name in names if name not in PROBES]: raise InputError(f"--probes {wrong[0]}: is not one of {', '.join(PROBES)}")
+    return names
+
+# %% ../../nbs/88_eval.ipynb #43026e51
+def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
+    "How often changes that must not matter flip a judge's verdicts on a file of reports."
+    from stepdr.evaluate.judges import probe_judge
+    from stepdr.synthesis.tasks import oracle
+    names = probe_names(probes)
+    items, checked, run = reports_to_judge(tasks, predictions, limit)
+    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials, rubrics_per_request=rubrics_per_request), price=price)
     async def work():
         try: return await probe_judge(judge, items, names, seed, samples, oracle if checked else None)
         finally: await judge.close()
@@ -573,13 +586,60 @@ def pairs_text(found): # of `stepdr.evaluate.pairwise.results_command` -> text
     lines += ["Bradley-Terry ratings", *(_line(name, value) for name, value in found["bradley_terry"].items())]
     return "\n".join(lines + [f"note: {note}" for note in found["notes"]] + [f"problem: {problem}" for problem in found["problems"]])
 
-def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price=""): # as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
+def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price="", rubrics_per_request=1): # as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
     "Verdicts on a file of reports, beside OUT also what has none, the journal and the card."
     out = Path(out)
     source = eval_tasks("researchrubrics", tasks)
     given = gather_predictions(predictions, source.by_id(), out.with_name(out.name + ".predictions.jsonl"))
-    counts = judge_reports(make_judge(judge, bench_of("researchrubrics"), EvalSettings(trials=trials, head=head), source.run, None, price), source.tasks, given.path, out)
+    counts = judge_reports(make_judge(judge, bench_of("researchrubrics"), EvalSettings(trials=trials, head=head, rubrics_per_request=rubrics_per_request), source.run, None, price), source.tasks, given.path, out)
     return {**counts, "set_aside": dict(Counter(row["kind"] for row in given.aside)), "task_rows_aside": len(source.aside), "out": str(out)}
+
+# %% ../../nbs/88_eval.ipynb #ea112624
+def right_verdicts(path, items): # verdict rows {"task", "number" or "criterion", "verdict"}, [(task, report, paragraphs)] -> for each item the verdict of each rubric, None where the file has none
+    "Verdicts of people, or of a judge that is trusted. `InputError` for a row that belongs to no rubric, or says twice what differs."
+    numbers, found = {task["id"]: {rubric["criterion"]: number for number, rubric in enumerate(task["rubrics"])} for task, _, _ in items}, {}
+    for place, row, wrong in rows_of(path):
+        if wrong: raise InputError(f"{place}: {wrong}")
+        if str(row.get("task")) not in numbers: continue                # a report that is not looked at
+        of = numbers[str(row["task"])]
+        number = row["number"] if "number" in row else of.get(row.get("criterion"))
+        if number not in of.values(): raise InputError(f"{place}: number {row.get('number')!r} or criterion {str(row.get('criterion'))[:60]!r} is none of task {row['task']}")
+        verdict = row.get("verdict")
+        if verdict not in m.VERDICTS: raise InputError(f"{place}: verdict {verdict!r} is none of {', '.join(m.VERDICTS)}")
+        if found.setdefault((str(row["task"]), number), verdict) != verdict: raise InputError(f"{place}: a second, different verdict on the same rubric")
+    return [[found.get((task["id"], number)) for number in range(len(task["rubrics"]))] for task, _, _ in items]
+
+def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price=""): # as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
+    "One rubric a request against several, on a file of reports; the same command goes on in OUT and pays nothing twice."
+    from stepdr.evaluate.judges import judge_modes
+    from stepdr.synthesis.tasks import oracle
+    names = [] if probes == "none" else probe_names(probes)
+    items, checked, run = reports_to_judge(tasks, predictions, limit)
+    truths = right_verdicts(right, items) if right else [oracle(*item) for item in items] if checked else None
+    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials), price=price)
+    judge.keep_in(Path(out) / "replies")
+    async def work():
+        try: return await judge_modes(judge, rubrics_per_request, items, truths, names, seed, samples, oracle if checked else None)
+        finally: await judge.close()
+    found = {"judge": judge_line(judge.card()), "truth": Path(right).name if right else "oracle" if checked else "none", **run_to_end(work()), "card": judge.card(), "seed": seed}
+    write_json(Path(out) / "modes.json", found)
+    return found
+
+def modes_text(found): # of `modes_file` -> text
+    "Both modes beside each other."
+    several = f"up to {found['rubrics_per_request']} in a request"
+    lines = [f"{found['judge']}: {found['reports']} reports, {found['rubrics']} rubrics, {found['trials']} trials; right verdicts: {found['truth']}"]
+    def add(name, cell): lines.append(_line(name, cell) if cell and cell.get("mean") is not None else f"  {name}: not known")
+    for name, mode in (("one each", found["one"]), (several, found["several"])):
+        lines.append(f"{name}; without a verdict: {mode['aside']}")
+        if mode["agreement"]: add("agreement with what is right (macro-F1)", mode["agreement"]["macro_f1"])
+        add("pairs of trials that differ", mode["trials_apart"])
+        if mode["flips"]: add("verdicts flipped by probes", mode["flips"]["all"])
+        for kind, cell in mode["cost"].items(): add(f"{kind.replace('_', ' ')} a report", cell)
+    lines.append(f"{several}, beside one each")
+    for name, key in (("same verdict", "same_verdict"), ("Krippendorff's alpha", "alpha"), ("accuracy, difference", "accuracy_difference"), ("score of a report, difference", "score_difference")): add(name, found[key])
+    for third, cell in found["same_by_place"].items(): add(f"same verdict, {third} third of a request", cell)
+    return "\n".join(lines)
 
 # %% ../../nbs/88_eval.ipynb #16c48d68
 def train_judge_in(run, out, seed, settings, device="auto"): # run, folder to make, seed, JudgeSettings, cpu, cuda or auto -> where it is, and its agreement
