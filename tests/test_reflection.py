@@ -14,7 +14,7 @@ from scripted_model import ScriptedModel, turn
 from stepdr.artifacts import root
 from stepdr.client import SetAside, TeacherClient, TeacherSettings
 from stepdr.llm import ChatEndpoint, EndpointError, EndpointSettings
-from stepdr.prompts import SCHEMAS
+from stepdr.prompts import SCHEMAS, schema_in
 from stepdr.rules import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks
 from stepdr.synthesis.filters import answer_of, calls_of, citation_format, malformed, ngram_repetition, texts
@@ -46,7 +46,7 @@ def endpoint(server, **settings): return ChatEndpoint(EndpointSettings(base_url=
 def asked_for(messages):
     "Which prompt a teacher's request is for, by the fields of its schema."
     schema = json.loads(re.search(r"\{.*\}", next(line for line in messages[0]["content"].splitlines() if line.startswith("{") and '"properties"' in line))[0])
-    return next(name for name, own in SCHEMAS.items() if own == schema)
+    return next(name for name, own in SCHEMAS.items() if schema in (own, schema_in("zh", own)))
 
 
 # hints
