@@ -307,6 +307,34 @@ Below are paragraphs from pages that are linked one to the next. Write a questio
 {paragraphs}
 </paragraphs>""")
 
+# %% ../nbs/04_prompts.ipynb #3bc17f13
+add_prompt("all_answers", _object(answers=_list("every answer that fits, each once; empty if none does", _object(
+    answer=_text("one answer alone, short: a name, a date, a number or one phrase", True, 300), why=_text("how it meets each condition of the question, by the material", most=1000)), 0, 30)), """
+You read a question and all the material on it. Its writer had one answer in mind, which you do not know; find out whether that is the only one.
+- Take the question's conditions one by one, and go through all of the material for what meets them. List every answer that meets all of them by what the material says: each by itself, never two joined.
+- Where several fit alike, list all of them, also where the question asks for "one of them": any of them would answer it.
+- Another name of an answer, or the same in more words, is no second answer. What fails a condition, or of which the material does not say that it meets it, is none.
+- Use nothing else that you know. If nothing in the material answers the question, list none.
+=====
+<question>
+{question}
+</question>
+<material>
+{material}
+</material>""", """
+给你一个问题以及与它有关的全部材料。出题人心中有一个答案，你并不知道；请弄清它是不是唯一的答案。
+- 逐一看问题的每个条件，并在全部材料中查找符合条件的事物。列出按材料所说符合所有条件的每一个答案：一个一个列，绝不把两个合在一起。
+- 如果有几个同样符合，就全部列出；问题问的是"其中之一"时也是如此，因为任何一个都能回答它。
+- 同一答案的另一个名称，或用更多的话说出的同一答案，不算第二个答案。不符合某个条件的，或者材料没有说它符合该条件的，都不算答案。
+- 不要使用你知道的其他任何内容。如果材料中没有能回答问题的内容，就一个也不列。
+=====
+<question>
+{question}
+</question>
+<material>
+{material}
+</material>""")
+
 # %% ../nbs/04_prompts.ipynb #1ef18c72
 add_prompt("same_answer", _object(reason=_text("in one sentence", most=600), verdict=_one_of("of the reply", "correct", "incorrect", "not attempted")), """
 Decide whether a reply answers a question correctly. Compare only with the right answer given, not with what you know. Other spellings, other names of the same thing, other units and more detail are fine if nothing contradicts the right answer. "not attempted" is a reply that neither gives nor contradicts it.
@@ -793,6 +821,9 @@ SCHEMA_WORDS = { # what a schema says of a field -> the same in Chinese
     "short: a name, a date, a number or one phrase": "简短：一个名称、日期、数字或短语",
     "in one sentence": "用一句话",
     "of the reply": "对该回复的判断",
+    "every answer that fits, each once; empty if none does": "每一个符合的答案，各列一次；没有则留空",
+    "one answer alone, short: a name, a date, a number or one phrase": "单独一个答案，要简短：名称、日期、数字或一个短语",
+    "how it meets each condition of the question, by the material": "按材料所说，它如何符合问题的每个条件",
     # reflection
     "weak points, the weightiest first": "薄弱之处，最重要的在前",
     "of the work": "工作中的轮次",

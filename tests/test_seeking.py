@@ -28,6 +28,7 @@ from stepdr.world.paragraphs import Paragraph, paragraph_id
 
 SHARED = root().parent / "shared" / "data"
 EASY = SeekingSettings(one_search=False)
+UNREAD = SeekingSettings(one_search=False, second_reader=False) # for questions that no rule can read back
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def paragraphs_in(text):
 
 
 READ = {"triple": str, "paragraphs": paragraphs_in, "statements": lambda text: [re.sub(r"^\d+\. ", "", line) for line in text.split("\n")], "question": str, "answer": str, "reply": str, "report": str,
-        "task": str, "plan": lambda text: [re.sub(r"^\d+\. ", "", line) for line in text.split("\n")], "work": str, "words": str}
+        "task": str, "plan": lambda text: [re.sub(r"^\d+\. ", "", line) for line in text.split("\n")], "work": str, "words": str,
+        "material": lambda text: paragraphs_in(text) or READ["statements"](text)}
 
 
 def rule_reply(messages, language="en"):
@@ -64,7 +66,7 @@ def rule_reply(messages, language="en"):
     text = next(m["content"] for m in messages if m["role"] == "user")
     tags = {name for name in READ if f"</{name}>" in text}
     name = {frozenset({"triple", "paragraphs"}): "verify_edge", frozenset({"statements"}): "question_from_graph", frozenset({"paragraphs"}): "question_from_walk", frozenset({"report"}): "task_from_report",
-            frozenset({"task", "plan", "work"}): "plan_alignment", frozenset({"question", "answer", "words"}): "hide_names"}.get(frozenset(tags), "same_answer")
+            frozenset({"task", "plan", "work"}): "plan_alignment", frozenset({"question", "answer", "words"}): "hide_names", frozenset({"question", "material"}): "all_answers"}.get(frozenset(tags), "same_answer")
     if name == "same_answer": values = {"question": tagged(text, "question"), "answer": tagged(text, "right_answer"), "reply": tagged(text, "reply")}
     else: values = {tag: READ[tag](tagged(text, tag)) for tag in tags}
     return name, RULES[name](values, language, 0) if name in RULES else None
@@ -167,7 +169,7 @@ def test_dates_are_mended_by_rule_and_names_by_the_teacher(web):
     assert record["reason"] == "the question tells what it should hide" and "name: Jack Lemmon" in record["measure"]
     if "hide_names" in PROMPTS:
         helpful = OfflineTeacher(checked=False, question_from_graph=write, hide_names=lambda values, *_: {"question": values["question"].replace("Jack Lemmon", "a comedian")})
-        task, = run_async(graph_question(row, helpful, Dated(web), settings=EASY))
+        task, = run_async(graph_question(row, helpful, Dated(web), settings=UNREAD))
         assert "comedian" in task["query"] and task["meta"]["rewrites"] == 1 and task["meta"]["question_before"].count("Lemmon") == 1
 
 
@@ -182,7 +184,7 @@ def test_a_question_that_one_search_answers_is_dropped(web):
             return await super().search(query, topk)
     record, = run_async(graph_question(row, OfflineTeacher(checked=False, question_from_graph=write), Knows(web)))
     assert record["reason"] == "one search finds the answer"
-    kept, = run_async(graph_question(row, OfflineTeacher(checked=False, question_from_graph=write), ClosedWebProvider(web), settings=EASY))
+    kept, = run_async(graph_question(row, OfflineTeacher(checked=False, question_from_graph=write), ClosedWebProvider(web), settings=UNREAD))
     assert "reason" not in kept
 
 
@@ -326,6 +328,71 @@ def test_walk_questions_that_join_nothing(reply, fault):
     leak, = run_async(walk_question(item, OfflineTeacher(checked=False, question_from_walk=lambda *_: {"facts": [{"statement": "a", "paragraph": "p1"}, {"statement": "b", "paragraph": "p2"}], "answer": "1837", "question": "页1写的是哪一年？"},
                                                       hide_names=lambda values, *_: {"question": values["question"]})))
     assert leak["reason"] == "the question tells what it should hide"
+
+
+# a second reader
+
+LAKE = {"en": {"id": "lake", "language": "en", "paragraphs": [
+            {"id": "web_00000001", "url": "https://w.example/lake", "title": "Lake Selma", "text": "Lake Selma lies on a plateau and is fed by two rivers, the Aru and the Beni, which meet shortly before they reach it."},
+            {"id": "web_00000002", "url": "https://w.example/aru", "title": "Aru", "text": "The Aru is a river of 240 km. It rises on the slopes of a volcano in Uganda and never freezes."},
+            {"id": "web_00000003", "url": "https://w.example/beni", "title": "Beni", "text": "The Beni is a river of 310 km. It rises in the marshes of Kenya and is navigable for half of its course."}]},
+        "zh": {"id": "lake", "language": "zh", "paragraphs": [
+            {"id": "web_00000001", "url": "https://w.example/lake", "title": "塞尔玛湖", "text": "塞尔玛湖位于高原上，由阿鲁河和贝尼河两条河注入，两河在入湖前不远处汇合。"},
+            {"id": "web_00000002", "url": "https://w.example/aru", "title": "阿鲁河", "text": "阿鲁河长240公里，发源于乌干达一座火山的山坡上，从不结冰。"},
+            {"id": "web_00000003", "url": "https://w.example/beni", "title": "贝尼河", "text": "贝尼河长310公里，发源于肯尼亚的沼泽，一半河段可以通航。"}]}}
+OF_THE_LAKE = {"en": ("In which country does one of the two rivers rise that feed a lake on a plateau?", "In which country does that one of the two rivers rise which never freezes and feeds a lake on a plateau?", "Uganda", "Kenya"),
+               "zh": ("注入一座高原湖泊的两条河，其中一条发源于哪个国家？", "注入一座高原湖泊的两条河中，从不结冰的那条发源于哪个国家？", "乌干达", "肯尼亚")}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_walk_question_that_two_things_answer_is_set_aside(language):
+    "`One of them` fits both; the reader who tells so is the judge, and is shown what the writer was shown, without the answer."
+    loose, strict, meant, other = OF_THE_LAKE[language]
+    facts = [{"statement": meant, "paragraph": "web_00000002"}, {"statement": "x", "paragraph": "web_00000001"}]
+    def ask(question, found, judge=True, settings=None):
+        writer = OfflineTeacher(checked=False, remember=9, question_from_walk=lambda *_: {"facts": facts, "question": question, "answer": meant})
+        reader = OfflineTeacher(remember=9, all_answers=found if isinstance(found, Exception) else {"answers": [{"answer": one, "why": "x"} for one in found]}, same_answer=lambda values, *_: {
+            "reason": "x", "verdict": "correct" if meant in values["reply"] else "incorrect"})
+        if not judge: writer.replies.update(reader.replies)
+        result, = run_async(walk_question(LAKE[language], writer, judge=reader if judge else None, settings=settings))
+        return result, dict(writer.asked), dict(reader.asked)
+    record, wrote, read = ask(loose, [meant, other])
+    assert (record["reason"], record["answers"]) == ("more than one answer fits", [meant, other]) and record["question"] == loose and record["reply"]["answer"] == meant
+    assert read["all_answers"] == {"question": loose, "material": wrote["question_from_walk"]["paragraphs"]} and "all_answers" not in wrote
+    assert ask(loose, [meant, other], judge=False)[0]["reason"] == "more than one answer fits"
+    row, *_ = ask(strict, [meant])
+    assert "reason" not in row and row["answer"] == meant and row["query"] == strict
+    assert "reason" not in ask(strict, [f"{meant} ", meant.upper()])[0], "one answer written twice"
+    assert ask(strict, [other])[0]["reason"] == "a second reader finds another answer" and ask(strict, [])[0]["reason"] == "a second reader finds no answer"
+    assert ask(strict, SetAside("refusal", "no"))[0]["reason"] == "teacher: refusal"
+    assert "reason" not in ask(loose, [meant, other], settings={"second_reader": False})[0]
+
+
+def test_a_graph_question_that_two_things_answer_is_set_aside(web):
+    "The reader has the writer's statements, all of them."
+    row = around(web, "Jack Lemmon")
+    for found, reason in ((lambda answer: [answer, "somebody else"], "more than one answer fits"), (lambda answer: [answer], None), (lambda answer: [], "a second reader finds no answer")):
+        writer, answers = OfflineTeacher(remember=99), []
+        def read(values, language, draw):
+            answers.append(RULES["all_answers"](values, language, draw)["answers"][0]["answer"])
+            return {"answers": [{"answer": one, "why": "x"} for one in found(answers[0])]}
+        reader = OfflineTeacher(remember=9, all_answers=read)
+        result, = run_async(graph_question(row, writer, ClosedWebProvider(web), settings=EASY, judge=reader))
+        assert result.get("reason") == reason and reader.asked[0][1]["material"] == dict(writer.asked)["question_from_graph"]["statements"]
+        if not reason: assert result["answer"] == answers[0]
+
+
+def test_captions_boxes_and_lists_are_no_passages_to_build_on():
+    prose = {**LAKE["en"]["paragraphs"][0]}
+    poor = [{"id": "web_0000000a", "url": "https://w.example/aru", "title": "Aru", "text": "Image: The Aru at its mouth in 1951."},
+            {"id": "web_0000000b", "url": "https://w.example/aru", "title": "Aru", "text": "- Length: 240 km\n- Source: Uganda\n- Mouth: Lake Selma"},
+            {"id": "web_0000000c", "url": "https://w.example/aru", "title": "Aru", "text": "| Basin | 5,400 km2 |\n| Discharge | 31 m3/s |\n| First crossed | 1877 |"}]
+    teacher = OfflineTeacher(remember=3)
+    record, = run_async(walk_question({"id": "w", "language": "en", "paragraphs": [prose, *poor]}, teacher))
+    assert (record["reason"], record["prose"], record["paragraphs"]) == ("too few pages", 1, 4) and not teacher.asked
+    whole = LAKE["en"]["paragraphs"]
+    run_async(walk_question({"id": "w", "language": "en", "paragraphs": [*poor, *whole]}, teacher))
+    assert [p["id"] for p in teacher.asked[0][1]["paragraphs"]] == [p["id"] for p in whole]
 
 
 # difficulty

@@ -43,6 +43,7 @@ class SeekingSettings:
     parallel: int = setting(8, "edges checked, or attempts made, at the same time", 1, 1000)
     rewrites: int = setting(2, "times that a question which names what it should hide is written again", 0, 20)
     one_search: bool = setting(True, "drop a question whose own words, searched once, bring up the answer")
+    second_reader: bool = setting(True, "ask for every answer that fits, and drop a question that has more than one, another one or none")
     attempts: int = setting(4, "attempts of the policy at a task", 1, 1000)
     least_failed: int = setting(3, "attempts that must fail for a task to be hard enough", 1, 1000)
     least_score: int = setting(7, "least agreement with the plan that a judge must find, 0 to 10", 0, 10)

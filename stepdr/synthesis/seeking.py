@@ -7,8 +7,9 @@ __all__ = ['CLASS_RELATION', 'SAID', 'GENERIC', 'DATE', 'DATE_ZH', 'NUMBER', 'SE
            'named_edges', 'relation_said', 'verify_edge', 'hit_paragraph', 'search_words', 'shown', 'is_common',
            'name_parts', 'speaks_of', 'check_edge', 'check_edges', 'Statement', 'statements_of', 'vague_year',
            'fuzz_dates', 'fuzz_numbers', 'exact_values', 'secrets_told', 'hangs_together', 'answer_names', 'also_fit',
-           'chain_faults', 'used_entities', 'keep_secrets', 'one_search_finds', 'question_from_graph', 'hide_names',
-           'graph_question', 'link_chooser', 'next_link', 'year_sentences', 'telling_words', 'question_from_walk',
+           'chain_faults', 'used_entities', 'keep_secrets', 'one_search_finds', 'different_answers', 'second_reading',
+           'read_twice', 'question_from_graph', 'outcomes_asked', 'all_answers', 'hide_names', 'graph_question',
+           'link_chooser', 'next_link', 'year_sentences', 'telling_words', 'question_from_walk', 'years_asked',
            'walk_faults', 'walk_question', 'read_items', 'seek']
 
 # %% ../../nbs/393_seeking.ipynb #27e7b280
@@ -21,16 +22,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from ..answers import compare_answers
 from ..artifacts import progress, write_json
 from ..client import SetAside, failure_line
 from ..config import InputError
 from ..prompts import PROMPTS
-from ..rules import EDGE, OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences
-from .attempts import SeekingSettings, as_settings, gather, hard_enough, malformed_item, set_aside, tally, task_row
+from ..quotes import quote_stands
+from ..rules import EDGE, OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences, share_said
+from .attempts import GAP, SeekingSettings, as_settings, at_gap, gather, grade, hard_enough, malformed_item, set_aside, tally, task_row
 from .importers import BadRow, Pending, rows_in
 from .planning import planned_work, planning_task
 from ..tools.base import ToolError, run_async
-from ..world.paragraphs import Paragraph, paragraph_id
+from ..world.paragraphs import Paragraph, paragraph_id, passage_kind
 
 # %% ../../nbs/393_seeking.ipynb #8b64138e
 @dataclass(frozen=True)
@@ -318,6 +321,29 @@ async def one_search_finds(question, answers, provider, hits): # -> bool
         if any(names_in(f"{hit.title}\n{hit.paragraph.text if hit.paragraph else hit.snippet}", name) for hit in found for name in answers): return True
     return False
 
+# %% ../../nbs/393_seeking.ipynb #05e6c6a2
+def different_answers(texts): # -> list: of answers that are the same the first
+    "Answers, each once however it is written."
+    kept = []
+    for text in texts:
+        if not any(compare_answers(text, one) == "same" for one in kept): kept.append(text)
+    return kept
+
+async def second_reading(question, answers, material, client, language="en"): # text, names of the answer, what the writer was shown -> (answers found, why they are not the one that is meant, "" if they are)
+    "What a reader who does not know the answer finds in the same material. Raises SetAside."
+    reply = (await client.ask("all_answers", language=language, question=question, material=material)).value
+    found = different_answers([" ".join(row["answer"].split()) for row in reply["answers"]])
+    right = [(await grade({"query": question, "answer": answers[0], "aliases": answers[1:]}, one, client, language))[0] == "correct" for one in found]
+    if not found: return found, "a second reader finds no answer"
+    return found, "" if all(right) else "more than one answer fits" if any(right) else "a second reader finds another answer"
+
+async def read_twice(name, maker, question, answers, material, client, language, settings, made): # -> record, or None where the question may stay
+    "Set a question aside of which a second reader says otherwise."
+    if not settings.second_reader: return None
+    try: found, why = await second_reading(question, answers, material, client, language)
+    except SetAside as error: return set_aside(name, maker, f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made, question=question)
+    return set_aside(name, maker, why, "; ".join(found), **made, question=question, answers=found) if why else None
+
 # %% ../../nbs/393_seeking.ipynb #5c1e0b28
 def _hint(name, language): # a name -> words that describe it without saying it
     count = len(name.split())
@@ -347,6 +373,28 @@ def question_from_graph(values, language="en", draw=0): # {"statements"} -> repl
         return {"chain": [a[0], b[0]], "fuzzed": [{"exact": a[3], "vague": hint}], "unique": "陈述中只有一个对象符合" if language == "zh" else "one thing alone fits among the statements", "question": question, "answer": b[3]}
     return {"chain": [a[0], b[0]], "fuzzed": [{"exact": a[1], "vague": hint}], "unique": "each step has one outcome among the statements", "question": question, "answer": b[3]}
 
+# %% ../../nbs/393_seeking.ipynb #b0f737cb
+_FORMS = { # language -> (one thing leads to the next, two statements of one thing), with the relations and the hint
+    "en": (re.compile(r"Take (?P<hint>.+?): what is the (?P<asked>.+) of its (?P<known>.+)\?$"), re.compile(r"There is something of which the (?P<known>.+?) is (?P<hint>what .+?): what is the (?P<asked>.+) of it\?$")),
+    "zh": (re.compile(r"(?P<hint>名字以.+?的对象)的(?P<known>.+)，它的(?P<asked>.+)是什么？$"), re.compile(r"有一个对象，它的(?P<known>.+?)是(?P<hint>名字以.+?的对象)，它的(?P<asked>.+)是什么？$"))}
+
+def outcomes_asked(question, statements, language="en"): # question of `question_from_graph`'s forms -> list of answers, None for another form
+    "Every end that the statements lead to."
+    edges = [tuple(s.split(" | ")) for s in statements if s.count(" | ") == 2]
+    for number, form in enumerate(_FORMS[language]):
+        if not (asked := form.match(question)): continue
+        told = [(h, t) for h, r, t in edges if r == asked["known"] and _hint((h, t)[number], language) == asked["hint"]]
+        return list(dict.fromkeys(end for h, t in told for start, r, end in edges if r == asked["asked"] and start == (t, h)[number]))
+    return None
+
+@rule
+def all_answers(values, language="en", draw=0): # {"question", "material"} -> reply
+    "All that the material has for a question that the rules wrote; no reply to another."
+    material = values["material"]
+    found = years_asked(values["question"], material) if material and isinstance(material[0], dict) else outcomes_asked(values["question"], material, language)
+    why = "材料中有一处这样说" if language == "zh" else "the material says so in one place"
+    return None if found is None else {"answers": [{"answer": one[:300], "why": why} for one in found[:30]]}
+
 # %% ../../nbs/393_seeking.ipynb #82bb9e5d
 @rule
 def hide_names(values, language="en", draw=0): # {"question", "answer", "words"} -> reply
@@ -359,8 +407,8 @@ def hide_names(values, language="en", draw=0): # {"question", "answer", "words"}
     return {"question": text} if text != values["question"] else None
 
 # %% ../../nbs/393_seeking.ipynb #20c1b5c9
-async def graph_question(item, client, provider, language="en", settings=None): # subgraph row -> [task row] or [record]
-    "A fuzzed question of several hops from a subgraph whose edges were checked by search."
+async def graph_question(item, client, provider, language="en", settings=None, judge=None): # subgraph row -> [task row] or [record]
+    "A fuzzed question of several hops from a subgraph whose edges were checked by search; the judge is its second reader, the client where there is none."
     settings, language = as_settings(SeekingSettings, settings), language or "en"
     try: subgraph = read_subgraph(item)
     except ValueError as error: return [malformed_item(item, "graph", error)]
@@ -383,6 +431,7 @@ async def graph_question(item, client, provider, language="en", settings=None): 
     question, told, rewrites = await keep_secrets(reply["question"], reply["answer"], lambda q: secrets_told(q, answers, used_entities(used, subgraph), values), client, language, settings)
     if told: return [set_aside(name, "graph", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
     if settings.one_search and await one_search_finds(question, answers, provider, settings.hits): return [set_aside(name, "graph", "one search finds the answer", question, **made)]
+    if record := await read_twice(name, "graph", question, answers, [s.text for s in statements], judge or client, language, settings, made): return [record]
     return [task_row(f"{name}-{draw}" if draw else name, language, question, reply["answer"], answers, [s.text for s in used], "graph", seed=subgraph.seed, hops=len({s.edge for s in used}),
                      edges=[list(e) for e in dict.fromkeys(s.edge for s in used)], evidence=list(dict.fromkeys(p for s in used for p in s.paragraphs)), fuzzed=reply["fuzzed"],
                      question_before=reply["question"] if question != reply["question"] else "", rewrites=rewrites, counts=counts)]
@@ -453,6 +502,18 @@ def question_from_walk(values, language="en", draw=0): # {"paragraphs"} -> reply
                 if len(made) > draw: return made[draw]
     return made[draw % len(made)] if made else None
 
+# %% ../../nbs/393_seeking.ipynb #e86be311
+_WORDS_ASKED = re.compile(r"together with the words (?P<en>.+)\. Which year\?$|另一篇文章在提到(?P<zh>.+)时说到一个年份。是哪一年？$")
+
+def years_asked(question, paragraphs): # question of `question_from_walk`'s form -> list of years, None for another form
+    "Every year that a page which fits the gap gives with the words of a question."
+    quote, asked = next((text for text in re.findall("“([^”]*)”", question) if GAP in text), ""), _WORDS_ASKED.search(question)
+    if not (quote and asked): return None
+    wanted = set(re.split(r", |、", asked["en"] or asked["zh"]))
+    names = {folded(at_gap(quote, text)) for p in paragraphs for text in sentences(p["text"]) if share_said(quote, text) >= 0.5} - {""}
+    fits = lambda title: not names or any(folded(title) in name or name in folded(title) for name in names)
+    return list(dict.fromkeys(year for _, text, year in year_sentences([p for p in paragraphs if fits(p["title"])]) if wanted <= set(keywords(text))))
+
 # %% ../../nbs/393_seeking.ipynb #742d7dd9
 def walk_faults(reply, paragraphs, settings=SeekingSettings()): # reply to question_from_walk, {id: paragraph} -> list of faults
     "What is wrong with what a question rests on."
@@ -460,22 +521,24 @@ def walk_faults(reply, paragraphs, settings=SeekingSettings()): # reply to quest
     pages = {p["url"] for p in used}
     faults = [] if len(used) == len(reply["facts"]) else ["rests on a paragraph that was not shown"]
     if len(pages) < settings.least_pages: faults.append(f"rests on {len(pages)} page{'s' * (len(pages) != 1)}")
-    if not any(names_in(p["text"], reply["answer"]) for p in used): faults.append("the answer is in no paragraph that it rests on")
+    if not any(names_in(text, reply["answer"]) or quote_stands(reply["answer"], text) for p in used for text in (p["title"], p["text"])): faults.append("the answer is in no paragraph that it rests on")
     return faults
 
 # %% ../../nbs/393_seeking.ipynb #e8c8a7ac
-async def walk_question(item, client, provider=None, language="", settings=None): # walk record -> [task row] or [record]
-    "A question that joins facts of several pages of a walk; `language` empty: that of the walk."
+async def walk_question(item, client, provider=None, language="", settings=None, judge=None): # walk record -> [task row] or [record]
+    "A question that joins facts of several pages of a walk; `language` empty: that of the walk. The judge is its second reader, the client where there is none."
     settings = as_settings(SeekingSettings, settings)
     sound = isinstance(item, dict) and isinstance(item.get("paragraphs"), list) and all(isinstance(p, dict) and all(isinstance(p.get(k), str) for k in ("id", "url", "title", "text")) for p in item["paragraphs"])
     if not sound: return [malformed_item(item, "walk", "a walk needs paragraphs, each with id, url, title and text")]
     name, language = str(item.get("id") or "walk"), language or ("zh" if item.get("language") == "zh" else "en")
-    shown_rows = [{**p, "text": p["text"][:settings.paragraph_characters]} for p in item["paragraphs"][:settings.walk_paragraphs]]
+    prose = [p for p in item["paragraphs"] if passage_kind(p["text"], p.get("heading") or "") == "prose"]
+    shown_rows = [{**p, "text": p["text"][:settings.paragraph_characters]} for p in prose[:settings.walk_paragraphs]]
+    material = [{k: p.get(k, "") for k in ("id", "title", "date", "url", "text")} for p in shown_rows]
     by_id, titles = {p["id"]: p for p in shown_rows}, list(dict.fromkeys(p["title"] for p in shown_rows))
-    made = {"path": list(dict.fromkeys(p["url"] for p in shown_rows)), "shown": len(shown_rows), "paragraphs": len(item["paragraphs"])}
+    made = {"path": list(dict.fromkeys(p["url"] for p in shown_rows)), "shown": len(shown_rows), "prose": len(prose), "paragraphs": len(item["paragraphs"])}
     if len(made["path"]) < settings.least_pages: return [set_aside(name, "walk", "too few pages", len(made["path"]), **made)]
     for draw in range(settings.rewrites + 1):
-        try: reply = (await client.ask("question_from_walk", language=language, draw=draw, paragraphs=[{k: p.get(k, "") for k in ("id", "title", "date", "url", "text")} for p in shown_rows])).value
+        try: reply = (await client.ask("question_from_walk", language=language, draw=draw, paragraphs=material)).value
         except SetAside as error: return [set_aside(name, "walk", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made)]
         faults = walk_faults(reply, by_id, settings)
         if not faults: break
@@ -486,6 +549,7 @@ async def walk_question(item, client, provider=None, language="", settings=None)
     question, told, rewrites = await keep_secrets(reply["question"], reply["answer"], lambda q: secrets_told(q, [reply["answer"]], entities), client, language, settings)
     if told: return [set_aside(name, "walk", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
     if provider and settings.one_search and await one_search_finds(question, [reply["answer"]], provider, settings.hits): return [set_aside(name, "walk", "one search finds the answer", question, **made)]
+    if record := await read_twice(name, "walk", question, [reply["answer"]], material, judge or client, language, settings, made): return [record]
     return [task_row(f"seek-{name}", language, question, reply["answer"], [reply["answer"]], [f["statement"] for f in reply["facts"]], "walk", path=made["path"], evidence=used, rewrites=rewrites,
                      hops=len({by_id[i]["url"] for i in used}))]
 
