@@ -960,13 +960,15 @@ To tell partially from not, take away what only speaks of the subject: if some o
 - not: the flaw is absent, also where the report speaks of the subject without the flaw, or tells a wrong claim in order to reject it
 To tell partially from not, take away what only speaks of the subject: what is left must itself be wrong in the way described. For example:
 - "says that the bridge was opened in 1884": "opened in 1884" is satisfied; "opened in 1883 or 1884" is partially; "often dated 1884, but it was 1883", or no year at all, is not
-- "leaves out the risks": no risk named is satisfied; a single one in passing where several matter is partially; the risks set out is not""",
+- "leaves out the risks": no risk named is satisfied; a single one in passing where several matter is partially; the risks set out is not
+- "makes claims without a source": most of them without one is satisfied; a few among many that have one is partially; each with its source is not""",
                        """- satisfied：存在标准所描述的缺陷
 - partially：存在该缺陷本身的一部分：点名的几处错误中有一处，错误的说法带有保留或在报告另一处写对了，或不该遗漏的内容只写了一半
 - not：没有该缺陷；报告谈到该话题而没有犯错，或提到错误的说法只是为了否定它，也属于这一项
 区分 partially 和 not 时，先去掉只是谈到该话题的内容：剩下的内容必须本身就是所描述的那种错误。例如：
 - “说该桥于1884年通车”：“1884年通车”为 satisfied；“1883年或1884年通车”为 partially；“常被写作1884年，实际是1883年”，或根本没有写年份，为 not
-- “没有写风险”：一项风险也没有提到为 satisfied；有几项重要风险而只顺带提到一项为 partially；写清了风险为 not"""),
+- “没有写风险”：一项风险也没有提到为 satisfied；有几项重要风险而只顺带提到一项为 partially；写清了风险为 not
+- “论断没有来源”：大多数论断没有来源为 satisfied；多数有来源而少数没有为 partially；每条都有来源为 not"""),
     ("negative", "_binary"): ("""- satisfied: the flaw is there, wholly or in good part
 - not: it is absent, or so slight that a careful reader would let it pass; also where the report tells a wrong claim in order to reject it""",
                               """- satisfied：存在该缺陷，全部或相当一部分
