@@ -1,4 +1,5 @@
 "The engine: the same bytes from any number of workers, checkpoints that outlive kills, one bad item among many, configs."
+import dataclasses
 import inspect
 import json
 import os
@@ -18,7 +19,7 @@ from scripted_model import ScriptedModel, turn
 from stepdr.artifacts import read_jsonl, root, write_jsonl
 from stepdr.config import InputError
 from stepdr.synthesis.filters import well_formed
-from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
+from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, checked_options, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
 
 HERE = Path(__file__).parent
 
@@ -364,6 +365,26 @@ def test_every_named_maker_is_there_and_takes_an_item():
     for source in SOURCES.values(): assert {"folder", "number", "seed", "out"} <= set(inspect.signature(find_function(source)).parameters)
 
 
+@pytest.mark.parametrize("maker, options, message", [
+    ("graph_question", {"settings": {"least_edges": 3}}, r"part\[1\].options.settings: is no table of its own; write its fields directly: options = \{least_edges = 3\}"),
+    ("hard_enough", {"research": {"turns": 9}}, r"options.research: .* write its fields directly: options = \{turns = 9\}"), ("reflection", {"research": {}}, r"options.research: .*options = \{turns"),
+    ("hard_enough", {"turns": 0}, r"options.turns: 0 is out of range"), ("walk_question", {"least_page": 1}, r"options.least_page: the maker walk_question has no such option; there is .*least_pages"),
+    ("verification", {"statements": "3"}, r"options.statements: expected int, got '3'"), ("drafted_report", {"plan_share": 2.0}, r"options.plan_share: 2.0 is out of range"), ("planning_task", {"view": "all"}, r"options.view: 'all' is none of outline, body")])
+def test_options_have_one_form_and_a_wrong_one_is_told_the_right(tmp_path, maker, options, message):
+    write_jsonl(tmp_path / "items.jsonl", [{"id": "a"}])
+    with pytest.raises(InputError, match=message): synth({"part": [{"name": "a", "maker": maker, "input": str(tmp_path / "items.jsonl"), "options": options}]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_makers_settings_are_options_by_their_names():
+    for name, known in MAKERS.items():
+        plan = maker_plan(find_function(known.function))
+        own = [key for key, default in plan.options.items() if dataclasses.is_dataclass(default)]
+        assert {"settings"} <= set(own) or not {"settings", "research"} & set(plan.options), (name, "settings need a default that tells their fields")
+        options = {field.name: getattr(plan.options[key], field.name) for key in own for field in dataclasses.fields(plan.options[key]) if field.name not in plan.options}
+        assert checked_options(plan, options, name) == {key: plan.options[key] for key in own if any(field.name in options for field in dataclasses.fields(plan.options[key]))}, name
+
+
 QUESTIONS = """
 seed = 3
 chunk = 4
@@ -374,8 +395,7 @@ input = "graph:graph"
 number = 10
 into = "tasks"
 sample = {fewest = 10, most = 20}
-[part.options]
-settings = {least_edges = 3}
+options = {least_edges = 3}
 """
 
 
@@ -396,7 +416,7 @@ def test_questions_from_the_shipped_facts_without_a_network(tmp_path):
     assert tasks and counts["sets"] == {"attempts": {"hard": 2 * tasks}, "tasks": {"hard": tasks}}, "what a guess does not solve is hard enough; the attempts are kept"
     synth(tmp_path / "hard.toml", tmp_path / "hard2", workers=2)
     for name in ("tasks.jsonl", "attempts.jsonl"): assert (tmp_path / "hard" / name).read_bytes() == (tmp_path / "hard2" / name).read_bytes(), name
-    with pytest.raises(InputError, match=r"options.fewst"): synth({"part": [{"name": "q", "maker": "graph_question", "input": f"graph:{tmp_path}/graph", "number": 2, "sample": {"fewst": 1}}]}, tmp_path / "three")
+    with pytest.raises(InputError, match=r"part\[1\].sample.fewst"): synth({"part": [{"name": "q", "maker": "graph_question", "input": f"graph:{tmp_path}/graph", "number": 2, "sample": {"fewst": 1}}]}, tmp_path / "three")
 
 
 def test_questions_from_walks_through_a_corpus(tmp_path):
@@ -414,8 +434,8 @@ def test_questions_from_walks_through_a_corpus(tmp_path):
     assert counts["parts"]["walked"]["kinds"].keys() <= {"the question does not join pages", "one search finds the answer", "the question tells what it should hide", "too few pages", "unfit"}
     assert synth({**config, "workers": 2}, tmp_path / "two")["parts"]["walked"]["rows"] == counts["parts"]["walked"]["rows"]
     assert outputs(tmp_path / "out" / "parts" / "walked") == outputs(tmp_path / "two" / "parts" / "walked")
-    config["part"][0]["sample"] = {"show": False, "settings": {"fewest": 2, "wrong": 1}}
-    with pytest.raises(InputError, match="options.settings.wrong: there is no such field"): synth(config, tmp_path / "three")
+    config["part"][0]["sample"] = {"show": False, "fewest": 2, "wrong": 1}
+    with pytest.raises(InputError, match=r"part\[1\].sample.wrong: drawing walks has no such option; there is .*fewest"): synth(config, tmp_path / "three")
 
 
 # everything offline
@@ -450,7 +470,7 @@ maker = "graph_question"
 input = "graph:graph"
 number = 6
 sample = {fewest = 10, most = 20}
-options = {settings = {least_edges = 3}}
+options = {least_edges = 3}
 [[part]]
 name = "hard"
 maker = "hard_enough"
@@ -465,7 +485,7 @@ number = 6
 into = "tasks"
 weight = 1
 sample = {show = false}
-options = {settings = {one_search = false}}
+options = {one_search = false}
 [[part]]
 name = "reflected"
 maker = "reflection"

@@ -48,6 +48,7 @@ class SeekingSettings:
     least_failed: int = setting(3, "attempts that must fail for a task to be hard enough", 1, 1000)
     least_score: int = setting(7, "least agreement with the plan that a judge must find, 0 to 10", 0, 10)
     least_share: float = setting(0.7, "least share of the plan's steps that were followed; a step partly followed counts half", 0.0, 1.0)
+    view: str = setting("outline", "what of a report its task is made from: title, abstract and headings, or the text without results", choices=("outline", "body"))
     def __post_init__(self):
         validate(self)
         if self.least_failed > self.attempts: raise InputError(f"seeking.least_failed: {self.least_failed} is more than seeking.attempts={self.attempts}")
@@ -160,7 +161,7 @@ def stopped(row): # an attempt's row -> (verdict, why) where it proves nothing, 
     found = dead_end(row)
     return found and ("dead end", ": ".join(map(str, found)))
 
-async def hard_enough(item, policy, client=None, provider=None, fetcher=None, workspace=None, language="", kit=None, research=None, attempts=0, least_failed=0, settings=None): # task row -> [task row or record, *trajectory rows]
+async def hard_enough(item, policy, client=None, provider=None, fetcher=None, workspace=None, language="", kit=None, research=ResearchSettings(), attempts=0, least_failed=0, settings=SeekingSettings()): # task row -> [task row or record, *trajectory rows]
     "The difficulty filter: keep a task that the policy fails at least `least_failed` times in `attempts` (0: as in the settings)."
     settings = as_settings(SeekingSettings, settings)
     settings = replace(settings, attempts=attempts or settings.attempts, least_failed=least_failed or min(settings.least_failed, attempts or settings.attempts))
@@ -213,6 +214,7 @@ def at_gap(quote, sentence): # quotation with GAP, sentence as it was -> the wor
 class RulePolicy:
     "A policy for the tool loop that searches, reads and copies, by rules; the same conversation always gets the same turn."
     name = "rules"
+    counted = False # no model reads what it is shown: its tokens are guesses for the agent's budget
     def __init__(self, topk=5, sentences=3): self.topk, self.most = topk, sentences # results of a query; sentences for a part of a report
 
     async def complete(self, messages, tools=None, max_tokens=None, temperature=None, on_text=None, **_): # -> Reply

@@ -85,11 +85,11 @@ def task_from_report(values, language="en", draw=0): # {"report"} -> reply
     return {"intent": "为决策准备" if zh else "to prepare a decision", "task": f"请研究以下各方面并写出有来源的报告：{listed}。" if zh else f"Research these matters and write a report with sources: {listed}.",
             "plan": [f"弄清{h}" if zh else f"Settle the part on {h}" for h in heads]}
 
-async def planning_task(item, client, language="", view="outline", settings=None): # {"id", "text", "language"} -> [task row] or [record]
+async def planning_task(item, client, language="", settings=SeekingSettings()): # {"id", "text", "language"} -> [task row] or [record]
     "The project task and the plan that would have led to a report."
     if not isinstance(item, dict) or not isinstance(item.get("text"), str) or not item["text"].strip(): return [malformed_item(item, "planning", "a report needs id and text")]
     settings = as_settings(SeekingSettings, settings)
-    language, frame = language or ("zh" if item.get("language") == "zh" else "en"), report_frame(item["text"], view)
+    language, frame = language or ("zh" if item.get("language") == "zh" else "en"), report_frame(item["text"], settings.view)
     name = f"planning-{item.get('id') or hashlib.blake2b(item['text'].encode(), digest_size=5).hexdigest()}"
     for draw in range(settings.rewrites + 1):
         try: reply = (await client.ask("task_from_report", language=language, draw=draw, report=frame)).value
@@ -97,7 +97,7 @@ async def planning_task(item, client, language="", view="outline", settings=None
         faults = given_away(reply["task"], item["text"]) + [f"step {n}: {fault}" for n, step in enumerate(reply["plan"], 1) for fault in given_away(step, item["text"], frame) if fault.startswith("gives away")]
         if not faults: break
     if faults: return [set_aside(name, "planning", "the task gives the report away", "; ".join(faults), reply=reply)]
-    return [task_row(name, language, reply["task"], "", [], reply["plan"], "planning", intent=reply["intent"], view=view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
+    return [task_row(name, language, reply["task"], "", [], reply["plan"], "planning", intent=reply["intent"], view=settings.view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
 
 # %% ../../nbs/392_planning.ipynb #822b8cf8
 def work_text(messages, most=60_000, result=600): # chat rows, characters in all and of one tool result -> text
@@ -136,7 +136,7 @@ def plan_verdict(agreement, finished, settings=SeekingSettings()): # -> (reason,
     if agreement["share"] < settings.least_share: return "strays from the plan", f"{agreement['share']:.0%} of the steps followed, {settings.least_share:.0%} needed"
 
 # %% ../../nbs/392_planning.ipynb #7ff34400
-async def planned_work(item, policy, client, provider=None, fetcher=None, workspace=None, language="", kit=None, research=None, attempts=1, settings=None): # task row with a plan -> list of trajectory rows and records
+async def planned_work(item, policy, client, provider=None, fetcher=None, workspace=None, language="", kit=None, research=ResearchSettings(), attempts=1, settings=SeekingSettings()): # task row with a plan -> list of trajectory rows and records
     "Let a policy work on a planned task (it does not see the plan), and keep the trajectories that followed it."
     if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k] for k in ("id", "query")) and isinstance(item.get("plan"), list) and item["plan"]): return [malformed_item(item, "planning", "a task needs id, query and plan")]
     settings = as_settings(SeekingSettings, settings)

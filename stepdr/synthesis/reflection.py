@@ -366,10 +366,12 @@ async def reflection_rows(task, client, policy, provider, workspace, fetcher=Non
                           retries=3, # attempts after the first
                           keep_first=True, # keep what is right at once
                           turns=20, # of one attempt
+                          research=ResearchSettings(), # further limits of an attempt
+                          settings=ReflectionSettings(), # further settings of the loop
                           ): # -> row or record
     "Attempts of an agent over a provider, with reflection between them."
-    attempt = AgentAttempts(policy, lambda room: provider_kit(room, provider, fetcher), Path(getattr(workspace, "folder", workspace)) / "attempts", replace(ResearchSettings(), turns=turns))
-    try: return await reflect_loop(task, attempt, client, task.get("language", language) if isinstance(task, dict) else language, ReflectionSettings(retries, keep_first))
+    attempt = AgentAttempts(policy, lambda room: provider_kit(room, provider, fetcher), Path(getattr(workspace, "folder", workspace)) / "attempts", replace(research, turns=turns))
+    try: return await reflect_loop(task, attempt, client, task.get("language", language) if isinstance(task, dict) else language, replace(settings, retries=retries, keep_first=keep_first))
     finally: await attempt.close()
 
 # %% ../../nbs/394_reflection.ipynb #cb88fe76

@@ -407,7 +407,7 @@ def hide_names(values, language="en", draw=0): # {"question", "answer", "words"}
     return {"question": text} if text != values["question"] else None
 
 # %% ../../nbs/393_seeking.ipynb #20c1b5c9
-async def graph_question(item, client, provider, language="en", settings=None, judge=None): # subgraph row -> [task row] or [record]
+async def graph_question(item, client, provider, language="en", settings=SeekingSettings(), judge=None): # subgraph row -> [task row] or [record]
     "A fuzzed question of several hops from a subgraph whose edges were checked by search; the judge is its second reader, the client where there is none."
     settings, language = as_settings(SeekingSettings, settings), language or "en"
     try: subgraph = read_subgraph(item)
@@ -525,7 +525,7 @@ def walk_faults(reply, paragraphs, settings=SeekingSettings()): # reply to quest
     return faults
 
 # %% ../../nbs/393_seeking.ipynb #e8c8a7ac
-async def walk_question(item, client, provider=None, language="", settings=None, judge=None): # walk record -> [task row] or [record]
+async def walk_question(item, client, provider=None, language="", settings=SeekingSettings(), judge=None): # walk record -> [task row] or [record]
     "A question that joins facts of several pages of a walk; `language` empty: that of the walk. The judge is its second reader, the client where there is none."
     settings = as_settings(SeekingSettings, settings)
     sound = isinstance(item, dict) and isinstance(item.get("paragraphs"), list) and all(isinstance(p, dict) and all(isinstance(p.get(k), str) for k in ("id", "url", "title", "text")) for p in item["paragraphs"])

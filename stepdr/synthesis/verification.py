@@ -347,9 +347,8 @@ def judge_conclusion(values, language="en", draw=0): # {"statement", "findings",
 
 # %% ../../nbs/395_verification.ipynb #5af9699a
 async def verification_row(item, client, provider, judge=None, fetcher=None, language="en", # {"id", "paragraph", "verdict"?, "url"?}; teacher; search; another teacher as the judge
-                           statements=4, # of a paragraph
-                           rounds=3, # of searching for a statement
+                           settings=VerificationSettings(),
                            ): # -> row or record
     "What the engine calls."
     language = item.get("language", language) if isinstance(item, dict) else language
-    return await verify_paragraph(item, client, provider_tools(provider, fetcher)(), judge, language, VerificationSettings(statements=statements, rounds=rounds))
+    return await verify_paragraph(item, client, provider_tools(provider, fetcher)(), judge, language, settings)
