@@ -143,6 +143,29 @@ def test_right_at_once_needs_no_teacher_for_the_same_words(tmp_path):
     assert run_async(reflect_loop(TASK, attempt, None, settings=ReflectionSettings(keep_first=False)))["kind"] == "easy"
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_statements_without_a_source_are_no_success(tmp_path, web, language):
+    "A right answer is asked for its sources in the agent's own voice; one that never names what was read is set aside."
+    said = {"en": "Jack Lemmon studied at Phillips Academy.", "zh": "杰克·莱蒙曾经就读于位于安多弗的 Phillips Academy 学校。"}[language]
+    task = {"id": "school", "language": language, "query": {"en": "Where did Jack Lemmon go to school?", "zh": "杰克·莱蒙在哪里上学？"}[language], "answer": "Phillips Academy", "aliases": []}
+    def run(name, cite):
+        def play(messages):
+            if "<reply>" in messages[-1]["content"]: return turn(json.dumps({"reason": "the same" if language == "en" else "相同", "verdict": "correct"}))
+            assert "<question>" not in messages[-1]["content"], "nobody is asked to doubt a right answer"
+            asked, results = sum(m["role"] == "user" for m in messages), [m["content"] for m in messages if m["role"] == "tool"]
+            if not results: return turn("", [("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon school"]})], reasoning="I search." if language == "en" else "我来搜索。")
+            return turn(f"<answer>{said[:-1]}{cite(asked, re.findall(r'web_[0-9a-f]{8}', results[0]))}{said[-1]}</answer>", reasoning="Done." if language == "en" else "好了。")
+        with ScriptedModel(play) as server:
+            return run_async(reflection_rows(task, TeacherClient(endpoint(server)), endpoint(server), ClosedWebProvider(web), tmp_path / name, retries=2))
+    row = run("sourced", lambda asked, ids: f" \\cite{{{ids[0]}}}" if asked > 1 else "")
+    assert row["success"] and row["meta"]["attempts"] == 2 and row["meta"]["wrong_answers"] == [] and citation_format([{**row, "kind": "research"}])[0]
+    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "tool", "assistant"] and said[:12] in row["messages"][-1]["reasoning_content"] and not find_hints(row["messages"][-1]["reasoning_content"])
+    for name, cite in (("bare", lambda asked, ids: ""), ("invented", lambda asked, ids: " \\cite{web_ffffffff}")):
+        record = run(name, cite)
+        assert (record["kind"], record["measure"], len(record["answers"])) == ("uncited", 3, 3) and said[:12] in record["reason"]
+    assert run("at once", lambda asked, ids: f" \\cite{{{ids[0]}}}")["meta"]["attempts"] == 1
+
+
 def test_every_failure_of_the_loop_is_a_record():
     async def attempt(question, history=None): return Attempt([{"role": "user", "content": question}, {"role": "assistant", "content": "<answer>Dart</answer>"}], "Dart", ended="answered")
     async def dead(question, history=None): raise EndpointError("no answer")

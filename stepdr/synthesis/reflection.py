@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CLAUSES', 'SENTENCES', 'CLAUSES_ZH', 'SENTENCES_ZH', 'WORDING', 'set_aside', 'aside_of', 'bad_item', 'find_hints',
            'cut_hints', 'remove_hints', 'mended_hints', 'clean_hints', 'Attempt', 'AgentAttempts', 'provider_tools',
-           'same_words', 'is_right', 'work_text', 'think_over', 'retry_text', 'question_parts', 'reflection',
-           'history_for', 'own_voice', 'numbered_calls', 'trajectory_row', 'ReflectionSettings', 'reflect_loop',
-           'finished', 'reflection_rows', 'hint_measures']
+           'same_words', 'is_right', 'states', 'uncited', 'work_text', 'think_over', 'ask_for_sources', 'retry_text',
+           'question_parts', 'reflection', 'history_for', 'own_voice', 'numbered_calls', 'trajectory_row',
+           'ReflectionSettings', 'reflect_loop', 'finished', 'reflection_rows', 'hint_measures']
 
 # %% ../../nbs/394_reflection.ipynb #93ca6bcc
 import asyncio
@@ -24,13 +24,13 @@ from ..config import setting, validate
 from ..llm import ContextTooLong, EndpointError, guess_tokens
 from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns
 from ..answers import compare_answers
-from ..rules import keywords, rule, sentences
+from ..rules import figures_in, keywords, rule, sentences
 from .attempts import on_background, same_answer
-from .filters import calls_of, malformed, words
+from .filters import calls_of, malformed, sources_read, words
 from ..tools.base import Toolbox
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
-from ..trajectory import neutralize, without_citations
+from ..trajectory import CITE_FORM, cited_ids, neutralize, without_citations
 
 # %% ../../nbs/394_reflection.ipynb #39ed71fd
 def set_aside(item, # JSON object with an id
@@ -180,6 +180,7 @@ class Attempt:
     answer: str  # "" if there is none
     tools: tuple = ()  # schemas of the tools
     ended: str = ""  # as ResearchResult.ended
+    read: tuple = ()  # ids of the paragraphs that tools showed; empty: those in the messages
 
 # %% ../../nbs/394_reflection.ipynb #d1b5754e
 class AgentAttempts:
@@ -199,7 +200,7 @@ class AgentAttempts:
             agent.messages = deepcopy(history)
             agent.save(question)
         result = await on_background(agent.run(question))
-        return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended)
+        return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended, tuple(self.toolbox.read))
 
     async def begin(self):
         "Make the workspace anew and open its tools."
@@ -230,10 +231,38 @@ async def is_right(reply, task, teacher, language="en"): # -> bool
     names = " / ".join(dict.fromkeys([task["answer"], *(task.get("aliases") or [])]))
     return (await teacher.ask("same_answer", None, language, question=task["query"], answer=names, reply=reply)).value["verdict"] == "correct"
 
+# %% ../../nbs/394_reflection.ipynb #9a88f3a0
+_LATE = re.compile(rf"([.!?。！？][\"”’)]*)\s*({CITE_FORM}(?:\s*{CITE_FORM})*)")
+
+_OPEN = re.compile(r"\b(?:uncertain|unclear|unknown|no (?:source|page|paragraph|result)s?|could not|(?:was|were|is) not (?:found|stated))\b|不确定|不清楚|没有找到|未找到|没有(?:来源|页面|段落)", re.IGNORECASE)
+
+def states(text): # a sentence -> bool
+    "Whether a sentence states something that can be looked up: not a heading, a question, an announcement, a name alone, or what is said to be open."
+    if _OPEN.search(text): return False
+    plain = re.sub(r"^\W*[A-Za-z]+", "", without_citations(text)) # a sentence's first word has a capital letter anyway
+    telling = figures_in(text) or re.search(r"\b[A-Z][a-z]{2,}", plain) or len(re.findall("[\u4e00-\u9fff]", plain)) >= 8
+    return bool(telling) and len(keywords(without_citations(text))) >= 4 and not re.match(r"\s*#", text) and text.rstrip()[-1:] not in "?？:："
+
+def uncited(answer, read): # text, ids of the paragraphs that were read -> list of sentences
+    "The statements of an answer that no citation of something read covers, its own or the next one in its paragraph."
+    found = []
+    for paragraph in _LATE.sub(lambda m: f" {m[2]}{m[1]}", answer).splitlines():
+        waiting = []
+        for text in sentences(paragraph):
+            cited = cited_ids(text)
+            if any(one in read for one in cited): waiting = []
+            elif cited or states(text): waiting.append(re.sub(r"\s+(?=[.!?]$)", "", without_citations(text).strip()))
+        found += waiting
+    return list(dict.fromkeys(found))
+
 # %% ../../nbs/394_reflection.ipynb #adf6fe96
 WORDING = {
-    "en": {"retry": "{reflection}\n\nNext:\n{plan}", "draft": "So far my answer would be: {answer}"},
-    "zh": {"retry": "{reflection}\n\n接下来：\n{plan}", "draft": "目前我的答案是：{answer}"},
+    "en": {"retry": "{reflection}\n\nNext:\n{plan}", "draft": "So far my answer would be: {answer}",
+           "uncited": "Not all of this has a source that I read: {statements}. What no paragraph says should not stand there as if one did.",
+           "sources": ["find among the results the paragraph that says it, or search for it", "write the answer again, each statement with its citation; leave out, or call uncertain, what has none"]},
+    "zh": {"retry": "{reflection}\n\n接下来：\n{plan}", "draft": "目前我的答案是：{answer}",
+           "uncited": "其中有些说法没有我读过的来源：{statements}。没有任何段落说过的话，不应当写得好像有来源一样。",
+           "sources": ["在已有的结果中找出这样说的段落，或者去搜索", "重新写出答案，每个说法都带上引用；没有来源的就去掉，或注明不确定"]},
 }
 
 def work_text(messages, most=24000): # chat rows, characters -> text
@@ -252,6 +281,11 @@ async def think_over(task, attempt, teacher, language): # -> {"doubts", "reflect
     return {"doubts": [d for d in value["doubts"] if d["turn"] <= turns], "reflection": neutralize(thought), "plan": [neutralize(step) for step in value["plan"]]}
 
 # %% ../../nbs/394_reflection.ipynb #73441ab2
+def ask_for_sources(statements, language): # as `uncited` gives them -> a thought, as `think_over` gives it
+    "What an agent thinks of a right answer that does not say from where: no teacher is needed for that."
+    listed = ", ".join(f"“{shrink(text, 160)}”" for text in statements[:5])
+    return {"doubts": [], "reflection": neutralize(WORDING[language]["uncited"].format(statements=listed)), "plan": list(WORDING[language]["sources"])}
+
 def retry_text(thought, language): # as `think_over` gives it -> what the agent reads before it goes on
     "A reflection and its plan as one text."
     return WORDING[language]["retry"].format(reflection=thought["reflection"].strip(), plan="\n".join(f"{n}. {step}" for n, step in enumerate(thought["plan"], 1)))
@@ -333,22 +367,27 @@ class ReflectionSettings:
 async def reflect_loop(task, attempt, teacher, language="en", settings=ReflectionSettings()): # attempt: async (question, history) -> Attempt
     "A trajectory that ends right, or a record of why there is none; all attempts stay in the record."
     if problem := bad_item(task, query=str, answer=str): return set_aside(task if isinstance(task, dict) else {"item": task}, "item", problem)
-    answers, thoughts, retries, last, history = [], [], [], None, None
+    answers, wrong, thoughts, retries, last, history = [], [], [], [], None, None
     try:
         for number in range(settings.retries + 1):
             last = await attempt(task["query"], history)
             answers.append(last.answer)
-            if await is_right(last.answer, task, teacher, language): break
-            if number == settings.retries: return set_aside(task, "wrong", f"wrong after {number + 1} attempts", number + 1, answers=answers, messages=last.messages, reflections=thoughts)
-            thoughts.append(await think_over(task, last, teacher, language))
+            right = await is_right(last.answer, task, teacher, language)
+            bare = uncited(last.answer, last.read or sources_read({"messages": last.messages})) if right else []
+            if right and not bare: break
+            if not right: wrong.append(last.answer)
+            if number == settings.retries:
+                said = f"still without a source after {number + 1} attempts: {'; '.join(bare)[:300]}" if right else f"wrong after {number + 1} attempts"
+                return set_aside(task, "uncited" if right else "wrong", said, number + 1, answers=answers, messages=last.messages, reflections=thoughts)
+            thoughts.append(ask_for_sources(bare, language) if right else await think_over(task, last, teacher, language))
             history = history_for(last, thoughts[-1], language)
             retries.append(history[-1]["content"])
-        return await finished(task, last, answers, thoughts, retries, teacher, language, settings)
+        return await finished(task, last, answers, wrong, thoughts, retries, teacher, language, settings)
     except (SetAside, EndpointError, ContextTooLong) as error:
         return aside_of(task, error, answers=answers, messages=last.messages if last else [], reflections=thoughts)
 
 # %% ../../nbs/394_reflection.ipynb #01fe10d3
-async def finished(task, last, answers, thoughts, retries, teacher, language, settings): # -> row or record
+async def finished(task, last, answers, wrong, thoughts, retries, teacher, language, settings): # -> row or record
     "The row of a right attempt, in one voice and without hints."
     if not retries and not settings.keep_first: return set_aside(task, "easy", "right at the first attempt", 1, answers=answers, messages=last.messages)
     rows = own_voice(last.messages, retries, language)
@@ -357,7 +396,7 @@ async def finished(task, last, answers, thoughts, retries, teacher, language, se
     own = sum(len(m.get(name) or "") for m in rows if m["role"] == "assistant" for name in ("reasoning_content", "content"))
     if hints["left"] or hints["characters"] > settings.most_hints * (own + hints["characters"]):
         return set_aside(task, "hints", f"{hints['left']} hints left, {hints['characters']} characters cut of {own + hints['characters']}", hints, answers=answers, messages=last.messages, reflections=thoughts)
-    row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers), wrong_answers=answers[:-1], reflections=thoughts, hints=hints)
+    row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers), wrong_answers=wrong, reflections=thoughts, hints=hints)
     if problem := malformed(row): return set_aside(task, "malformed", problem, answers=answers, messages=last.messages)
     return row
 
