@@ -586,10 +586,10 @@ Write the query to which the report below would be an excellent answer: as its r
 # %% ../nbs/04_prompts.ipynb #3bc66fdc
 add_prompt("draft_report", _object(thesis=_text("the main conclusion and what it rests on, in one or two sentences", most=1500), report=_text("the report in Markdown", most=60000)), """
 Write the report that answers the query from the findings below, which are raw results of tools with their ids.
-- Keep to the plan: its parts in its order, each answered or said to be open.
+- Keep to the plan: its parts in its order, each below a heading of its own, answered or said to be open in the words of the plan.
 - Turn findings into paragraphs that deduce: what is established, what follows from it, where sources disagree and which is to be believed, what it means for the reader. Compare and explain; do not string findings together.
 - Lists and tables only where items are truly parallel; no more than a fifth of the text.
-- After each sentence that rests on a finding its citation, \\cite{{ID}}. Cite only ids shown, and only for what they say. Nothing without a source but what follows from the cited.
+- After each sentence that rests on a finding its citation, \\cite{{ID}}. Write the ids as they are shown, several as \\cite{{ID,ID}}. Cite only ids shown, and only for what they say. Nothing without a source but what follows from the cited.
 =====
 <query>
 {query}
@@ -601,10 +601,10 @@ Write the report that answers the query from the findings below, which are raw r
 {findings}
 </findings>""", """
 根据下面的发现写出回答查询的报告。这些发现是带编号的工具原始结果。
-- 遵守计划：按其顺序写出各个部分，每一部分要么回答，要么说明尚无定论。
+- 遵守计划：按其顺序写出各个部分，每部分有自己的标题，要么回答，要么用计划的措辞说明尚无定论。
 - 把发现写成有推理的段落：已经确定了什么，由此得出什么，来源在何处不一致、应当相信哪个，对读者意味着什么。要比较和解释，不要罗列发现。
 - 只有条目确实并列时才使用列表和表格，总量不超过全文的五分之一。
-- 每一句有依据的话后面写上引用 \\cite{{ID}}。只引用给出的编号，且只用于它所说的内容。除了由引用内容推出的结论，不写没有来源的话。
+- 每一句有依据的话后面写上引用 \\cite{{ID}}。编号照原样写，几个编号写成 \\cite{{ID,ID}}。只引用给出的编号，且只用于它所说的内容。除了由引用内容推出的结论，不写没有来源的话。
 =====
 <query>
 {query}
@@ -693,15 +693,27 @@ add_prompt("rubrics_from_material", _object(
     rubrics=_list("the rubrics", _object(criterion=_text("one testable sentence about the report", most=600), axis={"type": "string", "enum": list(AXES), "description": "dimension"},
                   weight={"type": "integer", "enum": [*range(-5, 0), *range(1, 6)], "description": "1 to 5 by importance; -1 to -5 for a flaw"}, role=_ROLE), 5, 30)), """
 From the material below write the hidden summary of a research task, and the rubrics by which reports on it will be judged. The task itself is written later, from your rubrics.
-Each rubric must be atomic (one requirement, no "and"), verifiable (yes or no from the report alone, with the names, numbers or sources that it takes), unambiguous (two experts would agree), independent (true or false without regard to the others) and aligned (it matters to the task).
-Use several axes. Some rubrics are explicit, some implicit. Add negative ones, with a negative weight, for flaws that really occur: a likely wrong value, an outdated source, a missing warning, advice that does harm; each says what the flaw is, not that it is absent.
+Each rubric must be
+- atomic: one requirement in one sentence, no "and" between two;
+- verifiable: yes or no from the report alone, with the names, numbers or sources that it takes; no praise ("comprehensive", "appropriate") without its measure;
+- unambiguous: two experts would agree; no "several", "relevant", "etc.", "ideally" that leaves open what counts;
+- independent: true or false without regard to the others, and the only one to test its fact: not a second time in other words, and not from the other side, as its wrong value beside its right one;
+- aligned: it matters to the task.
+Use at least two axes. Some rubrics are explicit, some implicit. Add negative ones, with a negative weight, for flaws that really occur: a likely wrong value of a fact that no other rubric tests, an outdated source, a missing warning, advice that does harm; each says what the flaw is, not that it is absent.
+A rubric that breaks this is dropped, and at least five must be left, of all three roles: write some more.
 =====
 <material>
 {material}
 </material>""", """
 根据下面的材料，写出一项研究任务的隐藏摘要，以及用来评判相关报告的评分细则。任务本身稍后再根据你的细则来写。
-每条细则必须是原子的（只有一个要求，不含"以及"）、可核查的（仅凭报告就能回答是或否，写明所需的名称、数字或来源）、无歧义的（两位专家会得出相同判断）、独立的（真假与其他细则无关）、切题的（对任务重要）。
-使用多个维度。有些细则是明确要求的（explicit），有些是隐含的（implicit）。再加上权重为负的负面细则（negative），针对确实会出现的缺陷：可能被弄错的数值、过时的来源、缺失的警示、有害的建议；每条写出缺陷是什么，而不是写它不存在。
+每条细则必须是：
+- 原子的：一句话，只有一个要求，不用"以及"连接两个要求；
+- 可核查的：仅凭报告就能回答是或否，写明所需的名称、数字或来源；不用没有衡量标准的赞语（如"全面""恰当"）；
+- 无歧义的：两位专家会得出相同判断；不用"若干""相关的""等""最好"这类说不清包括什么的词；
+- 独立的：真假与其他细则无关，并且只有它考查这一事实：不换个说法再考一次，也不从反面再考一次（一条写正确的数值，另一条写错误的数值）；
+- 切题的：对任务重要。
+至少使用两个维度。有些细则是明确要求的（explicit），有些是隐含的（implicit）。再加上权重为负的负面细则（negative），针对确实会出现的缺陷：其他细则没有考查的事实可能被弄错的数值、过时的来源、缺失的警示、有害的建议；每条写出缺陷是什么，而不是写它不存在。
+违反这些要求的细则会被删去，而至少要剩下五条，三种角色都有：请多写几条。
 =====
 <material>
 {material}
@@ -712,7 +724,7 @@ add_prompt("task_from_rubrics", _object(
     task=_text("the task as its user would write it", most=4000),
     roles=_list("one for each rubric, in order", _object(number=_number("of the rubric", 1, 100), reason=_text("what in the task asks for it, or why it is expected or a flaw", most=500), role=_ROLE), 1, 100)), """
 Write the task that a user would give to a research agent, so that reports on it can be judged by the rubrics below. Then judge the role of each rubric anew, from the task as you wrote it.
-- The task asks for what an ordinary user of this kind would ask for, in natural words. It must not read like a list of criteria, nor give away facts, figures or conclusions that the rubrics test.
+- The task asks for what an ordinary user of this kind would ask for, in natural words. It must not read like a list of criteria, nor repeat their wording, nor give away facts, figures or conclusions that the rubrics test; the limits of what is asked (period, place, size) it states.
 - Some rubrics test what the user asks for; some what an expert would do unasked: leave these out of the task.
 =====
 <summary>
@@ -722,7 +734,7 @@ Write the task that a user would give to a research agent, so that reports on it
 {rubrics}
 </rubrics>""", """
 写出一个用户会交给研究智能体的任务，使针对它的报告可以用下面的细则来评判。然后根据你写出的任务，重新判断每条细则的角色。
-- 任务要像这类普通用户那样用自然的语言提出要求。它不能读起来像一份标准清单，也不能透露细则所考查的事实、数据或结论。
+- 任务要像这类普通用户那样用自然的语言提出要求。它不能读起来像一份标准清单，不能照抄细则的措辞，也不能透露细则所考查的事实、数据或结论；所问内容的范围（时期、地点、规模）则要写明。
 - 有些细则考查用户要求的内容，有些考查专家不经要求也会做的事：后者不要写进任务。
 =====
 <summary>
@@ -737,8 +749,15 @@ add_prompt("judge_consistency", _object(
     rubrics=_list("one for each rubric, in order", _object(number=_number("of the rubric", 1, 100), broken=_list("principles that it breaks", {"type": "string", "enum": list(PRINCIPLES)}, 0, 5),
                   role=_ROLE), 1, 100),
     problems=_list("contradictions between summary, rubrics and task; requirements of the task that no rubric covers; rubrics that the task cannot meet; answers given away", _text("one problem", most=600)),
-    score=_number("0: they do not belong together; 5: usable after changes; 8: small blemishes; 10: nothing to find", 0, 10)), """
-You check a research task before it is used: its hidden summary, its rubrics and the task against each other. You did not write them. For each rubric say which of the principles it breaks (atomic, verifiable, unambiguous, independent, aligned) and which role it has for this task. Then list problems between the three, and score their consistency.
+    score=_number("of summary, task and the rubrics that are left. 0: they do not belong together; 5: usable after changes; 8: small blemishes; 10: nothing to find", 0, 10)), """
+You check a research task before it is used: its hidden summary, its rubrics and the task against each other. You did not write them.
+For each rubric say which of the principles it breaks, and which role it has for this task. The principles:
+- atomic: one requirement
+- verifiable: yes or no from the report alone
+- unambiguous: two experts would agree
+- independent: no other rubric tests the same fact, in other words or from its other side; where two do, name the one that matters less
+- aligned: it matters to the task
+A rubric that breaks one is dropped, and the others stay. Then list problems between summary, task and the rubrics that are left, and score how consistent these are.
 =====
 <summary>
 {summary}
@@ -749,7 +768,14 @@ You check a research task before it is used: its hidden summary, its rubrics and
 <task>
 {task}
 </task>""", """
-你在一项研究任务投入使用之前对它进行检查：把隐藏摘要、评分细则和任务相互对照。它们不是你写的。对每条细则，指出它违反了哪些原则（atomic 原子、verifiable 可核查、unambiguous 无歧义、independent 独立、aligned 切题），以及它对这个任务的角色。然后列出三者之间的问题，并为它们的一致性打分。
+你在一项研究任务投入使用之前对它进行检查：把隐藏摘要、评分细则和任务相互对照。它们不是你写的。
+对每条细则，指出它违反了哪些原则，以及它对这个任务的角色。原则如下：
+- atomic（原子）：只有一个要求
+- verifiable（可核查）：仅凭报告就能回答是或否
+- unambiguous（无歧义）：两位专家会得出相同判断
+- independent（独立）：没有其他细则考查同一事实，无论是换个说法还是从反面考查；如有这样的两条，指出较不重要的一条
+- aligned（切题）：对任务重要
+违反原则的细则会被删去，其余保留。然后列出摘要、任务与剩下的细则之间的问题，并为它们的一致性打分。
 =====
 <summary>
 {summary}
@@ -859,8 +885,10 @@ SCHEMA_WORDS = { # what a schema says of a field -> the same in Chinese
     "the query": "查询",
     "the main conclusion and what it rests on, in one or two sentences": "用一两句话写出主要结论及其依据",
     "the report in Markdown": "Markdown 格式的报告",
-    "points that matter to the query and stand only in the first": "对查询重要、只在第一份中出现的内容",
+    "points that stand only in the first": "只在第一份中出现的内容",
     "one point": "一点内容",
+    "which words of the query ask for it, or what its reader would miss without it": "查询中哪些话要求了它，或者没有它读者会缺少什么",
+    "what it is worth to who asked the query": "它对提出查询的人有多大价值",
     "points that stand only in the second": "只在第二份中出现的内容",
     "which explains more, and by what": "哪一份解释得更多，体现在哪里",
     "which is deeper": "哪一份更有深度",
@@ -878,7 +906,7 @@ SCHEMA_WORDS = { # what a schema says of a field -> the same in Chinese
     "principles that it breaks": "它违反的原则",
     "contradictions between summary, rubrics and task; requirements of the task that no rubric covers; rubrics that the task cannot meet; answers given away": "摘要、细则和任务之间的矛盾；没有细则涵盖的任务要求；任务无法满足的细则；被泄露的答案",
     "one problem": "一个问题",
-    "0: they do not belong together; 5: usable after changes; 8: small blemishes; 10: nothing to find": "0：彼此不相符；5：修改后可用；8：有小瑕疵；10：无可挑剔",
+    "of summary, task and the rubrics that are left. 0: they do not belong together; 5: usable after changes; 8: small blemishes; 10: nothing to find": "针对摘要、任务与剩下的细则。0：彼此不相符；5：修改后可用；8：有小瑕疵；10：无可挑剔",
     # judging
     "what in the report decides it": "报告中决定结论的内容",
     "the verdict that follows from the explanation": "由说明得出的结论",

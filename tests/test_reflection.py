@@ -414,7 +414,7 @@ def test_rules_find_what_was_damaged():
 
 
 RUBRICS = [("States that the bridge was opened in 1883", 4, "Explicit Criteria", "explicit"), ("Names Joseph Locke as the engineer", 3, "Explicit Criteria", "explicit"), ("Explains why iron was preferred to stone", 3, "Synthesis of Information", "implicit"),
-           ("Gives at least two sources from before 1900", 2, "References & Citation Quality", "implicit"), ("Gives 1884 as the year in which the bridge opened", -4, "Explicit Criteria", "negative"), ("Is comprehensive and well-written", 1, "Communication Quality", "implicit")]
+           ("Gives at least two sources from before 1900", 2, "References & Citation Quality", "implicit"), ("Says that the bridge still carries trains today", -4, "Explicit Criteria", "negative"), ("Is comprehensive and well-written", 1, "Communication Quality", "implicit")]
 MATERIAL = "The bridge over the Exe was opened in 1883. Joseph Locke was its engineer; iron was preferred to stone for its price."
 
 
@@ -437,14 +437,14 @@ def test_two_steps_over_http(tmp_path):
         assert "reason" not in row, row
         assert len(other.requests) == 1 and [r["role"] for r in row["rubrics"]] == ["explicit", "explicit", "implicit", "implicit", "negative"] and [r["weight"] for r in row["rubrics"]] == [4.0, 3.0, 3.0, 2.0, -4.0]
         assert [d["rubric"]["criterion"] for d in row["meta"]["rubrics_dropped"]] == ["Is comprehensive and well-written"] and row["meta"]["consistency"] == 9
-        assert "hidden" not in row["query"] and given_away(row["query"], row["rubrics"]) == []
+        assert "hidden" not in row["query"] and not given_away(row["query"], row["rubrics"])
 
 
 @pytest.mark.parametrize("kind,name,key,value", [
     ("roles", "task_from_rubrics", "roles", lambda v: [{**v[0], "role": "implicit"}, *v[1:]]), ("given away", "task_from_rubrics", "task", lambda v: v + " Say whether the bridge was really opened in 1883, as States that the bridge was opened in 1883 says."),
     ("inconsistent", "judge_consistency", "score", lambda v: 4), ("principles", "judge_consistency", "rubrics", lambda v: [{**v[0], "broken": ["aligned"]}, *v[1:]]),
     ("roles", "judge_consistency", "rubrics", lambda v: [{**v[2], "number": 1}, *v[1:]]), ("rubrics", "rubrics_from_material", "rubrics", lambda v: v[:4] + [{**v[0], "criterion": f"{w} the bridge is nice and well-written"} for w in ("Says", "Tells")])])
-def test_any_disagreement_discards_the_sample(tmp_path, kind, name, key, value):
+def test_a_disagreement_discards_a_sample_that_can_spare_no_rubric(tmp_path, kind, name, key, value):
     def change(asked, reply): return {**reply, key: value(reply[key])} if asked == name else reply
     with ScriptedModel(lambda messages: rubric_model(messages, change)) as server:
         made = run_async(rubric_task({"id": "exe", "material": MATERIAL}, TeacherClient(endpoint(server), cache=tmp_path)))

@@ -189,7 +189,7 @@ def rubric_problems(row): # a row of good form -> list of (field, reason, level)
     if professional and len(rubrics) > RUBRICS[1]: found.append(("rubrics", f"{len(rubrics)} rubrics, at most {RUBRICS[1]}", "error"))
     if professional and not any(rubric.get("fatal") for rubric in rubrics): found.append(("rubrics", "no fatal rubric", "error"))
     away = given_away(row["query"], rubrics, 14 if row["language"] == "zh" else 7) # a Chinese word has about two characters
-    found += [("rubrics", f"the query gives away {reason}", "note") for reason in away if not (professional and "the figure" in reason)] # a case states its figures
+    found += [("rubrics", f"the query gives away rubric {number}: {what}", "note") for number, what in away.items() if not (professional and what.startswith("the figure"))] # a case states its figures
     return found
 
 # %% ../../nbs/84_queries.ipynb #375af7f1

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['VERBS', 'VERBS_ZH', 'PRAISE', 'PRAISE_ZH', 'OUTSIDE', 'VAGUE', 'OPEN', 'HEDGE', 'VAGUE_ZH', 'POINTS', 'FORM',
            'ABSENCE', 'not_atomic', 'anchored', 'not_verifiable', 'not_unambiguous', 'content', 'likeness',
-           'not_independent', 'not_aligned', 'rubric_faults', 'sift_rubrics', 'set_faults', 'given_away',
-           'disagreements', 'RubricSettings', 'first_step', 'second_step', 'third_look', 'two_steps', 'task_row',
-           'plain_text', 'telling_sentences', 'other_figure', 'small_first', 'topics_of', 'rubrics_from_material',
-           'role_by_rule', 'task_from_rubrics', 'judge_consistency', 'rubric_task']
+           'not_independent', 'tested', 'same_fact', 'not_aligned', 'rubric_faults', 'sift_rubrics', 'drop_twins',
+           'set_faults', 'given_away', 'disagreements', 'RubricSettings', 'without_flagged', 'told', 'first_step',
+           'second_step', 'third_look', 'two_steps', 'task_row', 'plain_text', 'telling_sentences', 'other_figure',
+           'small_first', 'topics_of', 'rubrics_from_material', 'role_by_rule', 'task_from_rubrics',
+           'judge_consistency', 'rubric_task']
 
 # %% ../../nbs/396_rubrics.ipynb #c7aba254
 import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 from ..client import SetAside
 from ..config import setting, validate
@@ -101,6 +103,27 @@ def not_independent(criterion, others, most=0.8): # other criteria; likeness abo
         if contained and likeness(criterion, other) >= most and numbers == re.findall(r"\d+(?:\.\d+)?", other): return f"nearly the same as {other[:80]!r}"
     return ""
 
+# %% ../../nbs/396_rubrics.ipynb #71624804
+_FIGURE = re.compile(r"(?:\b\d{1,2}\s+)?\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?\s+(?:\d{1,2},?\s+)?\d{4}\b|\d{4}\s*年(?:\s*\d{1,2}\s*月)?(?:\s*\d{1,2}\s*[日号])?|\b\d{4}-\d\d(?:-\d\d)?\b|\d+(?:[.,]\d+)*")
+_ASKING = frozenset(word[:-1] if word.endswith("s") else word for word in VERBS.split("|")) | set("year date day figure number value amount claim say said put set have ha had wrong wrongly instead rather than which when".split()) # `ha` is what `content` makes of `has`
+
+def tested(criterion): # -> (figures and dates, what it is about, names inside it)
+    "What a criterion with a figure tests, its verb aside."
+    bare = _FIGURE.sub(" ", criterion)
+    about = {word for word in content(bare) - _ASKING if not re.fullmatch("(?:指出|给出|声称|说明|认为|列出|提到|报告|称为).*", word)}
+    return {" ".join(found.split()) for found in _FIGURE.findall(criterion)}, about, set(re.findall(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w-]+", bare))
+
+def same_fact(one, other): # rubric rows -> reason, or ""
+    "Whether two rubrics test one figure: its right and its wrong value, or the same value twice."
+    (figures, about, names), (figures_, about_, names_) = tested(one["criterion"]), tested(other["criterion"])
+    if not figures or not figures_ or min(len(about), len(about_)) < 2 or (names - names_ and names_ - names): return ""
+    least = 1.0 if all(map(str.isascii, about | about_)) else 0.8 # pairs of characters reach over the edges of words
+    if len(about & about_) < least * min(len(about), len(about_)): return ""
+    if (one["role"] == "negative") != (other["role"] == "negative"):
+        return f"the other side of {other['criterion'][:80]!r}" if len(figures) == len(figures_) == 1 or figures & figures_ else ""
+    plain = all(re.fullmatch(r"\d{1,2}|(?:1\d|20)\d\d", figure) for figure in figures) # a year or a small number stands in many facts
+    return f"the same figure as {other['criterion'][:80]!r}" if figures == figures_ and (not plain or about == about_) else ""
+
 # %% ../../nbs/396_rubrics.ipynb #fefe1c7a
 FORM = re.compile(r"\b(?:sections?|headings?|headers?|format(?:s|ted)?|markdown|bullets?|tables?|cit(?:es?|ations?)|sources?|references?|links?|urls?|words?|language|english|chinese|conclusion|introduction|summary|paragraphs?|length|tone|typos?|grammar)\b|章节|标题|格式|表格|列表|引用|来源|参考|链接|字数|语言|结论|引言|摘要|段落|篇幅|语气|错别字", re.IGNORECASE)
 ABSENCE = re.compile(r"\b(?:avoids?|refrains?\s+from|is\s+free\s+(?:of|from)|abstains?|contains?\s+no\s+(?:errors?|mistakes?|false)|without\s+(?:any\s+)?(?:errors?|mistakes?))\b|避免(?:了)?|杜绝|没有(?:任何)?(?:错误|失误)", re.IGNORECASE)
@@ -134,6 +157,17 @@ def sift_rubrics(rubrics, about=""): # -> (kept rows, list of {"rubric", "faults
         else: kept.append(rubric)
     return kept, dropped
 
+def drop_twins(rubrics): # -> (kept rows, list of {"rubric", "faults"})
+    "Of two rubrics that test one fact one stays: the one that tests the right value, unless the other is the last of its role."
+    kept, dropped = list(rubrics), []
+    for one, other in combinations(rubrics, 2):
+        if one not in kept or other not in kept or not same_fact(other, one): continue
+        weaker = sorted((other, one), key=lambda rubric: rubric["role"] != "negative")
+        gone = next((rubric for rubric in weaker if sum(k["role"] == rubric["role"] for k in kept) > 1), weaker[0])
+        kept.remove(gone)
+        dropped.append({"rubric": gone, "faults": {"independent": same_fact(gone, one if gone is other else other)}})
+    return kept, dropped
+
 # %% ../../nbs/396_rubrics.ipynb #65a2eab0
 def set_faults(rubrics, least=5, axes=2): # -> list of lines
     "What is wrong with the rubrics of one task as a whole."
@@ -145,16 +179,17 @@ def set_faults(rubrics, least=5, axes=2): # -> list of lines
     return wrong
 
 # %% ../../nbs/396_rubrics.ipynb #48c3a9e3
-def given_away(task, rubrics, run=7): # text, rubric rows, words in a row that are too many -> list of lines
+def given_away(task, rubrics, run=7): # text, rubric rows, words in a row that are too many -> {number of a rubric: what of it stands in the task}
     "What a task says of what its rubrics test."
-    found, own = [], words(task)
+    found, own = {}, words(task)
     grams = {tuple(own[i:i + run]) for i in range(len(own) - run + 1)}
     figures = {f for f in re.findall(r"\d+(?:,\d+)*(?:\.\d+)?", task)}
     for number, rubric in enumerate(rubrics, 1):
+        if rubric.get("axis") == "Instruction Following": continue
         theirs = words(rubric["criterion"])
         shared = [f for f in re.findall(r"\d+(?:,\d+)*(?:\.\d+)?", rubric["criterion"]) if f in figures and len(f.replace(",", "")) > 2 and not re.fullmatch(r"(?:1[5-9]|20)\d\d", f)]
-        if shared: found.append(f"rubric {number}: the figure {shared[0]}")
-        elif any(tuple(theirs[i:i + run]) in grams for i in range(len(theirs) - run + 1)): found.append(f"rubric {number}: its wording")
+        if shared: found[number] = f"the figure {shared[0]}"
+        elif any(tuple(theirs[i:i + run]) in grams for i in range(len(theirs) - run + 1)): found[number] = "its wording"
     return found
 
 # %% ../../nbs/396_rubrics.ipynb #b12d5b4e
@@ -169,41 +204,59 @@ class RubricSettings:
     least: int = setting(5, "rubrics that a task must have after the rules", 1, 100)
     axes: int = setting(2, "different axes that they must have", 1, 6)
     score: int = setting(8, "least consistency score of the judge, 0 to 10", 0, 10)
-    broken: int = setting(0, "rubrics in which the judge may find a principle broken", 0, 100)
+    flagged: float = setting(0.25, "share of the rubrics that the two looks may flag and that are dropped; more of them discard the sample, and with 0 any one does", 0.0, 1.0)
+    tested: float = setting(0.5, "share of the explicit rubrics' weight that must be left after that", 0.0, 1.0)
     material: int = setting(40_000, "characters of the material that are shown", 200, 10_000_000)
     def __post_init__(self): validate(self)
 
+# %% ../../nbs/396_rubrics.ipynb #2b8e6cc1
+def without_flagged(written, rubrics, flags, settings=RubricSettings()): # rubrics of which the task was written, those left so far, {number of one left: {what: reason}} -> (kept, dropped, list of lines: why it is no task any more)
+    "Drop what was flagged, and look whether the rest is still a task."
+    kept = [rubric for number, rubric in enumerate(rubrics, 1) if number not in flags]
+    dropped = [{"rubric": rubrics[number - 1], "faults": faults} for number, faults in sorted(flags.items())]
+    wrong = [f"{len(written) - len(kept)} of {len(written)} rubrics are flagged, at most {settings.flagged:.0%}"] if len(written) - len(kept) > settings.flagged * len(written) else []
+    before, after = (sum(r["weight"] for r in rows if r["role"] == "explicit") for rows in (written, kept))
+    if after < settings.tested * before: wrong.append(f"the task asks for what no rubric tests any more: {before - after} of the explicit weight of {before}")
+    return kept, dropped, wrong + (set_faults(kept, settings.least, settings.axes) if flags else [])
+
+def told(flags): # {number: {what: reason}} -> text
+    return ", ".join(f"rubric {number} {'; '.join(faults.values())}" for number, faults in sorted(flags.items()))
+
 # %% ../../nbs/396_rubrics.ipynb #33bd1ff5
 async def first_step(item, client, language, settings): # -> (summary, kept rubrics, dropped), or a record
-    "Hidden summary and rubrics; those that break a rule are left out."
+    "Hidden summary and rubrics; those that break a rule are left out, and of two that test one fact one."
     material = item["material"][:settings.material]
     value = (await client.ask("rubrics_from_material", None, language, material=material)).value
     kept, dropped = sift_rubrics(value["rubrics"], f"{value['summary']}\n{material}")
+    kept, twins = drop_twins(kept)
     if wrong := set_faults(kept, settings.least, settings.axes):
-        return set_aside(item, "rubrics", "; ".join(wrong), len(kept), summary=value["summary"], rubrics=value["rubrics"], dropped=dropped)
-    return value["summary"], kept, dropped
+        return set_aside(item, "rubrics", "; ".join(wrong), len(kept), summary=value["summary"], rubrics=value["rubrics"], dropped=dropped + twins)
+    return value["summary"], kept, dropped + twins
 
 # %% ../../nbs/396_rubrics.ipynb #acbb13bb
-async def second_step(item, summary, rubrics, client, language): # -> task text, or a record
+async def second_step(item, summary, rubrics, client, language, settings): # -> (task text, kept rubrics, dropped), or a record
     "The task from the criteria, without their roles, which are judged again."
     value = (await client.ask("task_from_rubrics", None, language, summary=summary, rubrics=[r["criterion"] for r in rubrics])).value
-    made = {"summary": summary, "rubrics": rubrics, "task": value["task"], "roles": value["roles"]}
-    if differ := disagreements(rubrics, value["roles"]):
-        return set_aside(item, "roles", "the roles differ: " + ", ".join(f"rubric {d['number']} {d['first']}, then {d['again']}" for d in differ), len(differ), **made)
-    if away := given_away(value["task"], rubrics): return set_aside(item, "given away", "the task gives away " + "; ".join(away), len(away), **made)
-    return value["task"]
+    differ = {d["number"]: {"role": f"{d['first']}, then {d['again']}"} for d in disagreements(rubrics, value["roles"])}
+    away = {number: {"given away": f"is given away: {what}"} for number, what in given_away(value["task"], rubrics).items()}
+    flags = {number: {**differ.get(number, {}), **away.get(number, {})} for number in {**differ, **away}}
+    kept, dropped, wrong = without_flagged(rubrics, rubrics, flags, settings)
+    if wrong: return set_aside(item, "roles" if differ else "given away", "; ".join([told(flags), *wrong]), len(flags), summary=summary, rubrics=rubrics, task=value["task"], roles=value["roles"])
+    return value["task"], kept, dropped
 
 # %% ../../nbs/396_rubrics.ipynb #f28ddbf2
-async def third_look(item, summary, rubrics, task, judge, language, settings): # -> {"score", "problems"}, or a record
+async def third_look(item, summary, written, rubrics, task, judge, language, settings): # written: rubrics of which the task was written -> ({"score", "problems"}, kept rubrics, dropped), or a record
     "An independent judge on the three together."
     value = (await judge.ask("judge_consistency", None, language, summary=summary, task=task,
                              rubrics=[f"{r['criterion']} (weight {r['weight']}, {r['axis']})" for r in rubrics])).value
+    broken = {row["number"]: {principle: f"breaks {principle}" for principle in row["broken"]} for row in value["rubrics"] if row["broken"]}
+    differ = {d["number"]: {"role": f"{d['first']}, for the judge {d['again']}"} for d in disagreements(rubrics, value["rubrics"])}
+    flags = {number: {**broken.get(number, {}), **differ.get(number, {})} for number in {**broken, **differ}}
+    kept, dropped, wrong = without_flagged(written, rubrics, flags, settings)
     made = {"summary": summary, "rubrics": rubrics, "task": task, "judged": value}
-    broken = [row for row in value["rubrics"] if row["broken"]]
-    if len(broken) > settings.broken: return set_aside(item, "principles", "the judge finds broken: " + ", ".join(f"rubric {r['number']} {'/'.join(r['broken'])}" for r in broken), len(broken), **made)
-    if differ := disagreements(rubrics, value["rubrics"]): return set_aside(item, "roles", f"the judge gives {len(differ)} rubrics another role", len(differ), **made)
+    if wrong: return set_aside(item, "principles" if broken else "roles", "; ".join([f"the judge: {told(flags)}", *wrong]), len(flags), **made)
     if value["score"] < settings.score: return set_aside(item, "inconsistent", f"consistency {value['score']} of 10, at least {settings.score}" + (f": {value['problems'][0]}" if value["problems"] else ""), value["score"], **made)
-    return {"score": value["score"], "problems": value["problems"]}
+    return {"score": value["score"], "problems": value["problems"]}, kept, dropped
 
 # %% ../../nbs/396_rubrics.ipynb #32f8d8ca
 async def two_steps(item, client, judge=None, language="en", settings=RubricSettings()): # -> task row, or a record
@@ -213,20 +266,23 @@ async def two_steps(item, client, judge=None, language="en", settings=RubricSett
     try:
         first = await first_step(item, client, language, settings)
         if isinstance(first, dict): return first
-        made["summary"], made["rubrics"], dropped = first
-        task = await second_step(item, made["summary"], made["rubrics"], client, language)
-        if isinstance(task, dict): return task
-        made["task"] = task
-        judged = await third_look(item, made["summary"], made["rubrics"], task, judge or client, language, settings)
+        made["summary"], made["rubrics"], ruled = first
+        second = await second_step(item, made["summary"], made["rubrics"], client, language, settings)
+        if isinstance(second, dict): return second
+        made["task"], left, flagged = second
+        third = await third_look(item, made["summary"], made["rubrics"], left, made["task"], judge or client, language, settings)
     except SetAside as error: return aside_of(item, error, **made)
-    return judged if "reason" in judged else task_row(item, task, made["summary"], made["rubrics"], dropped, judged, language)
+    if isinstance(third, dict): return third
+    judged, kept, more = third
+    return task_row(item, made["task"], made["summary"], kept, ruled, flagged + more, judged, language)
 
 # %% ../../nbs/396_rubrics.ipynb #62d77aec
-def task_row(item, task, summary, rubrics, dropped, judged, language): # -> task row
+def task_row(item, task, summary, rubrics, ruled, flagged, judged, language): # ruled, flagged: what was dropped before and after the task was written, as {"rubric", "faults"} -> task row
     "A task as the environment, the judge and the evaluation take it."
     return {"id": f"rubrics-{item['id']}", "kind": "research", "split": item.get("split", "train"), "language": language, "query": neutralize(task), "answer": "", "aliases": [], "plan": item.get("plan") or [],
             "rubrics": [{"criterion": r["criterion"], "weight": float(r["weight"]), "axis": r["axis"], "role": r["role"]} for r in rubrics],
-            "meta": {"summary": summary, "source": item["id"], "consistency": judged["score"], "problems": judged["problems"], "rubrics_dropped": dropped}}
+            "meta": {"summary": summary, "source": item["id"], "consistency": judged["score"], "problems": judged["problems"], "rubrics_dropped": ruled + flagged,
+                     "untested": [one["rubric"]["criterion"] for one in flagged if one["rubric"]["role"] == "explicit"]}}
 
 # %% ../../nbs/396_rubrics.ipynb #9af928a5
 _WORDS = {"en": {"covers": "Covers {}", "states": "States that {}", "source": "Cites a source for each figure", "task": "I have to decide on matters of {} and need a report with sources. Please go into {}.", "and": " and ", "comma": ", ",
@@ -278,12 +334,13 @@ def rubrics_from_material(values, language="en", draw=0): # {"material"} -> repl
     say, material = _WORDS["zh" if language == "zh" else "en"], values["material"]
     title, heads = topics_of(material, language)
     facts = [f for f in map(small_first, telling_sentences(material)) if not rubric_faults({"criterion": say["states"].format(f), "role": "implicit"}, (), material)]
-    flaw = next((wrong for wrong in (other_figure(f, material) for f in facts[4:] + facts[:1]) if wrong), "")
-    if not title or len(heads) < 2 or len(facts) < 2 or not flaw: return None
+    source, flaw = next(((fact, wrong) for fact in facts[4:] + facts[:1] if (wrong := other_figure(fact, material))), ("", ""))
+    facts = [fact for fact in facts[:5] if fact != source][:4] # what the flaw is about is tested once
+    if not title or len(heads) < 2 or not facts or not flaw: return None
     rows = [{"criterion": say["covers"].format(h), "axis": "Explicit Criteria", "weight": 4, "role": "explicit"} for h in heads]
-    rows += [{"criterion": say["states"].format(f), "axis": "Implicit Criteria", "weight": 3, "role": "implicit"} for f in facts[:4]]
+    rows += [{"criterion": say["states"].format(f), "axis": "Implicit Criteria", "weight": 3, "role": "implicit"} for f in facts]
     rows += [{"criterion": say["source"], "axis": "References & Citation Quality", "weight": 2, "role": "implicit"}, {"criterion": say["states"].format(flaw), "axis": "Explicit Criteria", "weight": -4, "role": "negative"}]
-    summary = say["about"].format(title, say["comma"].join(heads), "; ".join(facts[:4]), flaw)
+    summary = say["about"].format(title, say["comma"].join(heads), "; ".join(facts), flaw)
     return {"summary": summary[:4000], "rubrics": rows}
 
 # %% ../../nbs/396_rubrics.ipynb #79683b60
@@ -315,7 +372,7 @@ def judge_consistency(values, language="en", draw=0): # {"summary", "rubrics", "
     for number, criterion in enumerate(criteria, 1):
         role = role_by_rule(criterion, values["summary"], values["task"], say)
         rows.append({"number": number, "broken": list(rubric_faults({"criterion": criterion, "role": role}, criteria[:number - 1], about)), "role": role})
-    problems = [(f"任务泄露了答案：{line}" if language == "zh" else f"given away: {line}") for line in given_away(values["task"], [{"criterion": c} for c in criteria])]
+    problems = [(f"任务泄露了答案：{line}" if language == "zh" else f"given away: {line}") for line in (f"{number}: {what}" for number, what in given_away(values["task"], [{"criterion": c} for c in criteria]).items())]
     return {"rubrics": rows, "problems": problems, "score": max(0, 10 - 2 * len(problems))}
 
 # %% ../../nbs/396_rubrics.ipynb #4c6efb19

@@ -1,0 +1,188 @@
+"""Good replies of a strong teacher become rows: rubrics, drafts and what a writer is shown."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from stepdr.rules import OfflineTeacher
+from stepdr.synthesis.rubrics import RubricSettings, drop_twins, given_away, same_fact, two_steps, without_flagged
+from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of, keep_deeper
+from stepdr.tools.base import run_async
+from stepdr.trajectory import answer_of
+
+EXCHANGES = Path(__file__).resolve().parents[2] / "shared" / "exchanges"
+
+
+def exchange(name): # -> JSON object
+    if not (EXCHANGES / name).exists(): pytest.skip("the exchanges are not here (../shared/exchanges)")
+    return json.loads((EXCHANGES / name).read_text())
+
+
+def told(one, tag): # an exchange, a tag -> what its request has in it
+    return re.search(rf"<{tag}>\n(.*?)\n</{tag}>", one["request"]["messages"][1]["content"], re.DOTALL)[1]
+
+
+# rubrics
+
+def by_criterion(criteria, rows, shown): # as they were numbered, rows with "number", what is shown now -> rows for it
+    known = dict(zip(criteria, rows))
+    return [{**known[re.sub(r" \(weight [^()]*\)$", "", text)], "number": n} for n, text in enumerate(shown, 1)]
+
+
+def test_a_flagged_rubric_is_dropped_from_a_real_task():
+    "Fourteen rubrics, two of them the two sides of one date, one with another role for the judge: twelve are left, and the task."
+    first, second, third = (json.loads(one["reply"]["content"]) for one in exchange("02_rubric_task_discarded.json")["exchanges"])
+    criteria = [row["criterion"] for row in first["rubrics"]]
+    teacher = OfflineTeacher(rubrics_from_material=first, task_from_rubrics=lambda values, *_: {**second, "roles": by_criterion(criteria, second["roles"], values["rubrics"])},
+                             judge_consistency=lambda values, *_: {**third, "rubrics": by_criterion(criteria, third["rubrics"], values["rubrics"])})
+    row = run_async(two_steps({"id": "banks", "material": told(exchange("02_rubric_task_discarded.json")["exchanges"][0], "material")}, teacher))
+    assert "reason" not in row, row["reason"]
+    assert [r["criterion"] for r in row["rubrics"]] == [c for n, c in enumerate(criteria, 1) if n not in (6, 13)] and row["query"] == second["task"]
+    dropped = {d["rubric"]["criterion"]: d["faults"] for d in row["meta"]["rubrics_dropped"]}
+    assert list(dropped) == [criteria[12], criteria[5]] and "the other side of" in dropped[criteria[12]]["independent"] and "explicit, for the judge implicit" in dropped[criteria[5]]["role"]
+    assert row["meta"]["untested"] == [criteria[5]] and len(row["meta"]["problems"]) == 3
+
+
+AXES = ("Explicit Criteria", "Synthesis of Information")
+WRITTEN = [("Names the parish that built the lighthouse at Rua Reidh", 4, "explicit"), ("Gives 1912 as the year in which the lamp was first lit", 4, "explicit"), ("Names David Alan Stevenson as the engineer", 3, "explicit"),
+           ("Explains why the fog signal was taken out of use", 3, "implicit"), ("States that the light was automated in 1986", 3, "explicit"), ("Says who owns the keepers' houses now", 2, "implicit"),
+           ("Describes how the keepers were supplied by sea", 2, "implicit"), ("Says that the lighthouse still has keepers", -4, "negative"), ("Places the lighthouse on an island", -3, "negative")]
+WRITTEN = [{"criterion": c, "weight": w, "axis": AXES[n % 2], "role": r} for n, (c, w, r) in enumerate(WRITTEN)]
+ABOUT = "The lighthouse at Rua Reidh, its parish, engineer Stevenson, lamp, fog signal, keepers and their houses, its owner, its automation in 1986; it is on no island."
+
+
+def lighthouse(roles=(), broken=(), score=9, task="I look after an old lighthouse in the north-west and want its history: who built it and for what, and how it was run until today.", **settings): # {number: role}, numbers that the judge flags -> row or record
+    replies = {"rubrics_from_material": {"summary": ABOUT, "rubrics": WRITTEN},
+               "task_from_rubrics": {"task": task, "roles": [{"number": n, "reason": "so it reads", "role": dict(roles).get(n, r["role"])} for n, r in enumerate(WRITTEN, 1)]}}
+    numbers = {r["criterion"]: n for n, r in enumerate(WRITTEN, 1)}
+    def judge(values, *_):
+        shown = [numbers[re.sub(r" \(weight [^()]*\)$", "", text)] for text in values["rubrics"]]
+        return {"rubrics": [{"number": n, "broken": ["atomic"] if one in broken else [], "role": WRITTEN[one - 1]["role"]} for n, one in enumerate(shown, 1)], "problems": [], "score": score}
+    return run_async(two_steps({"id": "rua", "material": ABOUT}, OfflineTeacher(judge_consistency=judge, **replies), settings=RubricSettings(**settings)))
+
+
+def test_flags_cost_rubrics_while_a_task_is_left():
+    assert len(lighthouse()["rubrics"]) == 9 and not lighthouse()["meta"]["rubrics_dropped"]
+    one = lighthouse(roles={4: "explicit"}, broken=[7])
+    assert [r["criterion"] for r in one["rubrics"]] == [r["criterion"] for n, r in enumerate(WRITTEN, 1) if n not in (4, 7)] and one["meta"]["untested"] == [] and len(one["meta"]["rubrics_dropped"]) == 2
+    assert lighthouse(broken=[2])["meta"]["untested"] == [WRITTEN[1]["criterion"]]
+
+
+def test_many_flags_and_what_the_task_asks_for_end_the_sample():
+    assert lighthouse(roles={4: "explicit", 6: "explicit", 7: "explicit"})["kind"] == "roles"                      # three of nine are more than a quarter
+    assert "3 of 9 rubrics are flagged" in lighthouse(roles={4: "explicit"}, broken=[6, 7])["reason"]              # added up over both looks
+    asks = lighthouse(broken=[1, 2])
+    assert "reason" in asks and "no rubric tests any more: 8 of the explicit weight of 14" in asks["reason"] and asks["kind"] == "principles"
+    assert lighthouse(broken=[8, 9])["reason"].endswith("no negative rubric") and lighthouse(roles={4: "explicit"}, flagged=0.0)["kind"] == "roles" and lighthouse(broken=[4], least=9)["kind"] == "principles"
+    assert lighthouse(broken=[4], score=7)["kind"] == "inconsistent"
+
+
+def test_a_rubric_that_the_task_gives_away_is_dropped():
+    row = lighthouse(task="Write a history of the old lighthouse, who built it and how it was run, in a form that says who owns the keepers' houses now.")
+    assert [d["rubric"]["criterion"] for d in row["meta"]["rubrics_dropped"]] == [WRITTEN[5]["criterion"]] and "given away" in row["meta"]["rubrics_dropped"][0]["faults"]
+    bound = {"criterion": "Lists only banks with more than 50,000 customers", "axis": "Instruction Following"}
+    assert not given_away("Which banks with more than 50,000 customers failed?", [bound]) and given_away("Which banks with more than 50,000 customers failed?", [{**bound, "axis": "Explicit Criteria"}])
+
+
+@pytest.mark.parametrize("one, other, negative", [
+    ("Gives March 27, 2023 as the evaluation date of City National Bank", "Gives April 2024 as the evaluation date of City National Bank", True), ("States that the mill had 312 looms in 1881", "Claims that the mill had 512 looms in 1881", True),
+    ("指出该桥全长1670米", "称该桥全长1760米", True), ("States that output rose to 4,120 tonnes", "Cites 4,120 tonnes as the output", False), ("Puts the share of imports at 12.5%", "States that imports have a share of 12.5%", False)])
+def test_one_fact_from_two_sides_is_found(one, other, negative):
+    rows = {"criterion": one, "role": "explicit"}, {"criterion": other, "role": "negative" if negative else "implicit"}
+    assert same_fact(*rows) and same_fact(*reversed(rows))
+
+
+@pytest.mark.parametrize("one, other, negative", [
+    ("Lists City National Bank as a qualifying bank", "Lists Wells Fargo Bank as a qualifying bank", True), ("States that steel output in China was 500 million tonnes", "States that cement output in China was 70 million tonnes", True),
+    ("States that imports fell in 2019", "States that exports fell in 2019", False), ("Names 3 towns with a mill", "Names 3 towns with a harbour", False), ("States that the mill at Bury had 312 looms", "States that the mill at Colne had 512 looms", True),
+    ("States that output rose to 4,120 tonnes", "Cites a source for the figure of 4,120 tonnes", False), ("States that the bridge was opened in 1883", "States that the bridge was closed in 1969", False)])
+def test_two_facts_stay_two(one, other, negative): assert not same_fact({"criterion": one, "role": "explicit"}, {"criterion": other, "role": "negative" if negative else "implicit"})
+
+
+def test_the_last_of_its_role_stays():
+    right, wrong = {"criterion": "Gives 1912 as the year in which the lamp was lit", "role": "explicit", "weight": 4}, {"criterion": "Gives 1921 as the year in which the lamp was lit", "role": "negative", "weight": -4}
+    other = {"criterion": "Names the engineer", "role": "explicit", "weight": 3}
+    assert drop_twins([right, other, wrong])[0] == [other, wrong] and drop_twins([right, other, wrong, {**WRITTEN[7]}])[0] == [right, other, WRITTEN[7]]
+    assert drop_twins([right, wrong])[0] == [right] and not without_flagged([right], [right], {})[2]
+
+
+# drafts
+
+def test_a_deeper_draft_is_kept_in_a_real_comparison():
+    "The judge's own points, with the need of each as its query has it: nobody asked for contacts."
+    _, *compared = exchange("04_deeper_draft_not_kept.json")["exchanges"]
+    def judge(values, *_, need="incidental"):
+        one = next(json.loads(one["reply"]["content"]) for one in compared if told(one, "first").strip() == values["first"].strip())
+        return {**one, **{key: [{"point": text, "reason": "the query asks for aims, successes, failures and limits", "need": need} for text in one[key]] for key in ("only_first", "only_second")}}
+    query, old, new = told(compared[0], "query"), told(compared[0], "first"), told(compared[0], "second")
+    kept, judged = run_async(keep_deeper(query, old, new, OfflineTeacher(deeper_report=judge)))
+    assert kept and judged["verdicts"] == ["new", "new"] and [one["point"] for one in judged["lost"]] == exchange("04_deeper_draft_not_kept.json")["outcome"]["lost"]
+    assert not run_async(keep_deeper(query, old, new, OfflineTeacher(deeper_report=lambda *args: judge(*args, need="essential"))))[0]
+
+
+# what a writer is shown
+
+A, B, C = "web_0a1b2c3d", "web_99ffee01", "web_5c5c5c5c"
+SEARCHED = f"""## lights of the north-west
+1. Lights - coast.example, 2007
+https://coast.example/lights
+The lights of the board are:
+- Rua Reidh, 1912
+- Stoer Head, 1870
+- Tanera, unlit \\cite{{{A}}}
+2. Rua Reidh - coast.example (tier 2, encyclopedia), 2007 [read before]
+https://coast.example/rua
+The lamp was first lit in… \\cite{{{B}}}
+
+## keepers
+no results"""
+OPENED = f"""## https://coast.example/rua
+Rua Reidh - coast.example, 12 paragraphs, page 1 of 2
+address: https://coast.example/Rua_Reidh
+note: a table was left out
+# The lamp
+The lamp was first lit in 1912.
+It was seen from 24 miles. \\cite{{{B}}}
+| keeper | from |
+| Ross | 1912 | \\cite{{{C}}}
+[goes on; open it with page=2]
+links (1 of 40):
+- Stoer Head https://coast.example/stoer"""
+
+
+def row_of(*results, answer="None."): return {"id": "r", "messages": [{"role": "user", "content": "q"}, *({"role": "tool", "content": text} for text in results), {"role": "assistant", "content": f"<answer>{answer}</answer>"}]}
+
+
+def test_findings_have_all_their_lines():
+    found = {one["id"]: one for one in findings_of(row_of(SEARCHED, OPENED, answer=f"It is old \\cite{{{C}}}."))}
+    assert list(found) == [C, A, B]
+    assert found[A]["text"] == "The lights of the board are:\n- Rua Reidh, 1912\n- Stoer Head, 1870\n- Tanera, unlit" and found[A]["title"] == "Lights - coast.example, 2007"
+    assert found[B]["text"] == "The lamp was first lit in 1912.\nIt was seen from 24 miles." and found[B]["title"] == "Rua Reidh - coast.example > The lamp"
+    assert found[C]["text"] == "| keeper | from |\n| Ross | 1912 |"
+
+
+def test_what_is_cut_of_a_finding_is_said():
+    long = "\n".join(f"- light number {n}" for n in range(300)) + f" \\cite{{{A}}}"
+    text = findings_of(row_of(long), characters=900)[0]["text"]
+    assert text.startswith("- light number 0\n") and text.endswith("- light number 299") and "characters left out" in text and len(text) < 1000
+
+
+def test_a_real_list_is_shown_whole():
+    results = [m["content"] for one in exchange("03_result_hidden_and_open_refused.json")["exchanges"] for m in one["request"]["messages"] if m["role"] == "tool"]
+    listed = next(one for one in findings_of(row_of(*results)) if one["id"] == "web_51553dc5")
+    assert listed["text"].count("\n") == 15 and "Colima, Mexico" in listed["text"] and listed["text"].endswith("- Vesuvius, Italy")
+
+
+def test_foreign_results_are_read_too():
+    assert [one["text"] for one in cited_passages(f"One thing \\cite{{{A}}} and another \\cite{{{B}}}\nA third\nof two lines \\cite{{{C}}}")] == ["One thing", "and another", "A third\nof two lines"]
+    assert cited_passages("coast.example : lit in 1912 \\cite{web_1,web_2}") == [{"id": "web_1", "title": "", "text": "coast.example : lit in 1912"}, {"id": "web_2", "title": "", "text": "coast.example : lit in 1912"}]
+    assert cited_passages("") == cited_passages("\\cite{web_1}") == []
+
+
+def test_a_draft_may_use_every_line():
+    "A figure of a line in the middle is no new figure, and its source can be cited."
+    report = f"# Lights\n\nStoer Head was lit in 1870, four decades before Rua Reidh in 1912 \\cite{{{A}}}. It follows that the coast was lit from the south."
+    made = run_async(drafted_report_row({**row_of(SEARCHED), "messages": row_of(SEARCHED)["messages"][:-1] + [{"role": "assistant", "content": "<answer>- old</answer>"}], "meta": {"plan": ["When was Stoer Head lit, and when Rua Reidh?"]}},
+                                        OfflineTeacher(draft_report={"thesis": "From the south.", "report": report}, deeper_report=lambda values, *_: {"only_first": [], "only_second": [], "reason": "it concludes", "deeper": "first" if "follows" in values["first"] else "second"})))
+    assert answer_of(made["messages"]) == report and made["meta"]["draft"]["kept"]
