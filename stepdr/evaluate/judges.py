@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from ..artifacts import progress, root, write_json
-from ..client import KINDS, ReplyCache, SetAside, TeacherClient, TeacherSettings, Work, grounded, own_partial, read_objects, run_to_end, schema_faults, schema_validator, work_counts
+from ..client import KINDS, ReplyCache, SetAside, TeacherClient, TeacherSettings, Work, as_asked, grounded, own_partial, read_objects, run_to_end, schema_faults, schema_validator, work_counts
 from ..config import InputError, setting, validate
 from .agreement import agreement, calibration, krippendorff_alpha
 from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score
@@ -228,22 +228,19 @@ def _said_of(words, number, criteria): # words of an entry, its place -> whether
     return 0 < shares[number] == max(shares)
 
 # %% ../../nbs/82_judges.ipynb #a747ebd9
-def _whole(value): # number of an entry, also as a text -> int, or None
-    return int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) and re.fullmatch(r"\d{1,4}", str(value).strip()) else None
-
 def read_entries(text, # a reply
                  part, # field that holds the entries
                  criteria, # that were shown, numbered from 1
                  schema, # of the reply
                  ): # -> {place from 0: entry}
     "The entries that can be relied on, also of a reply that was cut; none at all if a number was never shown, for then the others may be one off."
-    values, validator = read_objects(text)[0], schema_validator(schema["properties"][part]["items"])
+    values, form = read_objects(text)[0], schema["properties"][part]["items"]
     lists = [value[part] for value in values if isinstance(value, dict) and isinstance(value.get(part), list)] + [value for value in values if isinstance(value, list)]
-    entries = [{**entry, "number": _whole(entry["number"])} for entry in (lists[-1] if lists else values) if isinstance(entry, dict) and "number" in entry]
+    entries = [as_asked(entry, form) for entry in (lists[-1] if lists else values) if isinstance(entry, dict) and "number" in entry]
     if any(entry["number"] not in range(1, len(criteria) + 1) for entry in entries): return {}
     found = {}
     for entry in entries:
-        if not schema_faults(entry, validator) and _said_of(entry["words"], entry["number"] - 1, criteria): found.setdefault(entry["number"] - 1, []).append(entry)
+        if not schema_faults(entry, schema_validator(form)) and _said_of(entry["words"], entry["number"] - 1, criteria): found.setdefault(entry["number"] - 1, []).append(entry)
     decided = {place: {json.dumps(entry.get("verdict", entry.get("evidence"))) for entry in same} for place, same in found.items()}
     return {place: same[0] for place, same in found.items() if len(decided[place]) == 1}
 
