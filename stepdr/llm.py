@@ -518,7 +518,7 @@ def judge_status(status, text, settings, data=None): # HTTP status, the server's
 
 # %% ../nbs/03_llm.ipynb #e4a92a5d
 QUIRKS = {"stream_options": r"stream_options", "max_tokens": r"max_completion_tokens", "temperature": r"temperature.{0,60}(support|default|deprecated)|(support|deprecated).{0,60}temperature",
-          "tools": r"enable-auto-tool-choice|does not support (tools|function)", "reasoning_content": r"reasoning_content.{0,60}passed back"}
+          "tools": r"enable-auto-tool-choice|does not support (tools|function)", "tool_choice": r"tool_choice", "reasoning_content": r"reasoning_content.{0,60}passed back"}
 
 def quirk_in(text, known): # the server's words, quirks known so far -> name, or None
     "Which field a refusal is about."
@@ -754,12 +754,12 @@ class ChatEndpoint:
         fitted = min(fitted, said.reply or fitted)
         return fitted if not asked or fitted < asked else asked // 2
 
-    def body(self, messages, tools, max_tokens, temperature): # -> fields of the request, but for the model
+    def body(self, messages, tools, max_tokens, temperature, tool_choice=""): # -> fields of the request, but for the model
         "What is sent."
         settings, text = self.settings, self.settings.tools == "text" or "tools" in self.quirks
         reasoning = "reasoning_content" if "reasoning_content" in self.quirks else self.reasoning
         body = {"messages": mend(text_messages(messages, tools) if text else native_messages(messages, reasoning))}
-        if tools and not text: body["tools"] = tools
+        if tools and not text: body |= {"tools": tools} | ({"tool_choice": tool_choice} if tool_choice and "tool_choice" not in self.quirks else {})
         if limit := max_tokens or settings.max_tokens: body["max_completion_tokens" if "max_tokens" in self.quirks else "max_tokens"] = limit
         temperature = settings.temperature if temperature is None else temperature
         if temperature >= 0 and "temperature" not in self.quirks: body["temperature"] = temperature
@@ -771,13 +771,14 @@ class ChatEndpoint:
                        max_tokens=None, # tokens the reply may have; None: as in the settings
                        temperature=None, # of sampling; None: as in the settings
                        on_text=None, # called with each piece of content as it comes, and with None when an attempt is thrown away
+                       tool_choice="", # as the API has it, such as none; empty: left to the server
                        ): # -> Reply
         "One turn. Raises EndpointError when all attempts failed, ContextTooLong, or InputError for a wrong key, model or URL."
         start, model = time.monotonic(), await self.model_name()
         guess = guess_tokens(messages) + guess_tools(tools)
         most, refits = self.fit(max_tokens or self.settings.max_tokens, self.expect(messages, tools)), 0
         async def act(gathered):
-            body = self.body(messages, tools, most, temperature)
+            body = self.body(messages, tools, most, temperature, tool_choice)
             await self.receive({"model": model, **body, "extra_body": json.loads(self.settings.extra or "{}")}, gathered, on_text)
             return gathered
         def smaller(error):
@@ -794,7 +795,7 @@ class ChatEndpoint:
             self.quirks.add("tools")
             if on_text:
                 on_text(None)
-            again = await self.complete(messages, tools, max_tokens, temperature, on_text)
+            again = await self.complete(messages, tools, max_tokens, temperature, on_text, tool_choice)
             return replace(again, usage=usage + again.usage, cost=price_of(usage, self.settings) + again.cost,
                            seconds=time.monotonic() - start, attempts=len(troubles) + 1 + again.attempts, troubles=(*troubles, line, *again.troubles))
         self.reasoning = gathered.field or self.reasoning

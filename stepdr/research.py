@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'STYLE', 'ResearchSettings', 'parse_budget', 'Spent', 'left_line', 'message_text', 'Trace', 'ResearchResult',
-           'find_answer', 'split_turns', 'turn_text', 'longest_text', 'shrink', 'shrink_to', 'share_out',
-           'ResearchAgent', 'numbered', 'plain', 'report_markdown', 'report_html', 'report_file', 'write_report',
-           'call_line', 'event_lines', 'shrink_line']
+           'find_answer', 'without_forced', 'split_turns', 'turn_text', 'longest_text', 'shrink', 'shrink_to',
+           'share_out', 'claims_in', 'cited_sentences', 'claims_of', 'letters_apart', 'nearest_read', 'repair_blocks',
+           'read_repair', 'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain', 'report_markdown',
+           'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
 
 # %% ../nbs/36_research.ipynb #26ea44e3
 import asyncio
@@ -15,7 +16,7 @@ import json
 import re
 import time
 import traceback
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from .artifacts import atomic_write, read_json, write_json
@@ -23,7 +24,8 @@ from .calls import answer_in, answer_open, only_calls, unread_call
 from .config import InputError, setting, validate
 from .llm import ContextTooLong, EndpointError, Limits, Usage, guess_tokens, guess_tools, image_part, price_of, redact
 from .prompts import prompt
-from .trajectory import CITE, assistant_text, cited_ids
+from .rules import claim_terms, passage_for, sentence_spans, sentences, share_said
+from .trajectory import CITE, assistant_text, cited_ids, without_citations
 from .world.paragraphs import Paragraph
 
 # %% ../nbs/36_research.ipynb #d77e1a61
@@ -126,6 +128,11 @@ def find_answer(message): # assistant message -> the report in it, or None
     if found is not None: return None if only_calls(found) else found or None
     return content.strip() or None if not message.get("tool_calls") and not unread_call(content) else None
 
+# %% ../nbs/36_research.ipynb #f3e8fcb3
+def without_forced(text): # content of a message -> the same without the call for the report that a used-up budget ends with
+    before, after = prompt("forced", reason="\0").split("\0")
+    return re.sub(rf"\s*{re.escape(before)}[^\n]{{1,40}}?{re.escape(after)}\Z", "", text)
+
 # %% ../nbs/36_research.ipynb #86e3a8f9
 def split_turns(messages): # chat rows -> (opening messages, list of turns, each a list of rows)
     "Cut a conversation before each assistant message."
@@ -153,11 +160,15 @@ def longest_text(turns, # lists of chat rows
     return None
 
 # %% ../nbs/36_research.ipynb #4bf67871
+_MARKS = ("\n", "。", ". ", " ") # where a text may be cut, the best first
+
 def shrink(text, most, where=""): # text, characters to keep, where the rest is -> text
-    "Head and tail of a long text."
-    if len(text) <= most:
-        return text
-    return f"{text[:most * 2 // 3]}\n[… {len(text) - most} characters left out{where} …]\n{text[-(most // 3):]}"
+    "Head and tail of a long text, cut between lines, sentences or words; a text that the note on what is left out would not make shorter stays."
+    head, tail = text[:most * 2 // 3], text[len(text) - most // 3:]
+    if len(text) <= most + len(f"\n[… {len(text)} characters left out{where} …]\n"): return text
+    head = next((head[:at + len(mark)] for mark in _MARKS if (at := head.rfind(mark)) >= len(head) * 2 // 3), head).rstrip()
+    tail = next((tail[at + len(mark):] for mark in _MARKS if 0 <= (at := tail.find(mark)) <= len(tail) // 3), tail).lstrip()
+    return f"{head}\n[… {len(text) - len(head) - len(tail)} characters left out{where} …]\n{tail}"
 
 def shrink_to(text, tokens, where=""): # text, guessed tokens to keep, where the rest is -> text
     "`shrink` by tokens: a Chinese character takes twice the room of a Latin one."
@@ -172,6 +183,103 @@ def share_out(sizes, most): # tokens that each wants, tokens that there are -> l
         shares[i] = min(sizes[i], left // (len(sizes) - done))
         left -= shares[i]
     return shares
+
+# %% ../nbs/36_research.ipynb #a0286547
+_MARKER = re.compile(r"\s*(?:(?:[-*+•>]|\d{1,3}[.)]|#{1,6})\s+)*") # of a list item, a quotation or a heading
+
+def claims_in(text, around=""): # sentence or cell, words that it cannot be understood without -> {id: what rests on it}
+    "What stands before each citation, back to the one before; the whole text where that is too little to tell."
+    claims, last, part = {}, 0, ""
+    for found in CITE.finditer(text):
+        part = text[last:found.start()].strip(" ,;，；、") or part
+        said = part if len(claim_terms(part)) > 1 else without_citations(text, " ")
+        for one in cited_ids(found[0]): claims[one] = " ".join(f"{claims.get(one, '')} {around} {said}".split())
+        last = found.end()
+    return claims
+
+def cited_sentences(report): # Markdown -> list of (begin, end, {id: what rests on it})
+    "The sentences and table rows of a report that cite something."
+    found, at, columns = [], 0, []
+    for line in report.splitlines(keepends=True):
+        cells = line.strip().strip("|").split("|") if line.lstrip().startswith("|") else []
+        columns = (columns or cells) if cells else []
+        for begin, end in [(0, len(line))] if cells else sentence_spans(line):
+            begin, end = _MARKER.match(line, begin, end).end(), begin + len(line[begin:end].rstrip())
+            claims = {}
+            for column, cell in zip([*columns, *[""] * len(cells)] or [""], cells or [line[begin:end]]):
+                claims |= {one: " ".join(filter(None, (claims.get(one), said))) for one, said in claims_in(cell, f"{cells[0]} {column}" if cells else "").items()}
+            if claims: found.append((at + begin, at + end, claims))
+        at += len(line)
+    return found
+
+def claims_of(report): # -> {id: list of what rests on it}
+    "What a report says of each paragraph that it cites."
+    claims = {}
+    for _, _, found in cited_sentences(report):
+        for one, said in found.items(): claims.setdefault(one, []).append(said)
+    return claims
+
+# %% ../nbs/36_research.ipynb #cb2c707b
+def letters_apart(a, b): # texts -> letters to change, leave out or put in to make one of the other (Levenshtein)
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1): last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+def nearest_read(unknown, claim, read, # id, what it is cited for, {id: Paragraph}
+                 most=4, # paragraphs
+                 letters=2, # by which an id may differ
+                 least=0.25, # of the weight of the claim's terms that a paragraph must have
+                 ): # -> list of (Paragraph, letters apart, or None where it was found by what it says)
+    "What may have been meant by an id that was never shown: what was read under nearly the same id, then what says most of the claim."
+    apart = sorted((letters_apart(unknown, one), one) for one in read)
+    near = [(read[one], number) for number, one in apart if number <= letters][:most]
+    terms = claim_terms(claim)
+    said = {p.id: sum(weight for term, weight in terms.items() if term in have) for p in read.values() for have in [claim_terms(f"{p.title} {p.heading} {p.text}")]}
+    best = sorted((one for one in said if said[one] > 0 and said[one] >= least * sum(terms.values()) and one not in {p.id for p, _ in near}), key=lambda one: -said[one])
+    return near + [(read[one], None) for one in best[:most - len(near)]]
+
+# %% ../nbs/36_research.ipynb #e84dd76d
+def repair_blocks(report, wrong, read, # Markdown, of `cited_sentences` those to repair, {id: Paragraph}
+                  most=4, # paragraphs to show for each unknown id
+                  ): # -> list of texts, one a sentence
+    "Each sentence with its unknown ids and what was read that is nearest to them."
+    blocks = []
+    for number, (begin, end, claims) in enumerate(wrong, 1):
+        lines = [f"{number}. {report[begin:end]}"]
+        for one in (one for one in claims if one not in read):
+            lines.append(f"{one} is unknown" + ("" if read else "; nothing was read"))
+            for p, apart in nearest_read(one, claims[one], read, most):
+                lines.append(f"- {p.id} ({p.title[:80]}{f'; {apart} character{chr(115) * (apart > 1)} apart' if apart else ''}): {passage_for(p.text, [claims[one]], 300)}")
+        blocks.append("\n".join(lines))
+    return blocks
+
+def read_repair(reply, old, read): # text of a reply, the sentences that were asked for, ids of what was read -> {number from 0: new sentence, "" to drop it}
+    "The sentences of a reply that may be put into the report."
+    parts = re.split(r"^[ \t]*(\d{1,3})[.)][ \t]+", reply, flags=re.MULTILINE)
+    given = {int(number) - 1: text.strip() for number, text in zip(parts[1::2], parts[2::2])} or ({0: reply.strip()} if len(old) == 1 else {})
+    new = {number: "" if text in ("-", "–", "—") else text for number, text in given.items() if text and 0 <= number < len(old)}
+    def fits(text, before): return not text or "\n" not in text and all(one in read for one in cited_ids(text)) and share_said(without_citations(text), before) >= 0.6
+    return {number: text for number, text in new.items() if fits(text, old[number])}
+
+def put_sentences(report, wrong, new): # Markdown, spans as `cited_sentences` gives them, {number: new sentence} -> Markdown
+    "A report with sentences replaced; one that is dropped takes the mark of its list item with it."
+    for number in sorted(new, reverse=True):
+        begin, end, _ = wrong[number]
+        before, after, line = report[:begin], report[end:], report.rfind("\n", 0, begin) + 1
+        if not new[number]:
+            after = after.lstrip(" ")
+            if after[:1] in ("", "\n"): before = before.rstrip(" ")
+            if after[:1] in ("", "\n") and _MARKER.fullmatch(report, line, begin): before, after = report[:line], after[1:]
+        report = before + new[number] + after
+    return report
+
+def keeps_rest(report, wrong, whole): # Markdown, spans that may change, the report as it was written again -> bool
+    "Whether every other sentence of a report is in another one, in which nothing new is long."
+    rest = put_sentences(report, wrong, {number: "" for number in range(len(wrong))})
+    flat = " ".join(whole.split())
+    return all(" ".join(one.split()) in flat for one in sentences(rest)) and bool(rest.strip()) and len(whole) <= 1.1 * len(report) + 200
 
 # %% ../nbs/36_research.ipynb #770fd735
 class ResearchAgent:
@@ -189,6 +297,7 @@ class ResearchAgent:
         self.scale, self.internal_errors, self.slots = 1.0, 0, asyncio.Semaphore(settings.parallel_calls)
         self.question, self.limits, self.context, self.fixed, self.kept = "", Limits(), settings.context_tokens, 0, 0
         self.text_scale, self.last = 1.3, None # tokens of results by their guess: ids and addresses take more than words do; last prompt
+        self.tools = toolbox.schemas # go with every request, the last ones too: a server has cached a prompt that begins as the one before
 
     # the episode on disk
     def opening(self, question):
@@ -218,16 +327,16 @@ class ResearchAgent:
         return int(guess * self.scale)
 
     def room(self): # -> tokens that the instructions, the question and the tools leave for turns
-        return self.context - int((self.fixed + guess_tools(self.toolbox.schemas)) * self.scale)
+        return self.context - int((self.fixed + guess_tools(self.tools)) * self.scale)
 
     def reserve(self): # -> tokens that are kept free for a reply
         return self.settings.reply_tokens or min(8192, max(64, self.room() // 4))
 
-    def reply_tokens(self, tools): # -> tokens that a reply may have, or None for as many as the model gives
-        "Without tools (the report, a summary) there is more room for the reply."
+    def reply_tokens(self, tools, final): # schemas that go with the request, whether nothing follows the reply -> tokens that it may have, or None for as many as the model gives
+        "A report or a summary may have all the room that is left."
         if self.settings.bare or self.settings.reply_tokens:
             return self.settings.reply_tokens or None
-        return self.reserve() if tools else max(self.reserve(), min(8192, self.context - int(1.1 * self.length()) - 16))
+        return max(self.reserve(), min(8192, self.context - int(1.1 * self.length(tools)) - 16)) if final else self.reserve()
 
     def results_tokens(self): # -> tokens that the results of one turn may have together
         return max(64, self.room() * 3 // 8)
@@ -240,7 +349,7 @@ class ResearchAgent:
         self.fixed = guess_tokens(self.opening(self.question))
         if self.settings.bare:
             return
-        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.toolbox.schemas)):
+        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.tools)):
             self.trace("note", text=note)
         if self.room() < 600:
             raise InputError(self.too_small())
@@ -287,15 +396,16 @@ class ResearchAgent:
         self.last = (guess, prompt, tools) if 0.5 * guess <= prompt <= 3 * guess else None
 
     # the model
-    async def complete(self, tools, prefix):
-        more = {"prefix": prefix} if prefix else {}
-        return await self.policy.complete(self.messages, tools=tools, max_tokens=self.reply_tokens(tools), **more)
+    def tell(self, text):
+        "Say something at the end of the conversation: with results that the model has not seen yet, else as the user. What was sent before stays as it was; and a user's turn makes some templates drop all thoughts before it."
+        if self.messages[-1]["role"] == "tool": self.messages[-1]["content"] += "\n\n" + text
+        else: self.messages.append({"role": "user", "content": text})
 
-    async def ask(self, tools, prefix=""): # -> Reply
+    async def ask(self, tools, final=False, **more): # schemas, whether nothing follows the reply, further arguments of the policy -> Reply
         "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
         for attempt in range(4):
             try:
-                reply = await self.complete(tools, prefix); break
+                reply = await self.policy.complete(self.messages, tools=tools, max_tokens=self.reply_tokens(tools, final), **more); break
             except ContextTooLong as error:
                 if self.settings.bare or attempt == 3 or not split_turns(self.messages)[1]:
                     raise # nothing that could be made shorter
@@ -339,13 +449,16 @@ class ResearchAgent:
         rows = [row for row, _ in answers]
         if not self.settings.bare:
             self.fit_results(rows)
-        rows += [{"role": "tool", "content": "error: no tool calls left", "name": str(c["function"].get("name")), **({"tool_call_id": c["id"]} if c.get("id") else {})} for c in calls[left:]]
+        rows += self.refusals(calls[left:])
         used = {call["function"].get("name") for call in calls}
         self.turns_without_todo = 0 if "todo" in used else self.turns_without_todo + 1
         if not self.settings.bare: rows[-1]["content"] += self.notes()
         self.messages += rows
         images = [image for _, found in answers for image in found]
         if images and self.settings.images: self.messages.append({"role": "user", "content": [image_part(path) for path in images]})
+
+    def refusals(self, calls): # tool calls that are not made -> tool messages
+        return [{"role": "tool", "content": "error: no tool calls left", "name": str(call["function"].get("name")), **({"tool_call_id": call["id"]} if call.get("id") else {})} for call in calls]
 
     def fit_results(self, rows): # tool messages of a turn
         "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
@@ -379,11 +492,11 @@ class ResearchAgent:
 
     # room
     async def make_room(self, tools=None): # schemas that go with the next request
-        "Summarise old turns to disk when the conversation and a reply would not fit; what is still too long is cut."
+        "Summarise old turns to disk when the conversation and a reply would not fit, down to half of the room, so that it is done seldom: it changes what a server has cached. What is still too long is cut."
         if self.settings.bare or self.length(tools) <= (most := self.context - self.reserve()):
             return
         opening, turns = split_turns(self.messages)
-        keep, free = min(self.settings.keep_turns, len(turns)), 0.85 * most - int((guess_tokens(opening) + guess_tools(tools)) * self.scale)
+        keep, free = min(self.settings.keep_turns, len(turns)), 0.5 * most - int((guess_tokens(opening) + guess_tools(tools)) * self.scale)
         while keep > 1 and guess_tokens(turns[-keep:]) * self.scale > free:
             keep -= 1
         if turns[:-keep]:
@@ -402,7 +515,7 @@ class ResearchAgent:
         shown = shrink_to("\n\n".join(filter(None, (before, text))), int(0.6 * (self.context - self.reserve()) / self.scale))
         request = prompt("summary", words=min(400, tokens // 2), question=shrink(self.question, 2000), turns=shown)
         self.messages = [{"role": "user", "content": request}]
-        try: summary = find_answer((await self.ask(None)).message) or ""
+        try: summary = find_answer((await self.ask(None, final=True)).message) or ""
         except ContextTooLong:
             summary = ""
         finally: self.messages = whole
@@ -419,7 +532,7 @@ class ResearchAgent:
         "The first budget that leaves no room for anything but the report."
         self.spent.seconds = self.clock()
         left = self.spent.left(self.settings)
-        longest = min(self.context, self.length(self.toolbox.schemas) + 1000)
+        longest = min(self.context, self.length(self.tools) + 1000)
         turn = Usage(longest, self.reserve()) # at most: the next turn, and after it the report
         prices = getattr(self.policy, "settings", None)
         money = price_of(turn, prices) if hasattr(prices, "price_in") else self.spent.money / max(1, self.spent.turns)
@@ -448,13 +561,13 @@ class ResearchAgent:
         "Turns until a report."
         empty = 0
         while not (reason := self.used_up()):
-            await self.make_room(self.toolbox.schemas)
-            try: reply = await self.ask(self.toolbox.schemas)
+            await self.make_room(self.tools)
+            try: reply = await self.ask(self.tools)
             except ContextTooLong as error:
                 if not self.settings.bare and not split_turns(self.messages)[1]: # the very first request
                     if not error.limits.context:
                         raise InputError(f"{error}; the first request has no turns to leave out: name fewer tools, as in --tools batch_web_surfer,todo") from None
-                    self.refused(error, self.toolbox.schemas)
+                    self.refused(error, self.tools)
                     raise InputError(f"{self.too_small()} ({error})") from None
                 reason = "context"
                 break
@@ -471,18 +584,20 @@ class ResearchAgent:
         return await self.force(reason)
 
     async def force(self, reason): # what is used up -> (report or "", how it ended)
-        "Ask for the report without tools; twice, since some models call tools all the same."
+        "Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is named the second time only: some servers (SGLang) then leave them out of the prompt, which is cached no more."
         self.trace("forced", reason=reason)
-        for _ in range(2):
-            prefix = "<answer>" if self.settings.bare else ""
-            if not self.settings.bare: self.messages.append({"role": "user", "content": prompt("forced", reason=reason)})
-            await self.make_room()
-            try: reply = await self.ask(None, prefix)
+        for more in ({}, {"tool_choice": "none"}):
+            if self.settings.bare: more = {"prefix": "<answer>"}
+            else: self.tell(prompt("forced", reason=reason))
+            await self.make_room(self.tools)
+            try: reply = await self.ask(self.tools, final=True, **more)
             except ContextTooLong:
                 break
-            message = {**reply.message, "tool_calls": None}
-            self.messages.append({k: v for k, v in message.items() if v is not None})
-            if find_answer(message): return await self.whole_answer(reply), f"forced: {reason}"
+            words = {key: value for key, value in reply.message.items() if key != "tool_calls"}
+            if find_answer(words if more else reply.message):
+                self.messages.append(words)
+                return await self.whole_answer(reply), f"forced: {reason}"
+            self.messages += [reply.message, *self.refusals(reply.message.get("tool_calls") or [])]
         return "", f"no answer: {reason}"
 
     async def whole_answer(self, reply): # Reply with a report -> the report, also if one reply could not hold it
@@ -491,9 +606,9 @@ class ResearchAgent:
         for _ in range(3):
             if reply.finish_reason != "length" or self.settings.bare or "</answer>" in text and not answer_open(text): break
             self.messages.append({"role": "user", "content": prompt("go_on")})
-            await self.make_room()
+            await self.make_room(self.tools)
             try:
-                reply = await self.ask(None)
+                reply = await self.ask(self.tools, final=True)
             except ContextTooLong:
                 break
             self.messages.append(reply.message)
@@ -507,22 +622,40 @@ class ResearchAgent:
                               [c for c in cited if c not in self.toolbox.read], ended, self.spent, len(self.toolbox.read), self.internal_errors, self.messages)
 
     async def repair(self, question, result): # -> ResearchResult
-        "Let the agent write the report again without citations of what it has not read."
+        "Let the agent write the sentences again that cite what it has not read; the report that this gives ends the conversation, how it came about is in the trace."
+        rows, place = self.messages, len(self.messages)
         for attempt in range(self.settings.repairs):
-            last = min(80, max(5, self.room() // 100))
-            known = "\n".join(f"{p.id}  {p.title[:80]}" for p in list(self.toolbox.read.values())[-last:]) or "none"
-            self.messages.append({"role": "user", "content": prompt("repair", unknown=", ".join(result.unknown), known=known)})
-            self.trace("repair", attempt=attempt + 1, unknown=result.unknown)
-            await self.make_room()
-            try:
-                reply = await self.ask(None)
+            if not result.unknown: break
+            wrong = [found for found in cited_sentences(result.answer) if set(found[2]) - set(self.toolbox.read)]
+            wrong, request = self.repair_request(result.answer, wrong)
+            self.trace("repair", attempt=attempt + 1, unknown=result.unknown, request=request)
+            self.messages.append({"role": "user", "content": request})
+            await self.make_room(self.tools)
+            try: reply = await self.ask(self.tools, final=True)
             except ContextTooLong:
                 break
-            self.messages.append(reply.message)
-            answer = await self.whole_answer(reply)
-            if answer: result = self.result(question, answer, result.ended)
-            if not result.unknown: break
-        return result
+            self.messages += [reply.message, *self.refusals(reply.message.get("tool_calls") or [])]
+            result = self.repaired(question, result, wrong, await self.whole_answer(reply))
+        self.messages = [*rows[:place - 1], {**rows[place - 1], "content": f"<answer>\n{result.answer}\n</answer>"}]
+        return replace(result, messages=self.messages)
+
+    def repair_request(self, report, wrong): # Markdown, of `cited_sentences` those to repair -> (those that are asked for, text)
+        "As many sentences, with as much that is nearest to them, as there is room for."
+        for most, number in ((4, len(wrong)), (2, len(wrong)), (1, len(wrong)), (1, len(wrong) // 4), (1, 1)):
+            blocks = repair_blocks(report, wrong[:max(1, number)], self.toolbox.read, most)
+            request = prompt("repair", sentences="\n\n".join(blocks))
+            if guess_tokens(request) * self.scale < self.results_tokens(): break
+        return wrong[:len(blocks)], request
+
+    def repaired(self, question, result, wrong, reply): # ResearchResult, the sentences that were asked for, text of the reply -> ResearchResult
+        "What of a reply may be put into the report; a whole report if it is the same but for these sentences."
+        report, old = result.answer, [result.answer[begin:end] for begin, end, _ in wrong]
+        whole = self.result(question, reply, result.ended)
+        if keeps_rest(report, wrong, reply) and len(whole.unknown) < len(result.unknown): made = whole
+        else: made = self.result(question, put_sentences(report, wrong, read_repair(reply, old, self.toolbox.read)), result.ended)
+        self.trace("repaired", before=old, reply=reply, left=made.unknown)
+        return made
+
 
 # %% ../nbs/36_research.ipynb #0716786b
 def numbered(result, link): # ResearchResult, function(number, Paragraph) -> text of one citation
@@ -540,9 +673,9 @@ def report_markdown(result, # ResearchResult
                     ): # -> text of a Markdown file
     "A report with numbered sources."
     text = numbered(result, lambda number, p: f"[[{number}]]({p.url})" if p.url.startswith(("http://", "https://")) else f"[{number}]") or "*No report was written.*"
-    lines = [f"# {plain(result.question)}", "", text, "", "## Sources", ""]
+    lines, claims = [f"# {plain(result.question)}", "", text, "", "## Sources", ""], claims_of(result.answer)
     for number, p in enumerate(result.sources, 1):
-        lines.append(f"{number}. {plain(p.title) or p.site}{' (' + p.date + ')' if p.date else ''}. <{p.url}>\n   > {plain(shrink(p.text, 400))}")
+        lines.append(f"{number}. {plain(p.title) or p.site}{' (' + p.date + ')' if p.date else ''}. <{p.url}>\n   > {plain(passage_for(p.text, claims.get(p.id, [])))}")
     if not result.sources: lines.append("None cited.")
     if result.unknown: lines += ["", f"**Unknown citations**: {', '.join(map(plain, result.unknown))}; no tool has shown these paragraphs."]
     return "\n".join([*lines, "", "---", "", plain(about), ""])
@@ -612,7 +745,8 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "summarised": return f"  {event['turns']} turns summarised, their text is in {event['path']}"
     if kind == "unread": return f"  a call that was not understood: {event['markup']}; asked again"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"
-    if kind == "repair": return f"  citations of what was not read: {', '.join(event['unknown'])}; asked to repair them"
+    if kind == "repair": return f"  citations of what was not read: {', '.join(event['unknown'])}; these sentences are asked for again"
+    if kind == "repaired": return f"  put in place; still unknown: {', '.join(event['left'])}" if event["left"] else "  all of them put in place"
     if kind == "internal_error": return f"  the tool {event['name']} broke: {event['error'].strip().splitlines()[-1]}"
     return ""
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -58,6 +59,11 @@ def run(server, workspace, web, kit="batch_web_surfer,todo,file", question=QUEST
     return result, agent
 
 
+def begins_as_before(requests):
+    "Whether each request has the tools of the one before, and its messages in front, letter for letter."
+    return all(new["tools"] == old["tools"] and json.dumps(new["messages"][:len(old["messages"])]) == json.dumps(old["messages"]) for old, new in zip(requests, requests[1:]))
+
+
 def money(bill): return ((bill.prompt - bill.cached) * 2.0 + bill.cached * 0.5 + bill.completion * 10.0) / 1e6
 
 
@@ -104,12 +110,12 @@ def test_an_endpoint_that_stays_away_leaves_a_state_to_go_on_from(tmp_path, web)
 @pytest.mark.parametrize("budget, reason", [({"tool_calls": 2}, "tool calls"), ({"turns": 2}, "turns"), ({"tokens": 14_000}, "tokens"), ({"money": 0.04}, "money"), ({"seconds": 1.0}, "seconds")])
 def test_every_budget_ends_in_a_report(tmp_path, web, budget, reason):
     def endless(messages):
-        if messages[-1]["role"] == "user" and "budget is used up" in messages[-1]["content"]: return turn(f"<answer>So far \\cite{{{CITED.search(results(messages)[0])[1]}}}</answer>")
+        if "budget is used up" in messages[-1]["content"]: return turn(f"<answer>So far \\cite{{{CITED.search(results(messages)[0])[1]}}}</answer>")
         if reason == "seconds": time.sleep(0.3)
         return turn("", [("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon school"]})])
     with ScriptedModel(endless) as server: result, agent = run(server, tmp_path, web, reply_tokens=500, **budget)
     assert result.ended == f"forced: {reason}" and result.answer.startswith("So far") and not result.unknown
-    assert "tools" not in server.requests[-1] or not server.requests[-1]["tools"]
+    assert begins_as_before(server.requests) and "tool_choice" not in server.requests[-1]
     for name, limit in budget.items():
         if name != "seconds": assert getattr(result.spent, name) <= limit
 
@@ -117,6 +123,8 @@ def test_every_budget_ends_in_a_report(tmp_path, web, budget, reason):
 def test_a_model_that_calls_tools_for_ever_gets_no_more(tmp_path, web):
     with ScriptedModel(lambda messages: turn("", [("todo", {"action": "clear"})])) as server: result, agent = run(server, tmp_path, web, turns=4)
     assert result.ended.startswith("no answer") and result.answer == "" and result.spent.tool_calls == 3
+    assert begins_as_before(server.requests) and [request.get("tool_choice") for request in server.requests] == [None, None, None, None, "none"]
+    assert [text for text in results(result.messages) if "no tool calls left" in text] and not server.problems
 
 
 def test_calls_of_a_turn_run_at_the_same_time(tmp_path):
@@ -187,6 +195,95 @@ def test_strict_repairs_what_was_never_read(tmp_path, web):
     assert plain.unknown == ["web_deadbeef"] and "Unknown citations" in report_markdown(plain)
     with ScriptedModel(model) as server: strict, _ = run(server, tmp_path / "b", web, strict=True)
     assert not strict.unknown and strict.spent.turns == 4 and "Moon" not in strict.answer
+
+
+def test_only_the_sentence_is_repaired(tmp_path, web):
+    "One wrong letter in one id: what was meant is shown with its text, a sentence is asked for, and nothing else changes."
+    def model(messages):
+        last, played = str(messages[-1]["content"]), researcher(messages)
+        if "no tool has shown you" in last:
+            meant = re.search(r"- (web_[0-9a-f]{8}) \(.*1 character apart\): .*Jack Lemmon", last)[1]
+            return turn(f"<answer>\n1. **Also:** he is the man \\cite{{{meant}}}.\n</answer>")
+        return {**played, "content": played["content"].replace("<answer>", f"<answer># Report\n\n- **Also:** he is the man \\cite{{{wrong_letter(messages)}}}.\n- One more.\n\n")} if played["content"].startswith("<answer>") else played
+    def wrong_letter(messages):
+        one = CITED.search(results(messages)[1])[1]
+        return one[:-1] + ("0" if one[-1] != "0" else "1")
+    with ScriptedModel(model) as server: result, agent = run(server, tmp_path, web, strict=True)
+    asked = server.requests[-1]["messages"][-1]["content"]
+    assert not result.unknown and result.spent.turns == 4 and begins_as_before(server.requests)
+    before = next(m["content"] for m in reversed(server.requests[-1]["messages"]) if m["role"] == "assistant")
+    assert CITED.sub("", result.answer) == CITED.sub("", before[8:-9]) and result.answer != before[8:-9]
+    assert len(asked) < 2500 and "One more" not in asked and "Harvard" not in asked.split("1. ")[1].split("\n")[0]
+    assert result.messages[-1]["content"] == f"<answer>\n{result.answer}\n</answer>" and not any("no tool has shown you" in str(m["content"]) for m in result.messages)
+
+
+@pytest.mark.parametrize("reply", ["<answer>I am sorry, I can not say which paragraph was meant here at all.</answer>", "<answer>1. He is the man \\cite{web_00000000}.</answer>", "", "<answer>1. He won three Oscars, a Tony award and the hearts of all who saw him on the stage.</answer>"])
+def test_a_repair_that_does_not_repair_is_not_put_in(tmp_path, web, reply):
+    "Nonsense, another invented id, nothing, or new statements: the report stays, and says what it cites without having read it."
+    def model(messages):
+        if "no tool has shown you" in str(messages[-1]["content"]): return turn(reply)
+        played = researcher(messages)
+        return {**played, "content": played["content"].replace("<answer>", "<answer>He is the man \\cite{web_deadbeef}. ")}
+    with ScriptedModel(model) as server: result, agent = run(server, tmp_path, web, strict=True)
+    assert result.unknown == ["web_deadbeef"] and result.answer.startswith("He is the man \\cite{web_deadbeef}. He went to Harvard") and result.spent.turns == 5
+    assert "Unknown citations" in report_markdown(result)
+
+
+def test_many_unknown_ids_are_asked_for_as_far_as_there_is_room(tmp_path, web):
+    def model(messages):
+        last = str(messages[-1]["content"])
+        if "no tool has shown you" in last: return turn("<answer>" + "\n".join(f"{n}. -" for n in re.findall(r"^(\d+)\. Fact", last, re.MULTILINE)) + "</answer>")
+        played = researcher(messages)
+        return {**played, "content": played["content"].replace("<answer>", "<answer>" + "".join(f"Fact number {n} is true \\cite{{web_{n:08x}}}.\n" for n in range(60)))}
+    with ScriptedModel(model, limit=6000) as server: result, agent = run(server, tmp_path, web, strict=True, repairs=8)
+    assert not result.unknown and result.answer.startswith("He went to Harvard") and not server.problems
+
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+def exchange(name):
+    "A recorded exchange of the shared folder, or a skip that says so."
+    found = next(iter((SHARED / "exchanges").glob(f"{name}_*.json")), None)
+    if found is None: pytest.skip("the recorded exchanges (../shared/exchanges) are not here")
+    return json.loads(found.read_text())
+
+
+def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
+    "A model that was told to write all again: its report is taken, as every other sentence of it is as it was."
+    from stepdr.research import claims_of, cited_sentences, keeps_rest, repair_blocks
+    from stepdr.world.paragraphs import Paragraph
+    recorded = exchange("08")["exchanges"][0]
+    asked, known = recorded["request"]["messages"][1]["content"], re.findall(r"^(web_[0-9a-f]{8})  (.*)$", recorded["request"]["messages"][2]["content"], re.MULTILINE)
+    first, again = (text.partition("<answer>")[2].partition("</answer>")[0].strip() for text in (asked, recorded["reply"]["content"]))
+    read = {one: Paragraph(one, "file:///x.txt", title, "Text of the paragraph.") for one, title in known}
+    wrong = [found for found in cited_sentences(first) if set(found[2]) - set(read)]
+    block = repair_blocks(first, wrong, read)
+    assert len(wrong) == 1 and first[wrong[0][0]:wrong[0][1]].startswith("**In short:**") and len(block[0]) < 900
+    assert "- web_fd72012f (Mount_Pinatubo; 1 character apart)" in block[0] and keeps_rest(first, wrong, again) and not set(claims_of(again)) - set(read)
+
+
+def test_a_source_shows_what_it_is_cited_for(tmp_path):
+    "The figure stands in the middle of a long paragraph: it is shown, in its whole sentence, in Markdown and in HTML; what is left out is marked."
+    from stepdr.research import ResearchResult, report_html
+    from stepdr.world.paragraphs import Paragraph
+    filler = "The valley was searched by many teams for several weeks after that. " * 6
+    paragraph = Paragraph("web_00000001", "https://a.example/flood", "The flood", f"{filler}In all, 157 people drowned in St. Mary and along the river Elm. {filler}The dam was 48.5 m high. {filler}")
+    result = ResearchResult("How bad was it?", "| | Flood |\n| --- | --- |\n| Deaths | 157 \\cite{web_00000001} |\n\nThe dam had a height of 48.5 m \\cite{web_00000001}.", [paragraph])
+    for text in (report_markdown(result).replace("\\", ""), report_html(result)):
+        shown = text.split("Sources")[1]
+        assert "In all, 157 people drowned in St. Mary and along the river Elm." in shown and "The dam was 48.5 m high." in shown
+        assert shown.count("[…]") == 3 and len(shown) < 900 and "characters left out" not in shown
+
+
+def test_the_recorded_report_shows_its_facts():
+    "The two facts that the recorded list of sources had cut out, in the paragraphs of the same articles."
+    from stepdr.rules import passage_for
+    archive = SHARED / "data" / "docs_wikispeedia" / "plaintext_articles.tar.xz"
+    if not archive.exists(): pytest.skip("the articles (../shared/data/docs_wikispeedia) are not here")
+    with tarfile.open(archive) as files: texts = {Path(one.name).stem: files.extractfile(one).read().decode() for one in files if Path(one.name).stem in ("1980_eruption_of_Mount_St._Helens", "Mount_Pinatubo")}
+    for article, claim, figure in (("1980_eruption_of_Mount_St._Helens", "57 deaths", "57"), ("Mount_Pinatubo", "global temperature about -0.4 °C", "0.4")):
+        paragraph = next(part for part in re.split(r"\n\s*\n", texts[article]) if re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.])", part) and len(part) > 600)
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", passage_for(" ".join(paragraph.split()), [claim]))
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")

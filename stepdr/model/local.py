@@ -283,6 +283,7 @@ class LocalPolicy:
                        temperature=None, # of sampling
                        on_text=None, # called with each piece as it is written
                        prefix="", # text that the turn begins with, such as <answer> when the budget for tools is used up
+                       tool_choice="", # for endpoints; a local model is told in the conversation
                        ): # -> Reply; its cost is 0
         "One turn. Raises ContextTooLong; when the caller is cancelled, the model stops at its next token."
         loop, stopped = asyncio.get_running_loop(), threading.Event()

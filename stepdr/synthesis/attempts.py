@@ -227,7 +227,7 @@ class RulePolicy:
         parts = [" ".join(list(keywords(task))[:12])] if question else task_parts(task)
         new = [query for query in dict.fromkeys(parts + further) if query not in made]
         if further and not new: new = [query for query in self.followed(task, found) if query not in made] # what was left out is known now
-        if tools and new: message = self.search(new[:2], zh, len(made))
+        if tools and new and "budget is used up" not in str(messages[-1]["content"]): message = self.search(new[:2], zh, len(made))
         else: message = {"role": "assistant", "reasoning_content": "读到的内容足以写出结果。" if zh else "What was read is enough to write down the result.",
                          "content": f"<answer>{self.answered(task, found, zh) if question else self.written(parts, found, zh)}</answer>"}
         return Reply(message, Usage(guess_tokens(messages), guess_tokens([message])), 0.0, "tool_calls" if message.get("tool_calls") else "stop", 0.0, 1, "rules")

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..client import SetAside
 from ..config import setting, validate
 from ..llm import ContextTooLong, EndpointError, guess_tokens
-from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns
+from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns, without_forced
 from ..answers import compare_answers
 from ..rules import figures_in, keywords, rule, sentences
 from .attempts import on_background, same_answer
@@ -316,7 +316,9 @@ def history_for(attempt, thought, language): # Attempt -> chat rows
     "What the next attempt goes on from: the conversation, its end, and the reflection. A call for the report when a budget ended is left out."
     rows = deepcopy(attempt.messages)
     if not rows or rows[-1]["role"] != "assistant": rows.append({"role": "assistant", "content": f"<answer>{attempt.answer}</answer>"})
-    if len(rows) > 2 and rows[-2]["role"] == "user" and attempt.ended != "answered": rows.pop(-2)
+    if len(rows) > 2 and attempt.ended != "answered" and isinstance(rows[-2]["content"], str):
+        rows[-2]["content"] = without_forced(rows[-2]["content"])
+        if not rows[-2]["content"]: rows.pop(-2)
     rows[-1].pop("tool_calls", None)
     return rows + [{"role": "user", "content": retry_text(thought, language)}]
 
