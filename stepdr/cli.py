@@ -510,13 +510,13 @@ def _add_run_options(parser):
     parser.add_argument("--gpu", default="", metavar="INDEX", help="index of the GPU that the notebooks see")
 
 # %% ../nbs/92_cli.ipynb #fcc5e1ae
-def _add_kit_options(parser, choose=True):
-    "The options of every command that uses the tools."
+def _add_kit_options(parser, tools="those that a task over this web and in this workspace may need"):
+    "The options of every command that uses the tools; `tools` is what stands for no names, \"\" where they cannot be chosen."
     parser.add_argument("--web", default="closed", metavar="WEB", help="closed (the web of this project's facts), served (the same, fetched over HTTP), live, or a folder of documents (default: closed)")
     parser.add_argument("--search", default="", metavar="NAME", help="provider for --web live: searxng, brave, serper, tavily or mcp:COMMAND (default: the first whose key is in the environment)")
     parser.add_argument("--mcp-tool", default="", metavar="NAME", help="search tool of the MCP server (default: the first that looks like one)")
     parser.add_argument("--mcp-env", default="", metavar="NAMES", help="environment variables that the MCP server may see, comma-separated")
-    if choose: parser.add_argument("--tools", default="", metavar="NAMES", help="comma-separated (default: all; no browser on a folder or in a replay)")
+    if tools: parser.add_argument("--tools", default="all" if tools == "all" else "", metavar="NAMES", help=f"comma-separated, or all (default: {tools})")
     parser.add_argument("--allow-host", default="", metavar="HOSTS", help="hosts that may be fetched although their address is private, comma-separated")
     parser.add_argument("--shell-network", action="store_true", help="let commands in the sandbox reach the network")
     parser.add_argument("--unsafe-shell", action="store_true", help="run commands without a sandbox where bubblewrap is missing")
@@ -767,12 +767,12 @@ def make_parser():
     tool.add_argument("name", metavar="NAME", help="name of the tool")
     tool.add_argument("arguments", metavar="JSON", help="its arguments, a JSON object")
     tool.add_argument("--workspace", metavar="DIR", help="folder that keeps files and the tools' state between calls (default: one that is gone afterwards)")
-    _add_kit_options(tool, choose=False)
+    _add_kit_options(tool, "")
     mcp = _add_command(commands, "mcp", mcp_command, "serve all tools to MCP clients, over standard input and output or over HTTP", "stepdr mcp --web live --workspace work\n  stepdr mcp --port 8808",
                        "--web live: a search key such as BRAVE_API_KEY, or SEARXNG_URL, in the environment")
     mcp.add_argument("--workspace", metavar="DIR", help="folder that keeps files and the tools' state (default: one that is gone afterwards)")
     mcp.add_argument("--port", type=int, default=0, metavar="N", help="serve HTTP on 127.0.0.1 at this port (default: standard input and output)")
-    _add_kit_options(mcp)
+    _add_kit_options(mcp, "all")
     _add_data_commands(commands)
     _add_eval_commands(commands)
     ask = _add_command(commands, "ask", ask_command, "run one episode of a trained model, printed as it goes",

@@ -351,6 +351,7 @@ class ResearchAgent:
             return
         if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.tools)):
             self.trace("note", text=note)
+        self.tell_tools()
         if self.room() < 600:
             raise InputError(self.too_small())
         if self.room() < self.settings.reply_tokens + 300:
@@ -368,6 +369,9 @@ class ResearchAgent:
     def tell_context(self):
         self.trace("context", tokens=self.context, source=self.said_by(), tools=len(self.toolbox.tools), fixed=self.context - self.room(),
                    reply=self.reserve(), results=self.results_tokens())
+
+    def tell_tools(self):
+        self.trace("tools", offered=list(self.toolbox.tools), tokens=guess_tools(self.tools), left_out=self.toolbox.left_out)
 
     def too_small(self): # -> text of the error
         soft = "" if self.limits.firm and self.limits.context else "say how much it really has with --context, "
@@ -737,6 +741,10 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "context":
         return (f"context {event['tokens']} tokens ({event['source']}): instructions and {event['tools']} tools about {event['fixed']}, "
                 f"replies up to {event['reply']}, results of a turn up to {event['results']}")
+    if kind == "tools":
+        reasons = {why: [name for name in event["left_out"] if event["left_out"][name] == why] for why in event["left_out"].values()}
+        said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+        return f"tools {', '.join(event['offered'])}, described in about {event['tokens']} tokens" + (f"; not offered: {said}; --tools NAMES or all overrules" if said else "")
     if kind == "note":
         return event["text"]
     if kind == "cut":

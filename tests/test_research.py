@@ -342,7 +342,7 @@ def busy(messages):
 def test_research_in_a_small_context_ends_in_a_report(tmp_path, web, limit, kind):
     "All tools, fourteen turns that each would fill the context: nothing is refused, old turns are summarised, and the report is there."
     own = {"/props": {"default_generation_settings": {"n_ctx": limit}}} if kind == "llama.cpp" else {}
-    with ScriptedModel(busy, limit=limit, kind=kind, own=own) as server: result, agent = run(server, tmp_path, web, kit="", turns=14, keep_turns=2)
+    with ScriptedModel(busy, limit=limit, kind=kind, own=own) as server: result, agent = run(server, tmp_path, web, kit="all", turns=14, keep_turns=2)
     assert result.ended == "forced: turns" and result.answer.startswith("He went to Harvard") and result.sources and not result.unknown
     assert not server.problems and agent.context == limit
     events = [json.loads(line) for line in (tmp_path / ".stepdr" / "trace.jsonl").read_text().splitlines()]
@@ -358,7 +358,7 @@ def test_research_in_a_small_context_ends_in_a_report(tmp_path, web, limit, kind
 @pytest.mark.parametrize("kind", ["vllm", "old vllm"])
 def test_a_limit_that_only_refusals_tell_is_learnt(tmp_path, web, kind):
     "The list names no limit, as those of many vendors: the first refusal does, and the work goes on within it."
-    with ScriptedModel(busy, limit=5000, kind=kind, tell=False) as server: result, agent = run(server, tmp_path, web, turns=10)
+    with ScriptedModel(busy, limit=5000, kind=kind, tell=False) as server: result, agent = run(server, tmp_path, web, kit="batch_web_surfer,todo,file", turns=10)
     assert result.answer.startswith("He went to Harvard") and result.sources and agent.context == 5000
     assert 1 <= len(server.problems) <= 4
 
@@ -385,14 +385,14 @@ def test_a_chinese_conversation_stays_within_the_context_too(tmp_path):
 
 
 def test_a_report_longer_than_a_reply_is_put_together(tmp_path, web):
-    "What one reply cannot hold goes on in the next, without the tools, whose room is then free."
-    whole = "<answer>" + " ".join(f"Sentence {n} of the report says something." for n in range(60)) + "</answer>"
+    "What one reply cannot hold goes on in the next, which may have all the room that is left; the tools stay described."
+    whole = "<answer>" + " ".join(f"The report says something in its sentence number {n}." for n in range(80)) + "</answer>"
     def model(messages):
         wrote = "".join(m["content"] for m in messages if m["role"] == "assistant" and m["content"])
         return turn(whole[whole.rindex(wrote[-20:]) + 20:] if wrote else whole)
     with ScriptedModel(model, limit=4096) as server: result, agent = run(server, tmp_path, web, kit="")
     assert result.ended == "answered" and "".join(result.answer.split()) == "".join(whole[8:-9].split()) and not server.problems and len(server.requests) == 2
-    assert server.requests[0]["max_tokens"] < 600 < 1500 < server.requests[1]["max_tokens"]
+    assert server.requests[0]["max_tokens"] < 800 < 1500 < server.requests[1]["max_tokens"] and begins_as_before(server.requests)
 
 
 # ---------------------------------------------------------------- the command line
@@ -469,8 +469,8 @@ def test_research_command_says_what_it_chose(tmp_path):
         done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", cwd=tmp_path)
         line = next(line for line in done.stderr.splitlines() if line.startswith("context "))
         assert done.returncode == 0 and "Harvard [[1]]" in done.stdout and not server.problems, done.stderr
-        assert re.fullmatch(r"context 4096 tokens \(the server's max_model_len\): instructions and 8 tools about \d+, replies up to \d+, results of a turn up to \d+", line)
-        assert all(request["max_tokens"] < 600 for request in server.requests)
+        assert re.fullmatch(r"context 4096 tokens \(the server's max_model_len\): instructions and 3 tools about \d+, replies up to \d+, results of a turn up to \d+", line)
+        assert all(request["max_tokens"] < 1000 for request in server.requests)
         done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--context", "3500", "--reply-tokens", "300", "--tools", "batch_web_surfer,todo", cwd=tmp_path)
         assert done.returncode == 0 and "context 3500 tokens (as asked): instructions and 2 tools" in done.stderr and "replies up to 300" in done.stderr
         assert server.requests[-1]["max_tokens"] == 300 and not server.problems
@@ -480,7 +480,7 @@ def test_research_command_in_a_context_too_small_for_the_tools(tmp_path):
     "One line before the work, which names the way out; and the way out works."
     with ScriptedModel(researcher, limit=2048) as server:
         command = ["research", QUESTION, "--model", f"{server.url}#{server.model}"]
-        done = stepdr(*command, "--quiet", cwd=tmp_path)
+        done = stepdr(*command, "--tools", "all", "--quiet", cwd=tmp_path)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not server.requests, done.stderr
         assert "a context of 2048 tokens (the server's max_model_len) is too small" in done.stderr and "8 tools" in done.stderr and "--tools batch_web_surfer,todo" in done.stderr
         done = stepdr(*command, "--reply-tokens", "1000", "--tools", "batch_web_surfer,todo", "--quiet", cwd=tmp_path)
@@ -488,7 +488,7 @@ def test_research_command_in_a_context_too_small_for_the_tools(tmp_path):
         done = stepdr(*command, "--tools", "batch_web_surfer,todo", cwd=tmp_path)
         assert done.returncode == 0 and "Harvard [[1]]" in done.stdout and not server.problems, done.stderr
     with ScriptedModel(researcher, limit=2048, tell=False) as server:
-        done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--quiet", cwd=tmp_path)
+        done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--tools", "all", "--quiet", cwd=tmp_path)
         assert done.returncode == 2 and "2048 tokens (its refusal) is too small" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 

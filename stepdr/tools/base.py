@@ -211,6 +211,7 @@ class Toolbox:
         self.tools, self.workspace, self.on_close = {tool.__name__: tool for tool in tools}, workspace, list(on_close)
         self.read = {}  # id -> Paragraph: what may be cited
         self.reminder = lambda: ""  # text of a plan that an agent may have forgotten; a kit sets its todo list's
+        self.left_out = {}  # tools that a kit does not offer for a task: {name: why}
         self.calls = 0
 
     @property
