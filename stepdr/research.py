@@ -433,6 +433,7 @@ class ResearchAgent:
         "Run one call within what is left of the time; a broken tool is told to the model and counted, the episode goes on."
         name, limit = str(call["function"].get("name")), max(1.0, self.settings.seconds - self.clock())
         self.trace("call", name=name, arguments=call["function"].get("arguments"))
+        taken = ()
         async with self.slots:
             try: result = await asyncio.wait_for(self.toolbox.call_async(call["function"]), limit)
             except asyncio.TimeoutError: text, images, failed = "error: the time of this episode is used up", (), True
@@ -440,8 +441,8 @@ class ResearchAgent:
                 self.internal_errors += 1
                 self.trace("internal_error", name=name, error=traceback.format_exc())
                 text, images, failed = f"error: the tool {name} broke ({type(error).__name__}); try it in another way", (), True
-            else: text, images, failed = result.text, result.images, result.failed
-        self.trace("result", name=name, text=text, images=[str(i) for i in images], failed=failed)
+            else: text, images, failed, taken = result.text, result.images, result.failed, result.taken
+        self.trace("result", name=name, text=text, images=[str(i) for i in images], failed=failed, **({"taken": taken} if taken else {}))
         row = {"role": "tool", "content": text, "name": name, **({"tool_call_id": call["id"]} if call.get("id") else {}), **({"failed": True} if failed else {})}
         return row, images
 
@@ -733,6 +734,7 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
         usage = event["usage"]
         return f"turn {event['turn']}   {usage['prompt'] + usage['completion']} tokens, {event['seconds']:.1f} s" + (f"   {shrink_line(words, 160)}" if words else "")
     if kind == "call": return "  " + shrink_line(call_line(event["name"], event["arguments"]), 200)
+    if kind == "result" and event.get("taken"): return f"    {'; '.join(event['taken'])}\n{event_lines({**event, 'taken': ()})}".rstrip()
     if kind == "result" and event["name"] == "todo" and not event["failed"]: return "    " + event["text"].split("\n\n[left")[0].replace("\n", "\n    ")
     if kind == "result" and event["failed"]: return "    " + shrink_line(event["text"], 160)
     if kind == "result": return f"    {len(cited_ids(event['text']))} paragraphs" if CITE.search(event["text"]) else ""

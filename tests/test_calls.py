@@ -255,6 +255,52 @@ def test_what_would_lose_something_is_answered_with_the_field(name, given, words
     assert words in str(error.value)
 
 
+def kit_tools():
+    from stepdr.tools.file import Files, Todo
+    from stepdr.tools.media import Media
+    from stepdr.tools.search import WebSurfer
+    from stepdr.tools.shell import Shell
+    return {tool.__name__: tool for tool in (WebSurfer.batch_web_surfer, Todo.todo, Files.file, Shell.shell, Media.analyze_image)}
+
+KIT = kit_tools()
+
+
+@pytest.mark.parametrize("name, written, meant, words", [
+    ("batch_web_surfer", {"action": "batch_search", "query": "Jack Lemmon, actor"}, {"action": "batch_search", "queries": ["Jack Lemmon, actor"]}, ["query taken as queries"]),
+    ("batch_web_surfer", {"action": "search", "q": "Lemmon", "max_results": "3"}, {"action": "batch_search", "queries": ["Lemmon"], "topk": 3}, ["q taken as queries", "max_results taken as topk", "action search taken as batch_search"]),
+    ("batch_web_surfer", {"action": "batch_open", "url": ["https://a.example/"]}, {"action": "batch_open", "urls": ["https://a.example/"]}, ["url taken as urls"]),
+    ("todo", {"action": "update", "items": [{"id": "2", "status": "completed"}]}, {"action": "update", "items": [{"id": "2", "state": "done"}]}, ["status taken as state", "state completed taken as done"]),
+    ("todo", {"action": "create", "todos": [{"content": "read", "status": "in-progress"}]}, {"action": "create", "items": [{"text": "read", "state": "in_progress"}]}, ["todos taken as items", "content taken as text", "status taken as state", "state in-progress taken as in_progress"]),
+    ("todo", {"action": "create", "items": ["read", "write"]}, {"action": "create", "texts": ["read", "write"]}, ["items taken as texts"]),
+    ("file", {"action": "read", "file_path": "a.md", "start_line": 3}, {"action": "read", "path": "a.md", "start": 3}, ["file_path taken as path", "start_line taken as start"]),
+    ("file", {"action": "patch", "path": "a.md", "edits": [{"old_string": "x", "new_string": "y"}]}, {"action": "patch", "path": "a.md", "edits": [{"old": "x", "new": "y"}]}, ["old_string taken as old", "new_string taken as new"]),
+    ("shell", {"cmd": "ls"}, {"command": "ls"}, ["cmd taken as command"]), ("analyze_image", {"image_path": "a.png", "prompt": "What?"}, {"path": "a.png", "question": "What?"}, ["image_path taken as path", "prompt taken as question"])])
+def test_names_that_models_write_are_taken(name, written, meant, words):
+    found = check_arguments(KIT[name], written, taken := [])
+    assert found == meant and sorted(taken) == sorted(words)
+
+
+@pytest.mark.parametrize("name, written, words", [
+    ("batch_web_surfer", {"action": "batch_search", "query": "x", "q": "y"}, "no argument 'q'"), ("batch_web_surfer", {"action": "batch_search", "queries": ["x"], "query": "y"}, "no argument 'query'"),
+    ("todo", {"action": "create", "todos": []}, "it could be items or texts"), ("todo", {"action": "update", "items": [{"id": "1", "progress": "half"}]}, "no argument 'progress'; there is id, text, after, state"),
+    ("batch_web_surfer", {"action": "batch_search", "keywords": "tides, moon"}, "no argument 'keywords'"), ("batch_web_surfer", {"action": "batch", "queries": ["x"]}, "action must be one of"), ("shell", {"code": "print(1)"}, "no argument 'code'")])
+def test_what_could_mean_two_things_is_refused(name, written, words):
+    with pytest.raises(ToolError) as error: check_arguments(KIT[name], written)
+    assert words in str(error.value)
+
+
+def test_what_was_taken_is_in_the_trace(tmp_path):
+    "The call as it was written, what it was taken for, and its result; the model is answered as if it had written that."
+    from stepdr.tools.file import Todo
+    workspace = Workspace(tmp_path)
+    turns = [turn("", [("todo", {"action": "create", "todos": [{"content": "read"}]})]), turn("", [("todo", {"action": "update", "items": [{"id": 1, "status": "completed"}]})]), turn("<answer>done</answer>")]
+    with ScriptedModel(turns) as server:
+        policy = ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model))
+        result = run_async(ResearchAgent(policy, Toolbox([Todo(workspace).todo], workspace), workspace, ResearchSettings()).run("q"))
+    events = [json.loads(line) for line in (workspace.state / "trace.jsonl").read_text().splitlines()]
+    assert [event.get("taken") for event in events if event["event"] == "result"] == [["todos taken as items", "content taken as text"], ["status taken as state", "state completed taken as done"]]
+    assert "1 of 1 done" in [message for message in result.messages if message["role"] == "tool"][-1]["content"]
+
 def test_a_tool_is_found_by_its_name_in_any_case():
     box = Toolbox([tool])
     for name in ("tool", "functions.tool", "Tool", " tool "): assert not box.call({"name": name, "arguments": {"action": "x"}}).failed, name

@@ -44,7 +44,7 @@ def tool_turn(name, **arguments):
 @pytest.fixture(scope="module")
 def whole_kit(web):
     "An environment class of all tools, over the closed web."
-    made = kit_environment(web=web)
+    made = kit_environment(KitSettings(tools="all"), web=web)
     yield made
     made.close_all()
 
@@ -61,7 +61,7 @@ def test_methods_are_the_tools_and_nothing_else(whole_kit):
 
 
 def the_tools(web):
-    with tempfile.TemporaryDirectory() as folder, open_kit(Workspace(folder), KitSettings(), web) as kit: return {**kit.tools, "todo, closed": Environment.todo, "batch_web_surfer, closed": Environment.batch_web_surfer}
+    with tempfile.TemporaryDirectory() as folder, open_kit(Workspace(folder), KitSettings(tools="all"), web) as kit: return {**kit.tools, "todo, closed": Environment.todo, "batch_web_surfer, closed": Environment.batch_web_surfer}
 
 
 def test_schemas_agree_with_transformers(web, whole_kit):

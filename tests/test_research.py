@@ -392,7 +392,7 @@ def test_a_report_longer_than_a_reply_is_put_together(tmp_path, web):
         return turn(whole[whole.rindex(wrote[-20:]) + 20:] if wrote else whole)
     with ScriptedModel(model, limit=4096) as server: result, agent = run(server, tmp_path, web, kit="")
     assert result.ended == "answered" and "".join(result.answer.split()) == "".join(whole[8:-9].split()) and not server.problems and len(server.requests) == 2
-    assert server.requests[0]["max_tokens"] < 800 < 1500 < server.requests[1]["max_tokens"] and begins_as_before(server.requests)
+    assert server.requests[0]["max_tokens"] < 800 < 1300 < server.requests[1]["max_tokens"] and begins_as_before(server.requests)
 
 
 # ---------------------------------------------------------------- the command line

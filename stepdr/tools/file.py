@@ -968,3 +968,7 @@ def _merged(items, given): # {id: item}, list of items -> {id: item}
         if name not in items and not item.get("text"): raise ToolError(f"item {name}: is new and has no text" + (f"; there is {', '.join(items)}" if items else ""))
         items[name] = {"text": "", "state": "pending", "after": []} | items.get(name, {}) | {field: item[field] for field in ("text", "state", "after") if field in item}
     return items
+
+# %% ../../nbs/22_file.ipynb #9358ec40
+Todo.todo.fields = {"items": dict.fromkeys(("id", "text", "after")) | {"state": STATES}}
+Files.file.fields = {"edits": dict.fromkeys(("old", "until", "new", "after", "before", "line", "all"))}
