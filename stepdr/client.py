@@ -33,7 +33,7 @@ from pathlib import Path
 from .artifacts import atomic_write, progress, read_metrics, sha256_path, write_json
 from .config import InputError, setting, validate
 from .llm import ChatEndpoint, ContextTooLong, EndpointError, Usage, endpoint_settings, mend, redact
-from .prompts import SCHEMAS, holes, prompt, shown_value, teacher_messages
+from .prompts import FAULT_WORDS, SCHEMAS, holes, prompt, shown_value, teacher_messages
 from .quotes import quote_stands
 from .trajectory import CITE_FORM, bare_id, cited_ids
 
@@ -89,7 +89,13 @@ def _validator(text): # checking a schema takes longer than checking a reply
     return jsonschema.Draft202012Validator(schema, registry=Registry())
 
 # %% ../nbs/05_client.ipynb #d5240006
-def schema_faults(value, validator, most=6): # -> list of lines, none if it fits
+def _fault_text(error, language): # of the validator, en or zh -> one line
+    words = FAULT_WORDS.get(error.validator) if language == "zh" else None
+    if not words: return error.message
+    missing = [name for name in error.validator_value if name not in error.instance] if error.validator == "required" else []
+    return words.format(value=json.dumps(error.instance, ensure_ascii=False), wanted=json.dumps(error.validator_value, ensure_ascii=False), missing="、".join(missing))
+
+def schema_faults(value, validator, most=6, language="en"): # -> list of lines, none if it fits
     "What does not fit a schema."
     from referencing.exceptions import Unresolvable
     try: errors = sorted(validator.iter_errors(value), key=lambda e: [str(p) for p in e.absolute_path])
@@ -97,9 +103,10 @@ def schema_faults(value, validator, most=6): # -> list of lines, none if it fits
     lines = []
     for error in errors[:most]:
         place = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
-        text = error.message if len(error.message) < 200 else f"{error.message[:90]} … {error.message[-90:]}"
+        text = _fault_text(error, language)
+        if len(text) >= 200: text = f"{text[:90]} … {text[-90:]}"
         lines.append(f"{place}: {text}")
-    return lines + ([f"and {len(errors) - most} more"] if len(errors) > most else [])
+    return lines + ([f"… +{len(errors) - most}"] if len(errors) > most else [])
 
 # %% ../nbs/05_client.ipynb #b2e001f1
 def as_asked(value, schema): # JSON value, its schema -> the same, with numbers, choices and truth values that were written as texts read as such
@@ -397,14 +404,14 @@ def judge_reply(text, # raw reply
     if not fits:
         kind = list if schema.get("type") == "array" else dict
         tried = [value for value in found if isinstance(value, kind)]
-        faults = schema_faults(max(tried, key=lambda v: len(str(v))), validator) if tried else [wrong]
-        if finish == "length": faults = ["the reply was cut off at the limit of its tokens; write a shorter one", *faults]
+        faults = schema_faults(max(tried, key=lambda v: len(str(v))), validator, language=language) if tried else [FAULT_WORDS["json"] if language == "zh" else wrong]
+        if finish == "length": faults = [prompt("fault_cut", language), *faults]
         return "invalid", None, faults
     value = with_ids(mend(fits[-1]), known)
     own = free_texts(value, schema)
     if any(map(refuses, own)): return "refusal", None, [next(filter(refuses, own))[:300]]
     if language in ("en", "zh") and share and (shares := language_shares("\n".join(own))) and shares[language] < share:
-        return "language", None, [f"only {shares[language]:.0%} of it is in {'Chinese' if language == 'zh' else 'English'}; write it in {'Chinese (用中文写)' if language == 'zh' else 'English'}"]
+        return "language", None, [prompt("fault_language", language, share=f"{shares[language]:.0%}")]
     faults = check(value) if check else []
     return ("invalid", None, faults) if faults else (None, value, [])
 
@@ -507,7 +514,7 @@ class TeacherClient:
             work.faults.append("; ".join(faults))
             if kind in ("refusal", "unfit") or attempt == self.settings.repairs: raise SetAside(kind, work.faults[-1][:1000], work)
             shown = record["reply"] if len(record["reply"]) <= 24000 else record["reply"][:16000] + "\n[…]\n" + record["reply"][-8000:]
-            sent = [*messages, {"role": "assistant", "content": shown or "(empty)"}, {"role": "user", "content": prompt("fix", language or "en", problems="\n".join(f"- {fault}" for fault in faults))}]
+            sent = [*messages, {"role": "assistant", "content": shown or prompt("nothing", language)}, {"role": "user", "content": prompt("fix", language or "en", problems="\n".join(f"- {fault}" for fault in faults))}]
 
     async def ask(self, name, # prompt of `stepdr.prompts`
                   schema=None, # of the reply; None: the prompt's own

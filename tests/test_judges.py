@@ -385,8 +385,10 @@ def test_a_judge_of_a_chinese_report_reads_chinese_only(several):
     from stepdr.prompts import SCHEMAS
     report = "".join(f"## 第{n}部分\n" + "这一部分没有值得注意的内容。" * 40 + "\n\n" for n in range(12)) + "该桥于1884年通车。\n"
     task = {"id": "t", "query": "写一份关于该桥的报告", "rubrics": [{"criterion": f"写明通车年份为{year}年", "weight": weight} for year, weight in ((1884, 1.0), (1885, 1.0), (1883, -1.0))]}
+    spoilt = iter(("没有结论。", '{"explanation": "没有写明。", "verdict": "大体"}', "", '{"verdict": "not", "explanation": ""}'))
     def model(messages):
         shown = messages[1]["content"]
+        if several == 1 and "<part>" not in shown and len(messages) < 5 and (text := next(spoilt, None)) is not None: return turn(text)  # each is sent back with what is wrong with it
         if "<part>" in shown: return turn(json.dumps({"notes": [{"number": n, "words": text, "evidence": []} for n, text in enumerate(asked_of(messages), 1)]} if several > 1 else {"evidence": []}))
         if several == 1: return reply("not", "没有写明。")
         return turn(json.dumps({"verdicts": [{"number": n, "words": text, "explanation": "没有写明。", "verdict": "not"} for n, text in enumerate(asked_of(messages), 1)]}))
@@ -398,7 +400,7 @@ def test_a_judge_of_a_chinese_report_reads_chinese_only(several):
             name = ("judge_part" if "<part>" in shown else "judge_negative" if "缺陷。这份" in shown or "缺陷。" in shown.split("</task>")[1] else "judge_positive") + ("_many" if several > 1 else "")
             seen.add(name)
             assert not latin_words(body["messages"], SCHEMAS[name]), (name, latin_words(body["messages"], SCHEMAS[name]))
-        assert len(seen) == 3
+        assert len(seen) == 3 and (several > 1 or sum(len(body["messages"]) > 2 for body in server.requests) >= 4)
 
 
 # hostile and overlong reports

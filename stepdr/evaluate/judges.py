@@ -235,7 +235,7 @@ def read_entries(text, # a reply
                  ): # -> {place from 0: entry}
     "The entries that can be relied on, also of a reply that was cut; none at all if a number was never shown, for then the others may be one off."
     values, form = read_objects(text)[0], schema["properties"][part]["items"]
-    lists = [value[part] for value in values if isinstance(value, dict) and isinstance(value.get(part), list)] + [value for value in values if isinstance(value, list)]
+    lists = [value[part] for value in values if isinstance(value, dict) and isinstance(value.get(part), list)] + [value for value in values if isinstance(value, list) and any(isinstance(one, dict) for one in value)]
     entries = [as_asked(entry, form) for entry in (lists[-1] if lists else values) if isinstance(entry, dict) and "number" in entry]
     if any(entry["number"] not in range(1, len(criteria) + 1) for entry in entries): return {}
     found = {}
