@@ -503,15 +503,19 @@ class TeacherClient:
                      name="", # under which it is counted
                      draw=0, # another number asks for another reply to the same request
                      known=(), # ids of paragraphs that were shown
+                     wishes=None, # function value -> list of faults that the caller will judge itself: sent back while repairs are left, then let through
                      ): # -> Answer
         "Structured output for messages of one's own. Raises SetAside, or InputError for a wrong schema, key, model or URL."
         schema_validator(schema)                                    # a wrong one costs no request
-        work, sent = Work(), messages
+        work, sent, best = Work(), messages, None
         for attempt in range(self.settings.repairs + 1):
             record = await self.request(sent, name, work, draw, attempt)
             kind, value, faults = judge_reply(record["reply"], record["finish"], schema, language, self.settings.language_share, check, known)
-            if kind is None: return Answer(value, work)
+            if kind is None:
+                best, faults = Answer(value, work), wishes(value) if wishes and attempt < self.settings.repairs else []
+                if not faults: return best
             work.faults.append("; ".join(faults))
+            if best is not None and attempt == self.settings.repairs: return best
             if kind in ("refusal", "unfit") or attempt == self.settings.repairs: raise SetAside(kind, work.faults[-1][:1000], work)
             shown = record["reply"] if len(record["reply"]) <= 24000 else record["reply"][:16000] + "\n[…]\n" + record["reply"][-8000:]
             sent = [*messages, {"role": "assistant", "content": shown or prompt("nothing", language)}, {"role": "user", "content": prompt("fix", language or "en", problems="\n".join(f"- {fault}" for fault in faults))}]
@@ -520,12 +524,13 @@ class TeacherClient:
                   schema=None, # of the reply; None: the prompt's own
                   language="en", # en or zh; for any other the English prompt is used, and the reply's language is not checked
                   draw=0, # another number asks for another reply to the same request
+                  wishes=None, # as `answer` takes it
                   **values, # material for the prompt's holes
                   ): # -> Answer
         "Structured output for a prompt, checked by schema, language, `grounded` and CHECKS. Raises SetAside; ValueError for holes that do not match."
         own = schema is None or schema == SCHEMAS.get(name)
         check = (lambda value: faults_of(name, value, values)) if own else None
-        return await self.answer(teacher_messages(name, language, schema, **values), SCHEMAS[name] if schema is None else schema, language, check, name, draw, shown_ids(values))
+        return await self.answer(teacher_messages(name, language, schema, **values), SCHEMAS[name] if schema is None else schema, language, check, name, draw, shown_ids(values), wishes)
 
 # %% ../nbs/05_client.ipynb #ee55c984
 def run_to_end(coroutine): # -> its result

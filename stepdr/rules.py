@@ -32,8 +32,8 @@ class OfflineTeacher:
                  **replies): # prompt=reply
         self.replies, self.checked, self.counts, self.asked = replies, checked, Counter(), deque(maxlen=remember)
 
-    async def ask(self, name, schema=None, language="en", draw=0, **values): # -> Answer
-        "Raises SetAside where there is no reply; `ValueError` for holes that are missing or not there."
+    async def ask(self, name, schema=None, language="en", draw=0, wishes=None, **values): # -> Answer
+        "What is wished is not asked for again. Raises SetAside where there is no reply; `ValueError` for holes that are missing or not there."
         if holes(name, language) != set(values): raise ValueError(f"prompt {name}: needs {sorted(holes(name, language))}, got {sorted(values)}")
         self.counts[name] += 1
         self.asked.append((name, values))

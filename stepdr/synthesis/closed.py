@@ -172,9 +172,9 @@ class ClosedTeacher(OfflineTeacher):
 
     def __init__(self): super().__init__(checked=True, **{name: getattr(self, name) for name in CLOSED_RULES})
 
-    async def ask(self, name, schema=None, language="en", draw=0, **values):
+    async def ask(self, name, schema=None, language="en", draw=0, wishes=None, **values):
         "The closed web's wording is a kind of English."
-        return await super().ask(name, schema, "en" if language == "closed" else language, draw, **values)
+        return await super().ask(name, schema, "en" if language == "closed" else language, draw, wishes, **values)
 
     # error reflection
     def reflection(self, values, language, draw):
