@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READ', 'SHARED', 'SEARCH', 'CATEGORIES', 'read_mixture', 'check_mixtures', 'Category', 'Makers', 'once',
            'graph_tasks', 'walk_tasks', 'make_tasks', 'items_for', 'heldout_tasks', 'heldout_pages', 'filters_for',
-           'filtered', 'Sets', 'stage_rows', 'make_sets', 'sets_of']
+           'filtered', 'not_twice', 'Sets', 'stage_rows', 'make_sets', 'sets_of']
 
 # %% ../../nbs/399_synthesis.ipynb #88b28206
 import itertools
@@ -20,7 +20,7 @@ from pathlib import Path
 from ..artifacts import read_jsonl, read_parquet, root
 from ..config import InputError
 from .closed import readable, report_row, verified_questions, web_at, write_facts, write_wiki
-from .engine import mixture, part_seed, run_chunks
+from .engine import mixture, part_seed, run_chunks, trained_on
 from .filters import (apply_filters, citation_format, correct_and_shortest, decontamination, drop_where, language_mixing, length, near_duplicates, ngram_repetition, noise_share,
                                       plan_consistency, temporal_anchoring, tool_schema, well_formed)
 from .tasks import question_tasks, research_tasks
@@ -166,13 +166,22 @@ def filters_for(kind, heldout, names, count=20): # text, reading, work, answer o
     noise = [partial(noise_share, low=0.0, high=0.5)] if count >= 20 and kind != "work" else []
     return [*common, *own[kind], partial(near_duplicates, threshold=0.9, asked=True), *noise, *clean]
 
-def filtered(rows, kind, heldout, names, label): # -> (kept, dropped, funnel rows)
+def filtered(rows, kind, heldout, names, label, seen): # seen: as `not_twice` takes it -> (kept, dropped, funnel rows)
     "Rows through the filters of their kind, which see the tools that the model was shown."
     tools, texts = ClosedToolbox(Environment(None)).schemas, kind == "text"      # a page counts as if the model had said it
-    seen = [{**row, "tools": tools, **({"messages": [{"role": "assistant", "content": row["text"]}]} if texts else {})} for row in rows]
-    kept, dropped, funnel = apply_filters(seen, filters_for(kind, heldout, names, len(rows)), label)
+    shown = [{**row, "tools": tools, **({"messages": [{"role": "assistant", "content": row["text"]}]} if texts else {})} for row in rows]
+    kept, dropped, funnel = apply_filters(shown, [*filters_for(kind, heldout, names, len(rows)), partial(not_twice, seen=seen)], label)
     def bare(row): return {key: [] if texts and key == "messages" else value for key, value in row.items() if key != "tools"}
     return [bare(row) for row in kept], [{**bare(row), "set": label} for row in dropped], funnel
+
+# %% ../../nbs/399_synthesis.ipynb #3c1a0b55
+def not_twice(rows, seen): # rows, digests of what is in the set already (they grow) -> (kept, dropped)
+    "Drop rows that train what another category of the set holds, under whatever name."
+    def held(row):
+        digest = trained_on(row)
+        if digest in seen: return "another row of the set says the same", row.get("kind")
+        seen.add(digest)
+    return drop_where(rows, held, "not_twice")
 
 # %% ../../nbs/399_synthesis.ipynb #7a87178f
 @dataclass
@@ -186,7 +195,7 @@ class Sets:
 
 def stage_rows(stage, weights, wanted, pools, makers, settings, heldout, names, made): # -> rows of the stage
     "All categories of a stage, made, filtered and mixed."
-    rng, rows = random.Random(f"{stage} {makers.seed}"), {}
+    rng, rows, seen = random.Random(f"{stage} {makers.seed}"), {}, set()
     care = {"trusted": settings.care_trusted, "retry": settings.care_retry, "implicit": settings.care_implicit} if stage == "sft" else {"implicit": settings.care_implicit}
     for name, weight in weights.items():
         category = CATEGORIES[stage][name]
@@ -194,7 +203,7 @@ def stage_rows(stage, weights, wanted, pools, makers, settings, heldout, names, 
         options = {**category.options, **({"failure_rate": settings.failure_rate} if category.maker in ("expert_work", "reflected_work", "verified_claim") else {})}
         if category.maker == "expert_work": options |= care
         found = makers(f"{stage} {name}".replace(" ", "-"), category.maker, items_for(category, pools, math.ceil(share * category.spare) + 5, rng), **options)
-        rows[name], dropped, funnel = filtered(found, category.filters, heldout, names, f"{stage} {name}")
+        rows[name], dropped, funnel = filtered(found, category.filters, heldout, names, f"{stage} {name}", seen)
         made.dropped += dropped
         makers.funnel += funnel
         if name == "reports":

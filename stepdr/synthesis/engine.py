@@ -11,8 +11,9 @@ __all__ = ['GIVEN', 'KINDS', 'OPENERS', 'FAILURES', 'MAKERS', 'TEACHERS', 'POLIC
            'begin', 'serve_worker', 'Worker', 'Processes', 'RayWorker', 'answer_of', 'RayActors', 'open_pool', 'Chunk',
            'chunks_of', 'made_by', 'alone', 'save_others', 'work_through', 'EngineSettings', 'check_shares',
            'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_options', 'drawn',
-           'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config', 'mixture', 'some_lines', 'mix',
-           'part_items', 'rows_file', 'split_rows', 'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth']
+           'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config', 'mixture', 'called', 'trained_on',
+           'repeated', 'some_lines', 'mix', 'part_items', 'rows_file', 'split_rows', 'part_seed', 'check_inputs',
+           'weight_of', 'weights_of', 'synth']
 
 # %% ../../nbs/398_engine.ipynb #e01118fa
 import asyncio
@@ -948,20 +949,47 @@ def mixture(available, weights, rows=0): # {part: rows}, {part: weight}, rows wa
     if rows: scale = min(scale, rows / sum(given.values()))
     return {name: int(scale * given[name] + 1e-9) if name in given else 0 for name in available}
 
-def some_lines(path, available, wanted, rng): # file, its lines, how many of them -> lines, in order
+def called(message): # -> list of calls, without their ids
+    calls = message.get("tool_calls")
+    return [call.get("function") if isinstance(call, dict) else call for call in calls] if isinstance(calls, list) else calls
+
+def trained_on(row): # -> 16 bytes, or None for a row of which nobody knows what is trained
+    "The digest of what a row trains: of messages what is said, thought and called; text; a task with its answer and criteria."
+    said = row.get("messages")
+    if said or row.get("text"): told = [[{key: m[key] for key in ("role", "content", "reasoning_content") if m.get(key)} | {"calls": called(m)} if isinstance(m, dict) else m for m in said] if isinstance(said, list) else said, row.get("text")]
+    elif row.get("query"): told = [row["query"], row.get("answer"), row.get("rubrics")]
+    else: return None
+    return hashlib.blake2b(json.dumps(told, ensure_ascii=True, sort_keys=True).encode(), digest_size=16).digest()
+
+def repeated(files): # {part: (path, rows)} -> {part: set of the numbers of lines that train what an earlier line of these files does}
+    "Rows that stand in a set already, in the order of the parts."
+    seen, found = set(), {name: set() for name in files}
+    for name, (path, _) in files.items():
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                digest = trained_on(json.loads(line))
+                if digest in seen: found[name].add(number)
+                elif digest: seen.add(digest)
+    return found
+
+def some_lines(path, skip, available, wanted, rng): # file, numbers of lines left out, how many others, how many of them -> lines, in order
     "Draw lines of a file one by one, each choice equally likely (Knuth's algorithm S)."
     with open(path, "rb") as file:
-        for number, line in enumerate(file):
+        for number, line in enumerate(line for place, line in enumerate(file) if place not in skip):
             if rng.random() * (available - number) < wanted: wanted -= 1; yield line
 
 def mix(files, # {part: (path, rows)}
         weights, # {part: weight}
         out, # .jsonl to write
-        seed=0, rows=0): # -> {part: rows taken}
-    "Write a set: rows of all parts by their weights, spread evenly, each with the name of its part."
-    take = mixture({name: count for name, (_, count) in files.items()}, weights, rows)
+        seed=0, rows=0,
+        skip=None, # {part: numbers of lines left out}; None: as `repeated` finds them
+        ): # -> {part: rows taken}
+    "Write a set: rows of all parts by their weights, spread evenly, each with the name of its part, and none twice."
+    skip = repeated(files) if skip is None else skip
+    available = {name: count - len(skip[name]) for name, (_, count) in files.items()}
+    take = mixture(available, weights, rows)
     def placed(order, name):
-        lines = some_lines(*files[name], take[name], random.Random(f"{seed}|mix|{name}"))
+        lines = some_lines(files[name][0], skip[name], available[name], take[name], random.Random(f"{seed}|mix|{name}"))
         return (((number + 0.5) / take[name], order, name, line) for number, line in enumerate(lines))
     streams = [placed(order, name) for order, name in enumerate(files) if take[name]]
     out = Path(out)
@@ -1025,7 +1053,7 @@ def synth(config, # .toml or .json file, or the object
           teacher="", # in place of the config's
           engine="local", # local or ray
           workers=0, # in place of the config's; 0: as there
-          ): # -> {"items", "rows", "aside", "parts": {name: counts}, "sets": {set: {part: rows}}, "spent"}
+          ): # -> {"items", "failed", "rows", "aside", "parts": {name: counts}, "sets": {set: {part: rows}}, "repeated": {set: {part: rows left out}}, "spent"}
     "Make training data as a config says: each part in `OUT/parts/NAME`, each set in `OUT/SET.jsonl`. The same command goes on where a killed run was."
     value, base = read_config(config)
     settings, tables, parts = checked_config({**value, **({"teacher": teacher} if teacher else {}), **({"workers": workers} if workers else {})})
@@ -1045,7 +1073,13 @@ def synth(config, # .toml or .json file, or the object
         for value, (path, count) in split_rows(out / "parts" / name, part.split).items():
             weight = None if value else weight_of(part, parts)
             if weight != 0: files.setdefault(part.split[value] if value else part.settings.into, {})[name] = (path, made[name]["rows"] if count is None else count, weight)
-    sets = {into: mix({name: file[:2] for name, file in chosen.items()}, weights_of(chosen), out / f"{into}.jsonl", settings.seed, settings.rows) for into, chosen in sorted(files.items())}
-    counts = {"items": sum(one["items"] for one in made.values()), "rows": sum(map(sum, (one.values() for one in sets.values()))), "aside": sum(one["items_aside"] for one in made.values()), "parts": made, "sets": sets, "spent": dict(spent)}
+    sets, twice = {}, {}
+    for into, chosen in sorted(files.items()):
+        skip = repeated({name: file[:2] for name, file in chosen.items()})
+        distinct = {name: (path, count - len(skip[name]), weight) for name, (path, count, weight) in chosen.items()}
+        sets[into] = mix({name: file[:2] for name, file in chosen.items()}, weights_of(distinct), out / f"{into}.jsonl", settings.seed, settings.rows, skip)
+        if any(skip.values()): twice[into] = {name: len(lines) for name, lines in skip.items() if lines}
+    counts = {**{key: sum(one[key] for one in made.values()) for key in ("items", "failed")}, "rows": sum(map(sum, (one.values() for one in sets.values()))), "aside": sum(one["items_aside"] for one in made.values()),
+              "parts": made, "sets": sets, "repeated": twice, "spent": dict(spent)}
     write_json(out / "counts.json", counts)
     return counts
