@@ -39,7 +39,7 @@ from ..tools.content import decode_bytes, moved_to
 from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
 from .authority import Authority, host_of
 from .kg import TarTail
-from .paragraphs import Paragraph, ParagraphStore, StoreSettings, text_width, worth_reading
+from .paragraphs import Paragraph, ParagraphStore, StoreSettings, passage_kind, text_width, worth_reading
 from .wiki import read_wiki, unfold, wiki_title
 
 # %% ../../nbs/390_documents.ipynb #09410b85
@@ -892,11 +892,11 @@ class Walk:
         return [link for link in links if link.paragraph >= 0] or links if self.settings.in_text else links
 
     def follow(self, link):
-        "Go to the page of a link, and keep the paragraph that it stands in."
+        "Go to the page of a link, and keep the paragraph that it stands in, if that is prose."
         here = self.trail[-1]
         if link.paragraph >= 0:
             paragraph = next((p for p in self.corpus.paragraphs(here) if p.position == link.paragraph), None)
-            if paragraph: self.collected[here][paragraph.position] = paragraph
+            if paragraph and passage_kind(paragraph.text, paragraph.heading) == "prose": self.collected[here][paragraph.position] = paragraph
         self.links.append((here, link))
         self._enter(link.target)
 
