@@ -11,12 +11,16 @@ import pytest
 
 from stepdr.artifacts import root
 from stepdr.client import TeacherClient
-from stepdr.llm import Usage
+from stepdr.llm import Reply, Usage
+from stepdr.research import ResearchAgent, ResearchResult, ResearchSettings, Spent, report_markdown
+from stepdr.synthesis.rubrics import rubric_task
 from stepdr.synthesis.seeking import check_edge
-from stepdr.synthesis.verification import verification_row
-from stepdr.synthesis.writing import findings_of
-from stepdr.tools.base import run_async
+from stepdr.synthesis.verification import VerificationSettings, verification_row
+from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of
+from stepdr.tools.base import Toolbox, run_async
 from stepdr.tools.search import FolderProvider, Provider, SearchHit, folder_store
+from stepdr.tools.workspace import Workspace
+from stepdr.trajectory import cited_ids
 from stepdr.world.paragraphs import Paragraph
 
 SHARED = root().parent / "shared"
@@ -45,14 +49,15 @@ def paragraphs_in(text): # `[id] title > heading date address`, its text, an emp
 
 
 class Recorded(TeacherClient):
-    "A teacher whose model gives the replies that were recorded for each prompt, in order; all checks of a reply are the client's own."
+    "A teacher whose model gives the replies that were recorded for each prompt, in order, as texts or functions of the messages; all checks of a reply are the client's own."
     def __init__(self, **replies):
         super().__init__(SimpleNamespace(name="recorded"))
         self.replies, self.prompts = {name: list(texts) for name, texts in replies.items()}, []
 
     async def fetch(self, request, name):
         self.prompts.append((name, request["messages"]))
-        return {"request": request, "prompt": name, "model": "recorded", "reply": self.replies[name].pop(0), "finish": "stop", "usage": Usage(), "cost": 0.0}
+        reply = self.replies[name].pop(0)
+        return {"request": request, "prompt": name, "model": "recorded", "reply": reply(request["messages"]) if callable(reply) else reply, "finish": "stop", "usage": Usage(), "cost": 0.0}
 
 
 class Shown(Provider):
@@ -86,10 +91,38 @@ def test_a_check_that_stays_open_becomes_a_row():
     teacher = Recorded(extract_statements=[json.dumps({"statements": [{"quote": statement, "statement": statement, "worth": "check"}]})],
                        plan_checks=[json.dumps({"supports": "Accounts that name the victims.", "refutes": "Accounts of other victims.", "queries": ["Mount Unzen 1991 victims", "Unzen 43 deaths who"]})],
                        verify_statement=[replied(shown, 0)], report_checks=[replied(shown, 1)], judge_conclusion=[replied(shown, 2)])
-    row = run_async(verification_row({"id": "unzen", "paragraph": statement}, teacher, Shown(paragraphs), rounds=1))
+    row = run_async(verification_row({"id": "unzen", "paragraph": statement}, teacher, Shown(paragraphs), settings=VerificationSettings(rounds=1)))
     assert "reason" not in row, row
     assert row["meta"]["verdict"] == "doubtful" and [one["verdict"] for one in row["meta"]["statements"]] == ["doubtful"]
     assert "Who the 43 were" in row["messages"][-1]["reasoning_content"]          # what is missing is kept with the thought
+
+
+def test_a_flagged_rubric_falls_out_and_the_task_stays():
+    shown = exchange("rubric_task_discarded")
+    def rubrics_in(text): return [re.sub(r" \(weight -?\d, [^)]*\)$", "", one) for one in re.findall(r"(?m)^\d+\. (.*)$", tagged(text, "rubrics"))]
+    def numbered(number, part): # of the recorded entries those of the rubrics that are shown, by their places there
+        entries = dict(zip(rubrics_in(asked(shown, number)), json.loads(replied(shown, number))[part], strict=True))
+        return lambda messages: json.dumps({**json.loads(replied(shown, number)), part: [{**entries[one], "number": place} for place, one in enumerate(rubrics_in(messages[-1]["content"]), 1)]})
+    teacher = Recorded(rubrics_from_material=[replied(shown, 0)], task_from_rubrics=[numbered(1, "roles")], judge_consistency=[numbered(2, "rubrics")])
+    row = run_async(rubric_task({"id": "banks", "material": tagged(asked(shown, 0), "material")}, teacher))
+    assert "reason" not in row, row
+    kept, dates = [one["criterion"] for one in row["rubrics"]], ("March 27, 2023 as the evaluation date", "April 2024 as the evaluation date")
+    assert len(kept) >= 12 and sum(date in one for one in kept for date in dates) == 1       # both sides of one date are one rubric
+
+
+def test_a_deeper_draft_is_kept_though_a_small_point_is_missing():
+    shown = exchange("deeper_draft_not_kept")
+    query, plan, findings = (tagged(asked(shown, 0), name) for name in ("query", "plan", "findings"))
+    read = "\n\n".join(re.sub(r"(?s)^\[(web_\w{8})\]\n(.*)$", r"\2 \\cite{\1}", one) for one in findings.split("\n\n"))
+    row = {"id": "volcanoes", "kind": "research", "query": query, "success": True, "tools": [], "meta": {"plan": re.findall(r"(?m)^\d+\. (.*)$", plan)},
+           "messages": [{"role": "user", "content": query}, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["Decade Volcanoes"]}}}]},
+                        {"role": "tool", "name": "batch_web_surfer", "content": read}, {"role": "assistant", "content": f"<answer>{tagged(asked(shown, 1), 'first')}</answer>"}]}
+    def weighed(text): # a verdict -> the same, and what each point is worth, which the model was not yet asked: nothing of it changes the answer
+        return json.dumps({name: [{"point": one, "reason": "The query does not ask for it.", "need": "useful"} for one in value] if name.startswith("only") else value for name, value in json.loads(text).items()})
+    teacher = Recorded(draft_report=[replied(shown, 0)], deeper_report=[weighed(replied(shown, 1)), weighed(replied(shown, 2))])
+    made = run_async(drafted_report_row(row, teacher))
+    assert "reason" not in made and made["meta"]["draft"]["kept"] and "contacts" in str(made["meta"]["draft"]["lost"])
+    assert "The two cases fail in different ways" in made["messages"][-1]["content"]
 
 
 def test_a_quote_without_a_space_and_an_id_in_brackets_are_taken():
@@ -107,3 +140,46 @@ def test_a_finding_keeps_all_its_lines():
     row = {"messages": [m for m in shown["exchanges"][1]["request"]["messages"] if m["role"] in ("user", "tool")] + [{"role": "assistant", "content": "<answer>Sixteen \\cite{web_51553dc5}.</answer>"}]}
     first = findings_of(row)[0]
     assert first["id"] == "web_51553dc5" and first["text"].count("\n- ") == 15 and "Mount Rainier" in first["text"] and "Vesuvius" in first["text"]
+
+# the agent and its tools
+
+
+def answer_and_read(pages):
+    "The report with one wrong letter in one id, and the paragraphs that had been read: as the pages have them, or as a tool showed them."
+    report, said = (exchange("strict_repair")["exchanges"][0]["request"]["messages"][n]["content"] for n in (-2, -1))
+    known = dict(re.findall(r"(?m)^(web_\w{8})  (\S+)$", said))
+    texts = {one["id"]: one["text"] for m in exchange("captions")["exchanges"][0]["request"]["messages"] if m["role"] == "tool" for one in cited_passages(m["content"])}
+    texts |= {p.id: p.text for name in set(known.values()) for p in run_async(pages.open(f"file:///{name}.txt")).paragraphs}
+    return report, {name: Paragraph(name, f"file:///{title}.txt", title, texts.get(name, f"Another passage of {title}.")) for name, title in known.items()}
+
+
+def test_a_wrong_letter_costs_a_sentence(pages, tmp_path):
+    report, read = answer_and_read(pages)
+    reply, sent = replied(exchange("strict_repair"), 0), []
+
+    class Model:
+        name, settings = "model", SimpleNamespace()
+        async def complete(self, messages, tools, max_tokens=None, temperature=None, **more):
+            sent.append((list(messages), tools))
+            text = report if len(sent) == 1 else reply
+            return Reply({"role": "assistant", "content": text}, Usage(10, 10), 0.0, "stop", 0.1)
+
+    tools = Toolbox([], Workspace(tmp_path))
+    tools.read = dict(read)
+    result = run_async(ResearchAgent(Model(), tools, Workspace(tmp_path), ResearchSettings(strict=True)).run("Compare the eruptions of Pinatubo and St. Helens."))
+    assert not result.unknown and len(result.answer) > 0.9 * len(report) and "web_fd72012f" in result.answer and "web_fd72012e" not in result.answer
+    if len(sent) > 1:
+        wanted = sent[1][0][-1]["content"]
+        assert "web_fd72012f" in wanted and "northern hemisphere" in wanted and wanted.count("web_") < 20          # the nearest, with its text; not all 77
+
+
+def test_sources_show_the_facts_that_are_cited(pages):
+    shown = exchange("sources_cut")
+    report, read = answer_and_read(pages)
+    answer = report.replace("web_fd72012e", "web_fd72012f").removeprefix("<answer>").removesuffix("</answer>")
+    sources = [read[name] for name in cited_ids(answer)]
+    assert re.search(r"57 deaths", shown["report_claim"])
+    text = report_markdown(ResearchResult("Compare the two eruptions.", answer, sources, [], "answered", Spent(), len(read), 0, []))
+    quoted = {p.title + p.id: part for p, part in zip(sources, re.split(r"(?m)^\d+\. ", text.partition("## Sources")[2])[1:])}
+    passage = " ".join(quoted.values())
+    assert "57 people" in passage and re.search(r"0\.4 ?°", passage) and "60,000 people" in passage
