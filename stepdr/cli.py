@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PROGRAMS', 'run_command', 'stages_table', 'parameters_table', 'results_command', 'check_packages', 'check_programs',
            'check_protections', 'check_machine', 'check_data', 'doctor_command', 'make_policy', 'research_folder',
-           'kit_settings', 'fit_settings', 'small_kit', 'about_line', 'research_command', 'tool_command', 'mcp_command',
-           'ask_command', 'number_range', 'graph_command', 'corpus_command', 'import_command', 'filter_options',
-           'filter_command', 'synth_command', 'benches_table', 'eval_command', 'queries_command', 'compare_command',
-           'judge_command', 'train_judge_command', 'named_files', 'pairwise_command', 'judge_pairs_command',
-           'make_parser', 'main']
+           'endpoint_fields', 'kit_settings', 'fit_settings', 'small_kit', 'about_line', 'research_command',
+           'tool_command', 'mcp_command', 'ask_command', 'number_range', 'graph_command', 'corpus_command',
+           'import_command', 'filter_options', 'filter_command', 'synth_command', 'benches_table', 'eval_command',
+           'queries_command', 'compare_command', 'judge_command', 'train_judge_command', 'named_files',
+           'pairwise_command', 'judge_pairs_command', 'make_parser', 'main']
 
 # %% ../nbs/92_cli.ipynb #8ae77963
 import argparse, errno, json, os, re, shutil, sys
@@ -154,12 +154,13 @@ def doctor_command(options) -> int:
 def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
                 price="", # of a million tokens, as `stepdr.llm.parse_price` takes it
                 device="auto",
-                context=0): # tokens of a conversation; 0: as many as the model has
+                context=0, # tokens of a conversation; 0: as many as the model has
+                **endpoint): # fields of EndpointSettings
     "What writes the turns: an OpenAI-compatible endpoint or a local model."
     if "://" not in text and not (Path(text)/"config.json").is_file():
         raise InputError(f"--model {text}: neither a URL nor a checkpoint (config.json is missing); examples: http://127.0.0.1:8000/v1#NAME, reports/tiny-seed0/models/ppo")
     from stepdr.model.local import policy_from
-    return policy_from(text, price, device, context=context)
+    return policy_from(text, price, device, context=context, **endpoint)
 
 # %% ../nbs/92_cli.ipynb #8582d7a0
 def research_folder(question, parent="research") -> Path:
@@ -173,13 +174,21 @@ def research_folder(question, parent="research") -> Path:
         if not state.exists() or not read_json(state).get("ended"): return folder
         number += 1
 
+# %% ../nbs/92_cli.ipynb #ffd75a4b
+def endpoint_fields(options) -> dict:
+    "What `--timeout` and `--concurrency` say, as fields of EndpointSettings."
+    for name in ("timeout", "concurrency"):
+        if (value := getattr(options, name)) < 0 or value != value: raise InputError(f"--{name} {value:g}: expected more than 0, or 0 for the default")
+    given = {name: value for name, value in (("timeout", options.timeout), ("concurrency", options.concurrency)) if value}
+    return given | ({"total_timeout": options.timeout} if options.timeout > 1800 else {})
+
 # %% ../nbs/92_cli.ipynb #70e028b0
 def kit_settings(options):
     "The kit that the command line asks for."
     from stepdr.tools.kit import KitSettings
     mode, folder = ("replay", options.replay) if getattr(options, "replay", None) else ("record", options.record) if getattr(options, "record", None) else ("on", "")
     return KitSettings(web=options.web, search=options.search, mcp_tool=options.mcp_tool, mcp_environment=options.mcp_env, tools=options.tools, cache=mode, cache_folder=folder, shell_network=options.shell_network,
-                       unsafe_shell=options.unsafe_shell, allow_hosts=options.allow_host, vision=options.vision, transcription=options.transcription)
+                       unsafe_shell=options.unsafe_shell, allow_hosts=options.allow_host, vision=options.vision, transcription=options.transcription, **{name: value for name, value in endpoint_fields(options).items() if name != "total_timeout"})
 
 # %% ../nbs/92_cli.ipynb #72eb25a6
 def fit_settings(options):
@@ -216,10 +225,11 @@ def research_command(options) -> int:
     if not options.question.strip(): raise InputError("question: is empty; ask something, for example 'Which rivers flow through Vienna?'")
     if options.out: report_file(options.out)  # a wrong name is told before the work, not after it
     budget = {**parse_budget(options.budget), **fit_settings(options)}
-    policy = make_policy(options.model, options.price, options.device, options.context)
+    endpoint = endpoint_fields(options)
+    policy = make_policy(options.model, options.price, options.device, options.context, **endpoint)
     small = getattr(policy, "small", False)
     workspace = Workspace(options.workspace or research_folder(options.question))
-    settings = ResearchSettings(strict=options.strict, images=options.images, bare=small, **{**({"tool_calls": 4, "reply_tokens": 160} if small else {}), **budget})
+    settings = ResearchSettings(strict=options.strict, images=options.images, bare=small, **{**({"tool_calls": 4, "reply_tokens": 160} if small else {}), **({"parallel_calls": min(64, options.concurrency)} if options.concurrency else {}), **budget})
     def say(event):
         if (text := event_lines(event)) and not options.quiet: print(text, file=sys.stderr, flush=True)
     if small and not options.quiet: print(f"a context of {policy.context} tokens: the short tools that the model was trained with, no instructions", file=sys.stderr)
@@ -360,7 +370,7 @@ def filter_command(options) -> int:
 def synth_command(options) -> int:
     "Make training data as a config says."
     from stepdr.synthesis.engine import synth
-    return _counted(lambda: synth(options.config, options.out, options.teacher, options.engine, options.workers))
+    return _counted(lambda: synth(options.config, options.out, options.teacher, options.engine, options.workers, endpoint_fields(options)))
 
 # %% ../nbs/92_cli.ipynb #ea5d9471
 def _show(value, text, as_json) -> int:
@@ -389,11 +399,11 @@ def eval_command(options) -> int:
     if not options.out: raise InputError("eval: --out DIR is missing; the folder for the score, the verdicts and what a killed run goes on from")
     from stepdr.evaluate.harness import EvalSettings, default_kit, results_text, run_eval
     from stepdr.evaluate.benchmarks import bench_of
-    settings = EvalSettings(options.variant, options.seed, options.trials, options.head, options.workers, options.rubrics_per_request)
+    settings = EvalSettings(options.variant, options.seed, options.trials, options.head, options.workers or options.concurrency or 4, options.rubrics_per_request)
     kit = kit_settings(options) if options.web else default_kit(bench_of(options.bench))
     with reserved_output():
         found = run_eval(options.bench, options.out, options.predictions, options.model, options.data, options.judge, settings, kit, options.budget, options.price, options.judge_price, options.device,
-                         options.against, options.reference, options.trained_on, options.limit, fit_settings(options))
+                         options.against, options.reference, options.trained_on, options.limit, fit_settings(options), endpoint_fields(options))
     _show(found, results_text(found), options.json)
     print(f"page: {Path(options.out)/'index.html'}", file=sys.stderr)
     if not found["complete"]: print(f"stepdr: not complete: {', '.join(f'{number} {kind}' for kind, number in found['counts']['set_aside'].items())}; the reasons are in {Path(options.out)/'aside.jsonl'}, and the same command asks for these alone", file=sys.stderr)
@@ -420,13 +430,13 @@ def judge_command(options) -> int:
     if options.action == "train": return train_judge_command(options)
     if options.action == "score":
         from stepdr.evaluate.harness import judge_file
-        return _counted(lambda: judge_file(options.judge, options.tasks, options.predictions, options.out, options.trials, options.head, options.judge_price, options.rubrics_per_request))
+        return _counted(lambda: judge_file(options.judge, options.tasks, options.predictions, options.out, options.trials, options.head, options.judge_price, options.rubrics_per_request, endpoint_fields(options)))
     if options.action == "modes":
         from stepdr.evaluate.harness import modes_file, modes_text
-        with reserved_output(): found = modes_file(options.judge, options.tasks, options.predictions, options.out, options.rubrics_per_request, options.right, options.probes, options.seed, options.limit, trials=options.trials or 3, price=options.judge_price)
+        with reserved_output(): found = modes_file(options.judge, options.tasks, options.predictions, options.out, options.rubrics_per_request, options.right, options.probes, options.seed, options.limit, trials=options.trials or 3, price=options.judge_price, endpoint=endpoint_fields(options))
         return _show(found, modes_text(found), options.json)
     from stepdr.evaluate.harness import probe_file, probes_text
-    with reserved_output(): found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed, options.limit, trials=options.trials or 1, price=options.judge_price, rubrics_per_request=options.rubrics_per_request)
+    with reserved_output(): found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed, options.limit, trials=options.trials or 1, price=options.judge_price, rubrics_per_request=options.rubrics_per_request, endpoint=endpoint_fields(options))
     return _show(found, probes_text(found), options.json)
 
 def train_judge_command(options) -> int:
@@ -472,7 +482,7 @@ def judge_pairs_command(options) -> int:
     from stepdr.evaluate.pairwise import EndpointPairJudge, Study, judge_study
     from stepdr.llm import ChatEndpoint, endpoint_settings
     study = Study(options.folder)
-    policy = ChatEndpoint(endpoint_settings(options.judge, options.judge_price))
+    policy = ChatEndpoint(endpoint_settings(options.judge, options.judge_price, **endpoint_fields(options)))
     judge = EndpointPairJudge(TeacherClient(policy, TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), study.folder/"replies"))
     async def work():
         try: return await judge_study(judge, study, options.rater or options.judge.rpartition("#")[2])
@@ -522,6 +532,7 @@ def _add_kit_options(parser, tools="those that a task over this web and in this 
     parser.add_argument("--unsafe-shell", action="store_true", help="run commands without a sandbox where bubblewrap is missing")
     parser.add_argument("--vision", default="", metavar="URL", help="endpoint that answers questions on pictures, as URL#NAME")
     parser.add_argument("--transcription", default="", metavar="URL", help="endpoint for speech to text, as URL#NAME")
+    _add_endpoint_options(parser)
 
 # %% ../nbs/92_cli.ipynb #7b13219e
 def _add_fit_options(parser):
@@ -529,6 +540,14 @@ def _add_fit_options(parser):
                         help="tokens of the conversation with its replies (default: what the server or the checkpoint says, at most 48000)")
     parser.add_argument("--reply-tokens", type=int, default=0, metavar="N",
                         help="tokens of one reply (default: a quarter of what instructions and tools leave, at most 8192)")
+
+# %% ../nbs/92_cli.ipynb #9636655f
+def _add_endpoint_options(parser):
+    "The options of every command that asks a model at an address."
+    parser.add_argument("--timeout", type=float, default=0.0, metavar="S",
+                        help="seconds without a byte after which a request to a model has failed and is made again, as in --timeout 600 for a slow server (default: 120)")
+    parser.add_argument("--concurrency", type=int, default=0, metavar="N",
+                        help="requests to a model under way at once, as in --concurrency 1 for a server that takes one at a time (default: 16 to a teacher or judge, else as many as the work makes)")
 
 # %% ../nbs/92_cli.ipynb #bd3f23c4
 def _add_actions(commands, name, function, about, *uses):
@@ -591,6 +610,7 @@ def _add_data_commands(commands):
     make.add_argument("--config", required=True, metavar="FILE", help=".toml or .json: parts with a maker, an input and a number, and mixture weights")
     make.add_argument("--out", required=True, metavar="DIR", help="folder to make; the same command goes on in it")
     make.add_argument("--teacher", default="", metavar="URL", help="endpoint as URL#NAME, in place of the config's")
+    _add_endpoint_options(make)
     make.add_argument("--engine", default="local", choices=("local", "ray"), help="where it runs (default: local)")
     make.add_argument("--workers", type=int, default=0, metavar="N", help="processes, in place of the config's")
     bring = _add_command(commands, "import", import_command, "turn others' trajectories into rows of this project", "stepdr import webdancer.jsonl --out rows.jsonl",
@@ -633,7 +653,7 @@ def _add_eval_commands(commands):
     test.add_argument("--head", default="ternary", help="verdicts an endpoint may give on a rubric: ternary or binary (default: ternary)")
     _add_grouping(test)
     test.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N tasks (default: all)")
-    test.add_argument("--workers", type=int, default=4, metavar="N", help="tasks that an endpoint answers at the same time (default: 4)")
+    test.add_argument("--workers", type=int, default=0, metavar="N", help="tasks that an endpoint answers at the same time (default: as --concurrency, else 4)")
     test.add_argument("--budget", default="", metavar="NAME=N,...", help="of an episode: turns, tool_calls, tokens, seconds, money, as in turns=20,tokens=100k")
     _add_fit_options(test)
     test.add_argument("--price", default="", metavar="IN/OUT", help="price of a million prompt and completion tokens of --model")
@@ -681,6 +701,7 @@ def _add_judge_commands(commands):
         parser.add_argument("--tasks", required=True, metavar="FILE", help="tasks with rubrics, or the folder of a run")
         parser.add_argument("--predictions", required=True, metavar="FILE", help='reports: rows {"task", "report"}, or a folder of TASK.md')
         _add_judging(parser)
+        _add_endpoint_options(parser)
         parser.add_argument("--trials", type=int, default=0, metavar="N", help=f"times that an endpoint is asked on each criterion (default: {1 if parser is probe else 3})")
     for parser in (score, probe): _add_grouping(parser)
     modes.add_argument("--rubrics-per-request", type=int, default=20, metavar="N", help="most rubrics in one request, to be compared with one each (default: 20)")
@@ -716,6 +737,7 @@ def _add_pairwise_commands(commands):
     serve.add_argument("--port", type=int, default=8765, metavar="N", help="on 127.0.0.1; 0: any free one (default: 8765)")
     judge.add_argument("--judge", required=True, metavar="URL", help="endpoint as URL#NAME")
     judge.add_argument("--judge-price", default="", metavar="IN/OUT", help="price of a million prompt and completion tokens")
+    _add_endpoint_options(judge)
     judge.add_argument("--rater", default="", metavar="NAME", help="the judge's name in the ratings (default: the model's)")
     results.add_argument("--margin", type=float, default=0.1, metavar="X", help="of non-inferiority (default: 0.1)")
     plan.add_argument("--systems", type=int, required=True, metavar="N", help="on the leaderboard")
@@ -741,7 +763,7 @@ def make_parser():
     _add_command(commands, "doctor", doctor_command, "show what is installed, what is missing, and how to get it", "stepdr doctor")
     research = _add_command(commands, "research", research_command, "research a question with any model and write a report with numbered sources",
                             'stepdr research "Which rivers flow through Vienna?" --model http://127.0.0.1:8000/v1#qwen3 --web live --out vienna.html\n'
-                            '  stepdr research "What do these papers say about tides?" --model https://api.deepseek.com/v1#deepseek-chat --web papers/ --budget turns=20,seconds=10m\n'
+                            '  stepdr research "What do these papers say about tides?" --model https://api.deepseek.com/v1#deepseek-chat --web papers/ --budget turns=20,seconds=10m --timeout 600\n'
                             '  stepdr research "Write a report on Jack Lemmon . Cover school and deathplace ." --model reports/tiny-seed0/models/ppo',
                             "a server at the address, its key in the environment (DEEPSEEK_API_KEY ...); --web live: a search key such as BRAVE_API_KEY, or SEARXNG_URL;\n"
                             "  papers/: a folder of documents of your own; reports/tiny-seed0: a run (`stepdr run`), whose small model knows questions in this form only")

@@ -428,9 +428,14 @@ class TeacherClient:
         if policy is None and settings.cache != "replay": raise InputError("teacher: there is no model; name one, or replay a cache (teacher.cache=replay)")
         self.totals, self.by_prompt, self.asked, self.gates, self.locks, self.renewed = Work(), {}, None, weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary(), set()
 
+    @property
+    def concurrency(self): # -> requests under way at once
+        "As the endpoint's settings say, else as the client's."
+        return getattr(getattr(self.policy, "settings", None), "concurrency", 0) or self.settings.concurrency
+
     def gate(self): # -> semaphore of the running loop
         loop = asyncio.get_running_loop()
-        if loop not in self.gates: self.gates[loop] = asyncio.Semaphore(self.settings.concurrency)
+        if loop not in self.gates: self.gates[loop] = asyncio.Semaphore(self.concurrency)
         return self.gates[loop]
 
     def lock(self, key): # -> lock of one request on the running loop

@@ -19,6 +19,8 @@ import os
 import random
 import re
 import time
+import weakref
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -40,6 +42,7 @@ class EndpointSettings:
     currency: str = setting("USD", "currency of the prices")
     timeout: float = setting(120.0, "seconds without a byte after which an attempt has failed", 0.01, 86400.0)
     total_timeout: float = setting(1800.0, "seconds after which an attempt has failed, however busy it looks", 0.01, 86400.0)
+    concurrency: int = setting(0, "requests under way at once; 0: as many as are made", 0, 10_000)
     retries: int = setting(5, "attempts after the first", 0, 100)
     backoff: float = setting(1.0, "seconds before the second attempt; doubles each time, at most 60, with jitter", 0.0, 60.0)
     patience: float = setting(120.0, "longest wait in seconds that a server may ask for by Retry-After", 0.0, 86400.0)
@@ -579,6 +582,7 @@ class ChatEndpoint:
     def __init__(self, settings=EndpointSettings()):
         self.settings, self.usage, self.requests = settings, Usage(), 0
         self.model, self.reasoning, self.quirks, self.clients = settings.model, None, set(), {}
+        self.gates = weakref.WeakKeyDictionary() # event loop -> semaphore
         self.told, self.scale = None, 1.0 # Limits once they were asked for; tokens of a prompt by its guess, as the last reply showed
 
     def client(self):
@@ -597,6 +601,11 @@ class ChatEndpoint:
             client.organization = client.project = None             # the environment's belong to OpenAI alone
             self.clients[loop] = client
         return self.clients[loop]
+
+    def gate(self): # -> asynchronous context manager
+        "A place among the requests of the running event loop."
+        if not self.settings.concurrency: return nullcontext()
+        return self.gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.settings.concurrency))
 
     async def close(self):
         "Close the running loop's connections."
@@ -634,7 +643,7 @@ class ChatEndpoint:
         while True:
             gathered, known, self.requests = Gathered(), set(self.quirks), self.requests + 1
             try:
-                async with asyncio.timeout(settings.total_timeout): value = await act(gathered)
+                async with self.gate(), asyncio.timeout(settings.total_timeout): value = await act(gathered)
                 problem = None
             except Exception as error: problem = error
             used, self.usage = used + (gathered.usage or Usage()), self.usage + (gathered.usage or Usage())

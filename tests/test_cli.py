@@ -1,4 +1,5 @@
 """The command line: what it prints, and one line with the right exit status for every mistake."""
+import argparse
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from example_run import write_results
 
 from stepdr import cli, pipeline
 from stepdr.artifacts import InputError
+from stepdr.cli import main, make_parser
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
 
@@ -194,3 +196,63 @@ def test_every_bar_is_made_in_one_place():
     package = Path(cli.__file__).parent
     found = [path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text() or "file=sys.stdout" in path.read_text()]
     assert found == ["artifacts.py"]
+
+
+# ---------------------------------------------------------------- commands that ask a model
+
+def commands(parser=None, words=()):
+    "Every command and action with its parser."
+    parser = parser or make_parser()
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below: yield words, parser
+    for name, inner in (below[0].choices.items() if below else ()): yield from commands(inner, (*words, name))
+
+
+def options_of(parser): return {option for action in parser._actions for option in action.option_strings}
+
+
+ASKS = {"--model", "--judge", "--teacher", "--vision"}  # options that may name an endpoint
+LOCAL = {("ask",)}  # takes a folder alone
+
+ASKING = {  # command -> arguments that make it ask; PORT is where nothing listens, DIR a folder
+    "research": ["What?", "--model", "URL", "--workspace", "DIR/w", "--web", "DIR/papers"], "eval": ["simpleqa", "--data", "DIR/qa.csv", "--model", "URL", "--out", "DIR/out"],
+    "tool": ["analyze_image", '{"path": "a.png"}', "--vision", "URL", "--workspace", "DIR/w"], "mcp": ["--vision", "URL", "--port", "1", "--workspace", "DIR/w", "--tools", "analyze_image"],
+    "synth": ["--config", "DIR/synth.json", "--out", "DIR/out", "--teacher", "URL"], "judge score": ["--tasks", "DIR/tasks.jsonl", "--predictions", "DIR/reports.jsonl", "--judge", "URL", "--out", "DIR/v.jsonl"],
+    "judge probe": ["--tasks", "DIR/tasks.jsonl", "--predictions", "DIR/reports.jsonl", "--judge", "URL"], "judge modes": ["--tasks", "DIR/tasks.jsonl", "--predictions", "DIR/reports.jsonl", "--judge", "URL", "--out", "DIR/out"],
+    "pairwise judge": ["DIR/study", "--judge", "URL"]}
+
+
+def test_every_command_that_asks_is_tried():
+    found = {" ".join(words) for words, parser in commands() if options_of(parser) & ASKS and words not in LOCAL}
+    assert found == set(ASKING)
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_every_command_that_asks_takes_timeout_and_concurrency(command, tmp_path, monkeypatch, capsys):
+    "From the command line to the endpoint's settings; a number that makes no sense is one line."
+    import stepdr.llm
+    from stepdr.evaluate.pairwise import PairwiseSettings, make_command
+    parser = next(parser for words, parser in commands() if " ".join(words) == command)
+    told = parser.format_help()
+    assert "--timeout 600 for a slow server" in " ".join(told.split()) and "--concurrency 1 for a server that takes one at a time" in " ".join(told.split())
+    task = {"id": "t", "kind": "research", "query": "Which rivers?", "language": "en", "rubrics": [{"criterion": "Names a river.", "weight": 1.0, "axis": "content", "role": "explicit"}]}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task) + "\n")
+    (tmp_path / "reports.jsonl").write_text(json.dumps({"task": "t", "report": "The Exe is a river of Devon."}) + "\n")
+    (tmp_path / "qa.csv").write_text("metadata,problem,answer\n\"{'topic': 'rivers'}\",Which river?,Exe\n")
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "a.md").write_text("The Exe is a river of Devon.")
+    (tmp_path / "items.jsonl").write_text(json.dumps({"id": "a", "text": "# On rivers\n\n" + "The Exe is a river of Devon. " * 20, "language": "en"}) + "\n")
+    (tmp_path / "synth.json").write_text(json.dumps({"part": [{"name": "plans", "maker": "planning_task", "input": "items.jsonl"}]}))
+    (tmp_path / "w").mkdir()
+    from PIL import Image
+    Image.new("RGB", (8, 8)).save(tmp_path / "w" / "a.png")
+    make_command(tmp_path / "tasks.jsonl", {"a": tmp_path / "reports.jsonl", "b": tmp_path / "reports.jsonl"}, tmp_path / "study", "", PairwiseSettings()) if command == "pairwise judge" else None
+    seen = []
+    def watch(self, settings):
+        seen.append(settings)
+        raise InputError("seen")
+    monkeypatch.setattr(stepdr.llm.ChatEndpoint, "__init__", watch)
+    given = [text.replace("DIR", str(tmp_path)).replace("URL", "http://127.0.0.1:9/v1#none") for text in ASKING[command]]
+    assert main([*command.split(), *given, "--timeout", "7", "--concurrency", "3"]) == 2
+    assert seen and all((one.timeout, one.concurrency) == (7.0, 3) for one in seen), capsys.readouterr().err
+    assert main([*command.split(), *given, "--timeout", "-7"]) == 2 and "--timeout -7: expected more than 0" in capsys.readouterr().err

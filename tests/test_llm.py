@@ -3,6 +3,7 @@ import asyncio
 import copy
 import json
 import random
+import threading
 
 import pytest
 from scripted_model import FAULTS, ScriptedModel, turn
@@ -238,6 +239,35 @@ def test_many_conversations_at_once():
             return replies
         replies = run(work())
     assert [r.text for r in replies] == [f"QUESTION {i}" for i in range(40)] and endpoint.usage == bill(server)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_more_requests_than_asked_for_are_under_way(limit):
+    "The others wait outside the time that an attempt has; a repeated one takes its place again."
+    under_way, most, lock = set(), [0], threading.Lock()
+    def model(messages):
+        with lock:
+            under_way.add(messages[-1]["content"])
+            most[0] = max(most[0], len(under_way))
+        met.wait(0.05) if limit == 1 else met.wait(10)
+        with lock: under_way.discard(messages[-1]["content"])
+        return turn("yes")
+    met = threading.Barrier(limit) if limit > 1 else threading.Event()
+    with ScriptedModel(model, faults={1: "500"}) as server:
+        endpoint = ChatEndpoint(settings(server, concurrency=limit, total_timeout=20.0))
+        async def work():
+            await asyncio.gather(*(endpoint.complete([{"role": "user", "content": f"question {i}"}]) for i in range(9)))
+            await endpoint.close()
+        run(work())
+    assert most[0] == limit and len(server.requests) == 10
+
+
+def test_a_choice_of_tools_is_sent_until_it_is_refused():
+    with ScriptedModel([turn("A"), turn("B")], strict={"tool_choice": "tool_choice is not supported"}) as server:
+        endpoint = ChatEndpoint(settings(server))
+        for tools in (TOOLS, None):
+            assert run(endpoint.complete(QUESTION, tools, tool_choice="none")).text in "AB"
+    assert [request.get("tool_choice") for request in server.requests] == ["none", None, None] and server.requests[1]["tools"] == TOOLS
 
 
 def test_a_cancelled_request_ends_at_once_and_the_endpoint_goes_on():

@@ -949,13 +949,13 @@ async def grade_predictions(bench,  # name or Bench
                             predictions,  # {task id: text}
                             client=None,  # TeacherClient of the judge, best at temperature 0; None: the exact rule
                             trials: int = 1,  # gradings of each prediction
-                            concurrency: int = 8,  # tasks under way at once
+                            concurrency: int = 0,  # tasks under way at once; 0: as many as the client may ask on, at least 8
                             **more,  # reference: {task id: report} for RACE; page_of: async function for FACT
                             ):
     "Rows of verdicts for `score_verdicts`, and what was set aside: predictions for unknown tasks, gradings without a usable reply. Missing tasks have no rows: they score 0."
     import asyncio
     from stepdr.client import SetAside
-    bench, by_id, gate = bench_of(bench), {task["id"]: task for task in tasks}, asyncio.Semaphore(concurrency)
+    bench, by_id, gate = bench_of(bench), {task["id"]: task for task in tasks}, asyncio.Semaphore(concurrency or max(8, getattr(client, "concurrency", 0)))
     aside = [{"task": name, "kind": "unknown task", "reason": "the benchmark has no such task"} for name in predictions if name not in by_id]
     if client is None and bench.rule is None: raise InputError(f"judge: {bench.title} has no exact rule; name an endpoint")
     if client is not None and bench.name not in GRADE: raise InputError(f"bench: {bench.name} is judged by stepdr.evaluate.judges or stepdr.evaluate.pairwise" if not bench.rule else f"bench: {bench.name} needs no judge")

@@ -193,12 +193,12 @@ class Answering:
 
 def is_short(bench): return bench.task is question_task # questions with short answers, not reports
 
-def answering(model, bench, kit=None, budget="", price="", device="auto", workers=4, brief=False, web=None, fit=None): # DIR or URL, Bench …, context_tokens and reply_tokens -> Answering
+def answering(model, bench, kit=None, budget="", price="", device="auto", workers=4, brief=False, web=None, fit=None, endpoint=None): # DIR or URL, Bench …, context_tokens and reply_tokens, fields of EndpointSettings -> Answering
     "The model that a user names. A checkpoint answers one task at a time, and with a context as small as the tiny profile's by the short tools only."
     from stepdr.model.local import policy_from
     short = is_short(bench)
     fit = fit or {}
-    policy = policy_from(model, price, device, context=fit.get("context_tokens", 0))
+    policy = policy_from(model, price, device, context=fit.get("context_tokens", 0), **(endpoint or {}))
     local = "://" not in model
     if local and not (Path(model) / "config.json").is_file(): raise InputError(f"--model {model}: neither a URL nor a checkpoint (config.json is missing)")
     made = Answering(policy, f"{Path(model).name}@{sha256_path(model)[:16]}" if local else model, not short or kit is not None, brief, kit, {**parse_budget(budget), **fit}, web, 1 if local else workers)
@@ -276,17 +276,17 @@ class EvalSettings:
 
 RULES = ("", "rule", "oracle") # names under which the exact rule is meant, for benchmarks that have one
 
-def make_judge(text, bench, settings, run, cache, price=""): # as `--judge` takes it -> RubricJudge, TeacherClient or None for the exact rule
+def make_judge(text, bench, settings, run, cache, price="", endpoint=None): # as `--judge` takes it, ..., fields of EndpointSettings -> RubricJudge, TeacherClient or None for the exact rule
     "The judge that a benchmark needs. `InputError` if it needs another kind, or one at all."
     if not isinstance(text, str): return text
     if bench.score is score_rubrics:
         if not text: raise InputError(f"--judge: {bench.title} needs one: oracle (closed web), words, the folder of a trained judge, chat:DIR or an address such as http://127.0.0.1:8000/v1#MODEL")
-        return judge_from(text, run, JudgingSettings(settings.trials or 3, settings.head, rubrics_per_request=settings.rubrics_per_request), price=price)
+        return judge_from(text, run, JudgingSettings(settings.trials or 3, settings.head, rubrics_per_request=settings.rubrics_per_request), price=price, **(endpoint or {}))
     if bench.rule and text in RULES: return None
     if bench.rule and bench.name not in GRADE: raise InputError(f"--judge {text}: {bench.title} is scored by the exact rule and needs no judge")
     if not re.match(r"https?://", text): raise InputError(f"--judge {text or '(none)'}: {bench.title} is judged by an endpoint, as in http://127.0.0.1:8000/v1#MODEL" + ("; or by the exact rule without --judge" if bench.rule else ""))
     from stepdr.llm import ChatEndpoint, endpoint_settings
-    return TeacherClient(ChatEndpoint(endpoint_settings(text, price)), TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), cache)
+    return TeacherClient(ChatEndpoint(endpoint_settings(text, price, **(endpoint or {}))), TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), cache)
 
 # %% ../../nbs/88_eval.ipynb #581598ab
 @dataclass
@@ -510,6 +510,7 @@ def run_eval(bench, # name or Bench
              trained_on=(), # files of training data that the tasks are looked for in
              limit=0, # only the first so many tasks; 0: all
              fit=None, # context_tokens and reply_tokens of the model, where they are to be other than it says
+             endpoint=None, # fields of EndpointSettings, such as timeout and concurrency, of a model and a judge that are endpoints
              ): # -> results, as in results.json
     "Evaluate predictions or a model: `results.json`, `tasks.jsonl`, `verdicts.jsonl`, `aside.jsonl` and `index.html` in OUT."
     bench, out = bench_of(bench), Path(out)
@@ -517,12 +518,12 @@ def run_eval(bench, # name or Bench
     if out.exists() and not out.is_dir(): raise InputError(f"--out {out}: is a file; name a folder")
     source = eval_tasks(bench, data)
     tasks = source.tasks[:limit] if limit else source.tasks
-    judge = make_judge(judge, bench, settings, source.run or model_run(model), out / "judge" / "replies", judge_price)
+    judge = make_judge(judge, bench, settings, source.run or model_run(model), out / "judge" / "replies", judge_price, endpoint)
     by_id = {task["id"]: task for task in tasks}
     (out / "judge").mkdir(parents=True, exist_ok=True)
     if model is None: given, how = gather_predictions(predictions, by_id, out / "predictions.jsonl"), None
     else:
-        how = model if isinstance(model, Answering) else answering(model, bench, kit or default_kit(bench), budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)), fit)
+        how = model if isinstance(model, Answering) else answering(model, bench, kit or default_kit(bench), budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)), fit, endpoint)
         given = answer_tasks(tasks, how, out, out / "predictions.jsonl")
     judged = judge_tasks(bench, judge, tasks, given, out / "judge", settings, against, reference, page_reader(bench, kit, out))
     write_jsonl(out / "verdicts.jsonl", judged.rows)
@@ -559,13 +560,13 @@ def probe_names(probes): # names with commas; "": all -> list of names
     return names
 
 # %% ../../nbs/88_eval.ipynb #43026e51
-def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
+def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1, endpoint=None): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
     "How often changes that must not matter flip a judge's verdicts on a file of reports."
     from stepdr.evaluate.judges import probe_judge
     from stepdr.synthesis.tasks import oracle
     names = probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
-    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials, rubrics_per_request=rubrics_per_request), price=price)
+    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials, rubrics_per_request=rubrics_per_request), price=price, **(endpoint or {}))
     async def work():
         try: return await probe_judge(judge, items, names, seed, samples, oracle if checked else None)
         finally: await judge.close()
@@ -586,12 +587,12 @@ def pairs_text(found): # of `stepdr.evaluate.pairwise.results_command` -> text
     lines += ["Bradley-Terry ratings", *(_line(name, value) for name, value in found["bradley_terry"].items())]
     return "\n".join(lines + [f"note: {note}" for note in found["notes"]] + [f"problem: {problem}" for problem in found["problems"]])
 
-def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price="", rubrics_per_request=1): # as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
+def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price="", rubrics_per_request=1, endpoint=None): # as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
     "Verdicts on a file of reports, beside OUT also what has none, the journal and the card."
     out = Path(out)
     source = eval_tasks("researchrubrics", tasks)
     given = gather_predictions(predictions, source.by_id(), out.with_name(out.name + ".predictions.jsonl"))
-    counts = judge_reports(make_judge(judge, bench_of("researchrubrics"), EvalSettings(trials=trials, head=head, rubrics_per_request=rubrics_per_request), source.run, None, price), source.tasks, given.path, out)
+    counts = judge_reports(make_judge(judge, bench_of("researchrubrics"), EvalSettings(trials=trials, head=head, rubrics_per_request=rubrics_per_request), source.run, None, price, endpoint), source.tasks, given.path, out)
     return {**counts, "set_aside": dict(Counter(row["kind"] for row in given.aside)), "task_rows_aside": len(source.aside), "out": str(out)}
 
 # %% ../../nbs/88_eval.ipynb #ea112624
@@ -609,14 +610,14 @@ def right_verdicts(path, items): # verdict rows {"task", "number" or "criterion"
         if found.setdefault((str(row["task"]), number), verdict) != verdict: raise InputError(f"{place}: a second, different verdict on the same rubric")
     return [[found.get((task["id"], number)) for number in range(len(task["rubrics"]))] for task, _, _ in items]
 
-def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price=""): # as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
+def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price="", endpoint=None): # as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
     "One rubric a request against several, on a file of reports; the same command goes on in OUT and pays nothing twice."
     from stepdr.evaluate.judges import judge_modes
     from stepdr.synthesis.tasks import oracle
     names = [] if probes == "none" else probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
     truths = right_verdicts(right, items) if right else [oracle(*item) for item in items] if checked else None
-    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials), price=price)
+    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials), price=price, **(endpoint or {}))
     judge.keep_in(Path(out) / "replies")
     async def work():
         try: return await judge_modes(judge, rubrics_per_request, items, truths, names, seed, samples, oracle if checked else None)

@@ -324,7 +324,7 @@ class EndpointJudge(RubricJudge):
         if self.client.cache is None and self.client.settings.cache != "off": self.client.cache = ReplyCache(folder)
 
     def gate(self): # -> semaphore of the running loop: few requests exist at a time, for each holds the whole report
-        return self.gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(2 * self.client.settings.concurrency))
+        return self.gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(2 * self.client.concurrency))
 
     async def ask(self, name, work, draw=0, **values): # -> JSON value; raises SetAside
         async with self.gate():

@@ -600,7 +600,7 @@ async def judge_pair(judge, # with `async compare(task, left, right)`
 async def judge_study(judge, # with `async compare(task, left, right)`
                       study, # Study
                       rater, # the judge's name
-                      concurrency=8, # pairs under way
+                      concurrency=0, # pairs under way; 0: as many as the judge may ask on, at least 8
                       on_done=None, # called with each rating or (pair, SetAside)
                       ): # -> {"pairs", "before", "done", "aside", "asked", "cost", "kinds"}
     "Judge every pair that the judge has not rated; a killed run goes on. What is set aside is written to `aside.jsonl` and tried again next time."
@@ -619,7 +619,7 @@ async def judge_study(judge, # with `async compare(task, left, right)`
             if on_done: on_done(row)
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(max(1, concurrency)): group.create_task(worker())
+            for _ in range(concurrency or max(8, getattr(getattr(judge, "client", None), "concurrency", 0))): group.create_task(worker())
     except ExceptionGroup as several: # not `except*`: what it raises comes in a group before Python 3.11.4
         mistake = next((error for error in several.exceptions if isinstance(error, InputError)), None)
         if mistake is None:

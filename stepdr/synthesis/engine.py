@@ -1053,10 +1053,13 @@ def synth(config, # .toml or .json file, or the object
           teacher="", # in place of the config's
           engine="local", # local or ray
           workers=0, # in place of the config's; 0: as there
+          endpoint=None, # fields of EndpointSettings in place of the config's, for teacher and policy; a concurrency there is also that of the items
           ): # -> {"items", "failed", "rows", "aside", "parts": {name: counts}, "sets": {set: {part: rows}}, "repeated": {set: {part: rows left out}}, "spent"}
     "Make training data as a config says: each part in `OUT/parts/NAME`, each set in `OUT/SET.jsonl`. The same command goes on where a killed run was."
     value, base = read_config(config)
-    settings, tables, parts = checked_config({**value, **({"teacher": teacher} if teacher else {}), **({"workers": workers} if workers else {})})
+    given = {name: {**value.get(name, {}), **endpoint} for name in ("endpoint", "policy_endpoint")} if endpoint else {}
+    given |= {name: number for name, number in (("teacher", teacher), ("workers", workers), ("concurrency", (endpoint or {}).get("concurrency"))) if number}
+    settings, tables, parts = checked_config({**value, **given})
     check_inputs(parts, base)
     out = Path(out)
     cache = str(base / settings.cache if settings.cache else out / "cache")

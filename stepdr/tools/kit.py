@@ -37,6 +37,8 @@ class KitSettings:
     unsafe_shell: bool = setting(False, "run commands without a sandbox where bubblewrap is missing: anything this user may do, they may")
     vision: str = setting("", "endpoint that answers questions on pictures, URL#MODEL; empty: local text recognition")
     transcription: str = setting("", "endpoint for speech to text, URL#MODEL; empty: a local engine if one is installed")
+    timeout: float = setting(0.0, "seconds of silence after which a request to one of these endpoints has failed; 0: as an endpoint's settings have it", 0.0, 86400.0)
+    concurrency: int = setting(0, "requests to one of these endpoints under way at once; 0: as many as are made", 0, 10_000)
 
     def __post_init__(self):
         validate(self)
@@ -92,9 +94,10 @@ def _search_provider(settings, fetcher, workspace, authority, web): # -> Provide
     return FolderProvider(folder_store(settings.web, workspace.state / "documents", authority))
 
 # %% ../../nbs/34_kit.ipynb #8dd6ce03
-def _endpoint(text): # URL#MODEL or "" -> ChatEndpoint or None
+def _endpoint(text, settings): # URL#MODEL or "", KitSettings -> ChatEndpoint or None
     from stepdr.llm import ChatEndpoint, endpoint_settings
-    return ChatEndpoint(endpoint_settings(text)) if text else None
+    changes = {name: getattr(settings, name) for name in ("timeout", "concurrency") if getattr(settings, name)}
+    return ChatEndpoint(endpoint_settings(text, **changes)) if text else None
 
 # %% ../../nbs/34_kit.ipynb #dd5e9fb8
 def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=None): # KitSettings, names of tools, ... -> {name: bound method}
@@ -128,7 +131,7 @@ def _other_tools(settings, workspace, opened): # -> ({name: bound method}, Todo)
     from stepdr.tools.file import Files, Todo
     from stepdr.tools.media import Media
     from stepdr.tools.shell import Shell, ShellSettings
-    todo, media = Todo(workspace), Media(workspace, vision=_endpoint(settings.vision), transcription=_endpoint(settings.transcription))
+    todo, media = Todo(workspace), Media(workspace, vision=_endpoint(settings.vision, settings), transcription=_endpoint(settings.transcription, settings))
     shell = opened(Shell(workspace, ShellSettings(network=settings.shell_network, unsafe_without_sandbox=settings.unsafe_shell)))
     tools = [Files(workspace).file, todo.todo, shell.shell, media.analyze_image, media.file_parser, media.asr]
     return {tool.__name__: tool for tool in tools}, todo
