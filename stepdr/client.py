@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SMALL_WORDS', 'REFUSAL', 'EDGE', 'CHECKS', 'KINDS', 'mend_json', 'json_values', 'read_objects', 'schema_validator',
            'schema_faults', 'as_asked', 'foreign_share', 'language_shares', 'free_texts', 'refuses', 'shown_ids',
-           'with_ids', 'grounded', 'answer_hidden', 'chain_known', 'fuzzed_away', 'one_for_each', 'weights_agree',
-           'cites', 'hints_gone', 'new_queries', 'conclusion_agrees', 'faults_of', 'TeacherSettings', 'request_key',
-           'ReplyCache', 'spent', 'Work', 'Answer', 'SetAside', 'judge_reply', 'TeacherClient', 'run_to_end',
-           'failure_line', 'aside_row', 'bad_item', 'own_partial', 'Funnel', 'work_counts', 'ask_many', 'read_items',
-           'read_item', 'teach']
+           'with_citations', 'with_ids', 'grounded', 'answer_hidden', 'chain_known', 'fuzzed_away', 'one_for_each',
+           'weights_agree', 'cites', 'hints_gone', 'new_queries', 'conclusion_agrees', 'faults_of', 'TeacherSettings',
+           'request_key', 'ReplyCache', 'spent', 'Work', 'Answer', 'SetAside', 'judge_reply', 'TeacherClient',
+           'run_to_end', 'failure_line', 'aside_row', 'bad_item', 'own_partial', 'Funnel', 'work_counts', 'ask_many',
+           'read_items', 'read_item', 'teach']
 
 # %% ../nbs/05_client.ipynb #eed30022
 import asyncio
@@ -197,11 +197,23 @@ def shown_ids(values): # material by hole -> {id: text} of the paragraphs in it,
     marked = {found[1]: item for item in items if isinstance(item, str) and (found := re.match(r"\[([^\[\]\s]+)\]", item))}
     return marked | {get(item, "id"): shown_value([item]) for item in items if get(item, "id") and get(item, "text")}
 
-def with_ids(value, known): # reply, ids that were shown -> the same, with the ids of its paragraphs as they were shown
+_MARKED = re.compile(r"[\[(（【]\s*(?P<ids>[^\[\](){}（）【】\s,;，；、]+(?:\s*[,;，；、]\s*[^\[\](){}（）【】\s,;，；、]+)*)\s*[\])）】](?!\()|" + CITE_FORM)
+
+def with_citations(report, known): # report, ids that were shown -> the same, with what names only such ids in the form \\cite{ID,ID}
+    r"`[web_0a1b2c3d]` after a sentence is its citation; what else stands in brackets stays."
+    def cited(found):
+        ids = cited_ids(f"\\cite{{{found['ids']}}}") if found["ids"] else cited_ids(found[0])
+        return f"\\cite{{{','.join(ids)}}}" if ids and all(one in known for one in ids) else found[0]
+    return _MARKED.sub(cited, report) if known else report
+
+def with_ids(value, known): # reply, ids that were shown -> the same, with the ids of its paragraphs and of its report's citations as they were shown
     "`[web_0a1b2c3d]` is the paragraph web_0a1b2c3d."
     if isinstance(value, list): return [with_ids(item, known) for item in value]
     if not isinstance(value, dict): return value
-    return {key: bare_id(item) if key == "paragraph" and isinstance(item, str) and item not in known and bare_id(item) in known else with_ids(item, known) for key, item in value.items()}
+    def one(key, item):
+        if key == "report" and isinstance(item, str): return with_citations(item, known)
+        return bare_id(item) if key == "paragraph" and isinstance(item, str) and item not in known and bare_id(item) in known else with_ids(item, known)
+    return {key: one(key, item) for key, item in value.items()}
 
 def _said(words, text): # folded texts -> whether one stands in the other, as whole words where a script has such
     before, after = (f"(?<!{EDGE})" if re.match(EDGE, words[:1]) else ""), (f"(?!{EDGE})" if re.match(EDGE, words[-1:]) else "")

@@ -594,7 +594,7 @@ Write the report that answers the query from the findings below, which are raw r
 - Keep to the plan: its parts in its order, each below a heading of its own, answered or said to be open in the words of the plan.
 - Turn findings into paragraphs that deduce: what is established, what follows from it, where sources disagree and which is to be believed, what it means for the reader. Compare and explain; do not string findings together.
 - Lists and tables only where items are truly parallel; no more than a fifth of the text.
-- After each sentence that rests on a finding its citation, \\cite{{ID}}. Write the ids as they are shown, several as \\cite{{ID,ID}}. Cite only ids shown, and only for what they say. Nothing without a source but what follows from the cited.
+- After each sentence that rests on a finding its citation, \\cite{{ID}}. Write the ids as they are shown, several as \\cite{{ID,ID}}. Cite only ids shown, and only for what they say. Nothing without a source but what follows from the cited: a figure beside a citation stands in what is cited, and one that you work out stands in a sentence of its own, without a citation.
 =====
 <query>
 {query}
@@ -609,7 +609,7 @@ Write the report that answers the query from the findings below, which are raw r
 - 遵守计划：按其顺序写出各个部分，每部分有自己的标题，要么回答，要么用计划的措辞说明尚无定论。
 - 把发现写成有推理的段落：已经确定了什么，由此得出什么，来源在何处不一致、应当相信哪个，对读者意味着什么。要比较和解释，不要罗列发现。
 - 只有条目确实并列时才使用列表和表格，总量不超过全文的五分之一。
-- 每一句有依据的话后面写上引用 \\cite{{ID}}。编号照原样写，几个编号写成 \\cite{{ID,ID}}。只引用给出的编号，且只用于它所说的内容。除了由引用内容推出的结论，不写没有来源的话。
+- 每一句有依据的话后面写上引用 \\cite{{ID}}。编号照原样写，几个编号写成 \\cite{{ID,ID}}。只引用给出的编号，且只用于它所说的内容。除了由引用内容推出的结论，不写没有来源的话：引用旁的数字必须出现在所引内容中，自己推算的数字写在不带引用的单独一句里。
 =====
 <query>
 {query}

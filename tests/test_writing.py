@@ -1,17 +1,38 @@
 """Good replies of a strong teacher become rows: rubrics, drafts and what a writer is shown."""
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from stepdr.client import TeacherClient
+from stepdr.llm import Reply, Usage
 from stepdr.rules import OfflineTeacher
+from stepdr.synthesis.planning import given_away as told_of_report, planning_task
 from stepdr.synthesis.rubrics import RubricSettings, drop_twins, given_away, same_fact, two_steps, without_flagged
-from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of, keep_deeper
+from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of, keep_deeper, query_report_row, unfounded_figures
 from stepdr.tools.base import run_async
 from stepdr.trajectory import answer_of
 
-EXCHANGES = Path(__file__).resolve().parents[2] / "shared" / "exchanges"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+EXCHANGES = SHARED / "exchanges"
+
+
+class Hand:
+    "A policy that says one reply after the other, the last one again, and keeps what it was told about them."
+    name = "hand"
+    def __init__(self, *replies): self.replies, self.told = list(replies), []
+    async def complete(self, messages, tools=None, max_tokens=None, temperature=None):
+        if len(messages) > 2: self.told.append(messages[-1]["content"])
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        return Reply({"role": "assistant", "content": json.dumps(reply, ensure_ascii=False)}, Usage(1, 1), 0.0, "stop", 0.0, 1, "hand")
+
+
+def made_by(maker, item, *replies): # -> (row or record, what the teacher was told to mend)
+    hand = Hand(*replies)
+    made = run_async(maker(item, TeacherClient(hand)))
+    return made[0] if isinstance(made, list) else made, hand.told
 
 
 def exchange(name): # -> JSON object
@@ -186,3 +207,71 @@ def test_a_draft_may_use_every_line():
     made = run_async(drafted_report_row({**row_of(SEARCHED), "messages": row_of(SEARCHED)["messages"][:-1] + [{"role": "assistant", "content": "<answer>- old</answer>"}], "meta": {"plan": ["When was Stoer Head lit, and when Rua Reidh?"]}},
                                         OfflineTeacher(draft_report={"thesis": "From the south.", "report": report}, deeper_report=lambda values, *_: {"only_first": [], "only_second": [], "reason": "it concludes", "deeper": "first" if "follows" in values["first"] else "second"})))
     assert answer_of(made["messages"]) == report and made["meta"]["draft"]["kept"]
+
+
+LIGHTS = "# Lights\n\nStoer Head was lit in 1870, four decades before Rua Reidh in 1912 [{A}].\n\nThe two dates lie 42 years apart, so that the coast was lit from the south, one light in each generation."
+
+
+def draft_of(*reports): # drafts in turn, for a trajectory whose own report is a list -> (row or record, what the teacher was told)
+    row = {**row_of(SEARCHED, answer="- old"), "meta": {"plan": ["When was Stoer Head lit, and when Rua Reidh?"]}}
+    hand = Hand(*({"thesis": "From the south.", "report": report} for report in reports))
+    judge = OfflineTeacher(deeper_report=lambda values, *_: {"only_first": [], "only_second": [], "reason": "it concludes", "deeper": "first" if "generation" in values["first"] else "second"})
+    return run_async(drafted_report_row(row, TeacherClient(hand), judge)), hand.told
+
+
+def test_citations_in_brackets_become_citations():
+    made, told = draft_of(LIGHTS.format(A=A))
+    assert made["meta"]["draft"]["kept"] and not told and answer_of(made["messages"]) == LIGHTS.format(A=A).replace(f"[{A}]", f"\\cite{{{A}}}")
+    assert draft_of(LIGHTS.format(A="web_deadbeef"))[0]["kind"] == "invalid"
+
+
+def test_a_figure_that_no_source_has_stops_a_draft():
+    wrong = LIGHTS.format(A=A).replace("1870", "1872")
+    made, told = draft_of(wrong)
+    assert made["kind"] == "draft" and "1872 stands in nothing that is cited beside it" in made["reason"] and len(told) == 2
+    mended, told = draft_of(wrong, LIGHTS.format(A=A))
+    assert mended["meta"]["draft"]["kept"] and len(told) == 1 and "1872" in told[0]
+
+
+@pytest.mark.parametrize("text", ["It cost 1.2 billion \\cite{web_1}.", "It cost about 12% \\cite{web_1}.", "In May 1912 it was lit \\cite{web_1}.", "In all that makes 900 of them.", "# 3. Costs\n\nIt is old \\cite{web_1}.", "耗资12亿\\cite{web_1}。"])
+def test_figures_with_a_source_are_found(text): assert not unfounded_figures(text, [{"id": "web_1", "text": "Lit in 1912, it cost 1,200,000,000, of which 12.4% for 耗资12亿."}, {"id": "web_2", "text": "77 or 1913"}])
+
+
+@pytest.mark.parametrize("text", ["It cost 1.3 billion \\cite{web_1}.", "It was lit in 1913 \\cite{web_1}.", "It has 77 steps \\cite{web_1}."])
+def test_figures_without_a_source_are_found(text): assert len(unfounded_figures(text, [{"id": "web_1", "text": "Lit in 1912, it cost 1,200,000,000."}, {"id": "web_2", "text": "77 or 1913"}])) == 1
+
+
+# tasks and queries from reports
+
+REPORT = """# Lighthouses of the north-west coast
+## Scope and criteria
+Lights of the mainland between 57 and 59 degrees north, first lit from 1850 to 1930; harbour lights of less than 300 candelas are left out.
+## Building
+## Keepers and supply
+## Automation
+## Results
+Eleven lights were built in the period, 7 of them by one family of engineers, at a mean cost of 14,300 pounds."""
+
+
+def test_a_task_may_state_its_scope_and_nothing_else():
+    fine = {"intent": "to plan a museum", "task": "I plan a museum on the lighthouses of the north-west coast: lights of the mainland between 57 and 59 degrees north, first lit from 1850 to 1930, without harbour lights of less than 300 candelas. Find out who built them, how the keepers lived and when they were automated, and write it up with sources.",
+            "plan": ["Establish which lights were built", "Settle how the keepers were supplied", "Find when each light was automated"]}
+    made, told = made_by(planning_task, {"id": "lights", "text": REPORT}, fine)
+    assert "reason" not in made and made["query"] == fine["task"] and not told
+    leaks = {**fine, "task": "Show why the eleven lights cost 14,300 pounds each."}
+    made, told = made_by(planning_task, {"id": "lights", "text": REPORT}, leaks)
+    assert made["reason"] == "the task gives the report away" and len(told) == 2 and "14,300" in told[0]
+    assert "reason" not in made_by(planning_task, {"id": "lights", "text": REPORT}, leaks, fine)[0]
+    assert told_of_report("Sum up Lighthouses of the north-west coast.", REPORT) and told_of_report("Write what “Lighthouses of the north-west coast” says.", REPORT) and not told_of_report("Write on lighthouses of the north-west coast.", REPORT)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here (../shared)")
+def test_good_tasks_and_queries_for_a_real_report_are_kept_and_bad_ones_not():
+    with tarfile.open(SHARED / "data" / "reports_human" / "liveresearchbench_reports.tar.gz") as archive:
+        report = next(archive.extractfile(member).read().decode() for member in archive if "infocoBp2TDUwPt62Iqzak" in member.name)
+    task = {"intent": "A privacy counsel briefs a board.", "task": "I brief our board and need all EU/EEA fines under the GDPR of more than €50,000,000, decided from 2022 to 2025, that are final, that is, no longer under appeal. Give company, authority, date and amount, and say of each large fine that you leave out why. Penalties under other rules do not count. If nothing qualifies, say so plainly.",
+            "plan": ["Settle which fines above the threshold were imposed in the period.", "Confirm date and amount in the authority's own publication.", "Find out for each whether an appeal is pending.", "Separate penalties that rest on other rules.", "Write up which fines are final."]}
+    query = {"reader": "a privacy counsel", "query": "Which fines of more than €50,000,000 under the GDPR, imposed from 2022 to 2025, are final in the sense that no appeal is pending? Give company, authority, date, amount and links, and explain why each well-known large fine is in or out."}
+    assert "reason" not in made_by(planning_task, {"id": "g", "text": report}, task)[0] and "reason" not in made_by(query_report_row, {"id": "g", "report": report}, query)[0]
+    assert made_by(planning_task, {"id": "g", "text": report}, {**task, "task": "Show that none qualify, since Meta's €1,200,000,000 is under appeal."})[0]["reason"] == "the task gives the report away"
+    assert made_by(query_report_row, {"id": "g", "report": report}, {**query, "query": "Summarise this report."})[0]["kind"] == "given away"

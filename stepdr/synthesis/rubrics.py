@@ -376,9 +376,6 @@ def judge_consistency(values, language="en", draw=0): # {"summary", "rubrics", "
     return {"rubrics": rows, "problems": problems, "score": max(0, 10 - 2 * len(problems))}
 
 # %% ../../nbs/396_rubrics.ipynb #4c6efb19
-async def rubric_task(item, client, judge=None, language="en", # {"id", "material"}; teacher; another teacher as the judge
-                      least=5, # rubrics after the rules
-                      score=8, # least consistency, 0 to 10
-                      ): # -> task row or record
+async def rubric_task(item, client, judge=None, language="en", settings=RubricSettings()): # {"id", "material"}; teacher; another teacher as the judge -> task row or record
     "What the engine calls."
-    return await two_steps(item, client, judge, item.get("language", language) if isinstance(item, dict) else language, RubricSettings(least=least, score=score))
+    return await two_steps(item, client, judge, item.get("language", language) if isinstance(item, dict) else language, settings)

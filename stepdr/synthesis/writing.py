@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['report_measures', 'WritingSettings', 'table_faults', 'form_faults', 'screen_report', 'query_faults',
            'query_report_row', 'cited_passages', 'findings_of', 'with_report', 'query_of', 'lost_and_new',
-           'written_again', 'mended_report_row', 'keep_deeper', 'plan_left_out', 'drafted_report_row',
-           'query_from_report', 'closed_sentence', 'draft_report', 'depth', 'deeper_report', 'mended_citations',
-           'as_prose', 'regenerate_report']
+           'written_again', 'mended_report_row', 'keep_deeper', 'plan_left_out', 'unfounded_figures',
+           'drafted_report_row', 'query_from_report', 'closed_sentence', 'draft_report', 'depth', 'deeper_report',
+           'mended_citations', 'as_prose', 'regenerate_report']
 
 # %% ../../nbs/397_writing.ipynb #ac67c976
 import re
@@ -230,6 +230,22 @@ def plan_left_out(report, plan, share=0.25): # -> numbers of the steps of which 
         return not own or sum(w in have for w in own) >= share * len(own)
     return [n for n, step in enumerate(plan, 1) if not covered(step)]
 
+# %% ../../nbs/397_writing.ipynb #f1203707
+def _value(figure): # -> (number, its significant digits, decimals)
+    plain = figure.replace(",", "").rstrip("%")
+    return float(plain), plain.replace(".", "").strip("0"), len(plain.partition(".")[2])
+
+def unfounded_figures(report, findings): # report, list of {"id", "text"} -> list of (figure, sentence): figures of cited sentences that stand in nothing that their paragraph cites
+    "Figures without a source; a rounded one, and one written in another unit (1.2 billion for 1,200,000,000), has one."
+    told, wrong = {f["id"]: [_value(x) for x in _FIGURE.findall(f"{f.get('title', '')} {f['text']}")] for f in findings}, []
+    for line in report.splitlines():
+        known = [value for one in cited_ids(line) for value in told.get(one, ())]
+        for sentence in sentences(re.sub(r"^\s*(?:#+\s*)?\d{1,3}[.)]\s", "", line)) if known else ():
+            for figure in _FIGURE.findall(without_citations(sentence, " ")) if cited_ids(sentence) else ():
+                number, digits, places = _value(figure)
+                if not any(round(value, places) == number or digits and digits == other for value, other, _ in known): wrong.append((figure, sentence))
+    return wrong
+
 # %% ../../nbs/397_writing.ipynb #e947e34e
 async def drafted_report_row(item, client, judge=None, language="en", settings=WritingSettings()): # trajectory row with a plan in its meta; teacher; another teacher as the judge -> row or record
     "A trajectory with a report drafted from its findings, if that is deeper than its own and covers no less; else with its own, if that is well formed."
@@ -238,10 +254,12 @@ async def drafted_report_row(item, client, judge=None, language="en", settings=W
     plan, language = meta.get("plan") or item.get("plan") or [], meta.get("language") or language
     if not findings: return set_aside(item, "no findings", "nothing was read that could be cited")
     try:
-        def left_out(value): return [f"$.report: does not speak of step {n} of the plan ({plan[n - 1][:100]}); answer it, or say in its words that it is open" for n in plan_left_out(value["report"], plan, settings.plan_share)]
-        draft = (await client.ask("draft_report", None, language, wishes=left_out, query=query, plan=list(plan), findings=findings)).value["report"]
+        def poor(report):
+            open_steps = [f"does not speak of step {n} of the plan ({plan[n - 1][:100]}); answer it, or say in its words that it is open" for n in plan_left_out(report, plan, settings.plan_share)]
+            return open_steps + [f"{figure} stands in nothing that is cited beside it: {sentence[:150]}" for figure, sentence in unfounded_figures(report, findings)][:6]
+        draft = (await client.ask("draft_report", None, language, wishes=lambda value: [f"$.report: {fault}" for fault in poor(value["report"])], query=query, plan=list(plan), findings=findings)).value["report"]
         draft, wrong = await written_again(query, draft, findings, client, language, settings)
-        wrong += [f"does not speak of step {n} of the plan" for n in plan_left_out(draft, plan, settings.plan_share)]
+        wrong += poor(draft)
         kept, judged = (False, {}) if wrong else (True, {}) if not old else await keep_deeper(query, old, draft, judge or client, language, settings.loss)
     except (SetAside, EndpointError) as error: return aside_of(item, error)
     if kept: return {**with_report(item, draft), "meta": {**meta, "draft": {"kept": True, **judged}}}
