@@ -187,7 +187,7 @@ def decode_bytes(data, # of a page or file
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         return _not_utf8(data, said, error)
-    if text.isascii() and b"\x1b$" in data and _fits(*read_as(data, "iso2022_jp")): return Decoded(*_named(data, "iso2022_jp"))
+    if text.isascii() and b"\x1b" in data and b"\x1b$" in data and _fits(*read_as(data, "iso2022_jp")): return Decoded(*_named(data, "iso2022_jp"))
     if 0 < len(data) - len(text) <= 3 and said and said[0][0] in _EASTERN and beyond_ascii(text) == len(data) - len(text):
         other, lost = read_as(data, said[0][0])
         if not lost: return Decoded(other, said[0][0])

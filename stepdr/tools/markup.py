@@ -13,8 +13,9 @@ __all__ = ['is_text', 'lines_of', 'names_above', 'near', 'note_mark', 'mend_rais
 import html
 import re
 from collections import Counter
+from functools import cached_property
 
-from .extract import ITEM, ITEM_END, KEPT, lowered, raised, tables_of, unmarked
+from .extract import ITEM, ITEM_END, KEPT, lowered, raised, unmarked
 
 # %% ../../nbs/24_markup.ipynb #6899f36e
 _BLOCKS = frozenset(("ADDRESS ARTICLE BLOCKQUOTE DD DIV DL DT FIGCAPTION FIGURE H1 H2 H3 H4 H5 H6 HEADER HR LI OL P PRE SECTION TABLE TR "
@@ -150,8 +151,11 @@ def mend_styled(node): # <span style="vertical-align: super">
 
 def mend_note_link(link): # <a href="#fn1">1</a> outside of <sup>
     "Set the mark of a note apart from the figure or word before it."
-    mark, before = note_mark(link.text or ""), near(link)[-1:]
-    if not mark or not (before.isalnum() or before in tuple(".,;:!?%)\"'”’»")):
+    mark = note_mark(link.text or "")
+    if not mark:   # most links; to look at what is beside them costs more than their words
+        return
+    before = near(link)[-1:]
+    if not (before.isalnum() or before in tuple(".,;:!?%)\"'”’»")):
         return
     if (_says_note(link) or "#" in (link.get_attribute("href") or "")) and (any(map(str.isdigit, mark)) or _NOTE.search(_named(link))):
         link.text = " " + mark
@@ -281,23 +285,32 @@ _SIGNS = {"MFRAC": "/", "MSUP": "^", "MSUBSUP": "_^", "MUNDEROVER": "_^"}
 
 def mend_formula(tree, node): # element of MathML with parts
     "Fractions with /, powers with ^, roots as √, cells with commas."
-    letters, name, parts = tree.create_text_node, node.node_name.upper(), node.children.values()
+    letters, name = tree.create_text_node, node.node_name.upper()
     if name == "MTD" or name == "MTR":
         node.prepend(letters(", " if name == "MTD" else "; "))
-    elif name == "MSQRT":
+        return
+    if name == "MSQRT":
         node.prepend(letters("√("))
         node.append(letters(")"))
-    elif name == "MROOT" and len(parts) == 2:
-        parts[0].before(letters("("))
-        parts[0].after(letters(")^(1/"))
+        return
+    signs = _SIGNS.get(name, "^")
+    if node.child_element_count != len(signs) + 1:
+        return
+    if name == "MROOT":
+        node.first_element_child.before(letters("("))
+        node.first_element_child.after(letters(")^(1/"))
         node.append(letters(")"))
-    elif name in _SIGNS and len(parts) == len(_SIGNS[name]) + 1:
-        for part in parts if name == "MFRAC" else parts[1:]:
-            if part.child_element_count > 1:
-                part.prepend(letters("("))
-                part.append(letters(")"))
-        for sign, part in zip(_SIGNS[name], parts[1:]):
+        return
+    behind = [node.last_element_child] if len(signs) == 1 else node.children.values()[1:]
+    for part in [node.first_element_child, *behind] if name == "MFRAC" else behind:
+        if part.child_element_count > 1:
+            part.prepend(letters("("))
+            part.append(letters(")"))
+    for sign, part in zip(signs, behind):
+        if part.child_element_count:
             part.before(letters(sign))
+        else:
+            part.text = sign + (part.text or "")
 
 def mend_source(note): # <annotation> of a formula
     "Replace a formula by the TeX it was made of; a picture of it beside is left out."
@@ -330,9 +343,9 @@ def mend_reading(reading): # <rt>
 def mend_picture(picture): # <img alt>
     "Set a picture's words apart from those around it."
     words = picture.get_attribute("alt") or ""
-    before, after = near(picture)[-1:], near(picture, False)[:1]
     if not any(letter.isalnum() for letter in words):
         return
+    before, after = near(picture)[-1:], near(picture, False)[:1]
     if before.isalnum() or after.isalnum():
         picture.set_attribute("alt", " " * before.isalnum() + words + " " * after.isalnum())
 
@@ -427,18 +440,16 @@ def mend_button(tree, button): # <button>
             paragraph.text = words
             button.replace_with(paragraph)
 
-_HEADINGS, _CONTROLLING = frozenset("H1 H2 H3 H4 H5 H6 SUMMARY DT".split()), frozenset(("FORM", "NAV", "HEADER"))
-
-def mend_label(tree, label): # <label> in a heading, or around one
+def mend_label(tree, label, in_heading): # <label>, whether it stands in a heading
+    "Keep a label that is a heading, is around one, or says more than a field's name."
     if label.child_element_count and label.query_selector("h1,h2,h3,h4,h5,h6,p") is not None:
         as_block(tree, label)
         return
     words = _words(label)
     if not words:
         return
-    above = names_above(label)
-    alone = words.count(" ") >= 2 and _CONTROLLING.isdisjoint(above) and label.closest(f"form,{_MENUS}") is None
-    if alone or not _HEADINGS.isdisjoint(above):
+    alone = words.count(" ") >= 2 and not label.matches(f":is(form,{_MENUS}) label")
+    if alone or in_heading:
         label.replace_with(tree.create_text_node(f" {words} "))
 
 # %% ../../nbs/24_markup.ipynb #3fd914dd
@@ -572,37 +583,32 @@ _TAG_NAME = re.compile(r"<([a-zA-Z][\w-]*)")
 
 def holders(source, attribute): # HTML, words of an attribute -> names of the elements in whose tags they stand
     "Cheaper than to ask the tree for an attribute, which looks at every element."
-    names, place = set(), source.find(attribute)
-    while place >= 0:
-        found = _TAG_NAME.match(source, source.rfind("<", max(place - 3000, 0), place))
-        if found:
-            names.add(found[1].lower())
-        place = source.find(attribute, place + len(attribute))
-    return names
+    tags = {part[(place := part.rfind("<")):place + 20] for part in source.split(attribute)[:-1]}   # few, as far as their names
+    return {found[1].lower() for tag in tags if (found := _TAG_NAME.match(tag))}
 
-_CELL_BLOCK = re.compile(r"<(?i:p|div|ul|ol|dl)[\s>]")
-
-_OWN_SPAN = ("rowspan", "colspan", "ROWSPAN", "COLSPAN", "rowSpan", "colSpan")
+_CELL_BLOCK = re.compile(r"<(?=[pduoPDUO])(?i:p|div|ul|ol|dl)[\s>]")
+_OWN_SPAN = re.compile("(?:row|col|ROW|COL)(?:span|Span|SPAN)")
 
 _DROPPED = "p>[rel],p>[itemprop],p>:is(a,span,b,i,em,strong,cite,small,code)[class]"   # words that rules for main content take for menus
 _HIDDEN = "[hidden],[style*='display:none'],[style*='display: none'],[class~=hidden],[class~=collapsed]"
 
-def selector(source, names, marked): # HTML, names of notable elements in it, whether it is known to be the main content -> (CSS selector, whether it asks for attributes of any element)
+def selector(source, names, tables, marked): # HTML, names of notable elements in it, where its tables are, whether it is known to be the main content -> (CSS selector, whether it asks for attributes of any element)
     "What of a page has to be looked at."
     wanted, states = [_SELECTORS[name] for name in names if name in _SELECTORS], []
-    if "aria-hidden" in source and not holders(source, "aria-hidden").isdisjoint(_MAY_HIDE):
+    if not holders(source, "aria-hidden").isdisjoint(_MAY_HIDE):
         states.append(_HIDES)
-    if "aria-expanded" in source and holders(source, "aria-expanded") - {"nav", "button"}:
+    if holders(source, "aria-expanded") - {"nav", "button"}:
         states.append("[aria-expanded=false]")
     if "complementary" in source:
         states.append("[role=complementary]")
     capitals = not names.isdisjoint(("td", "th", "tr"))
-    tables = [(0, len(source))] if capitals else tables_of(source) if "table" in names else []
+    if capitals:
+        tables = [(0, len(source))]
     if capitals or any(_BLANK_FIRST.search(source, *place) for place in tables):
         wanted.append("tr>:first-child:blank")
     if any(_CELL_BLOCK.search(source, *place) for place in tables):
         wanted.append(":is(td,th)>:is(p,div,ul,ol,dl)")
-    if any(source.find(name, *place) >= 0 for place in tables for name in _OWN_SPAN):
+    if any(_OWN_SPAN.search(source, *place) for place in tables):
         wanted.append("[rowspan],[colspan]")
     if "pre" in names or _CODE_BLOCKS.search(source):
         wanted.append("pre>:is(div,p,ol,ul,table),pre>code>:is(div,p,ol,ul,table)")
@@ -615,7 +621,7 @@ def selector(source, names, marked): # HTML, names of notable elements in it, wh
 
 # %% ../../nbs/24_markup.ipynb #8ba2e766
 _ELSEWHERE = "nav,header,footer,[role=navigation],math,.katex,.MathJax,mjx-container"
-
+_HEADINGS = frozenset("H1 H2 H3 H4 H5 H6 SUMMARY DT".split())
 _FORMULA = frozenset("MFRAC MSUP MSUBSUP MUNDEROVER MSQRT MROOT MTD MTR".split())
 
 class Mender:
@@ -694,7 +700,11 @@ class Mender:
 
     def button(self, node): mend_button(self.tree, node)
 
-    def label(self, node): mend_label(self.tree, node)
+    @cached_property
+    def in_headings(self): # labels; asked for once, as one by one would cost more than all else that is done to them
+        return set(self.tree.body.query_selector_all(":is(h1,h2,h3,h4,h5,h6,summary,dt) label").values())
+
+    def label(self, node): mend_label(self.tree, node, node in self.in_headings)
 
     def form(self, form): # in a page without marked content the parser's own rules decide
         if is_prose(form):
@@ -776,8 +786,9 @@ _OWN_WAYS = {"Q": Mender.quote, "BUTTON": Mender.button, "LABEL": Mender.label, 
 def mend(tree, # of a page
          source, # the HTML it was made of
          names, # of notable elements in it
+         tables, # where its tables begin and end
          marked, # whether it is known to be the main content
          ): # -> Counter of what was left out
     "Change a page's tree so that its text says what the page shows."
-    looked_for, states = selector(source, names, marked)
+    looked_for, states = selector(source, names, tables, marked)
     return Mender(tree, marked, states).mend(tree.body.query_selector_all(looked_for).values() if looked_for else [])
