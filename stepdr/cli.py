@@ -369,8 +369,12 @@ def filter_command(options) -> int:
 
 def synth_command(options) -> int:
     "Make training data as a config says."
-    from stepdr.synthesis.engine import synth
-    return _counted(lambda: synth(options.config, options.out, options.teacher, options.engine, options.workers, endpoint_fields(options)))
+    from stepdr.synthesis.engine import synth, told
+    def work():
+        counts = synth(options.config, options.out, options.teacher, options.engine, options.workers, endpoint_fields(options))
+        print("\n".join(told(counts, options.out)), file=sys.stderr)
+        return counts
+    return _counted(work)
 
 # %% ../nbs/92_cli.ipynb #ea5d9471
 def _show(value, text, as_json) -> int:
@@ -608,7 +612,8 @@ def _add_data_commands(commands):
                         "stepdr synth --config synth.toml --out made --teacher https://api.deepseek.com/v1#deepseek-chat",
                         "synth.toml: a config of your own (docs/offline.toml has all parts); a server at the address, its key in DEEPSEEK_API_KEY")
     make.add_argument("--config", required=True, metavar="FILE", help=".toml or .json: parts with a maker, an input and a number, and mixture weights")
-    make.add_argument("--out", required=True, metavar="DIR", help="folder to make; the same command goes on in it")
+    make.add_argument("--out", required=True, metavar="DIR", help="folder to make. No item ends the run: one that fails (the server gave nothing, a maker raised) is set aside with its reason, and the same command tries it again and keeps the rest. "
+                      "If more than the config's most_failed of a part fails (0.5, from 20 items), the run stops and says what failed most")
     make.add_argument("--teacher", default="", metavar="URL", help="endpoint as URL#NAME, in place of the config's")
     _add_endpoint_options(make)
     make.add_argument("--engine", default="local", choices=("local", "ray"), help="where it runs (default: local)")

@@ -9,6 +9,7 @@ __all__ = ['GAP', 'SeekingSettings', 'as_settings', 'set_aside', 'malformed_item
 
 # %% ../../nbs/391_attempts.ipynb #d9be5760
 import asyncio
+import inspect
 import re
 from collections import Counter
 from contextlib import ExitStack
@@ -89,6 +90,8 @@ async def gather(coroutines, most): # list of coroutines, how many at the same t
     try: return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks: task.cancel() # where one raised, the others would go on for nobody
+        for coroutine in coroutines:
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED: coroutine.close()
 
 def task_row(task_id, language, query, answer, aliases, plan, maker, **meta): # -> task row
     "A task as everywhere in stepdr."

@@ -13,7 +13,7 @@ __all__ = ['GIVEN', 'KINDS', 'OPENERS', 'FAILURES', 'MAKERS', 'TEACHERS', 'POLIC
            'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_options', 'drawn',
            'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config', 'mixture', 'called', 'trained_on',
            'repeated', 'some_lines', 'mix', 'part_items', 'rows_file', 'split_rows', 'part_seed', 'check_inputs',
-           'weight_of', 'weights_of', 'synth']
+           'weight_of', 'weights_of', 'synth', 'told']
 
 # %% ../../nbs/398_engine.ipynb #e01118fa
 import asyncio
@@ -270,7 +270,7 @@ class Made:
     "What became of a chunk."
     done: bytes # JSON lines
     aside: bytes # JSON lines
-    counts: dict # items, rows, aside (records), items_aside, failed (items), "kinds": {kind: records}, "failures": {what failed: {"items", "last"}}
+    counts: dict # items = items_kept + items_aside, failed (of those aside), rows, aside (records), "kinds": {kind: records}, "failures": {what failed: {"items", "last"}}
     spent: dict # what the teacher did meanwhile
 
 def _lines(rows): return "".join(json.dumps(mend(row), ensure_ascii=False) + "\n" for row in rows).encode()
@@ -289,12 +289,12 @@ def failure_of(record): # record -> "KeyError at verification.py:171", or its ki
 def made_of(rows, records): # of one item -> Made
     "What became of an item; it failed if it has no row and was set aside by a failure."
     failed = next((record for record in records if kind_of(record) in FAILURES), None) if not rows else None
-    counts = {"items": 1, "rows": len(rows), "aside": len(records), "items_aside": int(not rows), "failed": int(failed is not None), "kinds": dict(Counter(map(kind_of, records)))}
+    counts = {"items": 1, "items_kept": int(bool(rows)), "items_aside": int(not rows), "failed": int(failed is not None), "rows": len(rows), "aside": len(records), "kinds": dict(Counter(map(kind_of, records)))}
     return Made(_lines(rows), _lines(records), {**counts, "failures": {failure_of(failed): {"items": 1, "last": str(failed["reason"])[:500]}} if failed else {}}, {})
 
 def added(notes): # list of counts -> their sums, as in `Made`
     "Several pieces' counts as one."
-    sums = {key: sum(one.get(key, 0) for one in notes) for key in ("items", "rows", "aside", "items_aside", "failed")}
+    sums = {key: sum(one.get(key, 0) for one in notes) for key in ("items", "items_kept", "items_aside", "failed", "rows", "aside")}
     kinds, failures = Counter(), {}
     for one in notes:
         kinds.update(one["kinds"])
@@ -1054,7 +1054,7 @@ def synth(config, # .toml or .json file, or the object
           engine="local", # local or ray
           workers=0, # in place of the config's; 0: as there
           endpoint=None, # fields of EndpointSettings in place of the config's, for teacher and policy; a concurrency there is also that of the items
-          ): # -> {"items", "failed", "rows", "aside", "parts": {name: counts}, "sets": {set: {part: rows}}, "repeated": {set: {part: rows left out}}, "spent"}
+          ): # -> {"items" = "kept" + "aside", "failed", "rows", "parts": {name: counts}, "sets": {set: {part: rows}}, "repeated": {set: {part: rows left out}}, "spent"}
     "Make training data as a config says: each part in `OUT/parts/NAME`, each set in `OUT/SET.jsonl`. The same command goes on where a killed run was."
     value, base = read_config(config)
     given = {name: {**value.get(name, {}), **endpoint} for name in ("endpoint", "policy_endpoint")} if endpoint else {}
@@ -1082,7 +1082,27 @@ def synth(config, # .toml or .json file, or the object
         distinct = {name: (path, count - len(skip[name]), weight) for name, (path, count, weight) in chosen.items()}
         sets[into] = mix({name: file[:2] for name, file in chosen.items()}, weights_of(distinct), out / f"{into}.jsonl", settings.seed, settings.rows, skip)
         if any(skip.values()): twice[into] = {name: len(lines) for name, lines in skip.items() if lines}
-    counts = {**{key: sum(one[key] for one in made.values()) for key in ("items", "failed")}, "rows": sum(map(sum, (one.values() for one in sets.values()))), "aside": sum(one["items_aside"] for one in made.values()),
+    counts = {**{name: sum(one[key] for one in made.values()) for name, key in (("items", "items"), ("kept", "items_kept"), ("aside", "items_aside"), ("failed", "failed"))}, "rows": sum(map(sum, (one.values() for one in sets.values()))),
               "parts": made, "sets": sets, "repeated": twice, "spent": dict(spent)}
     write_json(out / "counts.json", counts)
     return counts
+
+# %% ../../nbs/398_engine.ipynb #09dfaa4c
+def told(counts, out): # of `synth`, its folder -> list of lines
+    "What a run made, said so that it adds up: items of each part, rows of each set, what was asked."
+    lines, number = [], lambda count, word: f"{count:,} {word}{'' if count == 1 else 's'}"
+    for name, part in counts["parts"].items():
+        reasons = ", ".join(f"{kind} {count:,}" for kind, count in sorted(part["kinds"].items(), key=lambda one: -one[1]))
+        lines.append(f"{name}: {number(part['items'], 'item')} = {part['items_kept']:,} kept ({number(part['rows'], 'row')}) + {part['items_aside']:,} set aside" + (f" ({reasons})" if reasons else ""))
+        lines += [f"  {told['items']:,} failed with {failure}; the last: {told['last']}" for failure, told in sorted(part["failures"].items(), key=lambda one: -one[1]["items"])[:3]]
+    lines.append(f"all parts: {number(counts['items'], 'item')} = {counts['kept']:,} kept + {counts['aside']:,} set aside, each with its reason in {out}/parts/NAME/aside.jsonl")
+    for name, taken in counts["sets"].items():
+        twice = counts["repeated"].get(name, {})
+        lines.append(f"{out}/{name}.jsonl: {number(sum(taken.values()), 'row')} ({', '.join(f'{part} {count:,}' for part, count in taken.items())})" + (f"; left out as repeated: {', '.join(f'{part} {count:,}' for part, count in twice.items())}" if twice else ""))
+    spent = counts["spent"]
+    if spent:
+        get = lambda key: spent.get(key, 0)
+        lines.append(f"asked: {number(get('asked'), 'reply').replace('replys', 'replies')} and {get('hits'):,} from the cache; {get('prompt_tokens'):,} + {get('completion_tokens'):,} tokens" + (f", {get('cost'):.4g} in money" if get("cost") else "")
+                     + (f"; of that the policy {get('policy_asked'):,} turns, {get('policy_prompt_tokens'):,} + {get('policy_completion_tokens'):,} tokens" if get("policy_asked") else ""))
+    if counts["failed"]: lines.append(f"the same command tries the {number(counts['failed'], 'failed item')} again and makes nothing else anew")
+    return lines
