@@ -546,7 +546,7 @@ The verdict:
 </still_open>"""))
 
 # %% ../nbs/04_prompts.ipynb #8a992208
-add_prompt("judge_conclusion", _object(warranted=_one_of("the verdict that the evidence warrants, as defined above", *VERDICTS), gaps=_list("steps of the argument that the evidence does not carry", _text("one gap", most=600)),
+add_prompt("judge_conclusion", _object(warranted=_one_of("the verdict that the evidence warrants, as defined above", *VERDICTS), gaps=_list("steps of the argument that the evidence does not carry; at least one where it does not follow", _text("one gap", most=600)),
     follows={"type": "boolean", "description": "whether the conclusion follows from the evidence"}), *_with_verdicts("""
 Somebody checked a statement and concluded. Decide whether the conclusion follows from the evidence shown, and from nothing else. First find the verdict that the evidence warrants; then compare. Whether a passage supports the statement is for you to see from its words, whatever stands beside it.
 The verdicts:
@@ -577,12 +577,12 @@ The verdicts:
 
 # %% ../nbs/04_prompts.ipynb #77b6bf68
 add_prompt("query_from_report", _object(reader=_text("who would ask this, and what for", most=600), query=_text("the query", most=3000)), """
-Write the query to which the report below would be an excellent answer: as its reader would have put it, with the scope, the depth and the form that the report has, and with the constraints that it keeps to (period, place, audience, length). Give away none of its findings, figures or conclusions, and do not speak of "the report".
+Write the query to which the report below would be an excellent answer: as its reader would have put it, with the scope, the depth and the form that the report has, and with the constraints that it keeps to (period, place, audience, length). Give away none of its findings, figures or conclusions, copy none of its sentences, and do not speak of "the report".
 =====
 <report>
 {report}
 </report>""", """
-写出一个查询，使下面的报告成为它的出色回答：以读者会使用的口吻，与报告的范围、深度和形式相符，并包含报告所遵守的限制（时期、地点、读者、篇幅）。不要透露其中的任何发现、数据或结论，也不要提到"这份报告"。
+写出一个查询，使下面的报告成为它的出色回答：以读者会使用的口吻，与报告的范围、深度和形式相符，并包含报告所遵守的限制（时期、地点、读者、篇幅）。不要透露其中的任何发现、数据或结论，不要照抄其中的句子，也不要提到"这份报告"。
 =====
 <report>
 {report}
@@ -882,7 +882,7 @@ SCHEMA_WORDS = { # what a schema says of a field -> the same in Chinese
     "new queries, none that was made before; empty if enough": "新的查询，不能与之前的重复；已经足够则留空",
     "the conclusion first, then the evidence for and against it and how it was weighed; each statement with its \\cite{id}": "先写结论，再写支持和反对的证据以及如何权衡；每句陈述后面写 \\cite{id}",
     "the verdict that the evidence warrants, as defined above": "证据所能支持的结论，按上面的定义",
-    "steps of the argument that the evidence does not carry": "论证中证据不足以支撑的步骤",
+    "steps of the argument that the evidence does not carry; at least one where it does not follow": "论证中证据不足以支撑的步骤；不能得出时至少写一个",
     "one gap": "一处缺口",
     "whether the conclusion follows from the evidence": "结论是否能从证据得出",
     # reports

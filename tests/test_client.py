@@ -468,3 +468,22 @@ def test_language_and_refusal_on_real_texts():
     ("en", "TikTok, Revolve, Kering and LVMH: Q3 revenue, EBITDA margin, net debt, free cash flow, capital expenditure [1][2]"),
     ("zh", "设 $f(x)=\\alpha x+\\beta$，其中 $\\alpha\\in(0,1)$，则算法 Dijkstra 的复杂度为 $O(n\\log n)$。"), ("zh", "2024年，OpenAI 与 Microsoft 发布了报告 \\cite{web_0a1b2c3d}，详见 https://example.org/a/long/path。")])
 def test_languages_are_told_apart(language, text): assert language_shares(text).get(language, 0) > 0.5, language_shares(text)
+
+
+def test_wishes_are_sent_back_and_then_let_through():
+    class Says:
+        name = "says"
+        def __init__(self, *replies): self.replies, self.sent = list(replies), []
+        async def complete(self, messages, tools=None, max_tokens=None, temperature=None):
+            self.sent.append(messages[-1]["content"])
+            return Reply({"role": "assistant", "content": self.replies[min(len(self.sent), len(self.replies)) - 1]}, Usage(1, 1), 0.0, "stop", 0.0, 1, "says")
+    def asked(*replies):
+        policy = Says(*(json.dumps({"question": text}) for text in replies))
+        answer = asyncio.run(TeacherClient(policy, TeacherSettings(repairs=2)).ask("hide_names", wishes=lambda value: ["$.question: too short"] if len(value["question"]) < 20 else [], question="q", answer="a", words=["w"]))
+        return answer, policy.sent
+    answer, sent = asked("Which one is meant?", "Which of the two old bridges is meant?")
+    assert answer.value["question"].startswith("Which of the two") and len(sent) == 2 and "too short" in sent[1]
+    answer, sent = asked("Which one is meant?")
+    assert answer.value["question"] == "Which one is meant?" and len(sent) == 3 and len(answer.work.faults) == 2
+    answer, sent = asked("Which one is meant?", "", "")                                # what came later is no reply at all
+    assert answer.value["question"] == "Which one is meant?" and len(sent) == 3

@@ -183,6 +183,27 @@ def test_findings_have_all_their_lines():
     assert found[C]["text"] == "| keeper | from |\n| Ross | 1912 |"
 
 
+def test_passages_grouped_by_page_are_told_apart():
+    result = f"""## lamps
+1. Rua Reidh - coast.example, 2007
+https://coast.example/rua
+# The lamp
+It was lit in 1912.
+It turned once a minute. \\cite{{{A}}}
+# Keepers
+Three families lived there. \\cite{{{B}}}
+shown before: {C}
+[4 more paragraphs did not fit; ask again: batch_web_surfer(action="batch_search")]
+
+## https://coast.example/stoer
+Stoer Head - coast.example, paragraphs 2 to 3 of 9
+A light of 1870. \\cite{{{C}}}
+[120 characters of this paragraph did not fit]
+[6 more paragraphs; read on: batch_web_surfer(action="batch_open")]"""
+    assert [(one["title"], one["text"]) for one in cited_passages(result)] == [("Rua Reidh - coast.example, 2007 > The lamp", "It was lit in 1912.\nIt turned once a minute."),
+        ("Rua Reidh - coast.example, 2007 > Keepers", "Three families lived there."), ("Stoer Head - coast.example", "A light of 1870.")]
+
+
 def test_what_is_cut_of_a_finding_is_said():
     long = "\n".join(f"- light number {n}" for n in range(300)) + f" \\cite{{{A}}}"
     text = findings_of(row_of(long), characters=900)[0]["text"]

@@ -126,8 +126,8 @@ async def query_report_row(item, client, language="", settings=WritingSettings()
             "tool_calls": 0, "tokens": guess_tokens(messages), "meta": {"language": language, "reader": value["reader"], "measures": measures, "source": item.get("source", "")}}
 
 # %% ../../nbs/397_writing.ipynb #91d4a654
-_TITLE = re.compile(r"^(?:\d+\. )?(?P<title>.+?), \d+ paragraphs, page \d+ of \d+$|^\d+\. (?P<hit>.+)$")
-_ABOUT = re.compile(r"^(?:(?:https?|file)://\S+|(?:address|note|error): .*|from what was read before:|links \(\d.*|\[.*(?:more|goes on).*\])$")
+_TITLE = re.compile(r"^(?:\d+\. )?(?P<title>.+?), (?:\d+ paragraphs, page \d+ of \d+|paragraphs \d+ to \d+ of \d+)$|^\d+\. (?P<hit>.+)$")
+_ABOUT = re.compile(r"^(?:(?:https?|file)://\S+|(?:address|note|error|shown before): .*|from what was read before:|links \(\d.*|\[(?:\d+ (?:more|characters)|goes on).*\])$")
 
 def cited_passages(result): # what a tool returned -> list of {"id", "title", "text"}, in its order
     "Passages with all their lines: from the end of the one before, or from what a tool says of its page, to the citation that names them."
