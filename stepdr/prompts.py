@@ -298,7 +298,7 @@ add_prompt("question_from_walk", _object(
 Below are paragraphs from pages that are linked one to the next. Write a question that can only be answered by joining facts from at least two of the pages, and its answer.
 - Each fact that is used must stand in a paragraph. Use nothing else that you know.
 - Describe the pages' subjects by what the paragraphs say of them, without their names. The answer must not occur in the question.
-- The question must have exactly one answer, which does not change with time, and must make sense to somebody who has not seen the paragraphs.
+- The question must have exactly one answer, which does not change with time, and must make sense to somebody who has not seen the paragraphs. No single search for the question's own words may bring it up: lead to the paragraph that holds the answer over the other page, and use few of its own words.
 =====
 <paragraphs>
 {paragraphs}
@@ -306,7 +306,7 @@ Below are paragraphs from pages that are linked one to the next. Write a questio
 下面是来自若干相互链接的页面的段落。写出一个只有把至少两个页面的事实结合起来才能回答的问题，以及它的答案。
 - 用到的每个事实都必须出现在某个段落中。不要使用你知道的其他任何内容。
 - 用段落中的说法来描述页面的主题，不要说出名字。答案不得出现在问题中。
-- 问题必须恰好有一个不随时间变化的答案，并且没有看过这些段落的人也能读懂。
+- 问题必须恰好有一个不随时间变化的答案，并且没有看过这些段落的人也能读懂。用问题本身的词语搜索一次，不应得到答案：要经由另一个页面通向含有答案的段落，并且少用那个段落自己的词语。
 =====
 <paragraphs>
 {paragraphs}

@@ -4,6 +4,7 @@ import random
 import re
 import tarfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,18 @@ def test_a_walk_question_that_two_things_answer_is_set_aside(language):
     assert ask(strict, [other])[0]["reason"] == "a second reader finds another answer" and ask(strict, [])[0]["reason"] == "a second reader finds no answer"
     assert ask(strict, SetAside("refusal", "no"))[0]["reason"] == "teacher: refusal"
     assert "reason" not in ask(loose, [meant, other], settings={"second_reader": False})[0]
+
+
+def test_a_figure_in_another_place_is_found_by_chance():
+    "A search that brings up `310` on a page which the question does not rest on has not found its answer; a name is found wherever it stands."
+    def walked(answer, url, text):
+        class Finds(Provider):
+            async def search(self, query, topk=10, **_): return [SearchHit(url, "Some page", text)]
+        facts = [{"statement": "x", "paragraph": "web_00000001"}, {"statement": "x", "paragraph": "web_00000003"}]
+        writer = OfflineTeacher(checked=False, question_from_walk=lambda *_: {"facts": facts, "question": "How long, or where, is that river of a plateau lake which boats can use?", "answer": answer})
+        return run_async(walk_question(LAKE["en"], writer, Finds(), settings=replace(UNREAD, one_search=True)))[0].get("reason")
+    assert walked("310", "https://w.example/else", "House number 310 burnt down.") is None
+    assert walked("310", "https://w.example/beni", "It has 310 km.") == walked("Kenya", "https://w.example/else", "A story of Kenya.") == "one search finds the answer"
 
 
 def test_a_graph_question_that_two_things_answer_is_set_aside(web):

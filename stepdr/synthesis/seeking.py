@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from ..answers import compare_answers
+from ..answers import compare_answers, read_answer
 from ..artifacts import progress, write_json
 from ..client import SetAside, failure_line
 from ..config import InputError
@@ -312,13 +312,14 @@ async def keep_secrets(question, answer, told, client, language, settings): # to
     return question, found, rewrite
 
 # %% ../../nbs/393_seeking.ipynb #e743a55f
-async def one_search_finds(question, answers, provider, hits): # -> bool
-    "Whether a question's own words, or those of one of its longer sentences, searched once, bring up its answer; a search that fails proves nothing."
-    whole = search_words(question)
+async def one_search_finds(question, answers, provider, hits, evidence=()): # text, names of the answer, Provider, results; ids or addresses of what it rests on, where they are known -> bool
+    "Whether a question's own words, or those of one of its longer sentences, searched once, bring up its answer; a figure elsewhere is there by chance, and a search that fails proves nothing."
+    whole, narrow = search_words(question), evidence and read_answer(answers[0]).kind != "text"
+    rests = lambda hit: hit.url in evidence or ((p := hit_paragraph(hit, 1)) is not None and p.id in evidence)
     for query in dict.fromkeys([whole, *(search_words(part) for part in sorted(sentences(question), key=len)[-2:])]):
         try: found = await provider.search(query, topk=hits)
         except ToolError: continue
-        if any(names_in(f"{hit.title}\n{hit.paragraph.text if hit.paragraph else hit.snippet}", name) for hit in found for name in answers): return True
+        if any(names_in(f"{hit.title}\n{hit.paragraph.text if hit.paragraph else hit.snippet}", name) for hit in found if not narrow or rests(hit) for name in answers): return True
     return False
 
 # %% ../../nbs/393_seeking.ipynb #05e6c6a2
@@ -430,10 +431,11 @@ async def graph_question(item, client, provider, language="en", settings=Seeking
     values = exact_values(s.text for s in used)
     question, told, rewrites = await keep_secrets(reply["question"], reply["answer"], lambda q: secrets_told(q, answers, used_entities(used, subgraph), values), client, language, settings)
     if told: return [set_aside(name, "graph", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
-    if settings.one_search and await one_search_finds(question, answers, provider, settings.hits): return [set_aside(name, "graph", "one search finds the answer", question, **made)]
+    evidence = list(dict.fromkeys(p for s in used for p in s.paragraphs))
+    if settings.one_search and await one_search_finds(question, answers, provider, settings.hits, evidence): return [set_aside(name, "graph", "one search finds the answer", question, **made)]
     if record := await read_twice(name, "graph", question, answers, [s.text for s in statements], judge or client, language, settings, made): return [record]
     return [task_row(f"{name}-{draw}" if draw else name, language, question, reply["answer"], answers, [s.text for s in used], "graph", seed=subgraph.seed, hops=len({s.edge for s in used}),
-                     edges=[list(e) for e in dict.fromkeys(s.edge for s in used)], evidence=list(dict.fromkeys(p for s in used for p in s.paragraphs)), fuzzed=reply["fuzzed"],
+                     edges=[list(e) for e in dict.fromkeys(s.edge for s in used)], evidence=evidence, fuzzed=reply["fuzzed"],
                      question_before=reply["question"] if question != reply["question"] else "", rewrites=rewrites, counts=counts)]
 
 # %% ../../nbs/393_seeking.ipynb #1b0af4cd
@@ -548,7 +550,7 @@ async def walk_question(item, client, provider=None, language="", settings=Seeki
     entities = [([title], []) for title in titles if any(by_id[i]["title"] == title for i in used)]
     question, told, rewrites = await keep_secrets(reply["question"], reply["answer"], lambda q: secrets_told(q, [reply["answer"]], entities), client, language, settings)
     if told: return [set_aside(name, "walk", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
-    if provider and settings.one_search and await one_search_finds(question, [reply["answer"]], provider, settings.hits): return [set_aside(name, "walk", "one search finds the answer", question, **made)]
+    if provider and settings.one_search and await one_search_finds(question, [reply["answer"]], provider, settings.hits, {by_id[i]["url"] for i in used}): return [set_aside(name, "walk", "one search finds the answer", question, **made)]
     if record := await read_twice(name, "walk", question, [reply["answer"]], material, judge or client, language, settings, made): return [record]
     return [task_row(f"seek-{name}", language, question, reply["answer"], [reply["answer"]], [f["statement"] for f in reply["facts"]], "walk", path=made["path"], evidence=used, rewrites=rewrites,
                      hops=len({by_id[i]["url"] for i in used}))]
