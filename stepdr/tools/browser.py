@@ -571,13 +571,13 @@ class Browser(_Engine):
     "The tool `browser`: one warm Chromium, its window and its screenshots."
     async def browser(self, action: Literal["open", "click", "type", "press", "scroll", "back", "find", "screenshot"], url: str = "", element: str = "", text: str = "",
                       direction: Literal["down", "up", "top", "bottom"] = "down", submit: bool = False) -> ToolResult:
-        """Use a real web page: open it, click, type, press a key, scroll, go back, find text, take a screenshot. Answers with what the page shows, its usable elements as [e12].
+        """Use a real web page; answers with what it shows and its usable elements as [e12].
 
         action: what to do
-        url: address to open
-        element: id of an element of the outline, such as e12; for click, type, and scroll to it
-        text: what to type or choose, the key to press (Enter, Escape, Tab, ...), or the text to find
-        direction: where to scroll
+        url: to open
+        element: such as e12; for click, type, and scroll to it
+        text: to type, choose or find, or the key to press (Enter, Escape, Tab, ...)
+        direction: of scroll
         submit: press Enter after typing
         """
         if self._lock is None: self._lock = asyncio.Lock()

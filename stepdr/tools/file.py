@@ -624,21 +624,20 @@ class Files:
 
     def file(self, action: Literal["read", "write", "append", "list", "stat", "search", "patch"], path: str = "", content: str = None, start: int = 1, lines: int = 0,
              offset: int = -1, length: int = 0, pattern: str = "", regex: bool = False, depth: int = 1, edits: list[dict] = None, patch: str = "") -> str:
-        """Read, write, search and change files of the workspace. To change a file, patch it; do not write it again.
+        """Read, write, search and change files of the workspace; change by patch, not by writing again.
 
-        action: read (by lines, or by bytes with offset), write (a whole file), append, list (a folder), stat, search (pattern in a file or folder), patch (edits or a diff)
-        path: file or folder, relative to the workspace
-        content: text to write or append
-        start: first line to read, from 1; negative counts from the end
-        lines: how many lines to read, 0 for a page
-        offset: first byte to read, from 0; -1 reads by lines
-        length: how many bytes to read, 0 for a page
-        pattern: text to search for (capitals count only if it has any); for list a pattern of names such as *.md
+        action: read, write (whole), append, list (folder), stat, search (in a file or folder), patch (by edits or a diff)
+        path: relative to the workspace
+        content: to write or append
+        start: first line to read, from 1; negative from the end
+        lines: how many to read, 0 for a page
+        offset: first byte to read, in place of lines
+        length: bytes to read
+        pattern: words to search for; for list names such as *.md
         regex: pattern is a regular expression
-        depth: levels of folders to list
-        edits: changes, each {"old": a fragment that occurs once, as short as will do, "new": its replacement}; a long fragment can be given by its beginning and its end,
-            {"old", "until", "new"}; to insert, {"after" or "before": fragment, "new"}; "line" picks one of several places, "all": true takes them all
-        patch: a unified diff in place of edits
+        depth: levels to list
+        edits: each {"old": a short fragment that occurs once, "new": in its place}; also {"old", "until": its end, "new"}, {"after" or "before": fragment, "new"}; "line" picks a place, "all": true takes all
+        patch: unified diff
         """
         shown = getattr(self, f"_{action}")(path, content=content, start=start, lines=lines, offset=offset, length=length, pattern=pattern, regex=regex, depth=depth,
                                             edits=edits, patch=patch)
@@ -933,11 +932,11 @@ class Todo:
             return {}
 
     def todo(self, action: Literal["create", "update", "rewrite", "clear"], items: list[dict] = None, texts: list[str] = None) -> str:
-        """Keep a plan: create it, update items as you go, rewrite it, or clear it. Shows the list; update without items only shows it.
+        """Keep a plan. Shows the list.
 
-        action: create (a new list), update (change items by id, add new ones), rewrite (replace the list), clear (empty it)
-        items: each {"text", "id", "state": pending, in_progress, done or cancelled, "after": ids of items to be done before it}; without id they are numbered
-        texts: items as plain texts, in place of items
+        action: create, update (items by id, or new ones; without items: show), rewrite (replace), clear
+        items: each {"text", "id", "state": pending, in_progress, done or cancelled, "after": ids to be done before}
+        texts: new items as texts, in place of items
         """
         given = [_item(item, self.settings) for item in [*(items or []), *(texts or [])]]
         with self.workspace.lock:

@@ -763,18 +763,18 @@ class WebSurfer:
 
     async def batch_web_surfer(self, action: Literal["batch_search", "batch_open"], queries: list[str] = None, urls: list[str] = None, topk: int = 5,
                                site: str = "", language: str = "", since: str = "", until: str = "", authority_only: bool = False, page: int = 1) -> ToolResult:
-        """Search with several queries or open several pages at once; results are paragraphs to cite by their \\cite{web_...}.
+        """Search or read pages, several at once; results are paragraphs to cite by their \\cite{web_...}.
 
-        action: batch_search to search, batch_open to read pages
-        queries: what to search for, any language; for batch_search
-        urls: addresses of pages or documents; for batch_open
-        topk: results for each query, 1 to 20
-        site: only results of this site and its subdomains, such as who.int
-        language: only results in this language, such as en or zh
-        since: only results from this date on, YYYY, YYYY-MM or YYYY-MM-DD
-        until: only results up to this date
+        action: batch_search with queries, batch_open with urls
+        queries: what to search for, any language
+        urls: pages or documents to read
+        topk: results of each query, 1 to 20
+        site: only this site, such as who.int
+        language: only this one, such as en
+        since: only from this date on, YYYY, YYYY-MM or YYYY-MM-DD
+        until: only up to this date
         authority_only: only sites of the list of authorities
-        page: of the results, or of a long document, from 1
+        page: of results or of a long document, from 1
         """
         items = self._items(*((queries, "queries") if action == "batch_search" else (urls, "urls")))
         if not 1 <= topk <= 20: raise ToolError(f"topk must be 1 to 20; got {topk}")

@@ -325,12 +325,12 @@ class Shell:
 
     def shell(self, command: str = "", timeout: float = 30.0,
               action: Literal["run", "keys", "screen", "scrollback", "wait", "interrupt", "restart"] = "run", keys: list[str] = None) -> str:
-        """Run a command in a persistent bash terminal in a sandbox, or drive what runs there; the workspace is /workspace.
+        """Run commands in a persistent sandboxed bash terminal, or drive what runs there; the workspace is /workspace.
 
-        command: command line or script to run; directory, variables and background jobs stay for the next call
-        timeout: seconds to wait for the command's end; it goes on running afterwards
-        action: run the command; send keys; read the screen or the lines above it; wait for the running command; interrupt it; restart the terminal
-        keys: for keys, what to type one after another: text, or names such as Enter, Escape, Tab, Up, C-c
+        command: line or script; directory, variables and background jobs stay
+        timeout: seconds to wait; the command goes on running afterwards
+        action: run; keys to what runs; screen; scrollback: the lines above it; wait for the command; interrupt; restart the terminal
+        keys: what to type: texts, or names such as Enter, Escape, Up, C-c
         """
         timeout = min(max(timeout, 0.0), self.settings.timeout)
         if action == "run": return self._run(command, timeout)
