@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BUDGET', 'STYLE', 'ResearchSettings', 'parse_budget', 'Spent', 'left_line', 'message_text', 'Trace', 'ResearchResult',
            'find_answer', 'without_forced', 'split_turns', 'turn_text', 'longest_text', 'shrink', 'shrink_to',
-           'share_out', 'claims_in', 'cited_sentences', 'claims_of', 'letters_apart', 'nearest_read', 'repair_blocks',
-           'read_repair', 'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain', 'report_markdown',
-           'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
+           'share_out', 'claims_in', 'cited_sentences', 'claims_of', 'letters_apart', 'nearest_read', 'slips_in',
+           'repair_blocks', 'read_repair', 'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain',
+           'report_markdown', 'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
 
 # %% ../nbs/36_research.ipynb #26ea44e3
 import asyncio
@@ -119,6 +119,7 @@ class ResearchResult:
     read: int = 0  # paragraphs read
     internal_errors: int = 0  # calls in which a tool itself broke
     messages: list = field(default_factory=list)
+    mended: dict = field(default_factory=dict)  # ids written with one wrong letter -> the ids that were meant
 
 # %% ../nbs/36_research.ipynb #0dae54a7
 def find_answer(message): # assistant message -> the report in it, or None
@@ -239,6 +240,20 @@ def nearest_read(unknown, claim, read, # id, what it is cited for, {id: Paragrap
     said = {p.id: sum(weight for term, weight in terms.items() if term in have) for p in read.values() for have in [claim_terms(f"{p.title} {p.heading} {p.text}")]}
     best = sorted((one for one in said if said[one] > 0 and said[one] >= least * sum(terms.values()) and one not in {p.id for p, _ in near}), key=lambda one: -said[one])
     return near + [(read[one], None) for one in best[:most - len(near)]]
+
+# %% ../nbs/36_research.ipynb #57a868e4
+def slips_in(report, read, least=3): # Markdown, {id: Paragraph}, weight of the terms (`claim_terms`) that sentence and paragraph must share -> {unknown id: the id that was meant}
+    "Unknown ids that are a slip of one letter, for sure."
+    said = {}
+    for begin, end, claims in cited_sentences(report):
+        for one in claims:
+            if one not in read: said[one] = f"{said.get(one, '')} {report[begin:end]}"
+    meant = {}
+    for one, text in said.items():
+        near, terms = [name for name in read if letters_apart(one, name) <= 1], claim_terms(text)
+        have = claim_terms(f"{read[near[0]].title} {read[near[0]].heading} {read[near[0]].text}".replace("_", " ")) if len(near) == 1 else {}
+        if sum(weight for term, weight in terms.items() if term in have) >= least: meant[one] = near[0]
+    return meant
 
 # %% ../nbs/36_research.ipynb #e84dd76d
 def repair_blocks(report, wrong, read, # Markdown, of `cited_sentences` those to repair, {id: Paragraph}
@@ -627,8 +642,12 @@ class ResearchAgent:
                               [c for c in cited if c not in self.toolbox.read], ended, self.spent, len(self.toolbox.read), self.internal_errors, self.messages)
 
     async def repair(self, question, result): # -> ResearchResult
-        "Let the agent write the sentences again that cite what it has not read; the report that this gives ends the conversation, how it came about is in the trace."
-        rows, place = self.messages, len(self.messages)
+        "Mend slips of one letter, and let the agent write the other sentences again that cite what it has not read; the report that this gives ends the conversation, how it came about is in the trace."
+        rows, place, slips, answer = self.messages, len(self.messages), slips_in(result.answer, self.toolbox.read), result.answer
+        for one, meant in slips.items(): answer = answer.replace(one, meant)
+        if slips:
+            self.trace("mended", slips=slips)
+            result = self.result(question, answer, result.ended)
         for attempt in range(self.settings.repairs):
             if not result.unknown: break
             wrong = [found for found in cited_sentences(result.answer) if set(found[2]) - set(self.toolbox.read)]
@@ -642,7 +661,7 @@ class ResearchAgent:
             self.messages += [reply.message, *self.refusals(reply.message.get("tool_calls") or [])]
             result = self.repaired(question, result, wrong, await self.whole_answer(reply))
         self.messages = [*rows[:place - 1], {**rows[place - 1], "content": f"<answer>\n{result.answer}\n</answer>"}]
-        return replace(result, messages=self.messages)
+        return replace(result, messages=self.messages, mended=slips)
 
     def repair_request(self, report, wrong): # Markdown, of `cited_sentences` those to repair -> (those that are asked for, text)
         "As many sentences, with as much that is nearest to them, as there is room for."
@@ -683,6 +702,7 @@ def report_markdown(result, # ResearchResult
         lines.append(f"{number}. {plain(p.title) or p.site}{' (' + p.date + ')' if p.date else ''}. <{p.url}>\n   > {plain(passage_for(p.text, claims.get(p.id, [])))}")
     if not result.sources: lines.append("None cited.")
     if result.unknown: lines += ["", f"**Unknown citations**: {', '.join(map(plain, result.unknown))}; no tool has shown these paragraphs."]
+    if result.mended: lines += ["", "Citations written with one wrong letter: " + ", ".join(f"{plain(one)} for {plain(meant)}" for one, meant in result.mended.items()) + "."]
     return "\n".join([*lines, "", "---", "", plain(about), ""])
 
 # %% ../nbs/36_research.ipynb #599533d0
@@ -756,6 +776,7 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "unread": return f"  a call that was not understood: {event['markup']}; asked again"
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"
     if kind == "repair": return f"  citations of what was not read: {', '.join(event['unknown'])}; these sentences are asked for again"
+    if kind == "mended": return f"  citations with one wrong letter: {', '.join(f'{one} for {meant}' for one, meant in event['slips'].items())}; mended"
     if kind == "repaired": return f"  put in place; still unknown: {', '.join(event['left'])}" if event["left"] else "  all of them put in place"
     if kind == "internal_error": return f"  the tool {event['name']} broke: {event['error'].strip().splitlines()[-1]}"
     return ""

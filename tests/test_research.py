@@ -217,6 +217,19 @@ def test_only_the_sentence_is_repaired(tmp_path, web):
     assert result.messages[-1]["content"] == f"<answer>\n{result.answer}\n</answer>" and not any("no tool has shown you" in str(m["content"]) for m in result.messages)
 
 
+def test_a_slip_of_one_letter_costs_nothing_and_is_told(tmp_path, web):
+    "The sentence is about what the one near paragraph says: the citation is mended without a request, and report and trace say so."
+    def model(messages):
+        played = researcher(messages)
+        return {**played, "content": re.sub(r"(web_[0-9a-f]{7})([0-9a-f])", lambda m: m[1] + ("0" if m[2] != "0" else "1"), played["content"], count=1).replace("He went", "Jack Lemmon went")}
+    with ScriptedModel(model) as server: result, agent = run(server, tmp_path, web, strict=True)
+    assert not result.unknown and len(result.mended) == 1 and result.spent.turns == 3 and len(server.requests) == 3
+    (written, meant), = result.mended.items()
+    assert meant in agent.toolbox.read and written not in result.answer and result.messages[-1]["content"].count(meant) >= 1
+    assert f"{written.replace('_', chr(92) + '_')} for" in report_markdown(result)
+    assert any(json.loads(line)["event"] == "mended" for line in (tmp_path / ".stepdr" / "trace.jsonl").read_text().splitlines())
+
+
 @pytest.mark.parametrize("reply", ["<answer>I am sorry, I can not say which paragraph was meant here at all.</answer>", "<answer>1. He is the man \\cite{web_00000000}.</answer>", "", "<answer>1. He won three Oscars, a Tony award and the hearts of all who saw him on the stage.</answer>"])
 def test_a_repair_that_does_not_repair_is_not_put_in(tmp_path, web, reply):
     "Nonsense, another invented id, nothing, or new statements: the report stays, and says what it cites without having read it."
