@@ -604,7 +604,7 @@ class ResearchAgent:
         return await self.force(reason)
 
     async def force(self, reason): # what is used up -> (report or "", how it ended)
-        "Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is named the second time only: some servers (SGLang) then leave them out of the prompt, which is cached no more."
+        "Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is named the second time only: a server may then leave them out of the prompt, which is cached no more."
         self.trace("forced", reason=reason)
         for more in ({}, {"tool_choice": "none"}):
             if self.settings.bare: more = {"prefix": "<answer>"}
@@ -777,7 +777,7 @@ def event_lines(event): # of the trace -> text to show, or "" for what needs no 
     if kind == "forced": return f"  used up: {event['reason']}; the report is asked for"
     if kind == "repair": return f"  citations of what was not read: {', '.join(event['unknown'])}; these sentences are asked for again"
     if kind == "mended": return f"  citations with one wrong letter: {', '.join(f'{one} for {meant}' for one, meant in event['slips'].items())}; mended"
-    if kind == "repaired": return f"  put in place; still unknown: {', '.join(event['left'])}" if event["left"] else "  all of them put in place"
+    if kind == "repaired": return f"  still unknown: {', '.join(event['left'])}" if event["left"] else "  put in place"
     if kind == "internal_error": return f"  the tool {event['name']} broke: {event['error'].strip().splitlines()[-1]}"
     return ""
 
