@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['POINTS', 'REASONS', 'TEACHER', 'NOTES', 'HEALS', 'HUMAN', 'Judgement', 'join_trials', 'RubricJudge',
            'read_paragraphs', 'OracleJudge', 'TrainedJudge', 'WordsJudge', 'JudgingSettings', 'prompts_hash',
-           'cut_report', 'rubric_kind', 'groups_of', 'read_entries', 'shown_notes', 'judgement_of', 'EndpointJudge',
-           'MajorityJudge', 'judge_from', 'web_of', 'judged_score', 'rows_of', 'task_fault', 'prediction_of', 'Journal',
-           'load_tasks', 'judge_reports', 'judged_rows', 'compare_judges', 'probe_judge', 'trials_apart', 'cost_of',
-           'same_by_place', 'judge_modes', 'read_factscore', 'statement_agreement', 'reading_rows', 'other_system']
+           'cut_report', 'rubric_kind', 'groups_of', 'listed', 'read_entries', 'shown_notes', 'judgement_of',
+           'EndpointJudge', 'MajorityJudge', 'judge_from', 'web_of', 'judged_score', 'rows_of', 'task_fault',
+           'prediction_of', 'Journal', 'load_tasks', 'judge_reports', 'judged_rows', 'compare_judges', 'probe_judge',
+           'trials_apart', 'cost_of', 'same_by_place', 'judge_modes', 'read_factscore', 'statement_agreement',
+           'reading_rows', 'other_system']
 
 # %% ../../nbs/82_judges.ipynb #c0f0f5ad
 import asyncio
@@ -30,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from ..artifacts import progress, root, write_json
-from ..client import KINDS, ReplyCache, SetAside, TeacherClient, TeacherSettings, Work, as_asked, grounded, own_partial, read_objects, run_to_end, schema_faults, schema_validator, work_counts
+from ..client import KINDS, ReplyCache, SetAside, TeacherClient, TeacherSettings, Work, as_asked, grounded, json_values, mend_json, own_partial, run_to_end, schema_faults, schema_validator, work_counts
 from ..config import InputError, setting, validate
 from .agreement import agreement, calibration, krippendorff_alpha
 from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score
@@ -228,15 +229,33 @@ def _said_of(words, number, criteria): # words of an entry, its place -> whether
     return 0 < shares[number] == max(shares)
 
 # %% ../../nbs/82_judges.ipynb #a747ebd9
+_READER = json.JSONDecoder(strict=False)
+
+def listed(text, # a reply
+           part, # field that holds the entries
+           ): # -> list of JSON values
+    "The entries of a whole reply; of a broken one those before the break, for what comes after it may be words of the report."
+    for shown in (text, mend_json(text)):
+        with suppress(ValueError, RecursionError, AttributeError): # no bracket, or what begins with the first one is broken
+            _READER.raw_decode(shown, re.search(r"[{\[]", shown).start())
+            lists = [value.get(part) if isinstance(value, dict) else value for value in json_values(shown)[0]]
+            return next((entries for entries in reversed(lists) if isinstance(entries, list) and any(isinstance(entry, dict) for entry in entries)), [])
+    found, place = [], re.search(r"\[\s*(?={)", shown)
+    while place:
+        try: entry, end = _READER.raw_decode(shown, place.end())
+        except (ValueError, RecursionError): break
+        found.append(entry)
+        place = re.compile(r"\s*,\s*").match(shown, end)
+    return found
+
 def read_entries(text, # a reply
                  part, # field that holds the entries
                  criteria, # that were shown, numbered from 1
                  schema, # of the reply
                  ): # -> {place from 0: entry}
     "The entries that can be relied on, also of a reply that was cut; none at all if a number was never shown, for then the others may be one off."
-    values, form = read_objects(text)[0], schema["properties"][part]["items"]
-    lists = [value[part] for value in values if isinstance(value, dict) and isinstance(value.get(part), list)] + [value for value in values if isinstance(value, list) and any(isinstance(one, dict) for one in value)]
-    entries = [as_asked(entry, form) for entry in (lists[-1] if lists else values) if isinstance(entry, dict) and "number" in entry]
+    form = schema["properties"][part]["items"]
+    entries = [as_asked(entry, form) for entry in listed(text, part) if isinstance(entry, dict) and "number" in entry]
     if any(entry["number"] not in range(1, len(criteria) + 1) for entry in entries): return {}
     found = {}
     for entry in entries:
