@@ -108,6 +108,7 @@ def test_a_flagged_rubric_falls_out_and_the_task_stays():
     assert "reason" not in row, row
     kept, dates = [one["criterion"] for one in row["rubrics"]], ("March 27, 2023 as the evaluation date", "April 2024 as the evaluation date")
     assert len(kept) >= 12 and sum(date in one for one in kept for date in dates) == 1       # both sides of one date are one rubric
+    assert row["meta"]["untested"] == [rubrics_in(asked(shown, 1))[5]] and [list(one["faults"]) for one in row["meta"]["rubrics_dropped"]] == [["independent"], ["role"]]
 
 
 def test_a_deeper_draft_is_kept_though_a_small_point_is_missing():

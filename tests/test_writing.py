@@ -11,12 +11,11 @@ from stepdr.llm import Reply, Usage
 from stepdr.rules import OfflineTeacher
 from stepdr.synthesis.planning import given_away as told_of_report, planning_task
 from stepdr.synthesis.rubrics import RubricSettings, drop_twins, given_away, same_fact, two_steps, without_flagged
-from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of, keep_deeper, query_report_row, unfounded_figures
+from stepdr.synthesis.writing import WritingSettings, cited_passages, drafted_report_row, findings_of, query_report_row, unfounded_figures
 from stepdr.tools.base import run_async
 from stepdr.trajectory import answer_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-EXCHANGES = SHARED / "exchanges"
 
 
 class Hand:
@@ -35,35 +34,7 @@ def made_by(maker, item, *replies): # -> (row or record, what the teacher was to
     return made[0] if isinstance(made, list) else made, hand.told
 
 
-def exchange(name): # -> JSON object
-    if not (EXCHANGES / name).exists(): pytest.skip("the exchanges are not here (../shared/exchanges)")
-    return json.loads((EXCHANGES / name).read_text())
-
-
-def told(one, tag): # an exchange, a tag -> what its request has in it
-    return re.search(rf"<{tag}>\n(.*?)\n</{tag}>", one["request"]["messages"][1]["content"], re.DOTALL)[1]
-
-
 # rubrics
-
-def by_criterion(criteria, rows, shown): # as they were numbered, rows with "number", what is shown now -> rows for it
-    known = dict(zip(criteria, rows))
-    return [{**known[re.sub(r" \(weight [^()]*\)$", "", text)], "number": n} for n, text in enumerate(shown, 1)]
-
-
-def test_a_flagged_rubric_is_dropped_from_a_real_task():
-    "Fourteen rubrics, two of them the two sides of one date, one with another role for the judge: twelve are left, and the task."
-    first, second, third = (json.loads(one["reply"]["content"]) for one in exchange("02_rubric_task_discarded.json")["exchanges"])
-    criteria = [row["criterion"] for row in first["rubrics"]]
-    teacher = OfflineTeacher(rubrics_from_material=first, task_from_rubrics=lambda values, *_: {**second, "roles": by_criterion(criteria, second["roles"], values["rubrics"])},
-                             judge_consistency=lambda values, *_: {**third, "rubrics": by_criterion(criteria, third["rubrics"], values["rubrics"])})
-    row = run_async(two_steps({"id": "banks", "material": told(exchange("02_rubric_task_discarded.json")["exchanges"][0], "material")}, teacher))
-    assert "reason" not in row, row["reason"]
-    assert [r["criterion"] for r in row["rubrics"]] == [c for n, c in enumerate(criteria, 1) if n not in (6, 13)] and row["query"] == second["task"]
-    dropped = {d["rubric"]["criterion"]: d["faults"] for d in row["meta"]["rubrics_dropped"]}
-    assert list(dropped) == [criteria[12], criteria[5]] and "the other side of" in dropped[criteria[12]]["independent"] and "explicit, for the judge implicit" in dropped[criteria[5]]["role"]
-    assert row["meta"]["untested"] == [criteria[5]] and len(row["meta"]["problems"]) == 3
-
 
 AXES = ("Explicit Criteria", "Synthesis of Information")
 WRITTEN = [("Names the parish that built the lighthouse at Rua Reidh", 4, "explicit"), ("Gives 1912 as the year in which the lamp was first lit", 4, "explicit"), ("Names David Alan Stevenson as the engineer", 3, "explicit"),
@@ -126,20 +97,6 @@ def test_the_last_of_its_role_stays():
     other = {"criterion": "Names the engineer", "role": "explicit", "weight": 3}
     assert drop_twins([right, other, wrong])[0] == [other, wrong] and drop_twins([right, other, wrong, {**WRITTEN[7]}])[0] == [right, other, WRITTEN[7]]
     assert drop_twins([right, wrong])[0] == [right] and not without_flagged([right], [right], {})[2]
-
-
-# drafts
-
-def test_a_deeper_draft_is_kept_in_a_real_comparison():
-    "The judge's own points, with the need of each as its query has it: nobody asked for contacts."
-    _, *compared = exchange("04_deeper_draft_not_kept.json")["exchanges"]
-    def judge(values, *_, need="incidental"):
-        one = next(json.loads(one["reply"]["content"]) for one in compared if told(one, "first").strip() == values["first"].strip())
-        return {**one, **{key: [{"point": text, "reason": "the query asks for aims, successes, failures and limits", "need": need} for text in one[key]] for key in ("only_first", "only_second")}}
-    query, old, new = told(compared[0], "query"), told(compared[0], "first"), told(compared[0], "second")
-    kept, judged = run_async(keep_deeper(query, old, new, OfflineTeacher(deeper_report=judge)))
-    assert kept and judged["verdicts"] == ["new", "new"] and [one["point"] for one in judged["lost"]] == exchange("04_deeper_draft_not_kept.json")["outcome"]["lost"]
-    assert not run_async(keep_deeper(query, old, new, OfflineTeacher(deeper_report=lambda *args: judge(*args, need="essential"))))[0]
 
 
 # what a writer is shown
@@ -210,12 +167,6 @@ def test_what_is_cut_of_a_finding_is_said():
     assert text.startswith("- light number 0\n") and text.endswith("- light number 299") and "characters left out" in text and len(text) < 1000
 
 
-def test_a_real_list_is_shown_whole():
-    results = [m["content"] for one in exchange("03_result_hidden_and_open_refused.json")["exchanges"] for m in one["request"]["messages"] if m["role"] == "tool"]
-    listed = next(one for one in findings_of(row_of(*results)) if one["id"] == "web_51553dc5")
-    assert listed["text"].count("\n") == 15 and "Colima, Mexico" in listed["text"] and listed["text"].endswith("- Vesuvius, Italy")
-
-
 def test_foreign_results_are_read_too():
     assert [one["text"] for one in cited_passages(f"One thing \\cite{{{A}}} and another \\cite{{{B}}}\nA third\nof two lines \\cite{{{C}}}")] == ["One thing", "and another", "A third\nof two lines"]
     assert cited_passages("coast.example : lit in 1912 \\cite{web_1,web_2}") == [{"id": "web_1", "title": "", "text": "coast.example : lit in 1912"}, {"id": "web_2", "title": "", "text": "coast.example : lit in 1912"}]
@@ -233,17 +184,18 @@ def test_a_draft_may_use_every_line():
 LIGHTS = "# Lights\n\nStoer Head was lit in 1870, four decades before Rua Reidh in 1912 [{A}].\n\nThe two dates lie 42 years apart, so that the coast was lit from the south, one light in each generation."
 
 
-def draft_of(*reports): # drafts in turn, for a trajectory whose own report is a list -> (row or record, what the teacher was told)
+def draft_of(*reports, **settings): # drafts in turn, for a trajectory whose own report is a list -> (row or record, what the teacher was told)
     row = {**row_of(SEARCHED, answer="- old"), "meta": {"plan": ["When was Stoer Head lit, and when Rua Reidh?"]}}
     hand = Hand(*({"thesis": "From the south.", "report": report} for report in reports))
     judge = OfflineTeacher(deeper_report=lambda values, *_: {"only_first": [], "only_second": [], "reason": "it concludes", "deeper": "first" if "generation" in values["first"] else "second"})
-    return run_async(drafted_report_row(row, TeacherClient(hand), judge)), hand.told
+    return run_async(drafted_report_row(row, TeacherClient(hand), judge, settings=WritingSettings(**settings))), hand.told
 
 
 def test_citations_in_brackets_become_citations():
     made, told = draft_of(LIGHTS.format(A=A))
     assert made["meta"]["draft"]["kept"] and not told and answer_of(made["messages"]) == LIGHTS.format(A=A).replace(f"[{A}]", f"\\cite{{{A}}}")
     assert draft_of(LIGHTS.format(A="web_deadbeef"))[0]["kind"] == "invalid"
+    assert draft_of(LIGHTS.format(A=A), findings=1)[0]["meta"]["draft"]["findings_left_out"] == 1 and "findings_left_out" not in made["meta"]["draft"]
 
 
 def test_a_figure_that_no_source_has_stops_a_draft():

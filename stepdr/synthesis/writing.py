@@ -149,7 +149,7 @@ def cited_passages(result): # what a tool returned -> list of {"id", "title", "t
     return found
 
 # %% ../../nbs/397_writing.ipynb #24c0603f
-def findings_of(row, most=80, characters=4000): # trajectory row, findings, characters of one -> list of {"id", "title", "text"}: what was read, what the report cites first
+def findings_of(row, most=80, characters=4000): # trajectory row, findings (None: all), characters of one -> list of {"id", "title", "text"}: what was read, what the report cites first
     "Passages that the tools showed, each id once and as fully as it was shown anywhere; a longer one says how much of it is left out."
     found = {}
     for text in texts(row, "tool"):
@@ -253,19 +253,20 @@ async def drafted_report_row(item, client, judge=None, language="en", settings=W
     meta, query, old, findings = item.get("meta") or {}, query_of(item), answer_of(item), findings_of(item, settings.findings, settings.finding_characters)
     plan, language = meta.get("plan") or item.get("plan") or [], meta.get("language") or language
     if not findings: return set_aside(item, "no findings", "nothing was read that could be cited")
+    unseen = {"findings_left_out": more} if (more := len(findings_of(item, None)) - len(findings)) else {}
     try:
         def poor(report):
-            open_steps = [f"does not speak of step {n} of the plan ({plan[n - 1][:100]}); answer it, or say in its words that it is open" for n in plan_left_out(report, plan, settings.plan_share)]
-            return open_steps + [f"{figure} stands in nothing that is cited beside it: {sentence[:150]}" for figure, sentence in unfounded_figures(report, findings)][:6]
+            step, figure = ("没有谈到计划的第{}步（{}）；请回答它，或用它的措辞说明尚无定论", "{}不在它旁边所引的内容中：{}") if language == "zh" else ("does not speak of step {} of the plan ({}); answer it, or say in its words that it is open", "{} stands in nothing that is cited beside it: {}")
+            return [step.format(n, plan[n - 1][:100]) for n in plan_left_out(report, plan, settings.plan_share)] + [figure.format(one, sentence[:150]) for one, sentence in unfounded_figures(report, findings)][:6]
         draft = (await client.ask("draft_report", None, language, wishes=lambda value: [f"$.report: {fault}" for fault in poor(value["report"])], query=query, plan=list(plan), findings=findings)).value["report"]
         draft, wrong = await written_again(query, draft, findings, client, language, settings)
         wrong += poor(draft)
         kept, judged = (False, {}) if wrong else (True, {}) if not old else await keep_deeper(query, old, draft, judge or client, language, settings.loss)
     except (SetAside, EndpointError) as error: return aside_of(item, error)
-    if kept: return {**with_report(item, draft), "meta": {**meta, "draft": {"kept": True, **judged}}}
+    if kept: return {**with_report(item, draft), "meta": {**meta, "draft": {"kept": True, **judged, **unseen}}}
     own = form_faults(old, {f["id"] for f in findings}, settings)
     if own: return set_aside(item, "not deeper" if judged else "draft", "; ".join(wrong or [f"the judge: {'/'.join(judged['verdicts'])}, lost {', '.join(f'{count} {need}' for need, count in Counter(one['need'] for one in judged['lost']).items()) or 'nothing'}"]) + "; its own report: " + "; ".join(own), judged or len(wrong), draft=draft)
-    return {**item, "meta": {**meta, "draft": {"kept": False, "problems": wrong, **judged, "report": draft}}}
+    return {**item, "meta": {**meta, "draft": {"kept": False, "problems": wrong, **judged, **unseen, "report": draft}}}
 
 # %% ../../nbs/397_writing.ipynb #c858824c
 @rule
