@@ -370,11 +370,10 @@ def filter_command(options) -> int:
 def synth_command(options) -> int:
     "Make training data as a config says."
     from stepdr.synthesis.engine import synth, told
-    def work():
-        counts = synth(options.config, options.out, options.teacher, options.engine, options.workers, endpoint_fields(options))
-        print("\n".join(told(counts, options.out)), file=sys.stderr)
-        return counts
-    return _counted(work)
+    made = {}
+    status = _counted(lambda: made.update(synth(options.config, options.out, options.teacher, options.engine, options.workers, endpoint_fields(options))) or made)
+    print("\n".join(told(made, options.out)), file=sys.stderr)
+    return status
 
 # %% ../nbs/92_cli.ipynb #ea5d9471
 def _show(value, text, as_json) -> int:

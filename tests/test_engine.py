@@ -291,11 +291,11 @@ def test_a_row_enters_a_set_once_whatever_its_maker_is_called(tmp_path):
     other_ids = json.loads(json.dumps(said).replace('"1"', '"9"'))
     rows = {"planned": [{"id": "a", "maker": "planned", "messages": said, "meta": {"n": 1}}, {"id": "b", "messages": said[:2]}], "mended": [{"id": "a-2", "maker": "mended", "messages": other_ids, "tokens": 7}],
             "drafted": [{"id": "a", "messages": said}, {"id": "a", "messages": [*said[:3], {"role": "assistant", "content": "<answer>So it is.</answer>"}]}],
-            "tasks": [{"id": "t1", "query": "Why?", "answer": "So", "rubrics": []}, {"id": "t2", "query": "Why?", "answer": "So", "rubrics": [], "meta": {"x": 1}}, {"id": "t3", "query": "Why?", "answer": "No"}], "unknown": [{"value": 1}, {"value": 1}]}
+            "tasks": [{"id": "t1", "query": "Why?", "answer": "So", "rubrics": []}, {"id": "t2", "query": "Why?", "answer": "So", "rubrics": [], "meta": {"x": 1}}], "further": [{"id": "t4", "query": "Why?", "answer": "So", "rubrics": []}, {"id": "t3", "query": "Why?", "answer": "No"}], "unknown": [{"value": 1}, {"value": 1}]}
     for name, some in rows.items(): write_jsonl(tmp_path / f"{name}.jsonl", some)
     counts = synth({"part": [{"name": name, "maker": "rows", "input": str(tmp_path / f"{name}.jsonl")} for name in rows]}, tmp_path / "out")
-    assert counts["sets"] == {"rows": {"planned": 2, "mended": 0, "drafted": 1, "tasks": 2, "unknown": 2}} and counts["repeated"] == {"rows": {"mended": 1, "drafted": 1, "tasks": 1}}
-    assert sorted(row["id"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl") if "id" in row) == ["a", "a", "b", "t1", "t3"] and counts["rows"] == 7
+    assert counts["sets"] == {"rows": {"planned": 2, "mended": 0, "drafted": 1, "tasks": 2, "further": 1, "unknown": 2}} and counts["repeated"] == {"rows": {"mended": 1, "drafted": 1, "further": 1}}
+    assert sorted(row["id"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl") if "id" in row) == ["a", "a", "b", "t1", "t2", "t3"] and counts["rows"] == 8, "what one part says twice stays"
     parts = [{"name": name, "maker": "rows", "input": str(tmp_path / f"{name}.jsonl"), "weight": 1} for name in ("planned", "mended", "drafted")]
     assert synth({"part": parts}, tmp_path / "weighted")["sets"] == {"rows": {"planned": 1, "mended": 0, "drafted": 1}}, "weights are of what is left"
     assert synth({"part": [{**part, "into": part["name"]} for part in parts]}, tmp_path / "apart")["repeated"] == {}, "in sets of their own each has its rows"

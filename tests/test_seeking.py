@@ -128,6 +128,14 @@ def test_no_request_is_spent_on_an_edge_that_no_passage_names(web):
     assert [c["why"] for c in checked if "MacLaine" in c["triple"]] == ["no passage names Shirley MacLaine"]
 
 
+def test_a_server_that_is_down_is_not_said_of_the_edges(web):
+    "The item is counted as failed and tried again; edges that were refused for what they are stay a reason of their own."
+    record, = run_async(graph_question(around(web, "Jack Lemmon"), OfflineTeacher(verify_edge=SetAside("endpoint", "no server at this address")), ClosedWebProvider(web)))
+    assert record["reason"] == "teacher: endpoint" and "no server at this address" in record["measure"]
+    record, = run_async(graph_question(around(web, "Jack Lemmon"), OfflineTeacher(verify_edge=SetAside("refusal", "no")), ClosedWebProvider(web)))
+    assert record["reason"] == "too few edges could be verified"
+
+
 def test_a_search_that_fails_leaves_edges_unknown_and_nothing_is_lost(web):
     class Down(Provider):
         async def search(self, query, topk=10, **_): raise ToolError("the engine is down")

@@ -177,11 +177,9 @@ def filtered(rows, kind, heldout, names, label, seen): # seen: as `not_twice` ta
 # %% ../../nbs/399_synthesis.ipynb #3c1a0b55
 def not_twice(rows, seen): # rows, digests of what is in the set already (they grow) -> (kept, dropped)
     "Drop rows that train what another category of the set holds, under whatever name."
-    def held(row):
-        digest = trained_on(row)
-        if digest in seen: return "another row of the set says the same", row.get("kind")
-        seen.add(digest)
-    return drop_where(rows, held, "not_twice")
+    kept, dropped = drop_where(rows, lambda row: ("a row of another category says the same", row.get("kind")) if trained_on(row) in seen else None, "not_twice")
+    seen.update(map(trained_on, kept))
+    return kept, dropped
 
 # %% ../../nbs/399_synthesis.ipynb #7a87178f
 @dataclass

@@ -10,10 +10,10 @@ __all__ = ['GIVEN', 'KINDS', 'OPENERS', 'FAILURES', 'MAKERS', 'TEACHERS', 'POLIC
            'added', 'joined', 'Maker', 'Kept', 'WorkerDied', 'NotStarted', 'Here', 'answer', 'settle', 'open_maker',
            'begin', 'serve_worker', 'Worker', 'Processes', 'RayWorker', 'answer_of', 'RayActors', 'open_pool', 'Chunk',
            'chunks_of', 'made_by', 'alone', 'save_others', 'work_through', 'EngineSettings', 'check_shares',
-           'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_options', 'drawn',
-           'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config', 'mixture', 'called', 'trained_on',
-           'repeated', 'some_lines', 'mix', 'part_items', 'rows_file', 'split_rows', 'part_seed', 'check_inputs',
-           'weight_of', 'weights_of', 'synth', 'told']
+           'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_plan', 'source_names',
+           'source_options', 'drawn', 'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config',
+           'mixture', 'called', 'trained_on', 'repeated', 'some_lines', 'mix', 'part_items', 'rows_file', 'split_rows',
+           'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth', 'told']
 
 # %% ../../nbs/398_engine.ipynb #e01118fa
 import asyncio
@@ -811,10 +811,16 @@ def with_fields(items, names): # items, {field: field it is made from} -> items
         more = {new: item[old] for new, old in names.items() if isinstance(item, dict) and old in item and new not in item}
         yield {**item, **more} if more else item
 
+def source_plan(kind): # key of SOURCES -> Plan
+    return Plan("folder", (), (), {p.name: p.default for p in inspect.signature(find_function(SOURCES[kind])).parameters.values() if p.name not in ("folder", "number", "seed", "out")})
+
+def source_names(kind): # -> names of what a part's `sample` may hold
+    plan = source_plan(kind)
+    return [*(name for name, default in plan.options.items() if not is_dataclass(default)), *option_fields(plan)]
+
 def source_options(kind, options): # key of SOURCES, {name: value} -> arguments
     "Check the `sample` of a part, as the options of a maker."
-    known = {p.name: p.default for p in inspect.signature(find_function(SOURCES[kind])).parameters.values() if p.name not in ("folder", "number", "seed", "out")}
-    return checked_options(Plan("folder", (), (), known), options, f"drawing {kind}", "sample")
+    return checked_options(source_plan(kind), options, f"drawing {kind}", "sample")
 
 def drawn(kind, folder, number, seed, out, options): # key of SOURCES, graph or corpus, how many, seed, folder of the part, further arguments -> file of items
     "Draw subgraphs or walks once; the same draw is found again."
@@ -822,7 +828,8 @@ def drawn(kind, folder, number, seed, out, options): # key of SOURCES, graph or 
     wanted = json.loads(json.dumps({"source": kind, "folder": str(folder), "number": number, "seed": seed, "options": options}))
     if file.exists() and note.exists() and read_json(note).get("wanted") == wanted: return file
     function = find_function(SOURCES[kind])
-    counts = function(folder=folder, number=number, seed=seed, out=file, **source_options(kind, options))
+    try: counts = function(folder=folder, number=number, seed=seed, out=file, **source_options(kind, options))
+    except InputError as error: raise InputError(f"{error} (in a config: the part's sample = {{{', '.join(f'{name} = …' for name in source_names(kind))}}})") from None
     write_json(note, {"wanted": wanted, "counts": counts})
     return file
 
@@ -961,15 +968,13 @@ def trained_on(row): # -> 16 bytes, or None for a row of which nobody knows what
     else: return None
     return hashlib.blake2b(json.dumps(told, ensure_ascii=True, sort_keys=True).encode(), digest_size=16).digest()
 
-def repeated(files): # {part: (path, rows)} -> {part: set of the numbers of lines that train what an earlier line of these files does}
-    "Rows that stand in a set already, in the order of the parts."
+def repeated(files): # {part: (path, rows)} -> {part: set of the numbers of lines that train what an earlier part's line does}
+    "Rows that stand in a set already under another part's name. What a part says twice itself, as equal attempts at a task, stays: how often it came is a fact."
     seen, found = set(), {name: set() for name in files}
     for name, (path, _) in files.items():
-        with open(path, "rb") as file:
-            for number, line in enumerate(file):
-                digest = trained_on(json.loads(line))
-                if digest in seen: found[name].add(number)
-                elif digest: seen.add(digest)
+        with open(path, "rb") as file: own = [trained_on(json.loads(line)) for line in file]
+        found[name] = {number for number, digest in enumerate(own) if digest in seen}
+        seen.update(digest for digest in own if digest)
     return found
 
 def some_lines(path, skip, available, wanted, rng): # file, numbers of lines left out, how many others, how many of them -> lines, in order
@@ -984,7 +989,7 @@ def mix(files, # {part: (path, rows)}
         seed=0, rows=0,
         skip=None, # {part: numbers of lines left out}; None: as `repeated` finds them
         ): # -> {part: rows taken}
-    "Write a set: rows of all parts by their weights, spread evenly, each with the name of its part, and none twice."
+    "Write a set: rows of all parts by their weights, spread evenly, each with the name of its part, and none under two names."
     skip = repeated(files) if skip is None else skip
     available = {name: count - len(skip[name]) for name, (_, count) in files.items()}
     take = mixture(available, weights, rows)
@@ -1072,6 +1077,7 @@ def synth(config, # .toml or .json file, or the object
         name, seed = part.settings.name, part_seed(settings.seed, part.settings.name)
         made[name] = run_chunks(part_items(part, out, base, seed), part.known.function, out / "parts" / name, settings.chunk, settings.workers, engine, seed, part.options, resources, part.settings.language or settings.language,
                                 total=part.settings.number or None, label=name, concurrency=settings.concurrency, most_aside=settings.most_aside, most_failed=settings.most_failed, failed_from=settings.failed_from)
+        if part.settings.number: made[name]["wanted"] = part.settings.number
         spent.update(made[name].get("spent", {}))
         for value, (path, count) in split_rows(out / "parts" / name, part.split).items():
             weight = None if value else weight_of(part, parts)
@@ -1093,8 +1099,10 @@ def told(counts, out): # of `synth`, its folder -> list of lines
     lines, number = [], lambda count, word: f"{count:,} {word}{'' if count == 1 else 's'}"
     for name, part in counts["parts"].items():
         reasons = ", ".join(f"{kind} {count:,}" for kind, count in sorted(part["kinds"].items(), key=lambda one: -one[1]))
-        lines.append(f"{name}: {number(part['items'], 'item')} = {part['items_kept']:,} kept ({number(part['rows'], 'row')}) + {part['items_aside']:,} set aside" + (f" ({reasons})" if reasons else ""))
-        lines += [f"  {told['items']:,} failed with {failure}; the last: {told['last']}" for failure, told in sorted(part["failures"].items(), key=lambda one: -one[1]["items"])[:3]]
+        both = part["aside"] - part["items_aside"]
+        lines.append(f"{name}: {number(part['items'], 'item')}" + (f" of {part['wanted']:,} wanted" if part.get("wanted", 0) > part["items"] else "") + f" = {part['items_kept']:,} kept ({number(part['rows'], 'row')}) + {part['items_aside']:,} set aside"
+                     + (f" ({reasons})" if reasons else "") + (f"; {both:,} of these records are of items with rows, such as attempts at a task that was set aside" if both > 0 else ""))
+        lines += [f"  {told['items']:,} failed ({failure if ' at ' not in failure else 'raised'}), the last: {told['last']}" for failure, told in sorted(part["failures"].items(), key=lambda one: -one[1]["items"])[:3]]
     lines.append(f"all parts: {number(counts['items'], 'item')} = {counts['kept']:,} kept + {counts['aside']:,} set aside, each with its reason in {out}/parts/NAME/aside.jsonl")
     for name, taken in counts["sets"].items():
         twice = counts["repeated"].get(name, {})
