@@ -97,11 +97,23 @@ _END = re.compile(r"(?<=[^\W\d_])[.!?…][\"”’'»)\]]*(?=\s|\[|$)|(?<=[\d)\]
 def _has_sentence(line): # one line -> whether something of three words, or of four characters without spaces, ends in it
     return any(line.count(" ", 0, end.start()) > 1 or text_width(line[:end.start()]) - end.start() > 3 for end in _END.finditer(line))
 
+# %% ../../nbs/15_paragraphs.ipynb #a4c35110
+_STOP = re.compile(r"(?<=[^\W\d_]{2})[.!?…][\"”’'»)\]]*(?=\s|\[|$)|[。！？．]")
+
+def _is_box(text): # a paragraph -> whether it is the cells of a table or an infobox in one run
+    line = " ".join(text.split())
+    if text_width(line) < 100 or line[-1] in ":：" or _MENU.match(line) or _PICTURE.match(line) or _ENLARGE.search(line) or _IMPRINT.search(line): return False
+    if not _has_sentence(line): return True
+    words = re.findall(r"[^\W_]+(?:['’.-][^\W_]+)*", line)
+    standing = sum(word[0].isupper() or word[0].isdigit() for word in words)
+    return standing >= 0.55 * len(words) and max(len(re.findall(r"\w+", part)) for part in _STOP.split(line)) >= 40
+
 # %% ../../nbs/15_paragraphs.ipynb #c41b5086
 def passage_kind(text, # of a paragraph
                  heading="", # above it, as in Paragraph
                  ): # -> "prose", "data" (list, table, box, formula, code), "caption", "menu" or "title"
     "What a paragraph is to a reader. The first two are worth reading alone; captions, menus and titles are not."
+    if _is_box(text): return "data"
     if len(text) > 200 and "\n" not in text and text[-1] in ".。．" and not (_MENU.match(text) or _PICTURE.match(text) or _ENLARGE.search(text) or _IMPRINT.search(text)): return "prose"
     imprint = _IMPRINT.search(text)
     rest = without_captions(text[:imprint.start()] if imprint else text)
