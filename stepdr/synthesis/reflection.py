@@ -24,7 +24,7 @@ from ..config import setting, validate
 from ..llm import ContextTooLong, EndpointError, guess_tokens
 from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns, without_forced
 from ..answers import compare_answers
-from ..rules import figures_in, keywords, rule, sentences
+from ..rules import figures_in, keywords, passage_for, rule, sentences
 from .attempts import on_background, same_answer
 from .filters import calls_of, malformed, sources_read, words
 from ..tools.base import Toolbox
@@ -265,16 +265,17 @@ WORDING = {
            "sources": ["在已有的结果中找出这样说的段落，或者去搜索", "重新写出答案，每个说法都带上引用；没有来源的就去掉，或注明不确定"]},
 }
 
-def work_text(messages, most=24000): # chat rows, characters -> text
-    "A conversation with its turns numbered, for a teacher to read; long results are cut in the middle."
+def work_text(messages, most=24000, claims=()): # chat rows, characters, sentences that what was read must be held against -> text
+    "A conversation with its turns numbered, for a teacher to read; of long results the sentences that bear on the claims, of other long texts head and tail."
     _, turns = split_turns(messages)
     share = max(300, most // max(1, sum(map(len, turns))))
-    return "\n\n".join(f"Turn {number}, {message['role']}:\n{shrink(message_text(message), share)}" for number, turn in enumerate(turns, 1) for message in turn)
+    def shown(message): return passage_for(message_text(message), claims, share) if message["role"] == "tool" and claims else shrink(message_text(message), share)
+    return "\n\n".join(f"Turn {number}, {message['role']}:\n{shown(message)}" for number, turn in enumerate(turns, 1) for message in turn)
 
 # %% ../../nbs/394_reflection.ipynb #3fb9eedf
 async def think_over(task, attempt, teacher, language): # -> {"doubts", "reflection", "plan"}
     "What may have gone wrong and what to do next; hints in the thought are cut, points to turns that are not there dropped. Raises SetAside."
-    value = (await teacher.ask("reflection", None, language, question=task["query"], work=work_text(attempt.messages), answer=attempt.answer or "-")).value
+    value = (await teacher.ask("reflection", None, language, question=task["query"], work=work_text(attempt.messages, claims=(task["query"], attempt.answer)), answer=attempt.answer or "-")).value
     turns = len(split_turns(attempt.messages)[1])
     thought, _ = cut_hints(value["reflection"])
     if not thought.strip(): raise SetAside("hint", "the reflection is nothing but a hint from outside")
