@@ -6,14 +6,14 @@
 __all__ = ['GIVEN', 'KINDS', 'OPENERS', 'FAILURES', 'MAKERS', 'TEACHERS', 'POLICIES', 'SOURCES', 'find_function', 'Plan',
            'maker_plan', 'name_of', 'option_fields', 'checked_options', 'open_client', 'open_judge', 'open_policy',
            'open_fetcher', 'open_provider', 'Counted', 'Resources', 'EngineError', 'fingerprint', 'item_id',
-           'broken_item', 'is_broken', 'set_aside', 'sorted_out', 'Job', 'Made', 'kind_of', 'failure_of', 'made_of',
-           'added', 'joined', 'Maker', 'Kept', 'WorkerDied', 'NotStarted', 'Here', 'answer', 'settle', 'open_maker',
-           'begin', 'serve_worker', 'Worker', 'Processes', 'RayWorker', 'answer_of', 'RayActors', 'open_pool', 'Chunk',
-           'chunks_of', 'made_by', 'alone', 'save_others', 'work_through', 'EngineSettings', 'check_shares',
-           'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_plan', 'source_names',
-           'source_options', 'drawn', 'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config',
-           'mixture', 'called', 'trained_on', 'repeated', 'some_lines', 'mix', 'part_items', 'rows_file', 'split_rows',
-           'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth', 'told']
+           'broken_item', 'is_broken', 'set_aside', 'sorted_out', 'Job', 'Made', 'kind_of', 'failure_of', 'why_of',
+           'made_of', 'added', 'joined', 'Maker', 'Kept', 'WorkerDied', 'NotStarted', 'Here', 'answer', 'settle',
+           'open_maker', 'begin', 'serve_worker', 'Worker', 'Processes', 'RayWorker', 'answer_of', 'RayActors',
+           'open_pool', 'Chunk', 'chunks_of', 'made_by', 'alone', 'save_others', 'work_through', 'EngineSettings',
+           'check_shares', 'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_plan',
+           'source_names', 'source_options', 'drawn', 'SynthSettings', 'PartSettings', 'read_config', 'Part',
+           'checked_config', 'mixture', 'called', 'trained_on', 'repeated', 'some_lines', 'mix', 'part_items',
+           'rows_file', 'split_rows', 'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth', 'told']
 
 # %% ../../nbs/398_engine.ipynb #e01118fa
 import asyncio
@@ -286,11 +286,15 @@ def failure_of(record): # record -> "KeyError at verification.py:171", or its ki
     found = re.match(r"(\w+)\b.* \((\S+:\d+)\)$", record["reason"]) if record["kind"] == "raised" else None
     return f"{found[1]} at {found[2]}" if found else kind_of(record)
 
+def why_of(record): # record of a failure -> text
+    "Its reason; where that is only the teacher's kind, what the teacher said."
+    return str((record.get("measure") if str(record["reason"]).startswith("teacher: ") else "") or record["reason"])[:500]
+
 def made_of(rows, records): # of one item -> Made
     "What became of an item; it failed if it has no row and was set aside by a failure."
     failed = next((record for record in records if kind_of(record) in FAILURES), None) if not rows else None
     counts = {"items": 1, "items_kept": int(bool(rows)), "items_aside": int(not rows), "failed": int(failed is not None), "rows": len(rows), "aside": len(records), "kinds": dict(Counter(map(kind_of, records)))}
-    return Made(_lines(rows), _lines(records), {**counts, "failures": {failure_of(failed): {"items": 1, "last": str(failed["reason"])[:500]}} if failed else {}}, {})
+    return Made(_lines(rows), _lines(records), {**counts, "failures": {failure_of(failed): {"items": 1, "last": why_of(failed)}} if failed else {}}, {})
 
 def added(notes): # list of counts -> their sums, as in `Made`
     "Several pieces' counts as one."
@@ -710,7 +714,7 @@ def check_shares(counts, how, out): # counts so far, EngineSettings, folder
     if items >= how.failed_from and failed > how.most_failed * items:
         name, told = max(counts["failures"].items(), key=lambda one: one[1]["items"])
         raise InputError(f"{out}: {failed} of {items} items failed, more than most_failed={how.most_failed:g} allows; most often ({told['items']} times) {name}, the last: {told['last']}. "
-                         f"What was made is kept in {out}/chunks, with the tracebacks: mend the cause and run the same again, which tries what failed once more, or allow a larger most_failed")
+                         f"What was made, and each failure with its reason, is kept in {out}/chunks: mend the cause and run the same again, which tries what failed once more, or allow a larger most_failed")
     if items >= how.judged_from and aside > how.most_aside * items:
         kind = max(counts["kinds"], key=counts["kinds"].get)
         raise InputError(f"{out}: {aside} of {items} items were set aside, more than most_aside={how.most_aside:g}; the commonest kind is {kind} ({counts['kinds'][kind]} times); see {out}/chunks, and allow a larger most_aside if that is as it should be")
@@ -1110,7 +1114,7 @@ def told(counts, out): # of `synth`, its folder -> list of lines
     spent = counts["spent"]
     if spent:
         get = lambda key: spent.get(key, 0)
-        lines.append(f"asked: {number(get('asked'), 'reply').replace('replys', 'replies')} and {get('hits'):,} from the cache; {get('prompt_tokens'):,} + {get('completion_tokens'):,} tokens" + (f", {get('cost'):.4g} in money" if get("cost") else "")
+        lines.append(f"asked: {number(get('asked'), 'reply').replace('replys', 'replies')} and {get('hits'):,} from the cache; {get('prompt_tokens'):,} + {get('completion_tokens'):,} tokens" + (f", which cost {get('cost'):.4g}" if get("cost") else "")
                      + (f"; of that the policy {get('policy_asked'):,} turns, {get('policy_prompt_tokens'):,} + {get('policy_completion_tokens'):,} tokens" if get("policy_asked") else ""))
     if counts["failed"]: lines.append(f"the same command tries the {number(counts['failed'], 'failed item')} again and makes nothing else anew")
     return lines
