@@ -644,6 +644,26 @@ def test_a_teacher_on_the_network_with_faults_and_a_replay_without_it(tmp_path):
     for name in ("other", "replay"): assert (tmp_path / name / "rows.jsonl").read_bytes() == (tmp_path / "out" / "rows.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("maker, options", [("hard_enough", {"attempts": 3, "least_failed": 1, "turns": 4}), ("planned_work", {"attempts": 2, "turns": 4}), ("reflection", {"retries": 1, "turns": 4})])
+def test_what_the_policy_takes_is_in_what_was_spent(tmp_path, maker, options):
+    "To the token, with a turn that the server breaks and one that it never answers; the second run of a finished part spends nothing more."
+    write_jsonl(tmp_path / "tasks.jsonl", [{"id": f"t{n}", "query": f"Which river flows through Exeter, asked {n}?", "answer": "Exe", "plan": ["find the river", "check the river"]} for n in range(2)])
+    def play(messages):
+        if messages[-1]["role"] == "user": return turn("", [("batch_web_surfer", {"action": "batch_search", "queries": ["Exeter river"], "topk": 2})], reasoning="I search for the river.")
+        return turn("<answer>It is the Dart, the river of Dartmouth.</answer>", reasoning="That is it.")
+    value = {"policy_price": "2/4", "policy_endpoint": {"backoff": 0.01, "retries": 1, "timeout": 2.0}, "concurrency": 1,
+             "part": [{"name": "worked", "maker": maker, "input": str(tmp_path / "tasks.jsonl"), "options": options}]}
+    with ScriptedModel(play, faults={1: "500", 3: "cut_usage"}) as server:
+        counts = synth({**value, "policy": f"{server.url}#{server.model}"}, tmp_path / "out")
+        spent = counts["spent"]
+        assert spent["policy_prompt_tokens"] == server.billed.prompt == spent["prompt_tokens"] and spent["policy_completion_tokens"] == server.billed.completion and spent["policy_cached_tokens"] == server.billed.cached
+        assert spent["policy_cost"] == pytest.approx((2 * server.billed.prompt + 4 * server.billed.completion) / 1e6) == spent["cost"] and 0 < spent["policy_asked"] == spent["asked"] <= len(server.requests)
+        asked = len(server.requests)
+        assert synth({**value, "policy": f"{server.url}#{server.model}"}, tmp_path / "out")["spent"] == spent and len(server.requests) == asked
+    rules = synth({**value, "policy": "rules"}, tmp_path / "rules")
+    assert rules["spent"] == {} and rules["parts"]["worked"]["items"] == 2, "rules spend nothing"
+
+
 def test_an_endpoint_that_is_gone_is_tried_again_by_the_next_run(tmp_path):
     write_jsonl(tmp_path / "items.jsonl", [{"id": f"s{n}", "statement": f"This is statement number {n} of many."} for n in (0, 1, 2, 6, 7, 8)])
     config = {"chunk": 2, "endpoint": {"backoff": 0.01, "retries": 1, "timeout": 0.5}, "part": [{"name": "checked", "maker": "engine_makers:checks", "input": str(tmp_path / "items.jsonl")}]}
