@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALIASES', 'VALUES', 'background_loop', 'chance', 'tool_about', 'tool_schema', 'ToolError', 'ToolResult', 'fitted',
            'own_names', 'own_fields', 'check_arguments', 'tool_named', 'run_async', 'call_cancelled', 'in_thread',
-           'Toolbox']
+           'result_tokens', 'share_out', 'call_text', 'Toolbox']
 
 # %% ../../nbs/20_base.ipynb #cab48019
 import asyncio
@@ -84,6 +84,7 @@ class ToolResult:
     paragraphs: tuple = ()  # of Paragraph (stepdr.world.paragraphs): what the agent has now read
     failed: bool = False
     taken: tuple = ()  # of text: names and words of the call that were taken for others
+    fitted: bool = False  # whether the tool kept to `result_tokens` itself and said how to read on
 
 # %% ../../nbs/20_base.ipynb #8dde2ef8
 def _of_text(value): # text that begins as JSON -> the list or object in it
@@ -254,6 +255,25 @@ async def in_thread(function, arguments, # function and a dictionary
         await asyncio.wait([task], timeout=patience)
         raise
 
+# %% ../../nbs/20_base.ipynb #eb2cf452
+_ROOM = contextvars.ContextVar("tokens for a result", default=None)
+
+def result_tokens(default): # tokens where the caller said nothing -> tokens that the result of the call that runs may have
+    "For tools whose results can be read in parts."
+    return _ROOM.get() or default
+
+def share_out(sizes, most): # tokens that each wants, tokens that there are -> list of tokens that each gets
+    "Even shares; what a small one does not need goes to the others."
+    shares, left = [0] * len(sizes), most
+    for done, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        shares[i] = min(sizes[i], left // (len(sizes) - done))
+        left -= shares[i]
+    return shares
+
+def call_text(name, **arguments): # -> 'name {"argument": …}', a call as a result may propose it
+    "The exact call that does something, without arguments that are empty."
+    return f"{name} {json.dumps({key: value for key, value in arguments.items() if value}, ensure_ascii=False)}"
+
 # %% ../../nbs/20_base.ipynb #5194da7a
 class Toolbox:
     "The tools of one episode."
@@ -270,9 +290,16 @@ class Toolbox:
     @property
     def schemas(self): return [tool_schema(tool) for tool in self.tools.values()]
 
-    async def call_async(self, call): # {"name", "arguments"} as the model wrote it -> ToolResult
+    def forget(self):
+        "What was shown is no longer before the agent's eyes: tools that would only name it again show it again."
+        for owner in {id(owner): owner for tool in self.tools.values() if hasattr(owner := getattr(tool, "__self__", None), "forget")}.values(): owner.forget()
+
+    async def call_async(self, call, # {"name", "arguments"} as the model wrote it
+                         tokens=None, # for the result, of a tool that can be read in parts; None: as many as the tool thinks right
+                         ): # -> ToolResult
         "Run one call; a mistake of the model's or of the world's comes back as a text that begins with `error: `."
         self.calls += 1
+        _ROOM.set(tokens)
         call = mend(call) if isinstance(call, dict) else {}
         try: result = await self._run(call)
         except ToolError as error: return ToolResult(neutralize(f"error: {error}"), failed=True)
@@ -281,7 +308,8 @@ class Toolbox:
             return ToolResult(f"error: {missing}", failed=True)
         self.read.update((p.id, p) for p in result.paragraphs)
         text = neutralize(result.text)  # a page is data: its `<tool_call>` never becomes one
-        return replace(result, text=text if self.workspace is None else self.workspace.shorten(tool_named(call.get("name"), self.tools), text))
+        if self.workspace is None or result.fitted: return replace(result, text=text)
+        return replace(result, text=self.workspace.shorten(tool_named(call.get("name"), self.tools), text, "file" in self.tools))
 
     async def _run(self, call):
         if call.get("error"): raise ToolError(f"the call is {call['error']}")
@@ -295,9 +323,9 @@ class Toolbox:
         value = await tool(**arguments) if inspect.iscoroutinefunction(tool) else await in_thread(tool, arguments)
         return replace(value if isinstance(value, ToolResult) else ToolResult(value), taken=tuple(taken))
 
-    def call(self, call): # -> ToolResult
+    def call(self, call, tokens=None): # -> ToolResult
         "`call_async` from ordinary code."
-        return run_async(self.call_async(call))
+        return run_async(self.call_async(call, tokens))
 
     async def close_async(self):
         "Let every tool give back what it holds: browsers, sessions, sandboxes."

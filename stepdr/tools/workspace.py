@@ -301,13 +301,14 @@ def _store(self, tool, text): # -> name of the stored result
 
 def _shorten(self, tool, # name of the tool
              text, # its result
+             readable=True, # whether the agent has the tool `file` to read on with
              ): # -> the same text, or a summary that says where the whole is and how to read on
-    "Store a result over `result_limit` and give a summary in its place."
+    "Store a result over `result_limit` and give a summary in its place; beginning and end of it where nobody could read on."
     if len(text) <= self.settings.result_limit: return text
-    try: where = self._store(tool, text)
-    except ToolError as error:
-        half = self.settings.result_limit // 2 - 100
-        return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out: they could not be stored ({error}) ...]\n{text[-half:]}"
+    half, why = self.settings.result_limit // 2 - 100, "ask for less at once"
+    try: where = self._store(tool, text) if readable else ""
+    except ToolError as error: where, why = "", f"they could not be stored ({error})"
+    if not where: return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out: {why} ...]\n{text[-half:]}"
     return (f"[long result, stored whole in {where}; {summarize(text, self.settings.summary)}\n"
             f'read on: file {{"action": "read", "path": "{where}", "start": LINE}}, or {{"action": "search", "path": "{where}", "pattern": TEXT}}]')
 

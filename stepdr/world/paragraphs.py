@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Paragraph', 'paragraph_id', 'paragraph_ids', 'text_width', 'without_captions', 'passage_kind', 'worth_reading',
-           'split_scripts', 'pairs_of', 'day_number', 'query_terms', 'idf', 'StoreSettings', 'Hit', 'ParagraphStore']
+           'passage', 'split_scripts', 'pairs_of', 'day_number', 'searched_text', 'query_terms', 'idf', 'StoreSettings',
+           'Hit', 'ParagraphStore']
 
 # %% ../../nbs/15_paragraphs.ipynb #99a51496
 import fcntl
@@ -136,6 +137,36 @@ def worth_reading(paragraphs, # of one page
     "Leave out a page's captions, menus and lone titles."
     return [p for p in paragraphs if passage_kind(p.text, p.heading) in kinds] or list(paragraphs)
 
+# %% ../../nbs/15_paragraphs.ipynb #e2fb1586
+def passage(paragraph, # that was found
+            page, # Paragraphs of its page that are at hand
+            least=300, # letters below which it is joined with its neighbours; short of what one reads without losing the thread
+            most=1200, # letters beyond which nothing is joined; the longest paragraph of the parser
+            ): # -> list of Paragraph, in the order of the page
+    "What is read together with a paragraph: of the same page, under the same heading, captions and menus left out."
+    around = _around(paragraph, page)
+    kept = {p.id for p in worth_reading(around)}
+    rows = [p for p in around if p.id in kept or _announces(p)]
+    first = last = next((n for n, p in enumerate(rows) if p.id == paragraph.id), None)
+    if first is None: return [paragraph]
+    size = text_width(rows[first].text)
+    def joins(number): return 0 <= number < len(rows) and rows[number].heading == paragraph.heading and size + text_width(rows[number].text) <= most
+    def opens(number): return 0 <= number < len(rows) and _announces(rows[number])
+    while True:
+        if joins(last + 1) and (opens(last) or size < least): last, size = last + 1, size + text_width(rows[last + 1].text)
+        elif joins(first - 1) and (opens(first - 1) or size < least): first, size = first - 1, size + text_width(rows[first - 1].text)
+        else: return rows[first:last + 1]
+
+def _announces(paragraph): return paragraph.text.rstrip()[-1:] in (":", "：")
+
+def _around(paragraph, page): # -> the paragraphs of its page that stand without a gap around it
+    places = {p.position: p for p in page}
+    if places.get(paragraph.position) != paragraph: return [paragraph]
+    first = last = paragraph.position
+    while first - 1 in places: first -= 1
+    while last + 1 in places: last += 1
+    return [places[place] for place in range(first, last + 1)]
+
 # %% ../../nbs/15_paragraphs.ipynb #313cde27
 _PAIRED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003134f]+")
 _FOOTNOTE = re.compile("(?<=[0-9])(?=[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉])")  # 5.2¹ is 5.2 and a mark, no 5.21
@@ -190,10 +221,26 @@ def _clean(text): # -> text that UTF-8 can hold
 def _clean_paragraph(p): return Paragraph(*(_clean(value) if isinstance(value, str) else value for value in astuple(p)))
 
 # %% ../../nbs/15_paragraphs.ipynb #76184c50
-def _document(p, tier): # Paragraph, 0 to 3 -> tantivy document
+def searched_text(paragraphs): # Paragraphs of any pages -> {id: text that it is found by, "" for one that is not found by itself}
+    "Captions, menus and lone titles are no results; the words of captions and titles go to what is worth reading after them on the page."
+    pages, texts = {}, {}
+    for p in paragraphs: pages.setdefault(p.url, []).append(p)
+    for page in pages.values():
+        page.sort(key=lambda p: p.position)
+        kept, waiting, last = {p.id for p in worth_reading(page)}, [], None
+        for p in page:
+            if p.id in kept: texts[p.id], waiting, last = "\n".join([*waiting, p.text]), [], p.id
+            else:
+                texts[p.id] = ""
+                if passage_kind(p.text, p.heading) != "menu": waiting.append(p.text)
+        if waiting: texts[last] += "\n" + "\n".join(waiting)
+    return texts
+
+# %% ../../nbs/15_paragraphs.ipynb #37a63d7e
+def _document(p, tier, text): # Paragraph, 0 to 3, what it is found by -> tantivy document
     "A paragraph is found by its page's title, its headings and its text."
     import tantivy
-    words, runs = split_scripts(f"{p.title}\n{p.heading}\n{p.text}")
+    words, runs = split_scripts(f"{p.title}\n{p.heading}\n{text}") if text else ("", [])
     pairs = " ".join(" ".join([*pairs_of(run), run[-1]]) for run in runs)
     record = json.dumps(astuple(p), ensure_ascii=False).encode()
     document = tantivy.Document(id=p.id, url=p.url, language=p.language, words=words, day=day_number(p.date), tier=tier, record=record)
@@ -330,8 +377,9 @@ class ParagraphStore:
     def add(self, paragraphs, # iterable of Paragraph
             replace=False, # whether all other paragraphs of their pages go: for a page that was read again
             ): # -> number of paragraphs that are new or changed
-        "Keep paragraphs. When this returns they are on the disk. The same id is kept once; the last one given counts."
+        "Keep paragraphs, those of a page together. When this returns they are on the disk. The same id is kept once; the last one given counts."
         newest = {p.id: p for p in map(_clean_paragraph, paragraphs)}
+        texts = searched_text(newest.values())
         with self._writing():
             changes = {name: ([], []) for name in self._shards}
             count = 0
@@ -344,7 +392,7 @@ class ParagraphStore:
                 if found == {home: p} and not replace: continue
                 count += found.get(home) != p
                 for name in found: changes[name][1].append(("id", p.id))
-                changes[home][0].append(_document(p, record.tier if record else 0))
+                changes[home][0].append(_document(p, record.tier if record else 0, texts[p.id]))
             self._commit(changes)
         return count
 
