@@ -18,7 +18,7 @@ def words(text): # -> list of lower-case words
 
 # %% ../../nbs/12_index.ipynb #e36f84b9
 class ParagraphIndex:
-    "Search paragraphs: all words must occur; relevance first, authority among near-equals."
+    "Search paragraphs by all words, or by most of them; relevance first, authority among near-equals."
     def __init__(self, world, # closed web
                  aliases, # entity id -> other names
                  authority_weight=0.03, # share of the score that authority can add: 0 is plain BM25
@@ -31,20 +31,31 @@ class ParagraphIndex:
         writer = self._index.writer(heap_size=20_000_000, num_threads=1)
         self.paragraphs = list(world.paragraphs.values())
         self.names = {p.entity: {tuple(words(n)) for n in [p.title, *aliases.get(p.entity, [])]} for p in self.paragraphs}
-        for number, p in enumerate(self.paragraphs):
-            writer.add_document(tantivy.Document(text=" ".join([p.title, *aliases.get(p.entity, []), p.heading, p.text]), number=number))
+        texts = [" ".join([p.title, *aliases.get(p.entity, []), p.heading, p.text]) for p in self.paragraphs]
+        for number, text in enumerate(texts): writer.add_document(tantivy.Document(text=text, number=number))
         writer.commit()
         self._index.reload()
         self._searcher, self.authority_weight = self._index.searcher(), authority_weight
+        self.words = [frozenset(words(text)) for text in texts]
         self.search = lru_cache(maxsize=100_000)(self._search)      # an identical query is answered from the cache (report, 2.5)
+        self.nearest = lru_cache(maxsize=10_000)(self._nearest)
 
     def _search(self, query, topk=3): # -> tuple of Paragraph, best first
+        "Paragraphs that have all words of a query."
         terms = words(query)
-        if not terms: return ()
-        parsed = self._index.parse_query(" ".join(terms), ["text"], conjunction_by_default=True)
-        hits = self._searcher.search(parsed, limit=100, count=False).hits
-        scored = [(score, self._searcher.doc(address)["number"][0]) for score, address in hits]
-        return tuple(p for _, p in self.rerank(scored, terms))[:topk]
+        return tuple(p for _, p in self.rerank(self.scored(terms, 100, every=True), terms))[:topk]
+
+    def _nearest(self, query, topk=3): # -> tuple of Paragraph, best first
+        "Paragraphs that have the most words of a query: for one that none answers in all of them."
+        terms = words(query)
+        scored = self.scored(terms, 1000, every=False)
+        counts = {number: sum(term in self.words[number] for term in set(terms)) for _, number in scored}
+        return tuple(p for _, p in self.rerank([row for row in scored if counts[row[1]] == max(counts.values())], terms))[:topk]
+
+    def scored(self, terms, limit, every): # words, most results, whether all words must occur -> [(BM25 score, paragraph number)]
+        if not terms: return []
+        parsed = self._index.parse_query(" ".join(terms), ["text"], conjunction_by_default=every)
+        return [(score, self._searcher.doc(address)["number"][0]) for score, address in self._searcher.search(parsed, limit=limit, count=False).hits]
 
     def rerank(self, scored, terms): # (BM25 score, paragraph number) pairs -> (score, Paragraph), best first
         "Relevance, then authority: a title that the query names doubles, authority adds up to `authority_weight`."

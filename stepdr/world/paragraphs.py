@@ -63,11 +63,13 @@ def text_width(text): # -> number of letters, a Chinese, Japanese or Korean char
     return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
 
 # %% ../../nbs/15_paragraphs.ipynb #de20f46c
+_ITEM = re.compile(r"(?:[-*+•·▪◦|]|\d{1,3}[.)、]|[(（]\d{1,3}[)）])\s")
+_COLUMNS = re.compile(r"\S(?: {3,}|\t| \| )\S")
 _ENLARGE = re.compile(r"\b(?:[Cc]lick (?:image )?to )?(?:[Ee]nlarge(?: image)?|[Vv]iew (?:larger|full size)(?: image)?)\b|点击放大|查看大图")
 
 def without_captions(text): # -> the same text without captions of pictures that stand in it twice
-    "Text made of a page often holds a picture's caption before and after a word such as Enlarge; both and the word are left out."
-    place = 0
+    "Text made of a page often holds a picture's caption twice, before and after a word such as Enlarge or line for line; both are left out."
+    text, place = _without_repeats(text), 0
     while found := _ENLARGE.search(text, place):
         before, after, place = text[:found.start()], text[found.end():], found.end()
         left, right = "".join(before[-500:].split()), "".join(after[:500].split())
@@ -76,6 +78,18 @@ def without_captions(text): # -> the same text without captions of pictures that
         before, after = _without_first(before[::-1], size)[::-1].rstrip(), _without_first(after, size).lstrip()
         text, place = f"{before}\n{after}".strip(), len(before)
     return text
+
+def _without_repeats(text): # -> the text without lines, up to four, that stand in it twice one after the other
+    lines, place = text.splitlines(), 0
+    while len(lines) > 1 and place < len(lines) - 1:
+        for count in (1, 2, 3, 4):
+            once = [line.strip() for line in lines[place:place + count]]
+            if sum(map(len, once)) >= 15 and once == [line.strip() for line in lines[place + count:place + 2 * count]] and not any(_COLUMNS.search(line) or _ITEM.match(line) for line in once):
+                text, place = "", place - 1
+                del lines[place + 1:place + 1 + 2 * count]
+                break
+        place += 1
+    return text or "\n".join(lines)
 
 def _without_first(text, letters): # -> the text after its first letters, spaces not counted
     place = 0
@@ -90,8 +104,6 @@ _MENU = re.compile(r"#?copyright\b|©|all rights reserved|skip to (?:main )?cont
 _IMPRINT = re.compile(r"\b[Rr]etrieved from \W*https?:|available under the (?:GNU|Creative Commons|CC)\b")
 _PICTURE = re.compile(r"(?:fig(?:ure|\.)|image|photo(?:graph)?|picture|plate|chart|map)\s*(?:\d+[\d.a-z]*\s*[.:：]|[:：]|credit\b|courtesy\b)|(?:照片|图片|插图)(?:\s*\d+)?\s*[:：]|图\s*[\d一二三四五六七八九十]+(?:[-.]\d+)*\s*[:：.、 ]", re.IGNORECASE)
 _GALLERY = re.compile(r"(?:related )?(?:images|pictures|photos|photographs)|(?:(?:image|photo|picture) )?gallery|图片|图集|相册|图库", re.IGNORECASE)
-_ITEM = re.compile(r"(?:[-*+•·▪◦|]|\d{1,3}[.)、]|[(（]\d{1,3}[)）])\s")
-_COLUMNS = re.compile(r"\S(?: {3,}|\t| \| )\S")
 _SIGNS = re.compile(r"[:：=|•$\\{};]\s*\S")
 _END = re.compile(r"(?<=[^\W\d_])[.!?…][\"”’'»)\]]*(?=\s|\[|$)|(?<=[\d)\]\"”’'»%°])[.!?…](?=\s|\[|$)|[。！？．]|[，、]\S{4}")
 
@@ -121,13 +133,14 @@ def passage_kind(text, # of a paragraph
     lines = [line.strip() for line in rest.splitlines() if line.strip()]
     told = [line for line in lines if not _MENU.match(line)]
     line = " ".join(told)
-    size, pictures, menus = text_width(line), not imprint and len(rest) < len(text.strip()), bool(imprint) or len(told) < len(lines)
+    size, pictures = text_width(line), not imprint and len(rest) < len(text.strip())
     if told and size < 200 and (_PICTURE.match(told[0]) or _GALLERY.fullmatch(heading.rpartition(" > ")[2] or told[0])): return "caption"
+    if len(lines) > len(told) and len(lines) >= 2 * len(told): return "menu"
     items = sum(bool(_ITEM.match(one) or _COLUMNS.search(one)) for one in told)
     if len(told) > 1 and 2 * items >= len(told): return "data"
     if _has_sentence(line): return "prose"
     if size >= 100: return "prose" if max(map(len, told)) >= 60 else "data"
-    if pictures or menus and len(told) < 3: return "caption" if pictures else "menu"
+    if pictures or imprint: return "caption" if pictures else "menu"
     return "data" if _SIGNS.search(line) or any(len(number) != 4 for number in re.findall(r"\d+", line)) else "title"
 
 # %% ../../nbs/15_paragraphs.ipynb #b0969ec8
@@ -151,13 +164,16 @@ def passage(paragraph, # that was found
     if first is None: return [paragraph]
     size = text_width(rows[first].text)
     def joins(number): return 0 <= number < len(rows) and rows[number].heading == paragraph.heading and size + text_width(rows[number].text) <= most
-    def opens(number): return 0 <= number < len(rows) and _announces(rows[number])
     while True:
-        if joins(last + 1) and (opens(last) or size < least): last, size = last + 1, size + text_width(rows[last + 1].text)
-        elif joins(first - 1) and (opens(first - 1) or size < least): first, size = first - 1, size + text_width(rows[first - 1].text)
+        if joins(last + 1) and not _titled(rows[last + 1]) and (_announces(rows[last]) or size < least): last, size = last + 1, size + text_width(rows[last + 1].text)
+        elif joins(first - 1) and not _titled(rows[first]) and (_announces(rows[first - 1]) or size < least): first, size = first - 1, size + text_width(rows[first - 1].text)
         else: return rows[first:last + 1]
 
 def _announces(paragraph): return paragraph.text.rstrip()[-1:] in (":", "：")
+
+def _titled(paragraph): # whether a section of a plain text, whose headings are only lines, begins with it
+    first, _, rest = without_captions(paragraph.text).strip().partition("\n")
+    return not paragraph.heading and bool(rest) and len(first) < 45 and passage_kind(first) == "title" and not _ITEM.match(first)
 
 def _around(paragraph, page): # -> the paragraphs of its page that stand without a gap around it
     places = {p.position: p for p in page}
