@@ -3,6 +3,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from stepdr.config import InputError
+from stepdr.llm import guess_tokens
 from stepdr.tools.base import ToolError, Toolbox, run_async
 from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
 from stepdr.tools.search import (BraveProvider, FolderProvider, McpProvider, SearxngProvider, SerperProvider, SurferSettings, TavilyProvider, WebSurfer,
@@ -344,7 +346,8 @@ def sea(web):
 def test_search_and_open(sea, tmp_path):
     box = make(sea, tmp_path)
     found = box.say(action="batch_search", queries=["tide and moon", " tide  and moon ", "sea"])
-    assert found.text.count("## tide and moon") == 1 and found.text.count("\\cite{") == 4 and sea.count("/search") == 2
+    assert found.text.count("## tide and moon") == 1 and found.text.count("\\cite{") == 2 and sea.count("/search") == 2
+    assert found.text.endswith(f"## sea\nshown before: {', '.join(p.id for p in found.paragraphs)}") # both pages again: their ids are enough
     assert "sea.example, 2024-05-06\nhttps://sea.example/tide\n" in found.text
     opened = box.say(action="batch_open", urls=["https://sea.example/tide", "sea.example/tide#top", "https://sea.example/none", "https://moon.example/"])
     assert opened.text.count("## https://sea.example/tide\n") == 1 and sea.count("/tide") == 1 and not opened.failed
@@ -359,8 +362,13 @@ def test_what_was_read_is_found_again_without_the_network(sea, tmp_path):
     box.say(action="batch_open", urls=["https://sea.example/tide"])
     sea.answers["/search"] = (500, {}, "down")
     found = box.say(action="batch_search", queries=["largest tides Fundy"])
-    assert "error: searxng" in found.text and "sixteen metres" in found.text and "[read before]" in found.text and not found.failed
+    fundy = next(p for p in box.read.values() if "sixteen metres" in p.text)
+    assert "error: searxng" in found.text and "shown before: " in found.text and fundy.id in found.text and "sixteen metres" not in found.text and fundy in found.paragraphs and not found.failed
+    box.forget() # the agent's turns were summarised: what was shown is gone
+    found = box.say(action="batch_search", queries=["largest tides Fundy"])
+    assert "sixteen metres" in found.text and "[read before]" in found.text and "shown before" not in found.text
     sea.answers["/search"] = searxng(("https://new.example/", "New", "Fundy tides are large.", None))
+    box.forget()
     found = box.say(action="batch_search", queries=["Fundy tides largest bay", "quantum physics of water"])
     assert found.text.index("sixteen metres") and "https://new.example/" in found.text and "sixteen" not in found.text[found.text.index("## quantum"):]
     box.close()
@@ -388,6 +396,7 @@ def test_opening_a_page_replaces_its_snippets_in_the_store(sea, tmp_path):
     box.say(action="batch_search", queries=["tide"])
     box.say(action="batch_open", urls=["https://sea.example/tide"])
     sea.answers["/search"] = searxng()
+    box.forget()
     found = box.say(action="batch_search", queries=["rise and fall of the sea"])
     assert "caused mostly by the pull" in found.text and "The tide is the rise and fall of the sea." not in found.text
     box.close()
@@ -405,7 +414,9 @@ def test_filters(sea, tmp_path):
     sea.answers["/search"] = searxng(("https://a.sea.example/old", "Old", "old tide", "2019-01-01"), ("https://sea.example/new", "New", "new tide", "2024-01-01"),
                                      ("https://notsea.example/", "Not", "other tide", "2024-01-01"), ("https://sea.example/zh", "潮汐", "潮汐是海水的涨落", None))
     box = make(sea, tmp_path, keep_snippets=False)
-    urls = lambda **filters: [line for line in box.say(action="batch_search", queries=["tide"], topk=10, **filters).text.splitlines() if line.startswith("https://")]
+    def urls(**filters):
+        box.forget() # each search by itself
+        return [line for line in box.say(action="batch_search", queries=["tide"], topk=10, **filters).text.splitlines() if line.startswith("https://")]
     assert urls(site="https://www.sea.example/x") == ["https://a.sea.example/old", "https://sea.example/new", "https://sea.example/zh"]
     assert urls(since="2020") == ["https://sea.example/new", "https://notsea.example/"] and urls(until="2019-12") == ["https://a.sea.example/old"]
     assert urls(language="zh") == ["https://a.sea.example/old", "https://sea.example/new", "https://notsea.example/", "https://sea.example/zh"][3:] or "unknown languages stay"
@@ -439,18 +450,22 @@ def test_results_and_long_pages_are_paged_without_gaps(sea, tmp_path):
     texts = [f"Paragraph number {i} tells of the {i}th tide and of what the sea did on the day {i} after the storm had passed over the coast." for i in range(120)]
     sea.answers[("sea.example", "/long")] = page("Long", *texts)
     sea.answers["/search"] = searxng(*[(f"https://s{i}.example/", f"T{i}", f"tide {i}", None) for i in range(12)])
-    box = make(sea, tmp_path, page_characters=3000, keep_snippets=False)
-    seen, number = [], 1
+    box = make(sea, tmp_path, tokens=900, keep_snippets=False)
+    proposed = lambda text: json.loads(re.search(r"batch_web_surfer ({.*})]", text)[1])
+    result, seen, calls = box.say(action="batch_open", urls=["https://sea.example/long"]), [], 1
     while True:
-        result = box.say(action="batch_open", urls=["https://sea.example/long"], page=number)
-        assert len(result.text) < 5000
+        assert guess_tokens(result.text) < 1000
         seen += result.paragraphs
-        if f"page={number + 1}" not in result.text: break
-        number += 1
-    assert number > 3 and [text for text in texts if not any(text in p.text for p in seen)] == [] and len({p.id for p in seen}) == len(seen)
+        if "read on: " not in result.text: break
+        result, calls = box.say(**proposed(result.text)), calls + 1 # the call that the result proposes
+    assert calls > 3 and [text for text in texts if not any(text in p.text for p in seen)] == [] and len({p.id for p in seen}) == len(seen)
+    second = box.say(action="batch_open", urls=["https://sea.example/long"], page=2)
+    assert not {p.id for p in second.paragraphs} & {p.id for p in box.say(action="batch_open", urls=["https://sea.example/long"]).paragraphs}
     assert "is not there; it has" in box.say(action="batch_open", urls=["https://sea.example/long"], page=99).text and sea.count("/long") == 1
     both = box.say(action="batch_open", urls=["https://sea.example/long", "https://moon.example/"])
-    assert "open it alone with page=1" in both.text and len(both.text) < 4500 and "twenty-seven" in both.text
+    assert "read on: " in both.text and guess_tokens(both.text) < 1000 and "twenty-seven" in both.text
+    whole = box.call({"name": "batch_web_surfer", "arguments": {"action": "batch_open", "urls": ["https://sea.example/long", "https://moon.example/"]}}, tokens=20_000)
+    assert "read on: " not in whole.text and all(text in whole.text for text in texts) # as much as who calls has room for
     pages = [box.say(action="batch_search", queries=["tide"], page=n).text for n in (1, 2, 3, 4)]
     assert [sum(f"https://s{i}.example/" in text for text in pages) for i in range(12)] == [1] * 12 and "no more results" in pages[3]
     box.close()
@@ -472,7 +487,7 @@ def test_an_episode_is_repeated_offline_from_its_record(sea, tmp_path):
         try: return run_async(turns())
         finally: box.close()
     recorded = episode(make(sea, tmp_path, "one", Cache(tmp_path / "cache", "record")))
-    assert "twenty-seven" in recorded[5] and "[read before]" in recorded[5] and "404" in "".join(recorded)
+    assert "shown before: " in recorded[5] and sum("twenty-seven" in text for text in recorded) == 1 and "404" in "".join(recorded)
     before = len(sea.requests)
     sea.close()
     box = make(sea, tmp_path, "two", Cache(tmp_path / "cache", "replay"))
