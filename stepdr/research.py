@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BUDGET', 'STYLE', 'ResearchSettings', 'parse_budget', 'Spent', 'left_line', 'message_text', 'Trace', 'ResearchResult',
            'find_answer', 'without_forced', 'split_turns', 'turn_text', 'longest_text', 'shrink', 'shrink_to',
-           'share_out', 'claims_in', 'cited_sentences', 'claims_of', 'letters_apart', 'nearest_read', 'slips_in',
-           'repair_blocks', 'read_repair', 'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain',
-           'report_markdown', 'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
+           'claims_in', 'cited_sentences', 'claims_of', 'letters_apart', 'nearest_read', 'slips_in', 'repair_blocks',
+           'read_repair', 'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain', 'report_markdown',
+           'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
 
 # %% ../nbs/36_research.ipynb #26ea44e3
 import asyncio
@@ -25,6 +25,7 @@ from .config import InputError, setting, validate
 from .llm import ContextTooLong, EndpointError, Limits, Usage, guess_tokens, guess_tools, image_part, price_of, redact
 from .prompts import prompt
 from .rules import claim_terms, passage_for, sentence_spans, sentences, share_said
+from .tools.base import share_out
 from .trajectory import CITE, assistant_text, cited_ids, without_citations
 from .world.paragraphs import Paragraph
 
@@ -175,15 +176,6 @@ def shrink_to(text, tokens, where=""): # text, guessed tokens to keep, where the
     "`shrink` by tokens: a Chinese character takes twice the room of a Latin one."
     size = guess_tokens(text)
     return text if size <= tokens else shrink(text, max(60, int(len(text) * tokens / size)), where)
-
-# %% ../nbs/36_research.ipynb #9dbea42f
-def share_out(sizes, most): # tokens that each wants, tokens that there are -> list of tokens that each gets
-    "Even shares; what a small one does not need goes to the others."
-    shares, left = [0] * len(sizes), most
-    for done, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
-        shares[i] = min(sizes[i], left // (len(sizes) - done))
-        left -= shares[i]
-    return shares
 
 # %% ../nbs/36_research.ipynb #a0286547
 _MARKER = re.compile(r"\s*(?:(?:[-*+•>]|\d{1,3}[.)]|#{1,6})\s+)*") # of a list item, a quotation or a heading
@@ -356,6 +348,9 @@ class ResearchAgent:
     def results_tokens(self): # -> tokens that the results of one turn may have together
         return max(64, self.room() * 3 // 8)
 
+    def turn_tokens(self): # -> the same, as `guess_tokens` counts
+        return int(self.results_tokens() / max(self.scale, self.text_scale))
+
     async def fit(self):
         "Learn what the model has room for. Raises InputError if that is too little to work with."
         if hasattr(self.policy, "limits"):
@@ -444,13 +439,13 @@ class ResearchAgent:
         return reply
 
     # tools
-    async def run_call(self, call): # tool call of a message -> chat row
+    async def run_call(self, call, tokens=None): # tool call of a message, tokens that its result may have -> chat row
         "Run one call within what is left of the time; a broken tool is told to the model and counted, the episode goes on."
         name, limit = str(call["function"].get("name")), max(1.0, self.settings.seconds - self.clock())
         self.trace("call", name=name, arguments=call["function"].get("arguments"))
         taken = ()
         async with self.slots:
-            try: result = await asyncio.wait_for(self.toolbox.call_async(call["function"]), limit)
+            try: result = await asyncio.wait_for(self.toolbox.call_async(call["function"], tokens), limit)
             except asyncio.TimeoutError: text, images, failed = "error: the time of this episode is used up", (), True
             except Exception as error:
                 self.internal_errors += 1
@@ -465,7 +460,8 @@ class ResearchAgent:
         "Run a turn's calls at the same time; beyond the budget they are refused."
         left = max(0, self.settings.tool_calls - self.spent.tool_calls)
         self.spent.tool_calls += min(left, len(calls))
-        answers = await asyncio.gather(*(self.run_call(call) for call in calls[:left]))
+        share = None if self.settings.bare else self.turn_tokens() // max(1, left and len(calls[:left]))
+        answers = await asyncio.gather(*(self.run_call(call, share) for call in calls[:left]))
         rows = [row for row, _ in answers]
         if not self.settings.bare:
             self.fit_results(rows)
@@ -483,7 +479,7 @@ class ResearchAgent:
     def fit_results(self, rows): # tool messages of a turn
         "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
         sizes = [guess_tokens(row["content"]) for row in rows]
-        for row, size, share in zip(rows, sizes, share_out(sizes, int(self.results_tokens() / max(self.scale, self.text_scale)))):
+        for row, size, share in zip(rows, sizes, share_out(sizes, self.turn_tokens())):
             if share >= 0.95 * size:
                 continue # not worth a cut
             path, long = "", row["content"]
@@ -497,6 +493,7 @@ class ResearchAgent:
             else:
                 where = ""
             row["content"] = shrink_to(long, share, where)
+            self.toolbox.forget()
             self.trace("cut", name=row["name"], characters=len(long), shown=len(row["content"]), path=path)
 
     def notes(self): # -> text after a turn's last result
@@ -524,6 +521,7 @@ class ResearchAgent:
         while self.length(tools) > most and (long := longest_text(split_turns(self.messages)[1])):
             holder, key = long
             holder[key] = shrink(holder[key], len(holder[key]) // 2)
+            self.toolbox.forget()
 
     async def fold(self, opening, old, kept):
         "Write old turns to disk and put the model's summary of them into the question's message."
@@ -543,6 +541,7 @@ class ResearchAgent:
         asked = self.question + prompt("summarised", last=self.folded, path=path, summary=summary)
         self.messages = opening[:-1] + [{"role": "user", "content": asked}]
         self.messages += [message for turn in kept for message in turn]
+        self.toolbox.forget()
         self.trace("summarised", turns=len(old), path=path, tokens=self.length())
 
     # the loop

@@ -89,9 +89,10 @@ def index_html(web, site, urls, page, size=100): # ClosedWeb, host, its addresse
 # %% ../../nbs/16_serve.ipynb #37580aa8
 def search_html(web, site, query, topk=20): # ClosedWeb, host, what was asked, results shown -> HTML
     "A site's results: what the closed web's index finds on this site."
-    found = [p for p in web.index.search(query, 100) if p.site == site][:topk]
+    every, most = ([p for p in find(query, 100) if p.site == site][:topk] for find in (web.index.search, web.index.nearest))
+    found = every or most
     items = "".join(f'<li><a href="{escape(_link(p.url, site))}">{escape(p.title)}: {escape(p.heading)}</a><p>{escape(p.text)}</p></li>' for p in found)
-    count = f"{len(found)} results" if found else "Nothing found"
+    count = f"{len(found)} results" + ("" if every else " that have the most of the words; no page has them all,") if found else "Nothing found"
     return frame(site, f"Search: {query}", f'<h1>Search</h1>\n<p>{count} for "{escape(query)}".</p>\n<ol>{items}</ol>')
 
 # %% ../../nbs/16_serve.ipynb #774272c4
