@@ -45,6 +45,7 @@ def make_server(toolbox): # Toolbox -> mcp.server.Server
         schemas = [schema["function"] for schema in toolbox.schemas]
         return types.ListToolsResult(tools=[types.Tool(name=s["name"], description=s["description"], input_schema=s["parameters"]) for s in schemas])
     async def call_tool(context, parameters):
+        toolbox.forget() # which client asks, and what it still has of earlier results, is not known
         result = await call_in_background(toolbox, {"name": parameters.name, "arguments": parameters.arguments or {}})
         return types.CallToolResult(content=content_parts(result), is_error=result.failed)
     return Server("stepdr", version=stepdr.__version__, on_list_tools=list_tools, on_call_tool=call_tool)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,13 +18,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from stepdr.artifacts import root
 from stepdr.config import InputError
 from stepdr.llm import guess_tokens
 from stepdr.tools.base import ToolError, Toolbox, run_async
 from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
-from stepdr.tools.search import (BraveProvider, FolderProvider, McpProvider, SearxngProvider, SerperProvider, SurferSettings, TavilyProvider, WebSurfer,
+from stepdr.tools.search import (BraveProvider, ClosedWebProvider, FolderProvider, McpProvider, SearxngProvider, SerperProvider, SurferSettings, TavilyProvider, WebSurfer,
                                  folder_store, live_provider)
 from stepdr.world.authority import Authority
+from stepdr.world.closed import ClosedWeb
+from stepdr.world.graph import load_graph
 from stepdr.world.paragraphs import ParagraphStore, StoreSettings
 
 KEYS = {"BRAVE_API_KEY": "brave-secret-1234", "SERPER_API_KEY": "serper-secret-1234", "TAVILY_API_KEY": "tvly-secret-1234"}
@@ -530,3 +534,140 @@ def test_hostile_pages_do_not_stop_the_others(sea, tmp_path):
     assert "sixteen" in result.text and "## https://pdf.example/x.pdf\nerror: " in result.text and "## https://bytes.example/\nerror: " in result.text and len(result.text) < 20_000
     assert "twenty-seven" in box.say(action="batch_open", urls=["https://moon.example/"]).text
     box.close()
+
+
+# ---- what a search shows ----
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+PAGE = """#copyright
+
+Cape Light
+
+2007 Schools Wikipedia Selection. Related subjects: Coasts
+
+   Cape Light is a lighthouse on a reef nine miles from the shore. Its lamp was first lit in 1887, after three years of
+   building in which eleven men drowned, and it has been seen from thirty miles away ever since by every ship.
+
+Keepers
+
+   The keepers of Cape Light on the reef, 1890
+   Enlarge
+   The keepers of Cape Light on the reef, 1890
+
+   Three keepers lived on the rock:
+
+     * Ada Holm, until 1901
+     * Per Holm, until 1910
+     * Nils Berg, until the lamp was run by electricity
+
+   Storm of 1911 at the light.
+   Enlarge
+   Storm of 1911 at the light.
+
+   In the storm of 1911 a wave broke the lantern, forty metres above the sea. The light was out for nine nights.
+
+   Retrieved from " http://en.example.org/wiki/Cape_Light" and is available under the GNU Free Documentation License.
+"""
+
+
+def folder_box(folder, tmp_path, store=None, **more):
+    surfer = WebSurfer(FolderProvider(folder_store(folder, tmp_path / "index", show=False)), store=store, settings=SurferSettings(**more))
+    box = Toolbox([surfer.batch_web_surfer])
+    box.say = lambda tokens=None, **arguments: box.call({"name": "batch_web_surfer", "arguments": arguments}, tokens)
+    return box
+
+
+@pytest.fixture
+def coast(tmp_path):
+    folder = tmp_path / "coast"
+    folder.mkdir()
+    (folder / "Cape_Light.txt").write_text(PAGE)
+    (folder / "Reef.txt").write_text("A reef is a bank of rock or coral just below the sea. Ships see a light on a reef from far away.\n")
+    return folder
+
+
+def test_results_are_passages_without_captions_each_page_once(coast, tmp_path):
+    box = folder_box(coast, tmp_path)
+    found = box.say(action="batch_search", queries=["storm 1911 light keepers", "Cape Light lamp lit"])
+    assert "Enlarge" not in found.text and "#copyright" not in found.text and "Retrieved" not in found.text and found.text.count("file:///Cape_Light.txt\n") <= 2
+    first, second = found.text.split("\n\n## ")
+    assert first.count("file:///Cape_Light.txt") == 1 and "a wave broke the lantern" in first
+    rock = next(p for p in found.paragraphs if "Three keepers" in p.text or "Ada Holm" in p.text)
+    assert first.index("Three keepers lived on the rock:") < first.index("Ada Holm") # what a colon announces comes with it
+    cited = re.findall(r"\\cite\{(web_\w{8})\}", found.text)
+    assert len(cited) == len(set(cited)) and "shown before: " in second and {p.id for p in found.paragraphs} == set(box.read) >= set(cited)
+    opened = box.say(action="batch_open", urls=[rock.id])
+    assert opened.text.startswith(f"## {rock.id}\n") and "address: file:///Cape_Light.txt" in opened.text and "Ada Holm" in opened.text and not opened.failed
+    assert "no paragraph web_00000000 is known" in box.say(action="batch_open", urls=["web_00000000"]).text
+
+
+def test_a_caption_leads_to_the_text_that_it_stands_by(coast, tmp_path):
+    found = folder_box(coast, tmp_path).say(action="batch_search", queries=["1890"], topk=1)
+    assert "Three keepers lived on the rock" in found.text and "1890" not in found.text.split("\n", 1)[1].replace("none has: 1890", "")
+
+
+def test_a_page_that_is_only_pictures_is_found_all_the_same(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "gallery.txt").write_text("Gallery\n\nThe lighthouse at dawn\n\nThe lighthouse at dusk\n")
+    box = folder_box(folder, tmp_path)
+    assert "The lighthouse at dusk" in box.say(action="batch_search", queries=["dusk"]).text and "at dawn" in box.say(action="batch_open", urls=["file:///gallery.txt"]).text
+
+
+def test_results_keep_to_the_tokens_that_there_are_and_the_rest_comes_with_the_call_that_they_name(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(8): (folder / f"p{i}.md").write_text(f"# Tide {i}\n\n" + f"The tide of harbour {i} rises by {i + 2} metres, says the harbour master of town {i}. " * 6 + "\n")
+    box = folder_box(folder, tmp_path)
+    found, seen, calls = box.say(tokens=500, action="batch_search", queries=["tide harbour"], topk=8), set(), 1
+    while True:
+        assert guess_tokens(found.text) < 650
+        seen |= set(re.findall(r"says the harbour master of town (\d)", found.text))
+        asked = re.search(r"ask again: batch_web_surfer ({.*})]", found.text)
+        if asked is None: break
+        found, calls = box.say(tokens=500, **json.loads(asked[1])), calls + 1
+    assert seen == set("01234567") and 1 < calls < 9
+    assert guess_tokens(box.say(tokens=60, action="batch_open", urls=["file:///p0.md"]).text) < 150 # something is always shown
+
+
+def test_what_no_page_answers_in_all_its_words_is_answered_in_most_and_said(coast, tmp_path):
+    box = folder_box(coast, tmp_path)
+    found = box.say(action="batch_search", queries=["lighthouse keepers salary", "keepers", '"lamp storm" lit'])
+    salary, keepers, quoted = found.text.split("\n\n## ")
+    assert "[no page has all the words; the best of these has 2 of 3, none has: salary]" in salary and "no page has" not in keepers
+    assert "nowhere side by side: lamp storm" in quoted and "no results" not in quoted
+    web = ClosedWeb(load_graph(root() / "data" / "kg"))
+    closed = Toolbox([WebSurfer(ClosedWebProvider(web)).batch_web_surfer])
+    queries = ["Jack Lemmon family spouse children parents", "Jack Lemmon education school", "Jack Lemmon films career", "Jack Lemmon awards", "Jack Lemmon school"]
+    blocks = closed.call({"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": queries}}).text.split("\n\n## ")
+    assert all("Jack Lemmon" in block.split("\n", 2)[1] or "shown before: web_" in block for block in blocks) and "no results" not in "".join(blocks)
+    assert [("no page has all the words" in block) for block in blocks] == [True, False, True, True, False] and "children" in blocks[0].splitlines()[-1]
+
+
+def test_chinese_results_are_joined_and_what_is_missing_is_said(tmp_path):
+    folder = tmp_path / "zh"
+    folder.mkdir()
+    (folder / "灯塔.md").write_text("# 灯塔\n\n参见：海岸\n\n## 守塔人\n\n先后有三名守塔人：\n\n- 霍尔姆，至1901年\n- 贝格，至1910年\n\n图 1：守塔人合影\n\n## 风暴\n\n一九一一年的风暴中，巨浪打碎了塔灯，灯塔熄灭了九夜。\n")
+    box = folder_box(folder, tmp_path)
+    found = box.say(action="batch_search", queries=["守塔人", "风暴中塔灯的价格"])
+    keepers, storm = found.text.split("\n\n## ")
+    assert keepers.index("先后有三名守塔人：") < keepers.index("贝格") and "合影" not in found.text and "参见" not in found.text and "no page has" not in keepers
+    assert "巨浪打碎了塔灯" in storm and "no page has all the words" in storm
+
+
+@pytest.mark.skipif(not (SHARED / "exchanges").is_dir() or not (SHARED / "data" / "docs_wikispeedia").is_dir(), reason="../shared with the exchanges and articles is not there")
+def test_a_search_that_brought_captions_brings_passages_once(tmp_path):
+    request = json.loads((SHARED / "exchanges" / "07_search_results_are_captions.json").read_text())["exchanges"][0]["request"]
+    before = next(m["content"] for m in request["messages"] if m["role"] == "tool" and m["content"].startswith("## Pinatubo"))
+    queries = re.findall(r"^## (.+)$", before, re.MULTILINE)
+    folder = tmp_path / "articles"
+    folder.mkdir()
+    with tarfile.open(SHARED / "data" / "docs_wikispeedia" / "plaintext_articles.tar.xz") as files:
+        for member in files:
+            if Path(member.name).stem in ("Mount_Pinatubo", "Mount_St._Helens", "1980_eruption_of_Mount_St._Helens", "Volcano"): (folder / Path(member.name).name).write_bytes(files.extractfile(member).read())
+    found = folder_box(folder, tmp_path).say(action="batch_search", queries=queries, topk=4)
+    cited = re.findall(r"\\cite\{(web_\w{8})\}", found.text)
+    assert before.count("Enlarge") > 9 and "Enlarge" not in found.text and "#copyright" not in found.text and "Related subjects" not in found.text
+    assert len(cited) == len(set(cited)) and all(f"## {query}" in found.text for query in queries)
+    useful = lambda text: {one for passage, one in re.findall(r"^(.*\S) \\cite\{(web_\w{8})\}$", text, re.MULTILINE) if "Enlarge" not in passage and "Related subjects" not in passage and len(passage) > 100}
+    assert len(useful(found.text)) > 1.3 * len(useful(before))

@@ -658,8 +658,9 @@ def read_text(paragraph): # -> its text as one reads it, "" for a caption or a m
     "Without captions, lines that were broken by width joined, the rest as it is."
     kind, text = passage_kind(paragraph.text, paragraph.heading), without_captions(paragraph.text)
     if kind == "menu" or kind == "caption" and text == paragraph.text: return ""
-    text = textwrap.dedent(text).strip("\n")
-    lines = text.splitlines()
+    lines = textwrap.dedent(text).strip("\n").splitlines()
+    lines = [line for line in lines if passage_kind(line) != "caption"] or lines
+    text = "\n".join(lines)
     return join_lines(text) if kind == "prose" and all(len(line) > 45 and not re.search(r"[{};]$", line) for line in lines[:-1]) else text
 
 # %% ../../nbs/26_search.ipynb #8d9eaea5
