@@ -74,7 +74,7 @@ def speed(given):
             if number % max(1, given.paragraphs // 2000) == 0: sample.append(p)
             if len(batch) == 100_000 or number == given.paragraphs:
                 start = time.perf_counter(); store.add(batch); spent += time.perf_counter() - start
-                for p in batch: writer.add_document(_document(p, 0))
+                for p in batch: writer.add_document(_document(p, 0, p.text))
                 writer.commit()
                 batch = []
                 print(f"{number:,} paragraphs after {time.perf_counter() - began:.0f} s (of which the store {spent:.0f} s)", flush=True)
