@@ -4,23 +4,29 @@ The exchanges lie beside the checkout; each fault that they show has tests with 
 """
 import json
 import re
+import shutil
 import tarfile
 from types import SimpleNamespace
 
 import pytest
 
+from scripted_model import ScriptedModel, turn
 from stepdr.artifacts import root
 from stepdr.client import TeacherClient
-from stepdr.llm import Reply, Usage
+from stepdr.llm import ChatEndpoint, EndpointSettings, Reply, Usage
 from stepdr.research import ResearchAgent, ResearchResult, ResearchSettings, Spent, report_markdown
+from stepdr.synthesis.attempts import attempt
+from stepdr.synthesis.filters import apply_filters, citation_format, dead_ends
 from stepdr.synthesis.rubrics import rubric_task
 from stepdr.synthesis.seeking import check_edge
 from stepdr.synthesis.verification import VerificationSettings, verification_row
 from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of
 from stepdr.tools.base import Toolbox, run_async
-from stepdr.tools.search import FolderProvider, Provider, SearchHit, folder_store
+from stepdr.tools.kit import provider_kit
+from stepdr.tools.search import FolderProvider, Provider, SearchHit, StoreProvider, folder_store
 from stepdr.tools.workspace import Workspace
 from stepdr.trajectory import cited_ids
+from stepdr.world.documents import Corpus, corpus_build
 from stepdr.world.paragraphs import Paragraph
 
 SHARED = root().parent / "shared"
@@ -184,3 +190,34 @@ def test_sources_show_the_facts_that_are_cited(pages):
     quoted = {p.title + p.id: part for p, part in zip(sources, re.split(r"(?m)^\d+\. ", text.partition("## Sources")[2])[1:])}
     passage = " ".join(quoted.values())
     assert "57 people" in passage and re.search(r"0\.4 ?°", passage) and "60,000 people" in passage
+
+
+@pytest.fixture(scope="module")
+def corpus(folder, tmp_path_factory):
+    "The same pages as a corpus, under their addresses on the web."
+    wiki = tmp_path_factory.mktemp("wiki")
+    shutil.copytree(folder, wiki / "plaintext_articles")
+    names = sorted(path.stem for path in folder.iterdir())
+    (wiki / "articles.tsv").write_text("\n".join(names) + "\n")
+    (wiki / "links.tsv").write_text("")
+    corpus_build(wiki, wiki / "corpus", workers=1, show=False)
+    return StoreProvider(Corpus(wiki / "corpus").store())
+
+
+def test_the_policy_reads_the_page_that_its_search_found(corpus, tmp_path):
+    "03: the result was hidden behind a tool that was not there and the page refused; the same turns now read it, and the old row is dropped."
+    shown = exchange("result_hidden_and_open_refused")
+    old = shown["exchanges"][1]["request"]
+    first = next(m for m in old["messages"] if m["role"] == "assistant")
+    turns = [turn(first["content"], [(call["function"]["name"], call["function"]["arguments"]) for call in first["tool_calls"]])]
+    turns += [turn(one["reply"]["content"], [(call["name"], call["arguments"]) for call in one["reply"].get("tool_calls", [])]) for one in shown["exchanges"]]
+    task = {"id": "decade", "query": old["messages"][1]["content"], "plan": ["the programme's aims"]}
+    with ScriptedModel(turns) as server:
+        policy = ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model, backoff=0.0))
+        row = run_async(attempt(task, policy, lambda room: provider_kit(room, corpus), tmp_path))
+    asked, offered = server.requests[0], [tool["function"]["name"] for tool in row["tools"]]
+    assert row["meta"]["ended"] == "answered" and not server.problems and offered == [tool["function"]["name"] for tool in asked["tools"]] and {"file", "todo"} <= set(offered)
+    opened = next(m["content"] for m in row["messages"] if m["role"] == "tool" and m["content"].startswith("## https://en.wikipedia.org/wiki/Decade_Volcanoes"))
+    assert "The Decade Volcanoes are 16 volcanoes" in opened and "diversion of a lava flow" in opened and not any(m.get("failed") for m in row["messages"])
+    kept, dropped = apply_filters([row, {**row, "id": "old", "messages": [*old["messages"], row["messages"][-1]], "tools": [tool for tool in row["tools"] if tool["function"]["name"] in old["tools"]]}], [dead_ends], "rows")[:2]
+    assert kept == [row] and dropped[0]["reason"] == "a result names a tool that is not there" and not citation_format([row])[1]
