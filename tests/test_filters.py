@@ -271,6 +271,13 @@ def test_plan_is_followed_by_searches_or_headings():
     assert plan_consistency([scattered])[1][0]["measure"] == 0.0
 
 
+def test_a_judge_of_the_plan_counts_before_its_words():
+    "Steps as a model writes them stand in no query word for word; what a judge found of the work does."
+    plan = ["Establish what has been destroyed by past eruptions", "Draw conclusions for a local authority"]
+    for agreement, kept in (({"score": 9, "share": 1.0}, True), ({"score": 2, "share": 0.25}, False), (None, False), (9, False)):
+        assert bool(plan_consistency([trajectory(meta={"plan": plan, **({"agreement": agreement} if agreement else {})})])[0]) == kept
+
+
 def test_naming_an_item_in_the_todo_list_or_a_thought_is_not_following_it():
     row = planned(["spouse of Ada"], thought="spouse of Ada")
     row["messages"][1]["tool_calls"].append({"type": "function", "function": {"name": "todo", "arguments": {"add": "spouse of Ada"}}})

@@ -17,7 +17,7 @@ from stepdr.llm import ChatEndpoint, EndpointSettings
 from stepdr.prompts import PROMPTS
 from stepdr.rules import RULES, OfflineTeacher, names_in
 from stepdr.synthesis.attempts import SeekingSettings, gather, hard_enough, tally
-from stepdr.synthesis.filters import apply_filters, correct_and_shortest, dead_ends, well_formed
+from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters, correct_and_shortest, dead_ends, well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,
                                       walk_question)
@@ -482,7 +482,7 @@ def test_a_dead_end_of_the_environment_makes_no_task_hard(web, tmp_path):
     def run(name, provider, **options):
         with ScriptedModel(play) as server:
             policy = ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model, backoff=0.01))
-            return run_async(hard_enough(TASK, policy, None, provider, workspace=tmp_path / name, **options))
+            return run_async(hard_enough({**TASK, "plan": ["the school rests on a statement of the graph"]}, policy, None, provider, workspace=tmp_path / name, **options))
     bare = lambda room: nullcontext(Toolbox([WebSurfer(Half(web)).batch_web_surfer], room))
     record, *tries = run("half", Half(web), kit=bare)
     assert record["reason"] == "attempts could not be judged" and record["counts"] == {"attempts": 4, "dead end": 4}
@@ -490,6 +490,7 @@ def test_a_dead_end_of_the_environment_makes_no_task_hard(web, tmp_path):
     hard, *tries = run("whole", found)
     assert hard["meta"]["difficulty"] == {"attempts": 4, "incorrect": 4} and not dead_ends(tries)[1]
     assert {"batch_web_surfer", "file", "todo"} <= {tool["function"]["name"] for tool in tries[0]["tools"]}
+    assert not apply_filters(tries, [FILTERS[name] for name in BY_DEFAULT if name != "near_duplicates"], "attempts")[1], "what a question rests on is no plan to follow"
 
 
 def test_what_is_missing_is_said(web, tmp_path):

@@ -138,7 +138,8 @@ async def policy_name(policy): # -> text
     return model if model and isinstance(model, str) else str(getattr(policy, "name", ""))
 
 async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings()): # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
-    "One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty."
+    """One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty. What a question rests on, which
+    stands in its task as the plan, is no plan that an agent could have followed, and not the row's."""
     workspace = Workspace(Path(folder) / str(number))
     kept = workspace.state / "attempt.json"
     name = await policy_name(policy)
@@ -153,7 +154,7 @@ async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings
         finally: await asyncio.to_thread(stack.close)
     row = {"id": f"{task['id']}-try{number}", "kind": "seeking" if task.get("answer") else "research", "maker": "attempt", "task_id": task["id"], "split": task.get("split", "train"),
            "language": task.get("language", "en"), "messages": messages, "tools": tools.schemas, "success": False, "tool_calls": agent.spent.tool_calls, "tokens": agent.spent.tokens,
-           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": task.get("plan", []), "policy": name}}
+           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name}}
     if not ended.startswith("broke"): write_json(kept, row)
     return row
 

@@ -441,9 +441,11 @@ def headings(report: str):
 
 # %% ../../nbs/32_filters.ipynb #23265b5a
 def plan_share(row, search_tools=("batch_web_surfer", "search"), coverage=1.0):
-    "The share of the planned items that a search query or a heading covers; None where there is no plan."
+    "The share of the planned items that were followed: as a judge found, else those that a search query or a heading covers; None where there is no plan."
     plan = (row.get("meta") or {}).get("plan") or []
     if not plan: return None
+    judged = row["meta"].get("agreement")
+    if isinstance(judged, dict) and isinstance(judged.get("share"), (int, float)): return judged["share"]
     queries = [text for name, arguments in calls_of(row) if name in search_tools for text in strings(arguments)]
     done = [content_words(text) for text in queries + headings(answer_of(row))]
     items = [content_words(item) for item in plan]
