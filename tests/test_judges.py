@@ -59,7 +59,7 @@ class JudgeModel(ScriptedModel):
         if kind == "never": return turn("Well, it depends on how one looks at it.")
         if kind == "refusal": return turn("I'm sorry, but I can't help with that.")
         if kind == "mended" and len(messages) == 2: return turn('{"explanation": "x", "verdict": "mostly"}')
-        if kind == "wavers": return reply(("satisfied", "partially", "satisfied")[sum(self.kind(b["messages"]) == "wavers" for b in self.requests) % 3])
+        if kind == "wavers": return reply(("satisfied", "partially", "satisfied")[sum(b["messages"] == messages for b in self.requests) % 3])
         return reply({"not": "not", "part": "partially"}.get(kind, "satisfied"), f"about {kind}")
 
     def fault(self, number):
@@ -242,6 +242,24 @@ def test_several_rubrics_share_a_request_and_the_bill_is_the_servers(tmp_path):
         assert same[0]["messages"][0] == same[-1]["messages"][0] and common > 0.8 * least, "merits and flaws have the beginning in common"
 
 
+@pytest.mark.parametrize("settings", [JudgingSettings(), SEVERAL])
+def test_the_first_request_of_a_report_goes_ahead_of_the_others(settings):
+    "So that a server that keeps prefixes has read the report before the others come."
+    tasks, predictions = fourteen(3)
+    under_way, alone, done = Counter(), {}, Counter()
+    def model(messages):
+        report = re.search(r"Report \d on", messages[1]["content"])[0]
+        under_way[report] += 1
+        if not done[report]: alone.setdefault(report, set()).add(under_way[report])
+        time.sleep(0.02)
+        under_way[report] -= 1; done[report] += 1
+        return good(messages) if "<criteria>" in messages[1]["content"] else reply("not")
+    with ScriptedModel(model) as server:
+        given = run(endpoint(server, settings=settings, timeout=20.0).judge_many([(task, row["report"], None) for task, row in zip(tasks, predictions)]))
+        assert all(judged.verdict for row in given for judged in row) and len(alone) == 3 and set(map(frozenset, alone.values())) == {frozenset({1})}
+        assert len(server.requests) == 3 * (42 if settings.rubrics_per_request == 1 else 6)
+
+
 @pytest.mark.parametrize("most, sizes", [(1, [1] * 14), (2, [1, 1, 2, 2, 2, 2, 2, 2]), (5, [4, 5, 5]), (9, [5, 9]), (400, [5, 9])])
 def test_groups_are_no_larger_than_allowed(most, sizes):
     tasks, predictions = fourteen()
@@ -406,7 +424,7 @@ def test_a_judge_of_a_chinese_report_reads_chinese_only(several):
     spoilt = iter(("没有结论。", '{"explanation": "没有写明。", "verdict": "大体"}', "", '{"verdict": "not", "explanation": ""}'))
     def model(messages):
         shown = messages[1]["content"]
-        if several == 1 and "<part>" not in shown and len(messages) < 5 and (text := next(spoilt, None)) is not None: return turn(text)  # each is sent back with what is wrong with it
+        if several == 1 and "<part>" not in shown and len(messages) == 2 and (text := next(spoilt, None)) is not None: return turn(text)  # each is sent back with what is wrong with it
         if "<part>" in shown: return turn(json.dumps({"notes": [{"number": n, "words": text, "evidence": []} for n, text in enumerate(asked_of(messages), 1)]} if several > 1 else {"evidence": []}))
         if several == 1: return reply("not", "没有写明。")
         return turn(json.dumps({"verdicts": [{"number": n, "words": text, "explanation": "没有写明。", "verdict": "not"} for n, text in enumerate(asked_of(messages), 1)]}))

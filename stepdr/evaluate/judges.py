@@ -6,10 +6,10 @@
 __all__ = ['POINTS', 'REASONS', 'TEACHER', 'NOTES', 'HEALS', 'HUMAN', 'Judgement', 'join_trials', 'RubricJudge',
            'read_paragraphs', 'OracleJudge', 'TrainedJudge', 'WordsJudge', 'JudgingSettings', 'prompts_hash',
            'cut_report', 'rubric_kind', 'groups_of', 'listed', 'read_entries', 'shown_notes', 'judgement_of',
-           'EndpointJudge', 'MajorityJudge', 'judge_from', 'web_of', 'judged_score', 'rows_of', 'task_fault',
-           'prediction_of', 'Journal', 'load_tasks', 'judge_reports', 'judged_rows', 'compare_judges', 'probe_judge',
-           'trials_apart', 'cost_of', 'same_by_place', 'judge_modes', 'read_factscore', 'statement_agreement',
-           'reading_rows', 'other_system']
+           'first_ahead', 'EndpointJudge', 'MajorityJudge', 'judge_from', 'web_of', 'judged_score', 'rows_of',
+           'task_fault', 'prediction_of', 'Journal', 'load_tasks', 'judge_reports', 'judged_rows', 'compare_judges',
+           'probe_judge', 'trials_apart', 'cost_of', 'same_by_place', 'judge_modes', 'read_factscore',
+           'statement_agreement', 'reading_rows', 'other_system']
 
 # %% ../../nbs/82_judges.ipynb #c0f0f5ad
 import asyncio
@@ -283,6 +283,14 @@ def judgement_of(entries, # of the trials: {"verdict", "explanation"} or SetAsid
     if joined.verdict is None: return replace(joined, reason=failed[0].kind, detail=str(failed[0].reason)[:300])
     return replace(joined, explanation=next((entry["explanation"] for entry in given if entry["verdict"] == joined.verdict), given[0]["explanation"]))
 
+# %% ../../nbs/82_judges.ipynb #7b83375c
+async def first_ahead(ask, # coroutine function of one item
+                      items, # at least one
+                      ): # -> list of results
+    "The first by itself, then the others at once."
+    first, *others = items
+    return [await ask(first), *await asyncio.gather(*map(ask, others))]
+
 # %% ../../nbs/82_judges.ipynb #277a5dbd
 class EndpointJudge(RubricJudge):
     "A model behind an endpoint, or any policy with `complete`, as the judge."
@@ -323,7 +331,7 @@ class EndpointJudge(RubricJudge):
         language = task.get("language") or ("zh" if is_chinese(task["query"]) else "en")
         same = {"language": language if language in ("en", "zh") else "en", "task": task["query"], "sources": self.sources(report, paragraphs)}
         apart = [[rubric] for rubric in task["rubrics"]] if self.settings.rubrics_per_request == 1 else [task["rubrics"]]
-        return [judged for part in await asyncio.gather(*(self.rubrics(rubrics, report, same) for rubrics in apart)) for judged in part]
+        return [judged for part in await first_ahead(lambda rubrics: self.rubrics(rubrics, report, same), apart) for judged in part]
 
     async def rubrics(self, rubrics, report, same): # rubrics that share requests -> list of Judgement
         "All trials; a report that the model has no room for is cut smaller, and fewer of its sources are shown."
@@ -331,7 +339,7 @@ class EndpointJudge(RubricJudge):
         while True:
             try:
                 notes = await self.notes(rubrics, report, size, same, work) if guess_tokens(report) > size else None
-                trials = await asyncio.gather(*(self.trial(rubrics, report, notes, same, draw, work) for draw in range(self.settings.trials)))
+                trials = await first_ahead(lambda draw: self.trial(rubrics, report, notes, same, draw, work), range(self.settings.trials))
             except SetAside as error: trials = [[error] * len(rubrics)] * self.settings.trials
             failed = [entry.kind for trial in trials for entry in trial if isinstance(entry, SetAside)]
             if not ("too_long" in failed and (size > 1000 or same["sources"])): break
@@ -384,7 +392,7 @@ class EndpointJudge(RubricJudge):
                 halves = numbers[:len(numbers) // 2], numbers[len(numbers) // 2:]   # the notes on all of them have no room
                 return {n: entry for part in await asyncio.gather(*map(group, halves)) for n, entry in part.items()}
             return dict(zip(numbers, entries, strict=True))
-        found = {n: entry for part in await asyncio.gather(*map(group, self.groups(rubrics, same["task"], draw))) for n, entry in part.items()}
+        found = {n: entry for part in await first_ahead(group, self.groups(rubrics, same["task"], draw)) for n, entry in part.items()}
         return [found[n] for n in range(len(rubrics))]
 
     async def notes(self, rubrics, report, size, same, work): # -> (number of parts, lines for each rubric); raises SetAside
