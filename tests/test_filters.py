@@ -688,7 +688,10 @@ class WholeProvider(HalfProvider):
 def worked(provider, tools, calls, folder):
     "A row of a real toolbox: each call with what the tools said."
     workspace = Workspace(folder)
-    offered = {"batch_web_surfer": WebSurfer(provider).batch_web_surfer, "file": Files(workspace).file, "shell": Shell(workspace).shell}
+    def archive() -> str:
+        "All lines of the archive."
+        return "\n".join(f"Line {number} of the archive, which holds all letters of the year." for number in range(900))
+    offered = {"batch_web_surfer": WebSurfer(provider).batch_web_surfer, "file": Files(workspace).file, "shell": Shell(workspace).shell, "archive": archive}
     box, messages = Toolbox([offered[name] for name in tools], workspace), [{"role": "user", "content": "Write a report."}]
     for name, arguments in calls:
         result = box.call({"name": name, "arguments": arguments})
@@ -700,20 +703,21 @@ def worked(provider, tools, calls, folder):
 def test_dead_ends_are_told_from_noise_by_the_tools_own_words(tmp_path, monkeypatch):
     search = lambda topk: ("batch_web_surfer", {"action": "batch_search", "queries": ["Etna"], "topk": topk})
     visit = lambda *names: ("batch_web_surfer", {"action": "batch_open", "urls": [f"https://wiki.example/{name}" for name in names]})
-    long = ("batch_web_surfer", {"action": "batch_search", "queries": ["Etna", "Unzen"], "topk": 20})
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     row = lambda name, provider, tools, *calls: worked(provider, tools, calls, tmp_path / name)
-    rows = [row("read on", WholeProvider(), ("batch_web_surfer", "file"), long, ("file", {"action": "read", "path": "results/0001_batch_web_surfer.txt", "start": 40}), visit("Etna%200")),
+    rows = [row("read on", WholeProvider(), ("batch_web_surfer", "archive", "file"), ("archive", {}), ("file", {"action": "read", "path": "results/0001_archive.txt", "start": 40}), search(2), visit("Etna%200")),
             row("the page is gone", WholeProvider(), ("batch_web_surfer",), search(3), visit("Etna 1"), visit("Etna%202")),
             row("a guessed address", HalfProvider(), ("batch_web_surfer",), search(3), visit("Merapi")),
             row("its own mistake", WholeProvider(), ("batch_web_surfer",), ("shell", {"command": "ls"}), search(1)),
-            row("no file tool", WholeProvider(), ("batch_web_surfer",), long),
+            row("no file tool", WholeProvider(), ("batch_web_surfer", "archive"), ("archive", {})),
             row("refused", HalfProvider(), ("batch_web_surfer",), search(3), visit("Etna%201#history")),
             row("refused beside another", HalfProvider(), ("batch_web_surfer",), search(3), visit("Merapi", "Etna 1")),
             row("no sandbox", WholeProvider(), ("batch_web_surfer", "shell"), ("shell", {"command": "ls"}))]
     kept, dropped = dead_ends(rows)
     assert ids(kept) == ["read on", "the page is gone", "a guessed address", "its own mistake"]
-    assert reasons(dropped) == {"no file tool": "a result names a tool that is not there", "refused": "an address that a result showed is refused",
+    assert "stored whole" in rows[0]["messages"][2]["content"] and not dead_ends([{**rows[0], "tools": []}])[1]
+    assert dead_ends([{**rows[0], "tools": rows[0]["tools"][:2]}])[1][0]["reason"] == "a result names a tool that is not there"
+    assert reasons(dropped) == {"no file tool": "a result cannot be read on", "refused": "an address that a result showed is refused",
                                 "refused beside another": "an address that a result showed is refused", "no sandbox": "a tool cannot work here"}
     assert failed_responses(rows[1]) and failed_responses(rows[2]), "what was kept has noise in it"
     _, _, funnel = apply_filters(rows, [dead_ends], "rows")

@@ -707,7 +707,7 @@ def tool_schema(rows):
 REFUSED = r"only what the search finds can be opened|no such (?:file|page) in the (?:folder|closed web)|is gone from the folder|it is not opened|is not on the public web|was not recorded"
 CANNOT_WORK = (r"^\s*error ?: (?:the tool \S+ broke \(|the shell is off|the sandbox does not start|the browser did not start|no browser: |no text recognition here|no speech recognition here|only WAV can be read here"
                r"|.{0,200}(?:is not installed|pip install '?stepdr))")
-_NAMED_TOOL = re.compile(r"(?m)^read on: (\w+) \{|^\[Turns \d+ to \d+ were summarised [^\n]*with the tool `(\w+)`")
+_NAMED_TOOL = re.compile(r"(?m)(?:^|^\[\d+ more [a-z]+; )read on: (\w+) \{|^\[Turns \d+ to \d+ were summarised [^\n]*with the tool `(\w+)`")
 _LEFT_OUT = re.compile(r"\[(?:…|\.\.\.) \d+ characters left out([^\]\n]*)\]")
 _ADDRESS = re.compile(r"(?:https?|file)://[^\s<>\"'`]+")
 
