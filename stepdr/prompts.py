@@ -181,7 +181,7 @@ Decide by the paragraphs alone, not by what you know, whether the triple is true
 - supported: a passage says so.
 - refuted: a passage says what cannot be true together with it.
 - unknown: no passage decides it; that both ends are named is not enough.
-Collect further facts about its two ends that the paragraphs state (dates, places, numbers, roles); they will serve to describe them without naming them.
+Collect further facts about its two ends that the paragraphs state (dates, places, numbers, roles), each in a sentence that stands alone and names which of the two it is about; they will serve to describe the two without naming them.
 =====
 <triple>
 {triple}
@@ -194,7 +194,7 @@ Collect further facts about its two ends that the paragraphs state (dates, place
 - supported：有段落这样说。
 - refuted：有段落的说法与它不可能同时成立。
 - unknown：没有段落能够决定；仅仅提到两端的名字还不够。
-并收集段落中关于它两端的其他事实（日期、地点、数字、身份），以便日后不提名字也能描述它们。
+并收集段落中关于它两端的其他事实（日期、地点、数字、身份），每条是能独立成立的一句话，写明说的是两端中的哪一个；它们日后用来在不提名字的情况下描述两端。
 =====
 <triple>
 {triple}

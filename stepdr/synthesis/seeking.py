@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['CLASS_RELATION', 'SAID', 'GENERIC', 'DATE', 'DATE_ZH', 'NUMBER', 'SEEKERS', 'Subgraph', 'read_subgraph',
            'named_edges', 'relation_said', 'verify_edge', 'hit_paragraph', 'search_words', 'shown', 'is_common',
-           'name_parts', 'speaks_of', 'check_edge', 'check_edges', 'Statement', 'statements_of', 'vague_year',
-           'fuzz_dates', 'fuzz_numbers', 'exact_values', 'secrets_told', 'hangs_together', 'answer_names', 'also_fit',
-           'chain_faults', 'used_entities', 'keep_secrets', 'one_search_finds', 'different_answers', 'second_reading',
-           'read_twice', 'question_from_graph', 'outcomes_asked', 'all_answers', 'hide_names', 'graph_question',
-           'link_chooser', 'next_link', 'year_sentences', 'telling_words', 'question_from_walk', 'years_asked',
-           'walk_faults', 'walk_question', 'read_items', 'seek']
+           'name_parts', 'speaks_of', 'with_subject', 'check_edge', 'check_edges', 'Statement', 'statements_of',
+           'vague_year', 'fuzz_dates', 'fuzz_numbers', 'exact_values', 'secrets_told', 'hangs_together', 'answer_names',
+           'also_fit', 'chain_faults', 'used_entities', 'keep_secrets', 'one_search_finds', 'different_answers',
+           'second_reading', 'read_twice', 'question_from_graph', 'outcomes_asked', 'all_answers', 'hide_names',
+           'graph_question', 'link_chooser', 'next_link', 'year_sentences', 'telling_words', 'question_from_walk',
+           'years_asked', 'walk_faults', 'walk_question', 'read_items', 'seek']
 
 # %% ../../nbs/393_seeking.ipynb #27e7b280
 import asyncio
@@ -152,6 +152,10 @@ def speaks_of(text, names): # text, names of one thing -> bool
         if not re.search(r"[^\W\d_]", name) and {f for f in figures_in(name.lstrip("+-").replace("-", " ")) if len(f) > 2} & figures_in(text): return True
     return False
 
+# %% ../../nbs/393_seeking.ipynb #f64104af
+def with_subject(statement, title, names): # sentence, title of its page, names of the two ends -> the sentence; after the title where only that says what it is about
+    return statement if speaks_of(statement, names) or not speaks_of(title, names) else f"{title}: {statement}"
+
 # %% ../../nbs/393_seeking.ipynb #daea9d9d
 async def check_edge(edge, subgraph, client, provider, settings=SeekingSettings(), language="en"): # -> {"head", "relation", "tail", "verdict", "why", "findings", "facts"}
     "Search for a triple and let the teacher judge it by what was found; where that does not name both ends nobody is asked. A search or a teacher that fails leaves it unknown, with the reason."
@@ -169,7 +173,8 @@ async def check_edge(edge, subgraph, client, provider, settings=SeekingSettings(
     grounded = [f for f in reply["findings"] if f["paragraph"] in found]
     verdict, why = reply["verdict"], ""
     if verdict == "supported" and not any(f["stance"] == "supports" for f in grounded): verdict, why = "unknown", "no passage that was shown supports it"
-    return {**checked, "verdict": verdict, "why": why or {"refuted": "refuted", "unknown": "not decided by what was found"}.get(verdict, ""), "findings": grounded, "facts": [f for f in reply["facts"] if f["paragraph"] in found]}
+    return {**checked, "verdict": verdict, "why": why or {"refuted": "refuted", "unknown": "not decided by what was found"}.get(verdict, ""), "findings": grounded,
+            "facts": [{**f, "statement": with_subject(f["statement"], found[f["paragraph"]].title, [*subgraph.names[head], *subgraph.names[tail]])} for f in reply["facts"] if f["paragraph"] in found]}
 
 # %% ../../nbs/393_seeking.ipynb #7a3cc6dc
 async def check_edges(subgraph, client, provider, settings=SeekingSettings(), language="en"): # -> (list of checked edges, {"edges", "nameless", "left", "unnamed": unknown for want of a passage that names both ends, verdict: how many})
