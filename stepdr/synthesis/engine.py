@@ -422,7 +422,7 @@ class Kept:
         self.path(number, "json").unlink(missing_ok=True)
         atomic_write(self.path(number, "done.jsonl"), made.done)
         atomic_write(self.path(number, "aside.jsonl"), made.aside)
-        note = {"items_digest": digest, "sizes": [len(made.done), len(made.aside)], "counts": made.counts, "spent": dict(Counter(made.spent) + Counter(before))}
+        note = {"items_digest": digest, "sizes": [len(made.done), len(made.aside)], "counts": made.counts, "spent": {key: made.spent.get(key, 0) + before.get(key, 0) for key in {**made.spent, **before}}}
         atomic_write(self.path(number, "json"), json.dumps(note))
         return note
 
