@@ -22,7 +22,7 @@ from stepdr.synthesis.seeking import check_edge
 from stepdr.synthesis.verification import VerificationSettings, verification_row
 from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of
 from stepdr.tools.base import Toolbox, run_async
-from stepdr.tools.kit import provider_kit
+from stepdr.tools.kit import KitSettings, open_kit, provider_kit
 from stepdr.tools.search import FolderProvider, Provider, SearchHit, StoreProvider, folder_store
 from stepdr.tools.workspace import Workspace
 from stepdr.trajectory import cited_ids
@@ -89,6 +89,9 @@ def folder(tmp_path_factory):
 def pages(folder, tmp_path_factory): return FolderProvider(folder_store(folder, tmp_path_factory.mktemp("index") / "index", show=False))
 
 
+def call(tools, **arguments): return run_async(tools.call_async({"name": "batch_web_surfer", "arguments": arguments})).text
+
+
 # synthesis
 
 def test_a_check_that_stays_open_becomes_a_row():
@@ -151,6 +154,31 @@ def test_a_finding_keeps_all_its_lines():
 # the agent and its tools
 
 
+def test_the_closed_web_answers_a_query_that_no_page_has_in_all_its_words(tmp_path):
+    shown = exchange("closed_web_no_results")
+    first = next(m for m in shown["exchanges"][0]["request"]["messages"] if m.get("tool_calls"))
+    with open_kit(Workspace(tmp_path), KitSettings(tools="batch_web_surfer,todo")) as tools:
+        for one in (json.loads(c["function"]["arguments"]) for c in first["tool_calls"] if c["function"]["name"] == "batch_web_surfer"):
+            text = call(tools, **one)
+            assert "no results" not in text and text.count("Jack Lemmon") > len(one["queries"])
+        run_async(tools.call_async({"name": "todo", "arguments": {"action": "create", "texts": ["Family", "Education"]}}))
+        answers = [run_async(tools.call_async({"name": c["name"], "arguments": c["arguments"]})).text for c in shown["exchanges"][1]["reply"]["tool_calls"]]
+    assert "[x] 2. Education" in answers[0] and "Jack Lemmon" in answers[1] and "error" not in " ".join(answers)   # `status` and `query`, as models write them
+
+
+def test_search_over_a_folder_gives_passages_and_each_once(pages, tmp_path):
+    shown = exchange("captions")
+    before = next(m["content"] for m in shown["exchanges"][0]["request"]["messages"] if "climate effect" in str(m["content"]) and m["role"] == "tool" and "\n## " in m["content"])
+    queries = re.findall(r"(?m)^## (.*)$", before)
+    with provider_kit(Workspace(tmp_path), pages) as tools: text = call(tools, action="batch_search", queries=queries, topk=4)
+    said = [line for line in text.splitlines() if len(line) > 60 and not line.startswith("## ")]
+    assert queries and all(f"## {query}" in text for query in queries)
+    assert not [line for line in said if re.match(r"(?:\S+ ){0,12}Enlarge ", line) or "#copyright" in line]                # captions, navigation
+    assert not re.search(r"(?m)^\s*Enlarge\b", text)
+    assert len(set(said)) == len(said) and "0.5 °C" in text and ("57 people" in text or "Fifty-seven people" in text)
+    assert text.count("file:///Mount_Pinatubo.txt") <= len(queries)
+
+
 def answer_and_read(pages):
     "The report with one wrong letter in one id, and the paragraphs that had been read: as the pages have them, or as a tool showed them."
     report, said = (exchange("strict_repair")["exchanges"][0]["request"]["messages"][n]["content"] for n in (-2, -1))
@@ -205,7 +233,7 @@ def corpus(folder, tmp_path_factory):
 
 
 def test_the_policy_reads_the_page_that_its_search_found(corpus, tmp_path):
-    "03: the result was hidden behind a tool that was not there and the page refused; the same turns now read it, and the old row is dropped."
+    "The result was hidden behind a tool that was not there and the page refused; the same turns now read it, and the old row is dropped."
     shown = exchange("result_hidden_and_open_refused")
     old = shown["exchanges"][1]["request"]
     first = next(m for m in old["messages"] if m["role"] == "assistant")
