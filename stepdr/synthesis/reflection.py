@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAUSES', 'SENTENCES', 'CLAUSES_ZH', 'SENTENCES_ZH', 'WORDING', 'set_aside', 'aside_of', 'bad_item', 'find_hints',
-           'cut_hints', 'remove_hints', 'mended_hints', 'clean_hints', 'Attempt', 'AgentAttempts', 'provider_tools',
-           'same_words', 'is_right', 'states', 'uncited', 'work_text', 'think_over', 'ask_for_sources', 'retry_text',
+           'cut_hints', 'remove_hints', 'mended_hints', 'clean_hints', 'Attempt', 'AgentAttempts', 'same_words',
+           'is_right', 'states', 'uncited', 'work_text', 'think_over', 'ask_for_sources', 'retry_text',
            'question_parts', 'reflection', 'history_for', 'own_voice', 'numbered_calls', 'trajectory_row',
            'ReflectionSettings', 'reflect_loop', 'finished', 'reflection_rows', 'hint_measures']
 
@@ -27,7 +27,6 @@ from ..answers import compare_answers
 from ..rules import figures_in, keywords, passage_for, rule, sentences
 from .attempts import on_background, same_answer
 from .filters import calls_of, malformed, sources_read, words
-from ..tools.base import Toolbox
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
 from ..trajectory import CITE_FORM, cited_ids, neutralize, without_citations
@@ -210,14 +209,6 @@ class AgentAttempts:
         self.toolbox = await asyncio.to_thread(self.opened.enter_context, self.kit(self.workspace))
 
     async def close(self): await asyncio.to_thread(self.opened.close)
-
-# %% ../../nbs/394_reflection.ipynb #49017c73
-def provider_tools(provider, # Provider (stepdr.tools.search)
-                   fetcher=None, # Fetcher, or None: only pages that the provider holds
-                   ): # -> function workspace -> Toolbox
-    "The search tool over a provider, its results whole, for roles that search."
-    from stepdr.tools.search import WebSurfer
-    return lambda workspace=None: Toolbox([WebSurfer(provider, fetcher).batch_web_surfer], workspace)
 
 # %% ../../nbs/394_reflection.ipynb #e24e9106
 def same_words(reply, task): # answer of an attempt, task row -> bool

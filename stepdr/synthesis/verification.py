@@ -7,7 +7,7 @@ __all__ = ['STANCES', 'SIDE', 'WORDING', 'Check', 'shown_findings', 'sources', '
            'paragraph_verdict', 'VerificationSettings', 'look_up', 'extract', 'verify_round', 'run_check',
            'judge_check', 'read_thought', 'search_turn', 'trace_messages', 'check_record', 'verify_paragraph',
            'first_claim', 'extract_statements', 'plan_checks', 'stance_of', 'sided', 'verify_statement',
-           'read_findings', 'replan_checks', 'report_checks', 'judge_conclusion', 'verification_row']
+           'read_findings', 'replan_checks', 'report_checks', 'judge_conclusion', 'search_box', 'verification_row']
 
 # %% ../../nbs/395_verification.ipynb #3d0c7d6a
 import re
@@ -19,7 +19,8 @@ from ..llm import EndpointError
 from ..prompts import VERDICTS
 from ..rules import field_of, figures_in, folded, keywords, rule, sentences, share_said
 from .filters import malformed, words
-from .reflection import aside_of, bad_item, provider_tools, set_aside, trajectory_row
+from .reflection import aside_of, bad_item, set_aside, trajectory_row
+from ..tools.base import Toolbox
 from ..trajectory import cited_ids, neutralize
 
 # %% ../../nbs/395_verification.ipynb #1fb80020
@@ -345,10 +346,18 @@ def judge_conclusion(values, language="en", draw=0): # {"statement", "findings",
     gap = f"依据只能得出 {warranted}，而不是 {concluded}。" if language == "zh" else f"counting sites gives {warranted}, the conclusion is {concluded}"
     return {"warranted": warranted, "gaps": [] if follows else [gap], "follows": follows}
 
+# %% ../../nbs/395_verification.ipynb #843863af
+def search_box(provider, # Provider (stepdr.tools.search)
+               fetcher=None, # Fetcher, or None: only pages that the provider holds
+               ): # -> Toolbox
+    "The search tool over a provider, its results whole, for roles that search."
+    from stepdr.tools.search import WebSurfer
+    return Toolbox([WebSurfer(provider, fetcher).batch_web_surfer])
+
 # %% ../../nbs/395_verification.ipynb #5af9699a
 async def verification_row(item, client, provider, judge=None, fetcher=None, language="en", # {"id", "paragraph", "verdict"?, "url"?}; teacher; search; another teacher as the judge
                            settings=VerificationSettings(),
                            ): # -> row or record
     "What the engine calls."
     language = item.get("language", language) if isinstance(item, dict) else language
-    return await verify_paragraph(item, client, provider_tools(provider, fetcher)(), judge, language, settings)
+    return await verify_paragraph(item, client, search_box(provider, fetcher), judge, language, settings)
