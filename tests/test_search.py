@@ -25,6 +25,7 @@ from stepdr.tools.base import ToolError, Toolbox, run_async
 from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
 from stepdr.tools.search import (BraveProvider, ClosedWebProvider, FolderProvider, McpProvider, SearxngProvider, SerperProvider, SurferSettings, TavilyProvider, WebSurfer,
                                  folder_store, live_provider)
+from stepdr.tools.workspace import Workspace
 from stepdr.world.authority import Authority
 from stepdr.world.closed import ClosedWeb
 from stepdr.world.graph import load_graph
@@ -671,3 +672,28 @@ def test_a_search_that_brought_captions_brings_passages_once(tmp_path):
     assert len(cited) == len(set(cited)) and all(f"## {query}" in found.text for query in queries)
     useful = lambda text: {one for passage, one in re.findall(r"^(.*\S) \\cite\{(web_\w{8})\}$", text, re.MULTILINE) if "Enlarge" not in passage and "Related subjects" not in passage and len(passage) > 100}
     assert len(useful(found.text)) > 1.3 * len(useful(before))
+
+
+@pytest.mark.skipif(not (SHARED / "exchanges").is_dir(), reason="../shared with the exchanges is not there")
+def test_the_closed_web_answers_what_an_agent_asked_it_in_vain():
+    box = Toolbox([WebSurfer(ClosedWebProvider(ClosedWeb(load_graph(root() / "data" / "kg")))).batch_web_surfer])
+    exchanges = json.loads((SHARED / "exchanges" / "06_closed_web_no_results.json").read_text())["exchanges"]
+    first = next(call["function"] for m in exchanges[0]["request"]["messages"] for call in m.get("tool_calls", ()) if call["function"]["name"] == "batch_web_surfer")
+    calls = [first] + [call for one in exchanges for call in one["reply"]["tool_calls"] if call["name"] == "batch_web_surfer"]
+    results = [box.call(call) for call in calls]
+    assert len(results) == 5 and not any(result.failed or "no results" in result.text for result in results)
+    assert all("Jack Lemmon" in p.title for p in results[0].paragraphs) and results[0].paragraphs
+
+
+def test_no_result_sends_the_agent_to_a_tool_that_is_not_there(coast, tmp_path):
+    "Long results of a tool set without `file`: search keeps to its tokens and names its own calls, others are cut and say so."
+    (coast / "Long.txt").write_text("\n\n".join(f"Paragraph {i} on the lighthouse tells once more how its lamp was lit in the year {1800 + i}, and by whom it was paid." for i in range(300)))
+    def talk() -> str:
+        "Say much."
+        return "much " * 4000
+    surfer = WebSurfer(FolderProvider(folder_store(coast, tmp_path / "index", show=False)))
+    box = Toolbox([surfer.batch_web_surfer, talk], Workspace(tmp_path / "work"))
+    opened = box.call({"name": "batch_web_surfer", "arguments": {"action": "batch_open", "urls": ["file:///Long.txt"]}})
+    assert len(opened.text) > 8000 and "results/" not in opened.text and "read on: batch_web_surfer {" in opened.text
+    said = box.call({"name": "talk", "arguments": {}}).text
+    assert "results/" not in said and "ask for less at once" in said and len(said) < 8200

@@ -939,15 +939,15 @@ class WebSurfer:
         found = self._by_page(ranked[(page - 1) * topk:page * topk])
         lines = [f"## {_safe(query)}", *([f"error: {_safe(str(answer))}"] if failed else [])]
         if failed and found: lines.append("from what was read before:")
-        new, waiting = [], 0
-        for place, (old, rows) in enumerate(found, (page - 1) * topk + 1):
+        new, waiting, place = [], 0, (page - 1) * topk + 1
+        for old, rows in found:
             fresh = [p for p in rows if p.id not in self.shown]
             text, shown = self._page_lines(place, old, fresh, room - guess_tokens("\n".join(lines)), new == [])
-            lines, new, waiting = [*lines, *text], [*new, *shown], waiting + len(fresh) - len(shown)
+            lines, new, waiting, place = [*lines, *text], [*new, *shown], waiting + len(fresh) - len(shown), place + bool(shown)
         again = [p for _, rows in found for p in rows if p.id in self.shown and p not in new]
         if again: lines.append(f"shown before: {', '.join(p.id for p in again)}")
         given = {name: value for name, value in {**filters, "authority_only": authority_only}.items() if value}
-        if waiting: lines.append(f"[{waiting} more paragraphs did not fit; ask again: {call_text(SURFER, action='batch_search', queries=[query], topk=topk, **given)}]")
+        if waiting: lines.append(_safe(f"[{waiting} more paragraphs did not fit; ask again: {call_text(SURFER, action='batch_search', queries=[query], topk=topk, **given)}]"))
         if not found and not failed: lines.append("no more results" if ranked else "no results" + (f" with {', '.join(given)}; try without" if given else ""))
         if found and self.provider.local and (line := missing_line(query, [" ".join([rows[0].title, *(f"{p.heading} {p.text}" for p in rows)]) for _, rows in found])): lines.append(_safe(line))
         return "\n".join(lines), tuple(new + again), failed and not found

@@ -6,6 +6,7 @@
 __all__ = ['words', 'ParagraphIndex', 'contains']
 
 # %% ../../nbs/12_index.ipynb #a8d03901
+import math
 import re
 from functools import lru_cache
 
@@ -46,11 +47,11 @@ class ParagraphIndex:
         return tuple(p for _, p in self.rerank(self.scored(terms, 100, every=True), terms))[:topk]
 
     def _nearest(self, query, topk=3): # -> tuple of Paragraph, best first
-        "Paragraphs that have the most words of a query: for one that none answers in all of them."
+        "Paragraphs that have the most words of a query, a rare word counting more: for one that none answers in all of them."
         terms = words(query)
-        scored = self.scored(terms, 1000, every=False)
-        counts = {number: sum(term in self.words[number] for term in set(terms)) for _, number in scored}
-        return tuple(p for _, p in self.rerank([row for row in scored if counts[row[1]] == max(counts.values())], terms))[:topk]
+        scored, weights = self.scored(terms, 1000, every=False), {term: math.log(1 + len(self.paragraphs) / (1 + self._searcher.doc_freq("text", term))) for term in terms}
+        shares = {number: sum(weight for term, weight in weights.items() if term in self.words[number]) for _, number in scored}
+        return tuple(p for _, p in self.rerank([row for row in scored if shares[row[1]] > 0.999 * max(shares.values())], terms))[:topk]
 
     def scored(self, terms, limit, every): # words, most results, whether all words must occur -> [(BM25 score, paragraph number)]
         if not terms: return []
