@@ -5,7 +5,7 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from stepdr.client import Answer, SetAside, Work
+from stepdr.client import Answer, Work
 from stepdr.llm import EndpointError
 from stepdr.prompts import PROMPTS, SCHEMAS, schema_in
 from stepdr.rules import RULES, OfflineTeacher
