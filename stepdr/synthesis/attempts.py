@@ -236,7 +236,7 @@ class RulePolicy:
                          "content": f"<answer>{self.answered(task, found, zh) if question else self.written(parts, found, zh)}</answer>"}
         return Reply(message, Usage(guess_tokens(messages), guess_tokens([message])), 0.0, "tool_calls" if message.get("tool_calls") else "stop", 0.0, 1, "rules")
 
-    def search(self, queries, zh, before): # two at a time: longer results are stored, and only their outline shown -> message
+    def search(self, queries, zh, before): # two at a time -> message
         said = ("需要弄清：" if zh else "To be settled: ") + "; ".join(queries)
         call = {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": queries, "topk": self.topk}}
         return {"role": "assistant", "reasoning_content": said, "content": "", "tool_calls": [{"id": f"call_{before}", "type": "function", "function": call}]}
