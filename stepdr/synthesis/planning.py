@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'ABSTRACT', 'RESULTS', 'SCOPE', 'report_sections', 'strip_results', 'report_frame', 'copied_run', 'set_scope',
-           'names_title', 'given_away', 'task_from_report', 'planning_task', 'work_text', 'plan_alignment',
-           'followed_share', 'plan_agreement', 'plan_verdict', 'planned_work']
+           'names_title', 'given_away', 'off_subject', 'task_from_report', 'planning_task', 'work_text',
+           'plan_alignment', 'followed_share', 'plan_agreement', 'plan_verdict', 'planned_work']
 
 # %% ../../nbs/392_planning.ipynb #777e811e
 import hashlib
 import re
+from collections import Counter
 
 from ..client import SetAside
 from ..config import InputError
 from ..research import ResearchSettings, message_text, shrink
-from ..rules import names_in, rule, sentences
+from ..rules import keywords, names_in, rule, sentences
 from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, set_aside, task_row
 from .filters import content_words, words
 from ..tools.kit import provider_kit
+from ..trajectory import without_citations
 
 # %% ../../nbs/392_planning.ipynb #dc59f1f0
 HEAD = re.compile(r"(?m)^(#{1,6})[ \t]+(.+?)[ \t#]*$|^\*\*(?:\d+(?:\.\d+)*\.?\s*)?([^*\n]{3,120})\*\*[ \t:]*$")
@@ -88,6 +90,16 @@ def given_away(text, report, frame=""): # task or step, report, what the teacher
     told = sorted(v for v in map(str.strip, known) if not years.fullmatch(v) and has(v, report) and not has(v, f"{scope}\n{frame}"))
     return faults + ([f"gives away figures: {', '.join(told)}"] if told else [])
 
+# %% ../../nbs/392_planning.ipynb #2b5206eb
+def off_subject(text, report, most=40, least=2): # task or query, Markdown; words that a report uses most; how many of its subject's words there must be -> list of lines, none if it is about the report's subject
+    "Whether a text shares too few words with what a report is about. Another language than the report's is not judged."
+    def chinese(text): return 5 * len(re.findall("[\u4e00-\u9fff]", text)) > len(text)
+    used = Counter(word for line in without_citations(report, " ").splitlines() for word in keywords(line))
+    subject = {*(word for _, heading, _ in report_sections(report) for word in keywords(heading)), *(word for word, _ in used.most_common(most))}
+    shared = subject & set(keywords(text))
+    if chinese(text) != chinese(report) or len(shared) >= min(least, len(subject)): return []
+    return [f"is about something else: of the words that the report is about it has {', '.join(sorted(shared)) or 'none'}"]
+
 # %% ../../nbs/392_planning.ipynb #c3d8e49c
 @rule
 def task_from_report(values, language="en", draw=0): # {"report"} -> reply
@@ -105,11 +117,11 @@ async def planning_task(item, client, language="", settings=SeekingSettings()): 
     if not isinstance(item, dict) or not isinstance(item.get("text"), str) or not item["text"].strip(): return [malformed_item(item, "planning", "a report needs id and text")]
     language, frame = language or ("zh" if item.get("language") == "zh" else "en"), report_frame(item["text"], settings.view)
     name = f"planning-{item.get('id') or hashlib.blake2b(item['text'].encode(), digest_size=5).hexdigest()}"
-    def told(reply): return given_away(reply["task"], item["text"]) + [f"step {n}: {fault}" for n, step in enumerate(reply["plan"], 1) for fault in given_away(step, item["text"], frame) if fault.startswith("gives away")]
+    def told(reply): return off_subject(reply["task"], item["text"]) + given_away(reply["task"], item["text"]) + [f"step {n}: {fault}" for n, step in enumerate(reply["plan"], 1) for fault in given_away(step, item["text"], frame) if fault.startswith("gives away")]
     try: reply = (await client.ask("task_from_report", language=language, wishes=told, report=frame)).value
     except SetAside as error: return [set_aside(name, "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies)]
     faults = told(reply)
-    if faults: return [set_aside(name, "planning", "the task gives the report away", "; ".join(faults), reply=reply)]
+    if faults: return [set_aside(name, "planning", "the task is about something else" if faults == off_subject(reply["task"], item["text"]) else "the task gives the report away", "; ".join(faults), reply=reply)]
     return [task_row(name, language, reply["task"], "", [], reply["plan"], "planning", intent=reply["intent"], view=settings.view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
 
 # %% ../../nbs/392_planning.ipynb #822b8cf8

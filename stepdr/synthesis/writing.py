@@ -22,7 +22,7 @@ from ..prompts import NEEDS
 from ..research import shrink
 from ..rules import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
-from .planning import set_scope
+from .planning import off_subject, set_scope
 from .reflection import aside_of, bad_item, set_aside
 from .rubrics import content, topics_of
 from ..trajectory import CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
@@ -99,8 +99,8 @@ _FIGURE = re.compile(r"\d+(?:,\d+)*(?:\.\d+)?%?")
 _SPEAKS = re.compile(r"\b(?:the|this|above|given)\s+(?:report|document|text|article)\b(?!\s+(?:should|must|needs|is\s+for|is\s+to))|(?:这份|该|上述|本)(?:报告|文档|文章)(?!应|要|须|需)", re.IGNORECASE)
 
 def query_faults(query, report, copied=12): # -> list of lines
-    "Why a query gives its report away."
-    wrong, scope = [], set_scope(report)
+    "Why a query is about something else, or gives its report away."
+    wrong, scope = off_subject(query, report), set_scope(report)
     if found := _SPEAKS.search(query): wrong.append(f"speaks of {found[0]!r}")
     body, allowed = set(_FIGURE.findall(report)), set(_FIGURE.findall(scope))
     told = [f for f in _FIGURE.findall(query) if f in body and f not in allowed and len(re.sub(r"\D", "", f)) > 1 and not re.fullmatch(r"(?:1[5-9]|20)\d\d|[1-3]?\d", f)]
@@ -120,7 +120,7 @@ async def query_report_row(item, client, language="", settings=WritingSettings()
     language = item.get("language") or language or measures["language"]
     try: value = (await client.ask("query_from_report", None, language, wishes=lambda value: [f"$.query: {fault}" for fault in query_faults(value["query"], item["report"], settings.copied)], report=item["report"])).value
     except (SetAside, EndpointError) as error: return aside_of(item, error)
-    if wrong := query_faults(value["query"], item["report"], settings.copied): return set_aside(item, "given away", "the query " + "; ".join(wrong), len(wrong), query=value["query"])
+    if wrong := query_faults(value["query"], item["report"], settings.copied): return set_aside(item, "off subject" if wrong == off_subject(value["query"], item["report"]) else "given away", "the query " + "; ".join(wrong), len(wrong), query=value["query"])
     messages = [{"role": "user", "content": neutralize(value["query"])}, {"role": "assistant", "content": item["report"]}]
     return {"id": f"report-{item['id']}", "kind": "report", "task_id": str(item["id"]), "split": item.get("split", "train"), "query": value["query"], "messages": messages, "text": "", "success": True,
             "tool_calls": 0, "tokens": guess_tokens(messages), "meta": {"language": language, "reader": value["reader"], "measures": measures, "source": item.get("source", "")}}
