@@ -168,11 +168,11 @@ WORDING = {
     "en": {"task": "Check the following paragraph. For each statement of fact in it conclude whether independent sources support it, support a part of it, refute it, or leave it doubtful, with citations.\n\n{paragraph}",
            "extract": "Statements to check:\n{statements}", "statement": "Statement {number}: {statement}", "plan": "If it is true: {supports}\nIf it is false: {refutes}",
            "supports": "{id} supports it: \"{quote}\"", "partly supports": "{id} supports a part of it: \"{quote}\"", "refutes": "{id} speaks against it: \"{quote}\"", "note": "{said} — {note}", "nothing": "Nothing new bears on it.", "open": "Still open: {missing}", "verdict": "Verdict: {verdict}",
-           "whole": "The paragraph as a whole", "words": {"support": "supported", "partly": "partly supported", "refute": "refuted", "doubtful": "doubtful"}},
+           "whole": "The paragraph as a whole", "part": "The paragraph as far as it was checked", "left": "Not concluded here: {statements}", "words": {"support": "supported", "partly": "partly supported", "refute": "refuted", "doubtful": "doubtful"}},
     "zh": {"task": "请核查下面的段落。对其中每一条事实陈述，判断相互独立的来源是支持它、支持它的一部分、反驳它，还是使它存疑，并给出引用。\n\n{paragraph}",
            "extract": "需要核查的陈述：\n{statements}", "statement": "陈述 {number}：{statement}", "plan": "如果属实：{supports}\n如果不实：{refutes}",
            "supports": "{id} 支持它：“{quote}”", "partly supports": "{id} 支持它的一部分：“{quote}”", "refutes": "{id} 反驳它：“{quote}”", "note": "{said}——{note}", "nothing": "没有找到新的相关内容。", "open": "尚待确认：{missing}", "verdict": "结论：{verdict}",
-           "whole": "整个段落", "words": {verdict: word for verdict, (_, _, word) in VERDICTS.items()}},
+           "whole": "整个段落", "part": "段落中已核查的部分", "left": "此处未得出结论：{statements}", "words": {verdict: word for verdict, (_, _, word) in VERDICTS.items()}},
 }
 
 # %% ../../nbs/395_verification.ipynb #49cf8f5c
@@ -192,7 +192,7 @@ def search_turn(thought, queries, topk): # -> assistant message
     call = {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": list(queries), "topk": topk}}
     return {"role": "assistant", "content": "", "reasoning_content": neutralize(thought), "tool_calls": [{"type": "function", "function": call}]}
 
-def trace_messages(item, checks, language="en", topk=4): # -> chat rows
+def trace_messages(item, checks, language="en", topk=4, left=()): # left: statements whose check came to nothing -> chat rows
     "The checks of a paragraph as one agent's work."
     say, thoughts = WORDING[language], [WORDING[language]["extract"].format(statements="\n".join(f"{n}. {c.statement}" for n, c in enumerate(checks, 1)))]
     rows = [{"role": "user", "content": neutralize(say["task"].format(paragraph=item["paragraph"]))}]
@@ -203,7 +203,8 @@ def trace_messages(item, checks, language="en", topk=4): # -> chat rows
             thoughts = [read_thought(one, language)]
         thoughts.append(say["verdict"].format(verdict=say["words"][check.verdict]))
     parts = [f"## {number}. {c.statement}\n\n**{say['words'][c.verdict]}**\n\n{c.report}" for number, c in enumerate(checks, 1)]
-    parts.append(f"**{say['whole']}: {say['words'][paragraph_verdict([c.verdict for c in checks])]}**")
+    parts.append(f"**{say['part' if left else 'whole']}: {say['words'][paragraph_verdict([c.verdict for c in checks])]}**")
+    if left: parts.append(say["left"].format(statements=" ".join(f"“{statement}”" for statement in left)))
     return rows + [{"role": "assistant", "reasoning_content": neutralize("\n\n".join(thoughts)), "content": "<answer>" + neutralize("\n\n".join(parts)) + "</answer>"}]
 
 # %% ../../nbs/395_verification.ipynb #752466aa
@@ -214,22 +215,30 @@ def check_record(check): # Check -> JSON object
             "sources": {stance: len(sources(check, stance)) for stance in STANCES}}
 
 async def verify_paragraph(item, client, toolbox, judge=None, language="en", settings=VerificationSettings()): # -> row or record
-    "A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict."
+    """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict. A statement whose
+    check comes to nothing falls out alone, with its reason in `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
     if problem := bad_item(item, paragraph=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
     if item.get("verdict") not in (None, "", *VERDICTS): return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(VERDICTS)}")
-    checks = []
+    checks, left = [], []
     try:
         for check in await extract(item, client, language, settings):
             checks.append(check)
-            await run_check(check, item, client, toolbox, language, settings)
-            if wrong := await judge_check(check, judge or client, language):
-                return set_aside(item, "does not follow", f"{check.statement[:100]!r}: {wrong[0]}", len(wrong), problems=wrong, checks=list(map(check_record, checks)))
+            try:
+                await run_check(check, item, client, toolbox, language, settings)
+                wrong = await judge_check(check, judge or client, language)
+            except SetAside as error:
+                if error.kind == "endpoint": raise
+                left.append((checks.pop(), error))
+                continue
+            if wrong: return set_aside(item, "does not follow", f"{check.statement[:100]!r}: {wrong[0]}", len(wrong), problems=wrong, checks=list(map(check_record, checks)))
     except (SetAside, EndpointError) as error: return aside_of(item, error, checks=list(map(check_record, checks)))
+    if left and not checks: return aside_of(item, left[0][1], checks=[check_record(check) for check, _ in left])
     if not checks: return set_aside(item, "no statement", "nothing in the paragraph can be checked", 0)
     verdict = paragraph_verdict([c.verdict for c in checks])
     if item.get("verdict") and verdict != item["verdict"]: return set_aside(item, "verdict", f"concluded {verdict}, known is {item['verdict']}", None, checks=list(map(check_record, checks)))
-    row = trajectory_row({**item, "query": "", "kind": "verification"}, trace_messages(item, checks, language, settings.topk), toolbox.schemas, True, language=language, verdict=verdict,
-                         known=bool(item.get("verdict")), statements=list(map(check_record, checks)))
+    row = trajectory_row({**item, "query": "", "kind": "verification"}, trace_messages(item, checks, language, settings.topk, [check.statement for check, _ in left]), toolbox.schemas, True,
+                         language=language, verdict=verdict, known=bool(item.get("verdict")), statements=list(map(check_record, checks)),
+                         left_out=[{"statement": check.statement, "kind": error.kind, "reason": error.reason[:500], "replies": error.work.replies} for check, error in left])
     row["query"] = row["messages"][0]["content"]
     return row if not (problem := malformed(row)) else set_aside(item, "malformed", problem)
 
