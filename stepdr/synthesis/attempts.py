@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GAP', 'SeekingSettings', 'as_settings', 'set_aside', 'malformed_item', 'tally', 'gather', 'task_row', 'reply_text',
-           'same_answer', 'grade', 'on_background', 'policy_name', 'attempt', 'stopped', 'hard_enough', 'task_parts',
-           'shown_passages', 'at_gap', 'RulePolicy']
+           'same_answer', 'grade', 'on_background', 'policy_name', 'unread', 'attempt', 'stopped', 'hard_enough',
+           'task_parts', 'shown_passages', 'at_gap', 'RulePolicy']
 
 # %% ../../nbs/391_attempts.ipynb #d9be5760
 import asyncio
@@ -23,11 +23,11 @@ from ..answers import compare_answers, find_in_sentence
 from ..llm import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
 from ..research import ResearchAgent, ResearchSettings
 from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_said
-from .filters import dead_end
+from .filters import dead_end, sources_read
 from ..tools.base import background_loop
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
-from ..trajectory import without_citations
+from ..trajectory import cited_ids, without_citations
 
 # %% ../../nbs/391_attempts.ipynb #29aac446
 @dataclass(frozen=True)
@@ -137,6 +137,12 @@ async def policy_name(policy): # -> text
         except EndpointError: return ""
     return model if model and isinstance(model, str) else str(getattr(policy, "name", ""))
 
+def unread(answer, tools, calls, read): # text, schemas of the tools, calls that were made, ids of the paragraphs that were read -> why, "" where nothing is wrong
+    "What shows without any grader that an answer does not come from what was read: tools were there and none was called, or it cites what none of them showed."
+    if tools and not calls: return "no tool was called"
+    strange = [one for one in dict.fromkeys(cited_ids(answer)) if one not in read]
+    return f"cites what was not read: {', '.join(strange[:3])}" if strange else ""
+
 async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings()): # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
     """One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty. What a question rests on, which
     stands in its task as the plan, is no plan that an agent could have followed, and not the row's."""
@@ -152,9 +158,10 @@ async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings
             ended, answer, messages = result.ended, result.answer, result.messages
         except (EndpointError, ContextTooLong) as error: ended, answer, messages = f"broke: {error}"[:300], "", agent.messages
         finally: await asyncio.to_thread(stack.close)
+    why = unread(answer, tools.schemas, agent.spent.tool_calls, tools.read or sources_read({"messages": messages}))
     row = {"id": f"{task['id']}-try{number}", "kind": "seeking" if task.get("answer") else "research", "maker": "attempt", "task_id": task["id"], "split": task.get("split", "train"),
            "language": task.get("language", "en"), "messages": messages, "tools": tools.schemas, "success": False, "tool_calls": agent.spent.tool_calls, "tokens": agent.spent.tokens,
-           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name}}
+           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name, "unread": why}}
     if not ended.startswith("broke"): write_json(kept, row)
     return row
 
@@ -176,7 +183,7 @@ async def hard_enough(item, policy, client=None, provider=None, fetcher=None, wo
     tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research)) for n in range(settings.attempts)], settings.parallel)
     verdicts = await gather([grade(item, row["meta"]["answer"], client, language) for row in tries], settings.parallel)
     verdicts = [stopped(row) or verdict for row, verdict in zip(tries, verdicts)]
-    rows = [{**row, "success": verdict == "correct", "meta": {**row["meta"], "verdict": verdict, "why": why}} for row, (verdict, why) in zip(tries, verdicts)]
+    rows = [{**row, "success": verdict == "correct" and not row["meta"].get("unread"), "meta": {**row["meta"], "verdict": verdict, "why": why}} for row, (verdict, why) in zip(tries, verdicts)]
     counts = {"attempts": len(rows), **dict(sorted(Counter(verdict for verdict, _ in verdicts).items()))}
     failed = counts.get("incorrect", 0) + counts.get("not attempted", 0)
     open_ones = sum(counts.get(verdict, 0) for verdict in ("unjudged", "broke", "dead end"))

@@ -172,6 +172,7 @@ async def planned_work(item, policy, client, provider=None, fetcher=None, worksp
 
 async def _planned(task, row, client, language, settings): # -> trajectory row or record
     if not row["meta"]["answer"]: return set_aside(row["id"], "planning", "did not finish", row["meta"]["ended"], trajectory=row)
+    if why := row["meta"].get("unread"): return set_aside(row["id"], "planning", "does not rest on what was read", why, trajectory=row)
     try: agreement = await plan_agreement(task, row, client, language)
     except SetAside as error: return set_aside(row["id"], "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, trajectory=row)
     verdict = plan_verdict(agreement, True, settings)

@@ -25,7 +25,7 @@ from ..llm import ContextTooLong, EndpointError, guess_tokens
 from ..research import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns, without_forced
 from ..answers import compare_answers
 from ..rules import figures_in, keywords, passage_for, rule, sentences
-from .attempts import on_background, same_answer
+from .attempts import on_background, same_answer, unread
 from .filters import calls_of, malformed, sources_read, words
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
@@ -366,14 +366,17 @@ async def reflect_loop(task, attempt, teacher, language="en", settings=Reflectio
         for number in range(settings.retries + 1):
             last = await attempt(task["query"], history)
             answers.append(last.answer)
-            right = await is_right(last.answer, task, teacher, language)
-            bare = uncited(last.answer, last.read or sources_read({"messages": last.messages})) if right else []
+            read = last.read or sources_read({"messages": last.messages})
+            strange = any(one not in read for one in cited_ids(last.answer)) # nobody has to grade what cites what was not read
+            right = not strange and await is_right(last.answer, task, teacher, language)
+            bare = uncited(last.answer, read) if right or strange else []
+            if not bare and (strange or right and unread(last.answer, last.tools, read or calls_of({"messages": last.messages}), read)): bare = [without_citations(last.answer).strip()]
             if right and not bare: break
-            if not right: wrong.append(last.answer)
+            if not right and not strange: wrong.append(last.answer)
             if number == settings.retries:
-                said = f"still without a source after {number + 1} attempts: {'; '.join(bare)[:300]}" if right else f"wrong after {number + 1} attempts"
-                return set_aside(task, "uncited" if right else "wrong", said, number + 1, answers=answers, messages=last.messages, reflections=thoughts)
-            thoughts.append(ask_for_sources(bare, language) if right else await think_over(task, last, teacher, language))
+                said = f"still without a source after {number + 1} attempts: {'; '.join(bare)[:300]}" if bare else f"wrong after {number + 1} attempts"
+                return set_aside(task, "uncited" if bare else "wrong", said, number + 1, answers=answers, messages=last.messages, reflections=thoughts)
+            thoughts.append(ask_for_sources(bare, language) if bare else await think_over(task, last, teacher, language))
             history = history_for(last, thoughts[-1], language)
             retries.append(history[-1]["content"])
         return await finished(task, last, answers, wrong, thoughts, retries, teacher, language, settings)
