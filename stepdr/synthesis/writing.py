@@ -26,6 +26,7 @@ from .planning import off_subject, set_scope
 from .reflection import aside_of, bad_item, set_aside
 from .rubrics import content, topics_of
 from ..trajectory import CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
+from ..world.paragraphs import passage_kind
 
 # %% ../../nbs/397_writing.ipynb #0ff9979a
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+\S", re.MULTILINE)
@@ -68,7 +69,7 @@ def form_faults(report, known=None, settings=WritingSettings()): # known: ids th
     if not report.strip(): return ["the report is empty"]
     if found := MARKUP.search(report): wrong.append(f"{report[found.start():found.start() + 20]!r} stands in the report")
     if report.count("```") % 2 or report.strip().startswith("```"): wrong.append("a code fence is open or encloses the whole report")
-    if found := _BAD_CITE.search(report): wrong.append(f"a citation is not of the form \\cite{{ID}}: {found[0][:40]!r}")
+    if found := [repr(one[0][:40]) for one in _BAD_CITE.finditer(report)]: wrong.append(f"a citation is not of the form \\cite{{ID}}: {', '.join(found[:5])}{f' and {len(found) - 5} more' if len(found) > 5 else ''}")
     if known is not None and (strange := [c for c in cited_ids(report) if c not in known]): wrong.append(f"cites what was not read: {', '.join(strange[:3])}")
     if not measures["citations"] and known: wrong.append("cites nothing")
     if measures["list_share"] > settings.list_share: wrong.append(f"{measures['list_share']:.0%} of it are lists and tables, at most {settings.list_share:.0%}")
@@ -150,12 +151,13 @@ def cited_passages(result): # what a tool returned -> list of {"id", "title", "t
 
 # %% ../../nbs/397_writing.ipynb #24c0603f
 def findings_of(row, most=80, characters=4000): # trajectory row, findings (None: all), characters of one -> list of {"id", "title", "text"}: what was read, what the report cites first
-    "Passages that the tools showed, each id once and as fully as it was shown anywhere; a longer one says how much of it is left out."
+    "Passages that the tools showed, each id once and as fully as it was shown anywhere; a longer one says how much of it is left out. Captions, menus and lone titles are findings only where they are cited."
     found = {}
     for text in texts(row, "tool"):
         for one in cited_passages(text):
             if len(one["text"]) > len(found.get(one["id"], {"text": ""})["text"]): found[one["id"]] = one
-    order = list(dict.fromkeys([c for c in cited_ids(answer_of(row)) if c in found] + list(found)))
+    told = [one for one, passage in found.items() if passage_kind(passage["text"], passage["title"].partition(" > ")[2]) in ("prose", "data")]
+    order = list(dict.fromkeys([c for c in cited_ids(answer_of(row)) if c in found] + told))
     return [{**found[one], "text": shrink(found[one]["text"], characters)} for one in order[:most]]
 
 # %% ../../nbs/397_writing.ipynb #e808bf42
@@ -185,12 +187,15 @@ def lost_and_new(old, new, findings): # reports, findings -> list of lines
 
 # %% ../../nbs/397_writing.ipynb #fe785d08
 async def written_again(query, report, findings, client, language, settings): # -> (report, faults that stay)
-    "A report regenerated from the final state until its form is right or the attempts are used up. Raises SetAside."
+    """A report regenerated from the final state until its form is right or the attempts are used up. The writer is shown what the report cites, in whatever form,
+    since nothing is to be added; all that was read where it cites nothing of that, or something else. Raises SetAside."""
     known, now = {f["id"] for f in findings}, report
+    meant = [f for f in findings if f["id"] in report]
+    shown = meant if meant and known.issuperset(cited_ids(report)) else findings
     wrong = form_faults(now, known, settings)
     for draw in range(settings.regenerations):
         if not wrong: break
-        now = (await client.ask("regenerate_report", None, language, draw=draw, problems="; ".join(wrong), query=query, findings=findings, report=report)).value["report"]
+        now = (await client.ask("regenerate_report", None, language, draw=draw, problems="; ".join(wrong), query=query, findings=shown, report=report)).value["report"]
         wrong = form_faults(now, known, settings) + lost_and_new(report, now, findings)
     return now, wrong
 
