@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BUDGET', 'STYLE', 'ResearchSettings', 'parse_budget', 'Spent', 'left_line', 'message_text', 'Trace', 'ResearchResult',
            'find_answer', 'without_forced', 'split_turns', 'turn_text', 'longest_text', 'shrink', 'shrink_to',
-           'claims_in', 'cited_sentences', 'claims_of', 'letters_apart', 'nearest_read', 'slips_in', 'repair_blocks',
-           'read_repair', 'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain', 'report_markdown',
-           'report_html', 'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
+           'claims_in', 'cited_sentences', 'claims_of', 'nearest_read', 'slips_in', 'repair_blocks', 'read_repair',
+           'put_sentences', 'keeps_rest', 'ResearchAgent', 'numbered', 'plain', 'report_markdown', 'report_html',
+           'report_file', 'write_report', 'call_line', 'event_lines', 'shrink_line']
 
 # %% ../nbs/36_research.ipynb #26ea44e3
 import asyncio
@@ -213,20 +213,14 @@ def claims_of(report): # -> {id: list of what rests on it}
     return claims
 
 # %% ../nbs/36_research.ipynb #cb2c707b
-def letters_apart(a, b): # texts -> letters to change, leave out or put in to make one of the other (Levenshtein)
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        last, row[0] = row[0], i
-        for j, y in enumerate(b, 1): last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
-    return row[-1]
-
 def nearest_read(unknown, claim, read, # id, what it is cited for, {id: Paragraph}
                  most=4, # paragraphs
                  letters=2, # by which an id may differ
                  least=0.25, # of the weight of the claim's terms that a paragraph must have
                  ): # -> list of (Paragraph, letters apart, or None where it was found by what it says)
     "What may have been meant by an id that was never shown: what was read under nearly the same id, then what says most of the claim."
-    apart = sorted((letters_apart(unknown, one), one) for one in read)
+    from rapidfuzz.distance import Levenshtein
+    apart = sorted((Levenshtein.distance(unknown, one), one) for one in read)
     near = [(read[one], number) for number, one in apart if number <= letters][:most]
     terms = claim_terms(claim)
     said = {p.id: sum(weight for term, weight in terms.items() if term in have) for p in read.values() for have in [claim_terms(f"{p.title} {p.heading} {p.text}")]}
@@ -236,13 +230,14 @@ def nearest_read(unknown, claim, read, # id, what it is cited for, {id: Paragrap
 # %% ../nbs/36_research.ipynb #57a868e4
 def slips_in(report, read, least=3): # Markdown, {id: Paragraph}, weight of the terms (`claim_terms`) that sentence and paragraph must share -> {unknown id: the id that was meant}
     "Unknown ids that are a slip of one letter, for sure."
+    from rapidfuzz.distance import Levenshtein
     said = {}
     for begin, end, claims in cited_sentences(report):
         for one in claims:
             if one not in read: said[one] = f"{said.get(one, '')} {report[begin:end]}"
     meant = {}
     for one, text in said.items():
-        near, terms = [name for name in read if letters_apart(one, name) <= 1], claim_terms(text)
+        near, terms = [name for name in read if Levenshtein.distance(one, name) <= 1], claim_terms(text)
         have = claim_terms(f"{read[near[0]].title} {read[near[0]].heading} {read[near[0]].text}".replace("_", " ")) if len(near) == 1 else {}
         if sum(weight for term, weight in terms.items() if term in have) >= least: meant[one] = near[0]
     return meant
@@ -258,7 +253,8 @@ def repair_blocks(report, wrong, read, # Markdown, of `cited_sentences` those to
         for one in (one for one in claims if one not in read):
             lines.append(f"{one} is unknown" + ("" if read else "; nothing was read"))
             for p, apart in nearest_read(one, claims[one], read, most):
-                lines.append(f"- {p.id} ({p.title[:80]}{f'; {apart} character{chr(115) * (apart > 1)} apart' if apart else ''}): {passage_for(p.text, [claims[one]], 300)}")
+                distance = "" if not apart else "; 1 character apart" if apart == 1 else f"; {apart} characters apart"
+                lines.append(f"- {p.id} ({p.title[:80]}{distance}): {passage_for(p.text, [claims[one]], 300)}")
         blocks.append("\n".join(lines))
     return blocks
 
