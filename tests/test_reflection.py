@@ -17,7 +17,7 @@ from stepdr.llm import ChatEndpoint, EndpointError, EndpointSettings
 from stepdr.prompts import SCHEMAS, schema_in
 from stepdr.rules import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks
-from stepdr.synthesis.filters import answer_of, calls_of, citation_format, malformed, ngram_repetition, texts
+from stepdr.synthesis.filters import answer_of, calls_of, citation_format, malformed, ngram_repetition, texts, tool_schema
 from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, hint_measures, reflect_loop,
                                          reflection_rows, trajectory_row)
 from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, rubric_task, set_faults, sift_rubrics
@@ -127,6 +127,20 @@ def test_wrong_attempts_become_a_trajectory_without_a_hint(tmp_path, web, langua
         assert "".join(text for text, own in segments(row["messages"]) if own) and ngram_repetition([row])[0] == [row] and not server.problems
         again = run_async(go())
     assert json.dumps(row, sort_keys=True) == json.dumps(again, sort_keys=True), "the same item gives other bytes the second time"
+
+
+def test_a_reflected_row_has_its_calls_as_the_tools_took_them(tmp_path, web):
+    "Both attempts write `query` and a number as text; the second goes on from its own words, the row has the tool's."
+    def play(messages):
+        said = loop_model("en", 2)(messages)
+        return {**said, "calls": [(name, {"action": "search", "query": "Jack Lemmon", "topk": "2"}) for name, _ in said["calls"]]}
+    with ScriptedModel(play) as server:
+        row = run_async(reflection_rows(TASK, TeacherClient(endpoint(server), cache=tmp_path / "cache"), endpoint(server), ClosedWebProvider(web), tmp_path / "work"))
+        sent = max(([call["function"]["arguments"] for m in request["messages"] for call in m.get("tool_calls") or []] for request in server.requests), key=len)
+    taken = {"action": "batch_search", "queries": ["Jack Lemmon"], "topk": 2}
+    assert row["meta"]["calls_respelled"] == 2 and row["meta"]["attempts"] == 2 and calls_of(row) == [("batch_web_surfer", taken)] * 2 and not tool_schema([row])[1]
+    assert [json.loads(one)["query"] for one in sent] == ["Jack Lemmon"] * 2
+    assert [call["function"]["arguments"] for text, own in segments(row["messages"]) if own for call in parse_turn(text).get("tool_calls", [])] == [taken] * 2
 
 
 def test_what_never_gets_right_is_set_aside_with_all_attempts(tmp_path, web):

@@ -1,9 +1,11 @@
 """Seeking, the difficulty filter and planning: with a scripted teacher over real HTTP, with rules, and on real graphs, walks and reports."""
+import functools
+import inspect
 import json
 import random
 import re
 import tarfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +18,15 @@ from stepdr.config import InputError
 from stepdr.llm import ChatEndpoint, EndpointSettings
 from stepdr.prompts import PROMPTS
 from stepdr.rules import RULES, OfflineTeacher, names_in
-from stepdr.synthesis.attempts import SeekingSettings, gather, hard_enough, tally
+from stepdr.synthesis.attempts import SeekingSettings, attempt, gather, hard_enough, tally
 from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters, correct_and_shortest, dead_ends, well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,
                                       walk_question)
 from stepdr.tools.base import ToolError, Toolbox, run_async
+from stepdr.tools.kit import provider_kit
 from stepdr.tools.search import ClosedWebProvider, Provider, SearchHit, WebSurfer
+from stepdr.trajectory import all_cited, parse_turn, segments
 from stepdr.world.closed import ClosedWeb
 from stepdr.world.graph import load_graph
 from stepdr.world.paragraphs import Paragraph, paragraph_id
@@ -455,6 +459,72 @@ def test_easy_tasks_are_dropped_and_hard_ones_kept(web, tmp_path):
     unjudged, _ = run("unjudged", judged(SetAside("refusal", "no")), "Somewhere else")
     assert unjudged["reason"] == "attempts could not be judged" and unjudged["counts"]["unjudged"] == 4
     assert "reason" not in run("missing", judged("not attempted"), "I could not find it")[0]
+
+
+# calls in other words than the tools'
+
+def calls_in(messages): return [(call["function"]["name"], call["function"]["arguments"]) for m in messages for call in m.get("tool_calls") or []]
+
+
+def noted(tool, ran):
+    "A tool that notes the arguments it runs with."
+    if inspect.iscoroutinefunction(tool):
+        @functools.wraps(tool)
+        async def work(**arguments): ran.append((tool.__name__, arguments)); return await tool(**arguments)
+    else:
+        @functools.wraps(tool)
+        def work(**arguments): ran.append((tool.__name__, arguments)); return tool(**arguments)
+    return work
+
+
+def played(calls, web, folder):
+    "An attempt of a policy that makes one call a turn and then answers with a source -> (row, what the tools ran, messages of its last request, messages in the workspace)."
+    ran = []
+    def play(messages):
+        made = sum(m["role"] == "assistant" for m in messages)
+        if made < len(calls): return turn("", [calls[made]], reasoning=f"Step {made + 1} of the work.")
+        return turn(f"<answer>He went to Harvard University \\cite{{{next(one for m in messages if m['role'] == 'tool' for one in all_cited(m['content']))}}}.</answer>", reasoning="That settles it.")
+    @contextmanager
+    def kit(workspace):
+        with provider_kit(workspace, ClosedWebProvider(web)) as box:
+            box.tools = {name: noted(tool, ran) for name, tool in box.tools.items()}
+            yield box
+    with ScriptedModel(play) as server:
+        row = run_async(attempt(TASK, ChatEndpoint(EndpointSettings(base_url=server.url, model=server.model, backoff=0.0)), kit, folder))
+    return row, ran, server.requests[-1]["messages"], read_json(folder / "0" / ".stepdr" / "episode.json")["messages"]
+
+
+def test_a_row_has_its_calls_as_the_tools_took_them(web, tmp_path):
+    "An honest policy's other spelling cost its whole row: the filter that wants calls to fit the schema dropped what every tool had taken."
+    written = [("todo", {"action": "create", "items": ["find the school", "read its page"]}),
+               ("batch_web_surfer", {"action": "search", "query": "Jack Lemmon school", "topk": "3"}),
+               ("functions.todo", {"action": "update", "todos": [{"id": 1, "status": "completed"}]}),
+               ("batch_web_surfer", {"topk": 2, "action": "batch_search", "queries": ["Jack Lemmon"], "site": None}),
+               ("batch_web_surfer", {"topk": 2.0, "action": "batch_search", "queries": ["Jack Lemmon university"]})]
+    row, ran, sent, kept = played(written, web, tmp_path)
+    assert row["meta"]["ended"] == "answered" and not any(m.get("failed") for m in row["messages"]) and len(ran) == 5
+    assert ran[:4] == [("todo", {"action": "create", "texts": ["find the school", "read its page"]}), ("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon school"], "topk": 3}),
+                       ("todo", {"action": "update", "items": [{"id": 1, "state": "done"}]}), ("batch_web_surfer", {"topk": 2, "action": "batch_search", "queries": ["Jack Lemmon"]})]
+    assert calls_in(row["messages"]) == ran and row["meta"]["calls_respelled"] == 4
+    assert json.dumps(calls_in(row["messages"])[4]) == json.dumps(written[4])                               # one that fits is kept as it is, with its order and 2.0
+    assert [m["name"] for m in row["messages"] if m["role"] == "tool"] == [name for name, _ in ran]
+    rendered = [parse_turn(text) for text, own in segments(row["messages"]) if own]
+    assert [call for message in rendered for call in calls_in([message])] == ran
+    seen = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for m in sent for call in m.get("tool_calls") or []]
+    assert [arguments for _, arguments in seen] == [arguments for _, arguments in written] and [a for _, a in calls_in(kept)] == [a for _, a in written]    # what the policy saw of itself
+    filters = [FILTERS[name] for name in BY_DEFAULT]
+    assert apply_filters([{**row, "success": True}], filters, "rows")[1] == []
+    assert [one["reason"] for one in apply_filters([{**row, "success": True, "messages": kept}], filters, "rows")[1]] == ["arguments do not fit the schema"]
+
+
+def test_what_a_tool_refused_stays_in_the_row_with_its_correction(web, tmp_path):
+    refused, ambiguous = {"action": "batch_search", "queries": "Jack Lemmon, school"}, {"action": "create", "plan": []}
+    written = [("todo", ambiguous), ("todo", {"action": "create", "plan": ["find the school"]}), ("batch_web_surfer", refused), ("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon"]})]
+    row, ran, _, kept = played(written, web, tmp_path)
+    assert calls_in(row["messages"]) == [("todo", ambiguous), ("todo", {"action": "create", "texts": ["find the school"]}), *written[2:]] and row["meta"]["calls_respelled"] == 1
+    results = [m for m in row["messages"] if m["role"] == "tool"]
+    assert [m.get("failed", False) for m in results] == [True, False, True, False] and "it could be items or texts" in results[0]["content"] and "must be a list" in results[2]["content"]
+    assert [m for m in row["messages"] if m["role"] != "assistant"] == [m for m in kept if m["role"] != "assistant"] and len(ran) == 2
 
 
 def test_an_endpoint_that_dies_makes_no_task_hard(web, tmp_path):

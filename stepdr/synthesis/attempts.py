@@ -24,7 +24,7 @@ from ..llm import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
 from ..research import ResearchAgent, ResearchSettings
 from ..rules import OfflineTeacher, keywords, names_in, rule, sentences, share_said
 from .filters import dead_end, sources_read
-from ..tools.base import background_loop
+from ..tools.base import background_loop, respelled
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
 from ..trajectory import cited_ids, without_citations
@@ -145,7 +145,8 @@ def unread(answer, tools, calls, read): # text, schemas of the tools, calls that
 
 async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings()): # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
     """One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty. What a question rests on, which
-    stands in its task as the plan, is no plan that an agent could have followed, and not the row's."""
+    stands in its task as the plan, is no plan that an agent could have followed, and not the row's. Calls stand in the row as their tools took
+    them (`meta.calls_respelled` counts those that the policy wrote otherwise); the policy saw its own."""
     workspace = Workspace(Path(folder) / str(number))
     kept = workspace.state / "attempt.json"
     name = await policy_name(policy)
@@ -158,10 +159,11 @@ async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings
             ended, answer, messages = result.ended, result.answer, result.messages
         except (EndpointError, ContextTooLong) as error: ended, answer, messages = f"broke: {error}"[:300], "", agent.messages
         finally: await asyncio.to_thread(stack.close)
+    messages, other_calls = respelled(messages, tools)
     why = unread(answer, tools.schemas, agent.spent.tool_calls, tools.read or sources_read({"messages": messages}))
     row = {"id": f"{task['id']}-try{number}", "kind": "seeking" if task.get("answer") else "research", "maker": "attempt", "task_id": task["id"], "split": task.get("split", "train"),
            "language": task.get("language", "en"), "messages": messages, "tools": tools.schemas, "success": False, "tool_calls": agent.spent.tool_calls, "tokens": agent.spent.tokens,
-           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name, "unread": why}}
+           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name, "unread": why, "calls_respelled": other_calls}}
     if not ended.startswith("broke"): write_json(kept, row)
     return row
 

@@ -27,6 +27,7 @@ from ..answers import compare_answers
 from ..rules import figures_in, keywords, passage_for, rule, sentences
 from .attempts import on_background, same_answer, unread
 from .filters import calls_of, malformed, sources_read, words
+from ..tools.base import Toolbox, respelled
 from ..tools.kit import provider_kit
 from ..tools.workspace import Workspace
 from ..trajectory import CITE_FORM, cited_ids, neutralize, without_citations
@@ -180,6 +181,7 @@ class Attempt:
     tools: tuple = ()  # schemas of the tools
     ended: str = ""  # as ResearchResult.ended
     read: tuple = ()  # ids of the paragraphs that tools showed; empty: those in the messages
+    toolbox: Toolbox = None  # that ran the calls, which a row has as it took them; None: as they were written
 
 # %% ../../nbs/394_reflection.ipynb #d1b5754e
 class AgentAttempts:
@@ -199,7 +201,7 @@ class AgentAttempts:
             agent.messages = deepcopy(history)
             agent.save(question)
         result = await on_background(agent.run(question))
-        return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended, tuple(self.toolbox.read))
+        return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended, tuple(self.toolbox.read), self.toolbox)
 
     async def begin(self):
         "Make the workspace anew and open its tools."
@@ -389,11 +391,12 @@ async def finished(task, last, answers, wrong, thoughts, retries, teacher, langu
     if not retries and not settings.keep_first: return set_aside(task, "easy", "right at the first attempt", 1, answers=answers, messages=last.messages)
     rows = own_voice(last.messages, retries, language)
     if rows is None: return set_aside(task, "folded", "the history was summarised and no longer holds the reflection", len(retries), answers=answers, messages=last.messages, reflections=thoughts)
+    rows, other_calls = respelled(rows, last.toolbox) if last.toolbox else (rows, 0)
     rows, hints = await clean_hints(rows, teacher if retries else None, language)
     own = sum(len(m.get(name) or "") for m in rows if m["role"] == "assistant" for name in ("reasoning_content", "content"))
     if hints["left"] or hints["characters"] > settings.most_hints * (own + hints["characters"]):
         return set_aside(task, "hints", f"{hints['left']} hints left, {hints['characters']} characters cut of {own + hints['characters']}", hints, answers=answers, messages=last.messages, reflections=thoughts)
-    row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers), wrong_answers=wrong, reflections=thoughts, hints=hints)
+    row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers), wrong_answers=wrong, reflections=thoughts, hints=hints, calls_respelled=other_calls)
     if problem := malformed(row): return set_aside(task, "malformed", problem, answers=answers, messages=last.messages)
     return row
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALIASES', 'VALUES', 'background_loop', 'chance', 'tool_about', 'tool_schema', 'ToolError', 'ToolResult', 'fitted',
            'own_names', 'own_fields', 'check_arguments', 'tool_named', 'run_async', 'call_cancelled', 'in_thread',
-           'result_tokens', 'share_out', 'call_text', 'Toolbox']
+           'result_tokens', 'share_out', 'call_text', 'Toolbox', 'as_taken', 'respelled']
 
 # %% ../../nbs/20_base.ipynb #cab48019
 import asyncio
@@ -311,15 +311,20 @@ class Toolbox:
         if self.workspace is None or result.fitted: return replace(result, text=text)
         return replace(result, text=self.workspace.shorten(tool_named(call.get("name"), self.tools), text, "file" in self.tools))
 
-    async def _run(self, call):
+    def read_call(self, call, # {"name", "arguments"} with whole characters
+                  taken=None, # list that corrections are added to: what was taken for what
+                  ): # -> (name of the tool, arguments to call it with)
+        "What a call asks for, as its tool takes it. Raises `ToolError` with a correction."
         if call.get("error"): raise ToolError(f"the call is {call['error']}")
         name = tool_named(call.get("name"), self.tools)
         if name is None: raise ToolError(f"no tool {str(call.get('name'))[:40]!r}; there is {', '.join(self.tools)}")
-        tool = self.tools[name]
-        taken = []
-        try: arguments = check_arguments(tool, read_arguments(call.get("arguments")), taken)
+        try: return name, check_arguments(self.tools[name], read_arguments(call.get("arguments")), taken)
         except NotRead as error: raise ToolError(f"arguments are not JSON ({error})") from None
         except TypeError as error: raise ToolError(str(error)) from None
+
+    async def _run(self, call):
+        name, arguments = self.read_call(call, taken := [])
+        tool = self.tools[name]
         value = await tool(**arguments) if inspect.iscoroutinefunction(tool) else await in_thread(tool, arguments)
         return replace(value if isinstance(value, ToolResult) else ToolResult(value), taken=tuple(taken))
 
@@ -335,3 +340,28 @@ class Toolbox:
         self.on_close = []
 
     def close(self): run_async(self.close_async())
+
+# %% ../../nbs/20_base.ipynb #c44580d0
+def as_taken(function, toolbox): # {"name", "arguments"} of a chat row, Toolbox -> the same as its tool takes it
+    "A call by its tool's own names and values; the very object where it says that already, or where the toolbox refuses it."
+    try: name, arguments = toolbox.read_call(mend(function))
+    except ToolError: return function
+    written = function.get("arguments")
+    with suppress(ValueError, RecursionError):
+        if isinstance(written, str): written = json.loads(written)
+    return function if (function["name"], written) == (name, arguments) else {**function, "name": name, "arguments": arguments}
+
+def respelled(messages, toolbox): # chat rows, Toolbox that ran their calls -> (chat rows, how many calls are written otherwise)
+    "An episode with its calls as their tools took them, and results under the tool's own name; what fits already, or was refused, stays as it was written."
+    rows, count, waiting = [], 0, []  # names of the calls without a result so far: (as written, the tool's own)
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            taken = [{**call, "function": as_taken(call["function"], toolbox)} for call in calls]
+            changed = sum(new["function"] is not old["function"] for new, old in zip(taken, calls))
+            waiting = [(old["function"].get("name"), new["function"].get("name")) for new, old in zip(taken, calls)]
+            if changed: message, count = {**message, "tool_calls": taken}, count + changed
+        elif message["role"] == "tool" and waiting:
+            written, own = waiting.pop(0)
+            if own != written and message.get("name") == str(written): message = {**message, "name": own}
+        rows.append(message)
+    return rows, count

@@ -83,20 +83,24 @@ class Environment:
         else: return f"error : unknown action {str(action)[:30]}"
         return "\n".join(f"[{'x' if done else ' '}] {item}" for item, done in self.todos) or "nothing to do"
 
+    def read_call(self, call, taken=None): # {"name", "arguments"}, list that corrections are added to -> (name of the tool, arguments to call it with)
+        "What a call asks for, by its own names only. Raises `ToolError` with a short correction."
+        if call.get("error"): raise ToolError(str(call["error"])[:72])
+        name = tool_named(call.get("name"), TOOLS)
+        if name is None: raise ToolError(f"no tool {str(call.get('name'))[:30]} , use {' or '.join(TOOLS)}")
+        arguments, allowed = call.get("arguments"), inspect.signature(TOOLS[name]).parameters
+        if not isinstance(arguments, dict): raise ToolError("arguments must be an object")
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        wrong = [name for name in arguments if name not in allowed or name == "self"]
+        if wrong or "action" not in arguments: raise ToolError(f"no argument {str(wrong[0])[:30]}" if wrong else "action is missing")
+        try: return name, check_arguments(TOOLS[name], arguments, taken)
+        except ToolError as error: raise ToolError(str(error).partition("; got")[0][:72]) from None
+
     def call(self, call): # {"name", "arguments"} -> text
         "Run one tool call; what the model got wrong, of whatever type, comes back as a short correction."
         self.calls += 1
-        call = mend(call) if isinstance(call, dict) else {}
-        if call.get("error"): return f"error : {call['error']}"[:80]
-        name = tool_named(call.get("name"), TOOLS)
-        if name is None: return f"error : no tool {str(call.get('name'))[:30]} , use {' or '.join(TOOLS)}"
-        arguments, allowed = call.get("arguments"), inspect.signature(TOOLS[name]).parameters
-        if not isinstance(arguments, dict): return "error : arguments must be an object"
-        arguments = {name: value for name, value in arguments.items() if value is not None}
-        wrong = [name for name in arguments if name not in allowed or name == "self"]
-        if wrong or "action" not in arguments: return f"error : {'no argument ' + str(wrong[0])[:30] if wrong else 'action is missing'}"
-        try: arguments = check_arguments(TOOLS[name], arguments)
-        except ToolError as error: return f"error : {str(error).partition('; got')[0]}"[:80]
+        try: name, arguments = self.read_call(mend(call) if isinstance(call, dict) else {})
+        except ToolError as error: return f"error : {error}"
         return getattr(self, name)(**arguments)
 
 # %% ../../nbs/29_closed.ipynb #faa7d7fc
@@ -108,6 +112,8 @@ class ClosedToolbox(Toolbox):
     def __init__(self, environment): # Environment
         super().__init__([environment.batch_web_surfer, environment.todo])
         self.environment = environment
+
+    def read_call(self, call, taken=None): return self.environment.read_call(call, taken)
 
     async def _run(self, call):
         text = self.environment.call(call)
