@@ -27,7 +27,7 @@ from stepdr.tools.search import FolderProvider, Provider, SearchHit, StoreProvid
 from stepdr.tools.workspace import Workspace
 from stepdr.trajectory import cited_ids
 from stepdr.world.documents import Corpus, corpus_build
-from stepdr.world.paragraphs import Paragraph
+from stepdr.world.paragraphs import Paragraph, paragraph_id
 
 SHARED = root().parent / "shared"
 EXCHANGES, PAGES = SHARED / "exchanges", SHARED / "data" / "docs_wikispeedia" / "plaintext_articles.tar.xz"
@@ -184,7 +184,10 @@ def answer_and_read(pages):
     report, said = (exchange("strict_repair")["exchanges"][0]["request"]["messages"][n]["content"] for n in (-2, -1))
     known = dict(re.findall(r"(?m)^(web_\w{8})  (\S+)$", said))
     texts = {one["id"]: one["text"] for m in exchange("captions")["exchanges"][0]["request"]["messages"] if m["role"] == "tool" for one in cited_passages(m["content"])}
-    texts |= {p.id: p.text for name in set(known.values()) for p in run_async(pages.open(f"file:///{name}.txt")).paragraphs}
+    for name in set(known.values()):
+        read = run_async(pages.open(f"file:///{name}.txt")).paragraphs
+        texts |= {p.id: p.text for p in read}
+        texts |= {paragraph_id(p.url, f"{p.text} {after.text}"): p.text for p, after in zip(read, read[1:])} # ids of when a caption at its end was part of it
     return report, {name: Paragraph(name, f"file:///{title}.txt", title, texts.get(name, f"Another passage of {title}.")) for name, title in known.items()}
 
 

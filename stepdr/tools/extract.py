@@ -27,6 +27,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import dedent
 from urllib.parse import urljoin, urlsplit
 
 from ..config import setting, validate
@@ -689,14 +690,25 @@ def _is_wrapped(lines): # lines of a paragraph of plain text -> whether they are
     small = sum(line[0].islower() for line in bare[1:])
     return len(margins) == 1 and longest >= (15 if wide else 45) and all(2 * len(line) > longest for line in bare[:-1]) and (wide or 3 * small >= len(lines) - 1)
 
+def _captions_apart(lines): # lines of a paragraph -> list of lists of lines, where a picture's caption, once before and once after a line `Enlarge`, is a list of its own
+    for place in (place for place, line in enumerate(lines) if line.strip() == "Enlarge"):
+        bare = [line.strip() for line in lines]
+        size = next((n for n in range(min(place, len(lines) - place - 1), 0, -1) if bare[place - n:place] == bare[place + 1:place + 1 + n]), 0)
+        if size: return [one for one in (lines[:place - size], lines[place - size:place + 1 + size]) if one] + (_captions_apart(lines[place + 1 + size:]) if lines[place + 1 + size:] else [])
+    return [lines]
+
+def _margin(line): return len(line) - len(line.lstrip())
+
 def read_text(source): # plain text -> blocks
-    "Paragraphs between empty lines, prose that was broken to a width put together; where there are none, each line that ends a sentence is one."
+    """Paragraphs between empty lines, prose that was broken to a width put together, below a title further to the left too; the caption of a picture that
+    stands in one is one of its own. Where there are no empty lines, each line that ends a sentence is one."""
     blocks, parts = [], [part for part in re.split(r"\n[ \t]*\n", source) if part.strip()]
-    for part in parts:
-        lines = [line.rstrip() for line in part.split("\n") if line.strip()]
+    for lines in (lines for part in parts for lines in _captions_apart([line.rstrip() for line in part.split("\n") if line.strip()])):
         ended = sum(line.endswith((".", "!", "?", "。", "！", "？", ":", "：")) for line in lines[:-1])
-        if _is_wrapped(lines) and 2 * ended < len(lines): blocks.append(("p", 0, join_lines(part)))
-        elif len(parts) > 1 or 2 * ended < len(lines) - 1: blocks.append(("p", 0, "\n".join(lines)))
+        if _is_wrapped(lines) and 2 * ended < len(lines): blocks.append(("p", 0, join_lines("\n".join(lines))))
+        elif len(lines) > 2 and _margin(lines[0]) < _margin(lines[1]) and _is_wrapped(lines[1:]) and 2 * ended < len(lines):
+            blocks.append(("p", 0, lines[0].strip() + "\n" + join_lines("\n".join(lines[1:]))))
+        elif len(parts) > 1 or 2 * ended < len(lines) - 1: blocks.append(("p", 0, dedent("\n".join(lines))))
         else: blocks += [("p", 0, join_lines(line)) for line in lines]
     return blocks
 
