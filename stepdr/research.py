@@ -342,7 +342,8 @@ class ResearchAgent:
         return max(self.reserve(), min(8192, self.context - int(1.1 * self.length(tools)) - 16)) if final else self.reserve()
 
     def results_tokens(self): # -> tokens that the results of one turn may have together
-        return max(64, self.room() * 3 // 8)
+        "Two turns' results and a reply fit."
+        return max(64, (self.room() - self.reserve()) // 2)
 
     def turn_tokens(self): # -> the same, as `guess_tokens` counts
         return int(self.results_tokens() / max(self.scale, self.text_scale))
@@ -579,11 +580,12 @@ class ResearchAgent:
             await self.make_room(self.tools)
             try: reply = await self.ask(self.tools)
             except ContextTooLong as error:
-                if not self.settings.bare and not split_turns(self.messages)[1]: # the very first request
-                    if not error.limits.context:
-                        raise InputError(f"{error}; the first request has no turns to leave out: name fewer tools, as in --tools batch_web_surfer,todo") from None
+                first = not split_turns(self.messages)[1] # the very first request has no turns to leave out
+                if error.limits.context and not self.settings.bare:
                     self.refused(error, self.tools)
-                    raise InputError(f"{self.too_small()} ({error})") from None
+                    if first or self.room() < 600: raise InputError(f"{self.too_small()} ({error})") from None
+                elif first and not self.settings.bare:
+                    raise InputError(f"{error}; the first request has no turns to leave out: name fewer tools, as in --tools batch_web_surfer,todo") from None
                 reason = "context"
                 break
             self.messages.append(reply.message)

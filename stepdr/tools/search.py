@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ..artifacts import progress, read_json, write_json
 from ..config import InputError, setting, validate
 from ..llm import guess_tokens, redact
-from .base import ToolError, ToolResult, call_text, result_tokens, share_out
+from .base import ToolError, ToolResult, call_text, result_tokens
 from .extract import Document, extract, guess_language, join_lines, parse_document
 from ..trajectory import neutralize
 from ..world.authority import TIER_SCORE, Authority, Record, blend, host_of
@@ -650,6 +650,9 @@ def source_line(paragraph, record): # Paragraph, authority record or None -> "wh
     standing = f" (tier {record.tier}, {record.kind})" if record else ""
     return f"{paragraph.site or 'file'}{standing}{', ' + paragraph.date if paragraph.date else ''}"
 
+def _failed(asked, error): # address or query, ToolError -> what stands for it in a result
+    return f"## {_safe(asked)}\nerror: {_safe(str(error))}", (), True
+
 def paragraph_text(paragraph, text=None): # Paragraph, what is shown of its text if not all -> "text \cite{id}"
     return f"{_safe(paragraph.text if text is None else text)} \\cite{{{paragraph.id}}}"
 
@@ -667,11 +670,12 @@ def read_text(paragraph): # -> its text as one reads it, "" for a caption or a m
 ROOM = 15 # tokens of a citation and of the line's end; measured with a tokenizer of 49,152 tokens
 
 def parts_of(sizes, most): # tokens of each paragraph, tokens of a part -> list of (first, end)
-    "Deal paragraphs to parts of at most `most` tokens; one that is longer has a part of its own."
+    "Deal paragraphs to parts of at most `most` tokens; one that is longer has a part of its own, and a last few lines (a twentieth of a part) are no part: a turn for them costs more."
     parts, size = [], 0
     for number, length in enumerate(sizes):
         if not parts or size + length > most: parts, size = [*parts, (number, number)], 0
         parts[-1], size = (parts[-1][0], number + 1), size + length
+    if len(parts) > 1 and size <= most // 20: parts[-2:] = [(parts[-2][0], len(sizes))]
     return parts or [(0, 0)]
 
 # %% ../../nbs/26_search.ipynb #338b4f7c
@@ -883,22 +887,21 @@ class WebSurfer:
             start = opened_id(item)
             url = self._url_of(start) if start else page_url(item)
             return url, await self.open(url), start
-        found = dict(zip(items, await _each([one(item) for item in items])))
+        found = await _each([one(item) for item in items])
         if before is not None: await before
-        good = {item: result for item, result in found.items() if not isinstance(result, ToolError)}
+        pages = {}
+        for item, result in zip(items, found): pages.setdefault(item if isinstance(result, ToolError) else result[2] or result[0], result)
+        good = {name: result for name, result in pages.items() if not isinstance(result, ToolError)}
         await asyncio.to_thread(self._keep, {url: document for url, document, _ in good.values()})
-        wanted = [sum(guess_tokens(p.text) + guess_tokens(p.heading) + ROOM for p in document.paragraphs) + 40 * self.settings.links for _, document, _ in good.values()]
-        shares = dict(zip(good, share_out(wanted, result_tokens(self.settings.tokens))))
-        blocks = {}
-        for item, result in found.items():
-            try:
-                if isinstance(result, ToolError): raise result
-                url, document, start = result
-                text, shown = document_text(document, start or url, shares[item], max(3, self.settings.links // len(items)), page, start, self._record(document.url))
-                self.shown.update(p.id for p in shown)
-                blocks[start or url] = (f"## {_safe(start or url)}\n{text}", shown, False)
-            except ToolError as error: blocks[item] = (f"## {_safe(item)}\nerror: {_safe(str(error))}", (), True)
-        return list(blocks.values())
+        room, blocks = result_tokens(self.settings.tokens), {}
+        for number, name in enumerate(sorted(good, key=lambda name: sum(len(p.text) for p in good[name][1].paragraphs))): # what a short page does not need is left to the longer ones
+            url, document, start = good[name]
+            try: text, shown = document_text(document, name, room // (len(good) - number), max(3, self.settings.links // len(pages)), page, start, self._record(document.url))
+            except ToolError as error: blocks[name] = _failed(name, error); continue
+            self.shown.update(p.id for p in shown)
+            room -= min(room, guess_tokens(text))
+            blocks[name] = f"## {_safe(name)}\n{text}", shown, False
+        return [blocks.get(name) or _failed(name, result) for name, result in pages.items()]
 
     def _url_of(self, identity): # -> address of the page of a paragraph
         known = self.seen.get(identity) or self.provider.paragraph(identity) or (self.store.get(identity) if self.store is not None else None)
