@@ -111,6 +111,7 @@ def _has_sentence(line): # one line -> whether something of three words, or of f
     return any(line.count(" ", 0, end.start()) > 1 or text_width(line[:end.start()]) - end.start() > 3 for end in _END.finditer(line))
 
 # %% ../../nbs/15_paragraphs.ipynb #a4c35110
+_NOTE = re.compile(r"\s*\^\s*(?:\d{1,3}|[a-z*])\s") # footnotes
 _STOP = re.compile(r"(?<=[^\W\d_]{2})[.!?…][\"”’'»)\]]*(?=\s|\[|$)|[。！？．]")
 
 def _is_box(text): # a paragraph -> whether it is the cells of a table or an infobox in one run
@@ -124,9 +125,9 @@ def _is_box(text): # a paragraph -> whether it is the cells of a table or an inf
 # %% ../../nbs/15_paragraphs.ipynb #c41b5086
 def passage_kind(text, # of a paragraph
                  heading="", # above it, as in Paragraph
-                 ): # -> "prose", "data" (list, table, box, formula, code), "caption", "menu" or "title"
+                 ): # -> "prose", "data" (list, table, box, footnotes, formula, code), "caption", "menu" or "title"
     "What a paragraph is to a reader. The first two are worth reading alone; captions, menus and titles are not."
-    if _is_box(text): return "data"
+    if _is_box(text) or _NOTE.match(text): return "data"
     if len(text) > 200 and "\n" not in text and text[-1] in ".。．" and not (_MENU.match(text) or _PICTURE.match(text) or _ENLARGE.search(text) or _IMPRINT.search(text)): return "prose"
     imprint = _IMPRINT.search(text)
     rest = without_captions(text[:imprint.start()] if imprint else text)
