@@ -82,12 +82,12 @@ def tally(results): # rows and records -> {"rows", "attempts", "aside", "reasons
 
 # %% ../../nbs/391_attempts.ipynb #dc54eeac
 async def gather(coroutines, most): # list of coroutines, how many at the same time -> list of results, in order
-    "Run coroutines, so many at once."
+    "Run coroutines, so many at once. Of several that raise the first in the list counts, whichever was the first in time."
     gate = asyncio.Semaphore(most)
     async def one(coroutine):
         async with gate: return await coroutine
     tasks = [asyncio.ensure_future(one(coroutine)) for coroutine in coroutines]
-    try: return list(await asyncio.gather(*tasks))
+    try: return [await task for task in tasks]
     finally:
         for task in tasks: task.cancel() # where one raised, the others would go on for nobody
         for coroutine in coroutines:
