@@ -135,7 +135,7 @@ def test_tools_alone_are_enough_for_research_with_an_endpoint(inputs, tmp_path):
         turns = [turn("", calls=[("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon school", "tides moon"]}), ("todo", {"action": "create", "texts": ["look"]})]),
                  turn("", calls=[("shell", {"command": "echo $((6*7))"}), ("file", {"action": "write", "path": "notes/a.yaml", "content": "a: 1\n"})]), turn("<answer># Found\n\nEnough.</answer>")]
         with ScriptedModel(turns) as server:
-            done = subprocess.run([*STEPDR, "research", "What is known?", "--model", f"{server.url}#scripted", "--web", web, "--workspace", str(tmp_path / f"w{number}"), "--out", str(tmp_path / f"{number}.html")],
+            done = subprocess.run([*STEPDR, "research", "What is known?", "--model", f"{server.url}#scripted", "--web", web, "--tools", "batch_web_surfer,todo,file,shell", "--workspace", str(tmp_path / f"w{number}"), "--out", str(tmp_path / f"{number}.html")],
                                   cwd=inputs, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and "not installed" not in done.stderr + done.stdout, done.stderr[-2000:]
         shown = json.dumps(server.requests[-1]["messages"])
