@@ -551,7 +551,7 @@ time.sleep(60)
     def alive():
         try:
             with open(f"/proc/{pid}/stat") as file: return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-        except FileNotFoundError: return False
+        except OSError: return False # gone, also between opening and reading
     while alive() and time.monotonic() < deadline: time.sleep(0.1)
     assert not alive()
     shutil.rmtree(home, ignore_errors=True)
