@@ -59,8 +59,9 @@ KINDS = {"analyze_image": ".png .jpg .jpeg .gif .webp .bmp .tif .tiff", "asr": "
 KINDS = {name: frozenset(kinds.split()) for name, kinds in KINDS.items()} # tool -> endings of the files of a workspace that it is for
 
 def missing_program(settings): # KitSettings -> {tool: program that it needs and that is not here}
-    needs = {"browser": ["chromium chromium-browser google-chrome google-chrome-stable"], "shell": ["tmux"] + ["bwrap"] * (not settings.unsafe_shell), "analyze_image": ["tesseract"] * (not settings.vision)}
-    return {name: program.split()[0] for name, programs in needs.items() for program in programs if not any(map(shutil.which, program.split()))}
+    from stepdr.tools.browser import CHROMIUM
+    needs = {"browser": [CHROMIUM], "shell": [("tmux",)] + [("bwrap",)] * (not settings.unsafe_shell), "analyze_image": [("tesseract",)] * (not settings.vision)}
+    return {name: programs[0] for name, wanted in needs.items() for programs in wanted if not any(map(shutil.which, programs))}
 
 def left_out(settings, workspace): # KitSettings, Workspace -> {tool: why it is not offered}
     "The tools that a task over this web and in this workspace has no use for, or that cannot work on this machine; none where tools were named."
