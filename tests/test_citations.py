@@ -104,9 +104,11 @@ def test_empty_and_hostile_reports_are_read_in_time_that_grows_with_their_length
     assert extract_citations("") == extract_citations(None) == extract_citations("\x00\x00") == []
     def took(text):
         begun = time.process_time(); extract_citations(text); return time.process_time() - begun
-    for piece in ("[", "((", "\\cite{", "http://a(", "[1] ", "|a", "**", "[^1]: ", "<a href=", "<!--", "词。", "\n# ", "[x](http://y ", "A.B.", ". "):
-        short, long = max(min(took(piece * (10_000 // len(piece))) for _ in range(2)), 0.004), took(piece * (80_000 // len(piece)))
-        assert long < 40 * short, piece                    # 8 times the length; quadratic would be 64
+    def grows(piece):   # 8 times the length; quadratic would be 64 times the time
+        short = max(min(took(piece * (10_000 // len(piece))) for _ in range(2)), 0.004)
+        return took(piece * (80_000 // len(piece))) / short
+    for piece in ("[", "((", "\\cite{", "}", "http://a(", "[1] ", "|a", "**", "[^1]: ", "<a href=", "<!--", "词。", "\n# ", "[x](http://y ", "A.B.", ". "):
+        assert any(grows(piece) < 40 for _ in range(10)), piece   # other work on the machine, or a collection of garbage, may cost one try its time, not all
     two_megabytes = "The bridge number 7 was opened in 1883 [1]. " * 45_000 + "\n\n[1]: http://a.example"
     found = extract_citations(two_megabytes)
     assert len(found) == 1 and found[0].repeated == 44_999 and found[0].cited[0].source == "http://a.example"
