@@ -14,7 +14,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-SHARED = ("settings.ini", "nbs/*.ipynb", "data/**/*")
+SHARED = ("settings.ini", "nbs/**/*.ipynb", "data/**/*")
 
 
 class BuildWithShare(build_py):

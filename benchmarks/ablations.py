@@ -12,18 +12,18 @@ import time
 
 import torch
 
-from stepdr.artifacts import root
-from stepdr.config import SynthesisSettings
-from stepdr.evaluate.metrics import bootstrap
+from stepdr.core.artifacts import root
+from stepdr.core.config import SynthesisSettings
+from stepdr.judge.metrics import bootstrap
 from stepdr.model.base import SKELETON, make_model, train_tokenizer, training_text
 from stepdr.model.decoder import decode
-from stepdr.model.rows import encode_rows, training_namer
+from stepdr.model.encoding import encode_rows, training_namer
 from stepdr.synthesis.build import sets_of
 from stepdr.synthesis.closed import readable, reading_row
-from stepdr.train.lm import train_rows
-from stepdr.trajectory import render
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.train.loop import train_rows
+from stepdr.core.trajectory import render
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 
 VARIANTS = {"all": {}, "without induction initialisation": {"induction": False}, "without renaming": {"renamed": 0.0},
             "without the citation and digit tokens": {"skeleton": [piece for piece in SKELETON if "web_00" not in piece and not piece.isdigit()]},

@@ -18,7 +18,7 @@ def load(folder):
     "A trained model, or a fresh one of the tiny profile with a small tokenizer of the training texts."
     from stepdr.model.base import load_model, make_model, train_tokenizer, training_text
     if folder: return load_model(folder)
-    from stepdr.config import PROFILES, SynthesisSettings
+    from stepdr.core.config import PROFILES, SynthesisSettings
     from stepdr.synthesis.build import sets_of
     base = PROFILES["tiny"]["base"]
     sets = sets_of(WEB, SynthesisSettings(stage1_rows=300, stage2_rows=300, sft_rows=300), 0).rows
@@ -29,8 +29,8 @@ def load(folder):
 class Script:
     "Episodes for a model that cannot call tools: the teacher's tool text after each turn, whatever was written."
     def __init__(self, tasks, tokenizer):
-        from stepdr.synthesis.teacher import PERFECT, make_trajectory
-        from stepdr.trajectory import segments
+        from stepdr.synthesis.expert import PERFECT, make_trajectory
+        from stepdr.core.trajectory import segments
         rows = [make_trajectory(WEB, "research" if task["kind"] == "research" else "seeking", task, PERFECT, 0) for task in tasks]
         self.prompts, self.texts = [], []
         for row in rows:
@@ -51,7 +51,7 @@ class Agents:
         self.prompts = [tokenizer.encode(e.prompt(), add_special_tokens=False) for e in self.episodes()]
 
     def episodes(self):
-        from stepdr.agent import AgentEpisode
+        from stepdr.model.rollout import AgentEpisode
         from stepdr.tools.closed import Environment
         return [AgentEpisode(task, Environment(WEB, seed=task["id"]), self.budget) for task in self.tasks]
 
@@ -105,11 +105,11 @@ def main():
     given = parser.parse_args()
     import torch
     torch.set_num_threads(given.threads)
-    from stepdr.agent import Budget
+    from stepdr.model.rollout import Budget
     from stepdr.synthesis.tasks import question_tasks, research_tasks
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.artifacts import root
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.core.artifacts import root
+    from stepdr.world.facts import load_graph
     global WEB
     WEB = ClosedWeb(load_graph(root() / "data" / "kg"))
     model, tokenizer = load(given.model)

@@ -70,7 +70,7 @@ def main():
 
     import trafilatura
 
-    from stepdr.artifacts import root
+    from stepdr.core.artifacts import root
     from stepdr.tools.extract import ExtractSettings, extract
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     sets = {"OI Wiki (zh)": oiwiki(root().parent / "shared" / "data"), "Node.js API": beside(Path("/usr/share/doc/nodejs/api"), Path("/usr/share/doc/nodejs/api")),

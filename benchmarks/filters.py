@@ -129,7 +129,7 @@ def dialogue(name, question, answer): return {"id": name, "messages": [{"role": 
 def leaks(data, english, chinese):
     "Planted questions that are found, and unrelated texts that are taken for leaks."
     from stepdr.synthesis.filters import language_mixing
-    from stepdr.synthesis.stream import Decontamination, load_evaluation
+    from stepdr.synthesis.filter_files import Decontamination, load_evaluation
     draw = random.Random(2)
     reports = [archive.extractfile(m).read().decode() for archive in [tarfile.open(next((data / "reports_human").glob("*.tar.gz")))] for m in archive if m.isfile() and m.name.endswith(".md")]
     unrelated = [dialogue(f"u{i}", text[:200], text) for i, text in enumerate(english + chinese + reports)]
@@ -172,7 +172,7 @@ def spoil(text, is_chinese, draw):
 
 def stream(texts, megabytes):
     "The whole command over a file: speed and memory, for a file and for one four times as long."
-    from stepdr.synthesis.stream import filter_file
+    from stepdr.synthesis.filter_files import filter_file
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, 4):
             source = Path(folder) / f"{times}.jsonl"

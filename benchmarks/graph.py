@@ -54,7 +54,7 @@ def measured(before, work):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ours_build(text, out): return measured("from stepdr.world.kg import build", f"build({str(text)!r}, {str(out)!r})")
+def ours_build(text, out): return measured("from stepdr.world.knowledge_graph import build", f"build({str(text)!r}, {str(out)!r})")
 
 
 def igraph_draw(graph, relations, degree, seeds, cap, low, high, fewest, most, with_edges):
@@ -96,7 +96,7 @@ def igraph_draw(graph, relations, degree, seeds, cap, low, high, fewest, most, w
 def nodes_only(settings):
     "Our kernel without the edges, for the comparison with igraph that draws nodes only."
     import numba
-    from stepdr.world import kg
+    from stepdr.world import knowledge_graph as kg
     add, good, grow, draw = kg._add, kg._good_seed, kg._grow, kg._draw
     low, high, fewest, most, cap = settings.seed_low, settings.seed_high, settings.fewest, settings.most, settings.cap
 
@@ -120,7 +120,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     import igraph
-    from stepdr.world.kg import KnowledgeGraph, SampleSettings, allowed_relations, candidate_seeds, graph_sample, sample_block
+    from stepdr.world.knowledge_graph import KnowledgeGraph, SampleSettings, allowed_relations, candidate_seeds, graph_sample, sample_block
     folder = Path(tempfile.mkdtemp(prefix="graph-"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, igraph {igraph.__version__}")
     try:
@@ -129,7 +129,7 @@ def main():
         print(f"n = {nodes} nodes, {triples} triples, {(folder / 'big.tsv').stat().st_size / 1e6:.0f} MB of text", flush=True)
         done = ours_build(folder / "big.tsv", folder / "big")
         print(f"text to arrays on disk   {done['cpu']:6.1f} CPU s  {done['wall']:6.1f} s  peak {done['mb']:5.0f} MB", flush=True)
-        back = measured("from stepdr.world.kg import KnowledgeGraph", f"g = KnowledgeGraph.open({str(folder / 'big')!r}); g.triples(g.find(g.ids([7])[0]))")
+        back = measured("from stepdr.world.knowledge_graph import KnowledgeGraph", f"g = KnowledgeGraph.open({str(folder / 'big')!r}); g.triples(g.find(g.ids([7])[0]))")
         print(f"opened again, one node   {back['cpu']:6.3f} CPU s  {back['wall']:6.3f} s  peak {back['mb']:5.0f} MB", flush=True)
         if given.load_scale:
             small = int(4_600_000 * given.load_scale), int(21_000_000 * given.load_scale)

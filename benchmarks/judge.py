@@ -21,7 +21,7 @@ def load(folder, web):
     "A trained judge, or a fresh model of the tiny profile with a tokenizer of the closed web's sentences."
     from stepdr.model.base import load_model, make_model, train_tokenizer
     if folder: return load_model(folder)
-    from stepdr.config import PROFILES
+    from stepdr.core.config import PROFILES
     base = PROFILES["tiny"]["base"]
     tokenizer = train_tokenizer([p.text for p in web.world.paragraphs.values()], base.vocabulary)
     return make_model(len(tokenizer), base.width, base.layers, base.heads, base.context, base.induction), tokenizer
@@ -55,10 +55,10 @@ def main():
     given = parser.parse_args()
     import torch
     torch.set_num_threads(given.threads)
-    from stepdr.artifacts import root
-    from stepdr.judge import Judge, questions, shown_sections
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.core.artifacts import root
+    from stepdr.judge.train import Judge, questions, shown_sections
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
     judge = Judge(*load(given.model, web), most=100_000)
     items = make_items(web, given.reports, given.rubrics, given.sections)

@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-from stepdr.evaluate.metrics import bootstrap
-from stepdr.tools.base import Toolbox
+from stepdr.judge.metrics import bootstrap
+from stepdr.tools.tool import Toolbox
 from stepdr.tools.search import FolderProvider, WebSurfer, compared_words, folder_store
 
 HERE = Path(__file__).resolve().parent

@@ -121,14 +121,14 @@ def main():
     parser.add_argument("--oiwiki", default="../shared/data/docs_oiwiki_zh", help="folder with oiwiki_html_graph_intro.tar.xz")
     given = parser.parse_args()
     import cv2, numpy
-    from stepdr.artifacts import root
-    from stepdr.tools.base import run_async
+    from stepdr.core.artifacts import root
+    from stepdr.tools.tool import run_async
     from stepdr.tools.browser import Browser, BrowserSettings
     from stepdr.tools.fetch import FetchSettings
     from stepdr.tools.workspace import Workspace
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
-    from stepdr.world.serve import serve
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
+    from stepdr.world.server import serve
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
     urls = [u for u, keys in sorted(web.world.pages.items()) if u not in web.world.dead and len(keys) > 3 and "almanac" in u]
     urls = urls[::max(1, len(urls) // given.subjects)][:given.subjects]

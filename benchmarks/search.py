@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stepdr.artifacts import root
+from stepdr.core.artifacts import root
 from stepdr.world.authority import Authority
 from stepdr.world.paragraphs import Paragraph, ParagraphStore, StoreSettings, _document, _schema, paragraph_id
 

@@ -16,13 +16,13 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 
 def make_rows(count, vocabulary):
     "Rendered trajectories of the tiny profile."
-    from stepdr.artifacts import root
-    from stepdr.config import SynthesisSettings
+    from stepdr.core.artifacts import root
+    from stepdr.core.config import SynthesisSettings
     from stepdr.model.base import train_tokenizer, training_text
-    from stepdr.model.rows import Namer, encode_rows
+    from stepdr.model.encoding import Namer, encode_rows
     from stepdr.synthesis.build import sets_of
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
     sets = sets_of(web, SynthesisSettings(stage1_rows=count, stage2_rows=count, sft_rows=count), 0).rows
     rows = [row for stage in sets.values() for row in stage]
@@ -39,9 +39,9 @@ def main():
     given = parser.parse_args()
     import torch
     torch.set_num_threads(given.threads)
-    from stepdr.config import PROFILES
+    from stepdr.core.config import PROFILES
     from stepdr.model.base import make_model
-    from stepdr.train.lm import train_rows
+    from stepdr.train.loop import train_rows
     began = time.time()
     import trl
     from trl import SFTTrainer

@@ -6,11 +6,11 @@ import signal
 import sys
 import time
 
-from stepdr.artifacts import root
-from stepdr.client import Answer, SetAside, Work
-from stepdr.config import InputError
-from stepdr.llm import Reply, Usage
-from stepdr.tools.base import ToolError
+from stepdr.core.artifacts import root
+from stepdr.core.teacher import Answer, SetAside, Work
+from stepdr.core.config import InputError
+from stepdr.core.endpoint import Reply, Usage
+from stepdr.tools.tool import ToolError
 from stepdr.tools.search import Provider
 
 
@@ -140,9 +140,9 @@ class ClosedAndCorpus(Provider):
     local = True
     def __init__(self):
         from stepdr.tools.search import ClosedWebProvider, StoreProvider
-        from stepdr.world.closed import ClosedWeb
-        from stepdr.world.documents import Corpus
-        from stepdr.world.graph import load_graph
+        from stepdr.world.closed_web import ClosedWeb
+        from stepdr.synthesis.documents import Corpus
+        from stepdr.world.facts import load_graph
         self.both = [StoreProvider(Corpus(os.environ["TEST_CORPUS"]).store()), ClosedWebProvider(ClosedWeb(load_graph(root() / "data" / "kg")))]
 
     async def search(self, query, topk=10, **filters):

@@ -2,7 +2,7 @@
 import json
 import shutil
 
-from stepdr.artifacts import root, write_json, write_jsonl
+from stepdr.core.artifacts import root, write_json, write_jsonl
 
 TOWNS = {"Ashford": "weavers", "Brennock": "tanners", "Coldwell": "millers", "Dunmere": "smiths", "Eastholt": "coopers", "Farlow": "printers"}
 
@@ -42,11 +42,11 @@ def write_results(folder):
 
 def make_run(folder):
     "A run's folder with a closed web, tasks, untrained models and the results of a run that never was."
-    from stepdr.judge import Judge  # noqa: F401 (its tokens)
+    from stepdr.judge.train import Judge  # noqa: F401 (its tokens)
     from stepdr.model.base import make_model, save_model, train_tokenizer
     from stepdr.synthesis.tasks import question_tasks, research_tasks
-    from stepdr.world.closed import ClosedWeb, save_web
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb, save_web
+    from stepdr.world.facts import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
     save_web(web, root() / "data" / "kg", folder / "world")
     for split in ("train", "dev", "test"):

@@ -5,10 +5,10 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from stepdr.client import Answer, Work
-from stepdr.llm import EndpointError
-from stepdr.prompts import PROMPTS, SCHEMAS, schema_in
-from stepdr.rules import RULES, OfflineTeacher
+from stepdr.core.teacher import Answer, Work
+from stepdr.core.endpoint import EndpointError
+from stepdr.core.prompts import PROMPTS, SCHEMAS, schema_in
+from stepdr.core.scripted_teacher import RULES, OfflineTeacher
 from stepdr.synthesis.engine import rule_teacher
 
 NOWHERE = "web_ffffffff"  # an id that nobody was shown

@@ -3,16 +3,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepdr.artifacts import write_json
-from stepdr.config import setting, validate
-from stepdr.pipeline import Stage, run_pipeline
+from stepdr.core.artifacts import write_json
+from stepdr.core.config import setting, validate
+from stepdr.run.pipeline import Stage, run_pipeline
 
 STAGES = (Stage("source", "source.ipynb", writes=("data",)),
           Stage("slow", "slow.ipynb", reads=("data",), writes=("models/slow",), metrics=("slow",)),
           Stage("sum", "sum.ipynb", reads=("models/slow",), writes=("sum.json",)))
 
 SOURCE = """
-from stepdr.artifacts import atomic_write
+from stepdr.core.artifacts import atomic_write
 import random
 random.seed(seed)
 atomic_write(f"{run_dir}/data/numbers.txt", " ".join(str(random.randrange(100)) for _ in range(count)))
@@ -21,7 +21,7 @@ print("wrote", count, "numbers")
 SLOW = """
 import time
 from pathlib import Path
-from stepdr.artifacts import InputError, MetricsLog, atomic_directory, read_json, write_json
+from stepdr.core.artifacts import InputError, MetricsLog, atomic_directory, read_json, write_json
 numbers = [int(word) for word in Path(run_dir, "data/numbers.txt").read_text().split()]
 checkpoint = Path(run_dir, "checkpoints/slow/last")
 state = read_json(checkpoint/"state.json") if checkpoint.exists() else {"step": 0, "total": 0}
@@ -40,7 +40,7 @@ while state["step"] < steps:
 with atomic_directory(Path(run_dir, "models/slow")) as folder: write_json(folder/"model.json", state)
 """
 SUM = """
-from stepdr.artifacts import read_json, write_json
+from stepdr.core.artifacts import read_json, write_json
 write_json(f"{run_dir}/sum.json", {"total": read_json(f"{run_dir}/models/slow/model.json")["total"]*scale})
 """
 

@@ -1,7 +1,7 @@
 """Short answers by rule: what is the same, what is another, and what a rule leaves open."""
 import pytest
 
-from stepdr import answers as a
+from stepdr.core import answers as a
 
 NUMBERS = [ # answer, right, verdict
     ("5", "-5", "other"), ("−5", "-5", "same"), ("–5", "-5", "same"), ("minus 5", "-5", "same"), ("negative five", "-5", "same"), ("+5", "5", "same"), ("-5", "5", "other"),

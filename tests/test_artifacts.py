@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepdr import artifacts
-from stepdr.artifacts import (InputError, MetricsLog, atomic_directory, atomic_write, read_json, read_jsonl, read_metrics, read_parquet,
+from stepdr.core import artifacts
+from stepdr.core.artifacts import (InputError, MetricsLog, atomic_directory, atomic_write, read_json, read_jsonl, read_metrics, read_parquet,
                               root, sha256_path, write_json, write_jsonl, write_parquet)
 
 
@@ -36,7 +36,7 @@ def test_directory_appears_whole_or_keeps_the_old_one(tmp_path):
 
 def test_kill_in_the_middle_of_many_writes(tmp_path):
     "Whatever the moment of the kill, the file under its name is complete."
-    code = f"from stepdr.artifacts import write_json\nwhile True: write_json({str(tmp_path/'a.json')!r}, list(range(50000)))"
+    code = f"from stepdr.core.artifacts import write_json\nwhile True: write_json({str(tmp_path/'a.json')!r}, list(range(50000)))"
     for wait in (0.05, 0.11, 0.17):
         process = subprocess.Popen([sys.executable, "-c", code])
         while not (tmp_path/"a.json").exists(): time.sleep(0.01)
@@ -109,7 +109,7 @@ def test_root(monkeypatch, tmp_path):
 
 def test_imports_are_light():
     "Nothing heavy comes with the package or its command line."
-    code = ("import sys, stepdr, stepdr.artifacts, stepdr.pipeline, stepdr.cli; "
+    code = ("import sys, stepdr, stepdr.core.artifacts, stepdr.run.pipeline, stepdr.run.cli; "
             "print([name for name in ('torch', 'transformers', 'trl', 'polars', 'numpy', 'plotly', 'papermill', 'nbdev') if name in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepdr.client import TeacherClient, TeacherSettings
-from stepdr.config import InputError
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.config import InputError
 from stepdr.evaluate import benchmarks as b
-from stepdr.evaluate import metrics as m
-from stepdr.llm import Reply, Usage
+from stepdr.judge import metrics as m
+from stepdr.core.endpoint import Reply, Usage
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -520,7 +520,7 @@ def test_question_graders(tmp_path):
     rows, _, _ = graded("frames", frames, {"1": "Canberra", "2": ""}, lambda shown: {"reason": "r", "decision": "TRUE"})
     assert b.score_verdicts("frames", rows)["accuracy"]["mean"] == 0.5
     with pytest.raises(InputError, match="has no exact rule; name an endpoint"): asyncio.run(b.grade_predictions("race", [], {}))
-    with pytest.raises(InputError, match="judged by stepdr.evaluate.judges"): graded("researchrubrics", [], {}, reply)
+    with pytest.raises(InputError, match="judged by stepdr.judge.judges"): graded("researchrubrics", [], {}, reply)
 
 
 def test_report_graders():
@@ -560,7 +560,7 @@ def test_fact_grader():
 
 
 def test_the_whole_way_with_a_rubric_judge(tmp_path):
-    from stepdr.evaluate.judges import EndpointJudge, JudgingSettings, MajorityJudge, WordsJudge
+    from stepdr.judge.judges import EndpointJudge, JudgingSettings, MajorityJudge, WordsJudge
     bench = [{"id": name, "query": f"Task {name}", "rubrics": [{"criterion": "States that the bridge was opened in 1883.", "weight": 4.0, "axis": "Explicit Criteria"}, {"criterion": "Confuses the bridge with a tunnel of 1900.", "weight": -2.0, "axis": "Implicit Criteria"}]} for name in "xyz"]
     write(tmp_path / "bench.jsonl", bench)
     write(tmp_path / "p.jsonl", [{"id": "x", "report": "The bridge was opened in 1883."}, {"id": "y", "report": ""}, {"id": "nobody", "report": "x"}])

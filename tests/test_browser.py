@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stepdr.artifacts import root
+from stepdr.core.artifacts import root
 from stepdr.tools import fetch as fetching
-from stepdr.tools.base import Toolbox, ToolError, run_async
+from stepdr.tools.tool import Toolbox, ToolError, run_async
 from stepdr.tools.browser import Browser, BrowserSettings, CheckingProxy, browser_protections
 from stepdr.tools.fetch import FetchSettings
 from stepdr.tools.workspace import Workspace
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
-from stepdr.world.serve import serve
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
+from stepdr.world.server import serve
 
 chromium = pytest.mark.skipif(not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), reason="no Chromium here")
 
@@ -530,7 +530,7 @@ def test_no_browser_outlives_us(trap, tmp_path):
     "kill -9 of the process that started it."
     program = f"""
 import time
-from stepdr.tools.base import run_async
+from stepdr.tools.tool import run_async
 from stepdr.tools.browser import Browser
 from stepdr.tools.fetch import FetchSettings
 from stepdr.tools.workspace import Workspace

@@ -6,15 +6,15 @@ import string
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.calls import answer_in, read_arguments, unread_call
-from stepdr.llm import ChatEndpoint, EndpointSettings, Gathered, native_call, read_turn
-from stepdr.research import ResearchAgent, ResearchSettings, find_answer
+from stepdr.core.calls import answer_in, read_arguments, unread_call
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Gathered, native_call, read_turn
+from stepdr.agent.episode import ResearchAgent, ResearchSettings, find_answer
 from stepdr.synthesis.filters import answer_of as filter_answer, calls_of, citation_format, citations, failed_responses
 from stepdr.synthesis.formats import trajectory_of
-from stepdr.tools.base import Toolbox, ToolError, check_arguments, run_async
+from stepdr.tools.tool import Toolbox, ToolError, check_arguments, run_async
 from stepdr.tools.closed import Environment
 from stepdr.tools.workspace import Workspace
-from stepdr.trajectory import all_cited, answer_of, assistant_text, cited_ids, neutralize, parse_turn
+from stepdr.core.trajectory import all_cited, answer_of, assistant_text, cited_ids, neutralize, parse_turn
 
 LIST = {"name": "file", "arguments": {"action": "list"}}
 CALL = json.dumps(LIST)
@@ -311,10 +311,10 @@ def values(rng, depth=0): return rng.choice([None, 0, 5, 1.5, -1, 10**30, True, 
 
 
 def test_a_call_of_wrong_types_ends_no_training_and_no_evaluation():
-    from stepdr.agent import AgentEpisode
-    from stepdr.artifacts import root
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.model.rollout import AgentEpisode
+    from stepdr.core.artifacts import root
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     web, rng = ClosedWeb(load_graph(root() / "data" / "kg")), random.Random(0)
     for body in ('{"name": "todo", "arguments": {"action": "create", "items": 5}}', '{"name": ["todo"], "arguments": {}}', '{"name": "todo", "arguments": [1]}', '{"name": "batch_web_surfer", "arguments": {"action": ["batch_search"], "queries": "x"}}',
                  '{"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["\\ud800"]}}', '{"name": {"a": 1}}', "7", "null", '"x"', '{"name": "todo", "arguments": {"action": "create", "items": {"a": 1}}}'):
@@ -361,10 +361,10 @@ def test_streams_of_odd_servers():
 # citations and failed calls
 
 def test_a_citation_of_several_is_read_everywhere():
-    from stepdr.client import cites
+    from stepdr.core.teacher import cites
     from stepdr.evaluate.citations import extract_citations
-    from stepdr.evaluate.run import citation_support
-    from stepdr.report import markdown
+    from stepdr.evaluate.closed_web import citation_support
+    from stepdr.run.report import markdown
     from stepdr.synthesis.writing import report_measures
     report = r"It is so \cite{web_0a1b2c3d,web_99ffee01} and so \cite{web_0a1b2c3d, web_4e5f6a7b}."
     ids = ["web_0a1b2c3d", "web_99ffee01", "web_4e5f6a7b"]

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import root, sha256_path, write_json, write_jsonl
-from stepdr.client import Work, work_counts
-from stepdr.config import InputError
+from stepdr.core.artifacts import root, sha256_path, write_json, write_jsonl
+from stepdr.core.teacher import Work, work_counts
+from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.cards import (CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, compare, compare_text, cost_table, decontaminated, front, load_prices, paired_test, price_for, prompt_hashes, quality_cost_figure,
                                    report_cost, score_card, sign_flip_p, trace_cost)
-from stepdr.llm import ChatEndpoint, EndpointSettings, Reply, Usage
-from stepdr.research import ResearchAgent, ResearchResult, Spent
-from stepdr.tools.base import Toolbox
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage
+from stepdr.agent.episode import ResearchAgent, ResearchResult, Spent
+from stepdr.tools.tool import Toolbox
 from stepdr.tools.workspace import Workspace
 
 
@@ -144,7 +144,7 @@ def test_a_card_is_whole_and_names_no_folder(tmp_path):
 
 
 def test_prompt_hashes_change_with_a_word(monkeypatch):
-    from stepdr import prompts
+    from stepdr.core import prompts
     before = prompt_hashes(["fact_check", "race"])
     monkeypatch.setitem(prompts.CHINESE, "fact_check", prompts.CHINESE["fact_check"] + "。")
     after = prompt_hashes(["fact_check", "race"])

@@ -17,12 +17,12 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from stepdr.artifacts import read_json, read_jsonl, read_metrics, root, sha256_path
-from stepdr import pipeline
-from stepdr.config import PROFILES
-from stepdr.pipeline import STAGES, _end_leftover_kernels
+from stepdr.core.artifacts import read_json, read_jsonl, read_metrics, root, sha256_path
+from stepdr.run import pipeline
+from stepdr.core.config import PROFILES
+from stepdr.run.pipeline import STAGES, _end_leftover_kernels
 
-STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
+STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
 SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.sft_rows": 120, "synthesis.heldout_research": 10, "synthesis.heldout_questions": 8,
          "synthesis.subgraphs": 20, "synthesis.walks": 40, "synthesis.research": 60,
          "base.width": 64, "base.layers": 2, "tokens_per_step": 1024,
@@ -156,7 +156,7 @@ def test_the_same_command_repeats_nothing(chain):
 
 def test_a_changed_line_in_any_module_that_a_stage_imported_makes_it_stale(chain, tmp_path, monkeypatch):
     imported = traced(chain[0], "module")
-    assert set(imported) == {stage.name for stage in STAGES if stage.notebook} and "stepdr.train.ppo" in imported["ppo"]
+    assert set(imported) == {stage.name for stage in STAGES if stage.notebook} and "stepdr.rl.ppo" in imported["ppo"]
     monkeypatch.setenv("STEPDR_HOME", str(root()))
     package = tmp_path / "stepdr"
     shutil.copytree(Path(pipeline.stepdr.__file__).parent, package)
@@ -197,22 +197,22 @@ def run_all(notebook, home=None, **parameters):
 
 
 def test_run_all_in_a_stage_notebook_works_on_small_data_of_its_own(home):
-    printed = run_all("40_base.ipynb", home)
+    printed = run_all("50_model/02_base.ipynb", home)
     assert "profile micro" in printed and "million parameters" in printed
     scratch = home / "reports/scratch"
     assert (scratch / "models/base/rows_sft.parquet").exists() and not (scratch / "manifests/base.json").exists()
     assert [path.name for path in (home / "reports").iterdir() if path.name != ".gitkeep"] == ["scratch"]
-    assert "unchanged, kept" in run_all("40_base.ipynb", home)
+    assert "unchanged, kept" in run_all("50_model/02_base.ipynb", home)
 
 
 def test_run_all_pointed_at_a_finished_run_leaves_it_as_it_is(chain, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(chain[0], folder)
     before = {path: sha256_path(folder / path) for path in ("models/ppo", "metrics/ppo.jsonl", "manifests/ppo.json")}
-    with pytest.raises(CellExecutionError, match="InputError.*holds .*ppo.* already; overwrite = True replaces it"): run_all("70_ppo.ipynb", run_dir=str(folder))
+    with pytest.raises(CellExecutionError, match="InputError.*holds .*ppo.* already; overwrite = True replaces it"): run_all("80_rl/06_ppo.ipynb", run_dir=str(folder))
     assert {path: sha256_path(folder / path) for path in before} == before
     given = {name.split(".")[1]: value for name, value in SMALL.items() if name.startswith("ppo.")} | {"iterations": 1, "critic_warmup": 0}
-    run_all("70_ppo.ipynb", run_dir=str(folder), overwrite=True, **given)
+    run_all("80_rl/06_ppo.ipynb", run_dir=str(folder), overwrite=True, **given)
     assert len(read_metrics(folder / "metrics/ppo.jsonl")) == 1 and not (folder / "manifests/ppo.json").exists()
 
 

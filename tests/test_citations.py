@@ -17,18 +17,18 @@ from threading import Thread
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import root
-from stepdr.client import TeacherClient, TeacherSettings, spent
-from stepdr.config import InputError
+from stepdr.core.artifacts import root
+from stepdr.core.teacher import TeacherClient, TeacherSettings, spent
+from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.citations import (EndpointCitations, Source, SourceReader, Statement, TruthCitations, WordCitations, check_report, check_reports, citation_figure, citation_judge_from, citation_table, cut_text,
                                        extract_asked, extract_citations, fact_rows, source_key, split_sentences)
-from stepdr.evaluate.run import citation_support
-from stepdr.llm import ChatEndpoint, EndpointSettings
+from stepdr.evaluate.closed_web import citation_support
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
 from stepdr.synthesis.tasks import research_tasks
 from stepdr.tools.closed import paragraph_line
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

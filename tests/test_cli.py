@@ -12,11 +12,11 @@ import pytest
 import small_project
 from example_run import write_results
 
-from stepdr import cli, pipeline
-from stepdr.artifacts import InputError
-from stepdr.cli import main, make_parser
+from stepdr.run import cli, pipeline
+from stepdr.core.artifacts import InputError
+from stepdr.run.cli import main, make_parser
 
-STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
+STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_what_children_write_is_not_the_answer(capfd):
 
 def test_every_bar_is_made_in_one_place():
     "`progress_bar` draws on standard error; another call of tqdm might not."
-    package = Path(cli.__file__).parent
+    package = Path(pipeline.stepdr.__file__).parent
     found = [path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text() or "file=sys.stdout" in path.read_text()]
     assert found == ["artifacts.py"]
 
@@ -230,7 +230,7 @@ def test_every_command_that_asks_is_tried():
 @pytest.mark.parametrize("command", ASKING)
 def test_every_command_that_asks_takes_timeout_and_concurrency(command, tmp_path, monkeypatch, capsys):
     "From the command line to the endpoint's settings; a number that makes no sense is one line."
-    import stepdr.llm
+    import stepdr.core.endpoint
     from stepdr.evaluate.pairwise import PairwiseSettings, make_command
     parser = next(parser for words, parser in commands() if " ".join(words) == command)
     told = parser.format_help()
@@ -251,7 +251,7 @@ def test_every_command_that_asks_takes_timeout_and_concurrency(command, tmp_path
     def watch(self, settings):
         seen.append(settings)
         raise InputError("seen")
-    monkeypatch.setattr(stepdr.llm.ChatEndpoint, "__init__", watch)
+    monkeypatch.setattr(stepdr.core.endpoint.ChatEndpoint, "__init__", watch)
     given = [text.replace("DIR", str(tmp_path)).replace("URL", "http://127.0.0.1:9/v1#none") for text in ASKING[command]]
     assert main([*command.split(), *given, "--timeout", "7", "--concurrency", "3"]) == 2
     assert seen and all((one.timeout, one.concurrency) == (7.0, 3) for one in seen), capsys.readouterr().err

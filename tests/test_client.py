@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.client import (CHECKS, SetAside, TeacherClient, TeacherSettings, ask_many, faults_of, free_texts, judge_reply, language_shares, mend_json, read_objects, refuses, request_key,
+from stepdr.core.teacher import (CHECKS, SetAside, TeacherClient, TeacherSettings, ask_many, faults_of, free_texts, judge_reply, language_shares, mend_json, read_objects, refuses, request_key,
                            schema_validator, spent, teach)
-from stepdr.config import InputError
-from stepdr.llm import ChatEndpoint, EndpointSettings, Reply, Usage, price_of
-from stepdr.prompts import AXES, CHINESE, CUT, GRADERS, PROMPTS, ROLES, SCHEMAS, add_prompt, holes, prompt, schema_in, shown_value, teacher_messages
+from stepdr.core.config import InputError
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage, price_of
+from stepdr.core.prompts import AXES, CHINESE, CUT, GRADERS, PROMPTS, ROLES, SCHEMAS, add_prompt, holes, prompt, schema_in, shown_value, teacher_messages
 
 PARAGRAPHS = [{"id": "web_0a1b2c3d", "title": "Bridge", "text": "The bridge was opened in 1883 and is still in use."}]
 GOOD = {"findings": [{"paragraph": "web_0a1b2c3d", "quote": "opened in 1883", "stance": "supports"}], "missing": "A second and independent source for the year.", "verdict": "support"}
@@ -192,8 +192,8 @@ def test_broken_entries_are_set_aside_and_asked_again(tmp_path):
 
 SCRIPT = """
 import asyncio, json, sys
-from stepdr.client import TeacherClient, TeacherSettings, ask_many
-from stepdr.llm import ChatEndpoint, EndpointSettings
+from stepdr.core.teacher import TeacherClient, TeacherSettings, ask_many
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
 url, cache, rows = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 async def work():
     policy = ChatEndpoint(EndpointSettings(base_url=url, model="scripted", price_in=2.0, price_out=8.0, price_cached=0.5))
@@ -291,7 +291,7 @@ def test_a_prompt_that_is_too_long_is_remembered(tmp_path):
     class Full:
         name, times = "full", 0
         async def complete(self, *_):
-            from stepdr.llm import ContextTooLong
+            from stepdr.core.endpoint import ContextTooLong
             self.times += 1
             raise ContextTooLong("the prompt has 9 tokens, the model 8 positions")
     policy = Full()
@@ -332,7 +332,7 @@ def test_from_file_to_file_with_dirty_lines(tmp_path):
 
 def test_a_cut_gz_and_an_overlong_line_harm_only_themselves(tmp_path):
     import gzip
-    from stepdr.client import read_items
+    from stepdr.core.teacher import read_items
     line = json.dumps({"statement": "case 1 ok", "paragraphs": "p"}).encode() + b"\n"
     (tmp_path / "in.jsonl").write_bytes(line + b'{"x": "' + b"y" * 5000 + b'"}\n' + line)
     kinds = [item.get("wrong", "")[:40] for item in read_items(tmp_path / "in.jsonl", "verify_statement", longest=1000)]

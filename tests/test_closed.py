@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from stepdr.artifacts import read_json, read_jsonl, root
-from stepdr.config import InputError, SynthesisSettings
-from stepdr.prompts import SCHEMAS
+from stepdr.core.artifacts import read_json, read_jsonl, root
+from stepdr.core.config import InputError, SynthesisSettings
+from stepdr.core.prompts import SCHEMAS
 from stepdr.synthesis.build import CATEGORIES, make_sets, read_mixture
 from stepdr.synthesis.closed import CLOSED_RULES, aspects_of, role_in
 from stepdr.synthesis.filters import malformed
-from stepdr.trajectory import CITE
-from stepdr.world.closed import ClosedWeb, save_web
-from stepdr.world.graph import load_graph
+from stepdr.core.trajectory import CITE
+from stepdr.world.closed_web import ClosedWeb, save_web
+from stepdr.world.facts import load_graph
 
 SMALL = SynthesisSettings(stage1_rows=150, stage2_rows=400, sft_rows=150, heldout_research=20, heldout_questions=20, subgraphs=150, walks=80, research=120)
 

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from stepdr.tools.base import ToolError
+from stepdr.tools.tool import ToolError
 from stepdr.tools.content import binary_kind, codec_of, decode_bytes, moved_to, text_kind
 from stepdr.tools.extract import ExtractSettings, extract, parse_document
 

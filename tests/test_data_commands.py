@@ -7,7 +7,7 @@ from pathlib import Path
 import polars
 import pytest
 
-from stepdr.artifacts import root
+from stepdr.core.artifacts import root
 
 STEPDR = str(Path(sys.executable).with_name("stepdr"))
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from stepdr import agent
-from stepdr.agent import AgentEpisode, Budget, run_episodes
+from stepdr.model import rollout as agent
+from stepdr.model.rollout import AgentEpisode, Budget, run_episodes
 from stepdr.model.base import make_model, train_tokenizer
 from stepdr.model.decoder import Decoder, decode, sample
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from stepdr.config import InputError
-from stepdr.tools.base import run_async
-from stepdr.world import documents as module
-from stepdr.world.documents import Corpus, CorpusSettings, WalkSettings, corpus_build, corpus_walk, link_key, read_wiki, unfold, walk, walk_async
+from stepdr.core.config import InputError
+from stepdr.tools.tool import run_async
+from stepdr.synthesis import documents as module
+from stepdr.synthesis.documents import Corpus, CorpusSettings, WalkSettings, corpus_build, corpus_walk, link_key, read_wiki, unfold, walk, walk_async
 from stepdr.world.paragraphs import paragraph_id
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -269,7 +269,7 @@ def test_the_same_bytes_for_one_and_four_workers(towns):
 
 
 def test_a_killed_build_goes_on(towns):
-    script = f"from stepdr.world.documents import *; corpus_build({str(towns / 'wiki.xml')!r}, {str(towns / 'killed')!r}, index=False, workers=1, show=False, settings=CorpusSettings(part=400))"
+    script = f"from stepdr.synthesis.documents import *; corpus_build({str(towns / 'wiki.xml')!r}, {str(towns / 'killed')!r}, index=False, workers=1, show=False, settings=CorpusSettings(part=400))"
     work, seen = towns / ".killed.building", set()
     for wanted in (1, 3):
         process = subprocess.Popen([sys.executable, "-c", script])
@@ -391,7 +391,7 @@ def test_files_of_odd_names_are_opened_as_a_model_writes_them(tmp_path):
         document = run_async(provider.open(page_url(url)))
         assert document.title == title and document.url.startswith("file:///") and all(address.startswith("file:///") for _, address in document.links), url
         assert all(p.id == paragraph_id(document.url, p.text) for p in document.paragraphs)
-    from stepdr.tools.base import ToolError
+    from stepdr.tools.tool import ToolError
     with pytest.raises(ToolError, match="no such file"): run_async(provider.open("file:///C"))
 
 

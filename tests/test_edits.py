@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from stepdr.tools.base import ToolError
+from stepdr.tools.tool import ToolError
 from stepdr.tools.edits import check_result, syntax_fault
 from stepdr.tools.file import Files, parse_diff, patch_text, patch_with_diff
 from stepdr.tools.workspace import Workspace

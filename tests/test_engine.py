@@ -16,8 +16,8 @@ import pytest
 
 import engine_makers
 from scripted_model import ScriptedModel, turn
-from stepdr.artifacts import read_jsonl, root, write_jsonl
-from stepdr.config import InputError
+from stepdr.core.artifacts import read_jsonl, root, write_jsonl
+from stepdr.core.config import InputError
 from stepdr.synthesis.filters import well_formed
 from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, checked_options, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
 
@@ -193,7 +193,7 @@ MEMORY = """
 import sys
 sys.path.insert(0, {here!r})
 from stepdr.synthesis.engine import run_chunks
-from stepdr.artifacts import peak_rss_mb
+from stepdr.core.artifacts import peak_rss_mb
 counts = run_chunks(({{"id": f"n{{n}}", "value": n, "pad": "x" * 200}} for n in range({count})), "engine_makers:double", {out!r}, chunk=500)
 print(counts["rows"], peak_rss_mb())
 """
@@ -417,7 +417,7 @@ options = {least_edges = 3}
 
 def test_questions_from_the_shipped_facts_without_a_network(tmp_path):
     pytest.importorskip("pyarrow")
-    from stepdr.world.kg import graph_build
+    from stepdr.world.knowledge_graph import graph_build
     graph_build(root() / "data" / "kg", tmp_path / "graph")
     (tmp_path / "synth.toml").write_text(QUESTIONS)
     counts = synth(tmp_path / "synth.toml", tmp_path / "one")
@@ -436,7 +436,7 @@ def test_questions_from_the_shipped_facts_without_a_network(tmp_path):
 
 
 def test_questions_from_walks_through_a_corpus(tmp_path):
-    from stepdr.world.documents import corpus_build
+    from stepdr.synthesis.documents import corpus_build
     names = ["Bridge", "Tower", "Harbour", "Market", "Library", "School", "Station", "Garden"]
     for place, name in enumerate(names):
         others = [names[(place + step) % len(names)] for step in (1, 2, 3)]
@@ -548,8 +548,8 @@ into = "tasks"
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     "The config of all capabilities and its inputs: the shipped facts, a wiki, a few reports, paragraphs of two sites."
-    from stepdr.world.documents import corpus_build
-    from stepdr.world.kg import graph_build
+    from stepdr.synthesis.documents import corpus_build
+    from stepdr.world.knowledge_graph import graph_build
     folder = tmp_path_factory.mktemp("offline")
     graph_build(root() / "data" / "kg", folder / "graph")
     names, trades = ["Ashford", "Brennock", "Coldwell", "Dunmere", "Eastholt", "Farlow"], ["weavers", "tanners", "millers", "smiths", "coopers", "printers"]
@@ -561,8 +561,8 @@ def offline(tmp_path_factory):
         (folder / "wiki" / f"{name}.md").write_text(f"# {name}\n\n" + "\n\n".join(text) + "\n")
     corpus_build(folder / "wiki", folder / "corpus", workers=1, show=False)
     for name, about in REPORTS.items(): (folder / "reports" / f"{name}.md").write_text(written_report(*about))
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     pages = [p for p in ClosedWeb(load_graph(root() / "data" / "kg")).world.paragraphs.values() if p.heading in ("birthplace", "school", "occupation")]
     write_jsonl(folder / "paragraphs.jsonl", [{"id": f"p{n}", "text": f"{pages[n].text} {pages[n + 1].text}"} for n in range(0, len(pages) - 1, len(pages) // 8)])
     (folder / "synth.toml").write_text(OFFLINE)
@@ -607,7 +607,7 @@ def test_every_capability_on_ray(offline, monkeypatch):
 
 def test_the_offline_teacher_does_not_grow():
     from stepdr.synthesis.engine import rule_teacher
-    from stepdr.tools.base import run_async
+    from stepdr.tools.tool import run_async
     teacher = rule_teacher()
     async def many():
         for n in range(300): await teacher.ask("same_answer", question="Where?", answer="Exeter", reply=f"Exeter {n}")

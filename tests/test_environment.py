@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.artifacts import root
-from stepdr.environment import RESPONSE_TEMPLATE, environment_class, kit_environment, trl_tokenizer
+from stepdr.core.artifacts import root
+from stepdr.rl.environment import RESPONSE_TEMPLATE, environment_class, kit_environment, trl_tokenizer
 from stepdr.model.base import make_model, train_tokenizer, training_text
-from stepdr.tools.base import Toolbox, ToolError, tool_schema
+from stepdr.tools.tool import Toolbox, ToolError, tool_schema
 from stepdr.tools.closed import ClosedToolbox, Environment
-from stepdr.tools.kit import TOOL_NAMES, KitSettings, open_kit
+from stepdr.tools.toolset import TOOL_NAMES, KitSettings, open_kit
 from stepdr.tools.sandbox import probe
 from stepdr.tools.workspace import Workspace
-from stepdr.trajectory import END, assistant_text, parse_turn, render, segments
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.core.trajectory import END, assistant_text, parse_turn, render, segments
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 
 NAMES = ("Jack Lemmon", "Yoko Ono")  # both are in the closed web
 BATCH, STEPS = 32, 10
@@ -130,7 +130,7 @@ def example_episodes(web):
 def policy(web):
     "A tokenizer and a model that has learned the five habits, in a few seconds."
     import torch
-    from stepdr.train.lm import train_rows
+    from stepdr.train.loop import train_rows
     torch.set_num_threads(1)
     episodes = list(example_episodes(web))
     tokenizer = trl_tokenizer(train_tokenizer((training_text({"messages": m}) for m in episodes), 800))
@@ -359,8 +359,8 @@ def test_the_whole_kit_is_given_back(whole_kit, temporary):
 
 
 FORGETFUL = """
-    from stepdr.environment import kit_environment
-    from stepdr.tools.kit import KitSettings
+    from stepdr.rl.environment import kit_environment
+    from stepdr.tools.toolset import KitSettings
     environment = kit_environment(KitSettings(tools="batch_web_surfer,browser,file,shell"))()
     environment.reset(id="a")
     assert "cite" in environment.batch_web_surfer(action="batch_search", queries=["Jack Lemmon school"])

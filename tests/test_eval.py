@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import read_json, read_jsonl, root, write_jsonl
-from stepdr.client import TeacherClient, TeacherSettings, request_key
-from stepdr.config import InputError
+from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
+from stepdr.core.teacher import TeacherClient, TeacherSettings, request_key
+from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_file
 from stepdr.evaluate.cards import compare
 from stepdr.evaluate.harness import Answering, Answers, EvalSettings, eval_tasks, gather_predictions, page_reader, probe_file, results_text, run_eval
-from stepdr.evaluate.judges import EndpointJudge, JudgingSettings
-from stepdr.llm import ChatEndpoint, EndpointError, EndpointSettings
+from stepdr.judge.judges import EndpointJudge, JudgingSettings
+from stepdr.core.endpoint import ChatEndpoint, EndpointError, EndpointSettings
 
 ASK = TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0, repairs=1)
 
@@ -156,7 +156,7 @@ def test_short_answers_by_an_endpoint(tmp_path):
 MODEL = """
 import sys
 from stepdr.evaluate.harness import Answering, run_eval
-from stepdr.llm import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
 policy = ChatEndpoint(EndpointSettings(base_url=sys.argv[1], model="scripted", retries=0, backoff=0.01))
 found = run_eval("simpleqa", sys.argv[2] + "/out", model=Answering(policy, "m", agent=False, brief=True, workers=2), data=sys.argv[2] + "/q.jsonl")
 print(found["score"]["mean"], found["complete"])
@@ -204,8 +204,8 @@ def test_an_agent_researches_the_closed_web_and_the_oracle_judges(tmp_path):
     from stepdr.evaluate.harness import default_kit
     from stepdr.evaluate.benchmarks import bench_of
     from stepdr.synthesis.tasks import research_tasks
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     task = research_tasks(ClosedWeb(load_graph(root() / "data" / "kg")), "dev", 0)[0]
     write_jsonl(tmp_path / "tasks.jsonl", [task])
     name, asked = re.search(r"of (.+) is", task["rubrics"][0]["criterion"])[1], task["meta"]["asked"]
@@ -278,7 +278,7 @@ def test_fact_reads_the_cited_pages(tmp_path):
         return reply(verdicts=[{"number": n, "reason": "compared", "verdict": "supported" if "1883" in line and "opened in 1883 after" in shown else "unsupported"} for n, line in enumerate(("It was opened in 1883.", "It was painted red."), 1)])
     write_jsonl(tmp_path / "query.jsonl", [{"id": 1, "prompt": "Report on the bridge."}])
     write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "article": f"It was opened in 1883 [1]. [1]: http://{host}/bridge"}])
-    from stepdr.tools.kit import KitSettings
+    from stepdr.tools.toolset import KitSettings
     with ScriptedModel(judge) as server:
         found = run_eval("fact", tmp_path / "out", tmp_path / "p.jsonl", data=tmp_path / "query.jsonl", judge=TeacherClient(endpoint(server), ASK), kit=KitSettings(allow_hosts=host))
     site.shutdown()
@@ -305,8 +305,8 @@ def test_what_a_benchmark_needs_is_told_in_one_line(tmp_path):
 
 def test_a_run_gives_its_own_tasks(tmp_path):
     from stepdr.synthesis.tasks import research_tasks
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
     (tmp_path / "run" / "world").mkdir(parents=True); (tmp_path / "run" / "data").mkdir(); (tmp_path / "run" / "world" / "pages.json").write_text("{}")
     rows = [{**task, "kind": "research"} for task in research_tasks(web, "dev", 0)[:3]]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import read_jsonl, root, write_jsonl
-from stepdr.cli import main
+from stepdr.core.artifacts import read_jsonl, root, write_jsonl
+from stepdr.run.cli import main
 
 STEPDR = str(Path(sys.executable).with_name("stepdr"))
 

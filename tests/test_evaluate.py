@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from stepdr.artifacts import read_json, read_jsonl, read_parquet, root, write_json, write_jsonl
-from stepdr.config import EvaluateSettings, InputError
-from stepdr.evaluate import run as e
+from stepdr.core.artifacts import read_json, read_jsonl, read_parquet, root, write_json, write_jsonl
+from stepdr.core.config import EvaluateSettings, InputError
+from stepdr.evaluate import closed_web as e
 
 SETTINGS = EvaluateSettings(split="dev", tokens=160, turn_tokens=12, samples=50, processes=1)
 KINDS = ("research", "frames", "triviaqa", "simpleqa")
@@ -26,8 +26,8 @@ def made(tmp_path_factory):
     "A run folder with a closed web, five tasks of each set and three untrained models."
     from stepdr.model.base import make_model, save_model, train_tokenizer
     from stepdr.synthesis.tasks import question_tasks, research_tasks
-    from stepdr.world.closed import ClosedWeb, save_web
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb, save_web
+    from stepdr.world.facts import load_graph
     folder, facts = tmp_path_factory.mktemp("evaluate") / "run", root() / "data" / "kg"
     web = ClosedWeb(load_graph(facts))
     save_web(web, facts, folder / "world")
@@ -50,7 +50,7 @@ def small(made, tmp_path):
 @pytest.fixture
 def here(monkeypatch):
     "Do the work in this process: processes cost seconds to start."
-    from stepdr.train import lm
+    from stepdr.train import loop as lm
     monkeypatch.setattr(lm, "run_ranks", lambda target, job, ranks: e.evaluate_rank(job, 0, 1))
 
 
@@ -156,7 +156,7 @@ def test_the_number_of_processes_changes_nothing_and_a_kill_neither(small, tmp_p
     shutil.copytree(small, tmp_path / "killed")
     expected = e.evaluate_models(small, replace(SETTINGS, processes=2), models=("sft", "ppo"), device="cpu")
     assert len(expected) == 2 * 4 * 2 * 5 and [r["model"] for r in expected[:40]] == ["sft"] * 40
-    code = "import sys; from stepdr.config import EvaluateSettings; from stepdr.evaluate.run import evaluate_models; evaluate_models(sys.argv[1], EvaluateSettings('dev', tokens=160, turn_tokens=12, samples=50), models=('sft', 'ppo'), device='cpu')"
+    code = "import sys; from stepdr.core.config import EvaluateSettings; from stepdr.evaluate.closed_web import evaluate_models; evaluate_models(sys.argv[1], EvaluateSettings('dev', tokens=160, turn_tokens=12, samples=50), models=('sft', 'ppo'), device='cpu')"
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], start_new_session=True, stdout=subprocess.DEVNULL)
     units = tmp_path / "killed" / "checkpoints" / "evaluate"
     deadline = time.time() + 120
@@ -184,7 +184,7 @@ def test_a_whole_stage(small, here, capsys):
     assert len(episodes) == 3 * 4 * 2 * 3 and all(r["text"].startswith("<|im_start|>user") and r["action_tokens"] < r["tokens"] <= 160 for r in episodes)
     samples = read_json(small / "evaluation" / "samples.json")
     assert len(samples) == 3 and set(samples[0]["reports"]) == {"sft_without_midtrain", "sft", "ppo"}
-    from stepdr.report import write_index
+    from stepdr.run.report import write_index
     assert "ppo" in write_index(small).read_text()
     assert "episodes" in capsys.readouterr().out
 

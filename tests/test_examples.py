@@ -20,8 +20,8 @@ import pytest
 from example_run import make_offline, make_own_files, make_run
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import root
-from stepdr.cli import main, make_parser
+from stepdr.core.artifacts import root
+from stepdr.run.cli import main, make_parser
 
 README = (root() / "README.md").read_text(encoding="utf-8")
 ADDRESS = re.compile(r"https?://[^\s'\"]+#[\w.-]+")
@@ -85,7 +85,7 @@ def test_every_command_has_an_example(name): assert command_lines(HELP[name]) an
 
 
 def test_every_fact_that_an_example_asks_for_is_there():
-    from stepdr.world.graph import load_graph
+    from stepdr.world.facts import load_graph
     graph = load_graph(root() / "data" / "kg")
     names = {name: entity for entity, name in graph.names.items()}
     printed = [README, *HELP.values()]
@@ -98,7 +98,7 @@ def test_every_fact_that_an_example_asks_for_is_there():
 
 def test_every_file_that_the_readme_names_is_there():
     named = re.findall(r"\]\((?!https?://|#)([^)#]+)", README) + re.findall(r"`((?:data|docs|nbs|benchmarks|tests|\.ci)(?:/[\w.-]+)*)/?`", README)
-    notebooks = [name for row in re.findall(r"^\| (`.+?`) \|", README, re.MULTILINE) for name in re.findall(r"`(\d\w+)`", row)]
+    notebooks = [name for row in re.findall(r"^\| (`.+?`) \|", README, re.MULTILINE) for name in re.findall(r"`(\d[\w/]+)`", row)]
     missing = [name for name in named if not (root() / name).exists()] + [name for name in notebooks if not (root() / "nbs" / f"{name}.ipynb").is_file()]
     assert not missing and len(notebooks) > 60
     modules = {path.relative_to(root()).with_suffix("").as_posix().replace("/", ".") for path in (root() / "stepdr").rglob("*.py")}
@@ -151,7 +151,7 @@ def serve_for_a_moment(words, place, environment):
             free.bind(("127.0.0.1", 0))
             words[words.index("--port") + 1] = str(free.getsockname()[1])
     elif words[0] == "pairwise": words += ["--port", "0"]
-    process = subprocess.Popen([sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())", *words], cwd=place, env={**os.environ, **environment},
+    process = subprocess.Popen([sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())", *words], cwd=place, env={**os.environ, **environment},
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     time.sleep(12)
     process.send_signal(signal.SIGINT)
@@ -224,6 +224,6 @@ def test_the_headers_of_benchmarks_name_options_that_they_have():
 
 def test_nothing_cites_what_readers_do_not_have():
     "Readers have this repository and the report; what is cited is the report's section, by its topic."
-    for path in [*(root() / "nbs").glob("*.ipynb"), *(root() / "docs").glob("*"), *root().glob("*.md"), *(root() / "stepdr").rglob("*.py")]:
+    for path in [*(root() / "nbs").rglob("*.ipynb"), *(root() / "docs").glob("*"), *root().glob("*.md"), *(root() / "stepdr").rglob("*.py")]:
         found = re.search(r"\bSPEC(?:\.md| ?\d|\b)", path.read_text(encoding="utf-8"))
         assert not found, f"{path.name}: {found[0]}"

@@ -11,22 +11,22 @@ from types import SimpleNamespace
 import pytest
 
 from scripted_model import ScriptedModel, turn
-from stepdr.artifacts import root
-from stepdr.client import TeacherClient
-from stepdr.llm import ChatEndpoint, EndpointSettings, Reply, Usage
-from stepdr.research import ResearchAgent, ResearchResult, ResearchSettings, Spent, report_markdown
+from stepdr.core.artifacts import root
+from stepdr.core.teacher import TeacherClient
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage
+from stepdr.agent.episode import ResearchAgent, ResearchResult, ResearchSettings, Spent, report_markdown
 from stepdr.synthesis.attempts import attempt
 from stepdr.synthesis.filters import apply_filters, citation_format, dead_ends
 from stepdr.synthesis.rubrics import rubric_task
 from stepdr.synthesis.seeking import check_edge
 from stepdr.synthesis.verification import VerificationSettings, verification_row
 from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of
-from stepdr.tools.base import Toolbox, run_async
-from stepdr.tools.kit import KitSettings, open_kit, provider_kit
+from stepdr.tools.tool import Toolbox, run_async
+from stepdr.tools.toolset import KitSettings, open_kit, provider_kit
 from stepdr.tools.search import FolderProvider, Provider, SearchHit, StoreProvider, folder_store
 from stepdr.tools.workspace import Workspace
-from stepdr.trajectory import cited_ids
-from stepdr.world.documents import Corpus, corpus_build
+from stepdr.core.trajectory import cited_ids
+from stepdr.synthesis.documents import Corpus, corpus_build
 from stepdr.world.paragraphs import Paragraph, paragraph_id
 
 SHARED = root().parent / "shared"

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from stepdr.tools import extract as module
-from stepdr.tools.base import ToolError, run_async
+from stepdr.tools.tool import ToolError, run_async
 from stepdr.tools.extract import ExtractSettings, cut_text, decode, extract, extract_async, guess_language, make_document, parse_document, safe_text
 
 QUICK = ExtractSettings(cpu_seconds=1, timeout=20.0)

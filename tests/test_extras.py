@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import root
-from stepdr.cli import make_parser
-from stepdr.extras import EXTRAS, MissingPackage, extra_of, extras, how_to_get, missing_package, need
+from stepdr.core.artifacts import root
+from stepdr.run.cli import make_parser
+from stepdr.core.extras import EXTRAS, MissingPackage, extra_of, extras, how_to_get, missing_package, need
 
-STEPDR = [sys.executable, "-c", "import sys; from stepdr.cli import main; sys.exit(main())"]
+STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
 
 
 def third_party():

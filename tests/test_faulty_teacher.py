@@ -8,8 +8,8 @@ import pytest
 from faulty_teachers import LIES, NOWHERE, by_rule
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import read_json, read_jsonl, root, write_jsonl
-from stepdr.cli import main
+from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
+from stepdr.run.cli import main
 from stepdr.synthesis.engine import kind_of, synth
 
 HERE = Path(__file__).parent
@@ -21,8 +21,8 @@ LINKS = [("twin town", 1, "The twin town of {0} is [{1}]({1}.md), and each sprin
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     "What docs/offline.toml names: a corpus of linked pages, a graph of what they state, reports, and paragraphs to check."
-    from stepdr.world.documents import corpus_build
-    from stepdr.world.kg import graph_build
+    from stepdr.synthesis.documents import corpus_build
+    from stepdr.world.knowledge_graph import graph_build
     folder = tmp_path_factory.mktemp("project")
     (folder / "wiki").mkdir(); (folder / "reports").mkdir()
     facts, paragraphs = [], []

@@ -15,10 +15,10 @@ import zlib
 
 import pytest
 
-from stepdr.artifacts import atomic_write
-from stepdr.config import InputError
+from stepdr.core.artifacts import atomic_write
+from stepdr.core.config import InputError
 from stepdr.tools import fetch
-from stepdr.tools.base import Toolbox, ToolError, background_loop, run_async
+from stepdr.tools.tool import Toolbox, ToolError, background_loop, run_async
 from stepdr.tools.fetch import Cache, Fetcher, FetchError, FetchSettings, Page, sniff
 
 HTML = b"<!doctype html><title>Tea</title><p>Tea is a drink. \xe8\x8c\xb6</p>"

@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from stepdr.config import InputError
+from stepdr.core.config import InputError
 from stepdr.tools import workspace as workspace_module
-from stepdr.tools.base import ToolError, Toolbox
+from stepdr.tools.tool import ToolError, Toolbox
 from stepdr.tools.file import Files, FileSettings, Todo, TodoSettings, parse_diff, patch_text, patch_with_diff
-from stepdr.trajectory import neutralize
+from stepdr.core.trajectory import neutralize
 from stepdr.tools.workspace import Workspace, WorkspaceSettings, summarize
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.artifacts import read_parquet, write_parquet
-from stepdr.config import InputError
-from stepdr.synthesis import stream
+from stepdr.core.artifacts import read_parquet, write_parquet
+from stepdr.core.config import InputError
+from stepdr.synthesis import filter_files as stream
 from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters
-from stepdr.synthesis.stream import StreamSettings, filter_file, funnel_figure, load_evaluation
+from stepdr.synthesis.filter_files import StreamSettings, filter_file, funnel_figure, load_evaluation
 from test_filters import trajectory
 
 os.environ["IN_TEST"] = "1"
@@ -185,7 +185,7 @@ def test_a_kill_leaves_the_old_output(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    code = "import resource, sys\nfrom stepdr.synthesis.stream import filter_file, StreamSettings\nfilter_file(sys.argv[1], sys.argv[2], settings=StreamSettings(portion=1))\n" \
+    code = "import resource, sys\nfrom stepdr.synthesis.filter_files import filter_file, StreamSettings\nfilter_file(sys.argv[1], sys.argv[2], settings=StreamSettings(portion=1))\n" \
            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     line, peaks = json.dumps(trajectory("ID", tool="page " * 3000, thought="THOUGHT")), []
     for count in (500, 5000):
@@ -225,7 +225,7 @@ def test_planted_frames_questions_are_all_found_and_nothing_else(tmp_path):
 
 KILLED = """
 import os, random, signal, sys, json
-from stepdr.synthesis import stream
+from stepdr.synthesis import filter_files as stream
 source, out, log, seed, options = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
 draw, kills = random.Random(seed), 0
 def run(after):
@@ -280,7 +280,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, only, ending, source_e
 
 def test_a_kill_from_outside_at_any_moment(tmp_path):
     source = write(tmp_path/"in.jsonl", [{**row, "padding": "x" * 9000} for row in many(1200, 4)])
-    code = "import sys\nfrom stepdr.synthesis.stream import filter_file, StreamSettings\nfilter_file(sys.argv[1], sys.argv[2], only=['length', 'near_duplicates', 'noise_share'], compiled=False, settings=StreamSettings(portion=1))"
+    code = "import sys\nfrom stepdr.synthesis.filter_files import filter_file, StreamSettings\nfilter_file(sys.argv[1], sys.argv[2], only=['length', 'near_duplicates', 'noise_share'], compiled=False, settings=StreamSettings(portion=1))"
     command = lambda name: [sys.executable, "-c", code, source, tmp_path/name/"out.jsonl"]
     for name in ("once", "killed"): (tmp_path/name).mkdir()
     subprocess.run(command("once"), check=True, env={**os.environ, "IN_TEST": "1"})

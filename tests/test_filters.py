@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.config import InputError
-from stepdr.prompts import prompt
-from stepdr.research import shrink
+from stepdr.core.config import InputError
+from stepdr.core.prompts import prompt
+from stepdr.agent.episode import shrink
 from stepdr.synthesis import kernels
 from stepdr.synthesis.filters import FILTERS as ALL
 from stepdr.synthesis.filters import (BY_DEFAULT, answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,
                                       dead_ends, decontamination, failed_responses, headings, malformed, ngram_repetition, noise_share,
                                       own_texts, plan_consistency, row_id, texts, well_formed, words,
                                       language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
-from stepdr.tools.base import ToolError, Toolbox
+from stepdr.tools.tool import ToolError, Toolbox
 from stepdr.tools.extract import make_document
 from stepdr.tools.file import Files
 from stepdr.tools.search import Provider, SearchHit, WebSurfer

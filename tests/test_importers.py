@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.config import InputError
+from stepdr.core.config import InputError
 from stepdr.synthesis import filters, importers
 from stepdr.synthesis.formats import BadRow, reads_back, trajectory_of
 from stepdr.synthesis.importers import array_items, dataset_features, import_file
-from stepdr.trajectory import END, START, segments
+from stepdr.core.trajectory import END, START, segments
 
 SHARED = Path(__file__).parents[2] / "shared/data/trajectories"
 
@@ -395,7 +395,7 @@ def test_trains_with_trl(imported, tmp_path):
     from trl import SFTConfig, SFTTrainer
 
     from stepdr.model.base import make_model, train_tokenizer
-    from stepdr.trajectory import render
+    from stepdr.core.trajectory import render
     rows, steps = rows_of(imported), 4
     tokenizer = train_tokenizer([rendered(row["messages"]) for row in rows] * 3, 800)
     for row in rows:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from stepdr import judge as j
-from stepdr.artifacts import read_metrics, root, write_jsonl
-from stepdr.config import InputError, JudgeSettings
+from stepdr.judge import train as j
+from stepdr.core.artifacts import read_metrics, root, write_jsonl
+from stepdr.core.config import InputError, JudgeSettings
 from stepdr.synthesis.tasks import oracle, research_tasks, sections
 
 SETTINGS = JudgeSettings(steps=3, tokens_per_step=2048, train_reports=40, test_reports=36, processes=2, rl_iterations=2, rl_reports=4, rl_samples=2, rl_every=1, rl_dev_reports=40)
@@ -16,8 +16,8 @@ SETTINGS = JudgeSettings(steps=3, tokens_per_step=2048, train_reports=40, test_r
 
 @pytest.fixture(scope="module")
 def web():
-    from stepdr.world.closed import ClosedWeb
-    from stepdr.world.graph import load_graph
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
     return ClosedWeb(load_graph(root() / "data" / "kg"))
 
 
@@ -29,7 +29,7 @@ def records(web): return j.damaged_reports(web, research_tasks(web, "train", 0),
 def run(web, tmp_path_factory):
     "A run folder with a tiny untrained model in the place of the SFT model."
     from stepdr.model.base import make_model, save_model, train_tokenizer
-    from stepdr.world.closed import save_web
+    from stepdr.world.closed_web import save_web
     folder = tmp_path_factory.mktemp("judge") / "run"
     save_web(web, root() / "data" / "kg", folder / "world")
     tasks = {split: research_tasks(web, split, 0)[:40] for split in ("train", "dev", "test")}
@@ -57,7 +57,7 @@ def test_the_judge_sees_neither_checks_nor_truth(records):
 
 
 def test_training_rows_carry_the_oracles_labels_and_rename_consistently(records, web):
-    from stepdr.model.rows import Namer, rename_value, renamer
+    from stepdr.model.encoding import Namer, rename_value, renamer
     record = next(r for r in records if len(sections(r["report"])) > 2)
     row = j.training_row(record, random.Random(0))
     words = {tuple(h[1].values()): [a for q, a in row["asked"] if q.endswith(f"{h[0]} :")] for h in j.HEADS.values()}
@@ -69,7 +69,7 @@ def test_training_rows_carry_the_oracles_labels_and_rename_consistently(records,
 
 
 def test_held_out_relations_are_nowhere_in_the_rows(records, web):
-    from stepdr.world.corpus import PHRASES
+    from stepdr.world.pages import PHRASES
     hidden = j.held_out_relations(research_tasks(web, "train", 0), 3, 0)
     assert len(hidden) == 3 and not hidden & {"occupation", "genre"}
     told = 0
@@ -82,7 +82,7 @@ def test_held_out_relations_are_nowhere_in_the_rows(records, web):
 
 
 def test_other_words_change_no_verdict_and_no_two_relations_become_one(records, web):
-    from stepdr.model.rows import training_namer
+    from stepdr.model.encoding import training_namer
     namer, hidden = training_namer(web), {"origin", "headquarters"}
     words = j.plain_words(namer.words, hidden)
     assert len(words) > 100 and not {"origin", "produced", "based", "office"} & set(words)

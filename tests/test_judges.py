@@ -17,20 +17,20 @@ import numpy as np
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import root
-from stepdr.client import TeacherSettings, request_key, spent
-from stepdr.config import InputError
-from stepdr.evaluate.agreement import agreement, agreement_table, calibration, cohen_kappa, krippendorff_alpha
-from stepdr.evaluate.judges import (EndpointJudge, JudgingSettings, Judgement, MajorityJudge, OracleJudge, RubricJudge, TrainedJudge, WordsJudge, compare_judges, cut_report, join_trials,
+from stepdr.core.artifacts import root
+from stepdr.core.teacher import TeacherSettings, request_key, spent
+from stepdr.core.config import InputError
+from stepdr.judge.agreement import agreement, agreement_table, calibration, cohen_kappa, krippendorff_alpha
+from stepdr.judge.judges import (EndpointJudge, JudgingSettings, Judgement, MajorityJudge, OracleJudge, RubricJudge, TrainedJudge, WordsJudge, compare_judges, cut_report, join_trials,
                                     judge_from, judge_reports, judged_score, other_system, probe_judge, read_factscore, reading_rows, statement_agreement)
-from stepdr.evaluate.metrics import VERDICTS, rubric_score
-from stepdr.evaluate.probes import PROBES, bootstrap_share, parts_of, probe_items, probed
-from stepdr.llm import ChatEndpoint, ContextTooLong, EndpointSettings, Reply, Usage, guess_tokens
+from stepdr.judge.metrics import VERDICTS, rubric_score
+from stepdr.judge.perturbations import PROBES, bootstrap_share, parts_of, probe_items, probed
+from stepdr.core.endpoint import ChatEndpoint, ContextTooLong, EndpointSettings, Reply, Usage, guess_tokens
 from stepdr.synthesis.tasks import oracle, research_tasks
 from stepdr.tools.closed import paragraph_line
-from stepdr.trajectory import CITE
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.core.trajectory import CITE
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 KINDS = ("ok", "not", "part", "wavers", "mended", "never", "refusal", "dead", "429", "500", "cut", "garbage", "html", "hang")
@@ -123,8 +123,8 @@ SCRIPT = """
 import json, sys
 sys.path.insert(0, "tests")
 from test_judges import endpoint, tasks_of
-from stepdr.client import TeacherSettings
-from stepdr.evaluate.judges import judge_reports
+from stepdr.core.teacher import TeacherSettings
+from stepdr.judge.judges import judge_reports
 class Server: url, model = sys.argv[1], "scripted"
 class Loud(list):
     def __iter__(self):
@@ -356,8 +356,8 @@ MANY_SCRIPT = """
 import json, sys
 sys.path.insert(0, "tests")
 from test_judges import SEVERAL, endpoint, fourteen
-from stepdr.client import TeacherSettings
-from stepdr.evaluate.judges import judge_reports
+from stepdr.core.teacher import TeacherSettings
+from stepdr.judge.judges import judge_reports
 class Server: url, model = sys.argv[1], "scripted"
 judge = endpoint(Server, None, SEVERAL, TeacherSettings(temperature=0.0, language_share=0.0, concurrency=2), timeout=5.0)
 print(json.dumps(judge_reports(judge, *fourteen(6), sys.argv[2] + "/verdicts.jsonl", parallel=1)))
@@ -418,7 +418,7 @@ def test_a_judge_with_a_small_context_judges_several_criteria_in_smaller_groups(
 @pytest.mark.parametrize("several", [1, 20])
 def test_a_judge_of_a_chinese_report_reads_chinese_only(several):
     from test_client import latin_words
-    from stepdr.prompts import SCHEMAS
+    from stepdr.core.prompts import SCHEMAS
     report = "".join(f"## 第{n}部分\n" + "这一部分没有值得注意的内容。" * 40 + "\n\n" for n in range(12)) + "该桥于1884年通车。\n"
     task = {"id": "t", "query": "写一份关于该桥的报告", "rubrics": [{"criterion": f"写明通车年份为{year}年", "weight": weight} for year, weight in ((1884, 1.0), (1885, 1.0), (1883, -1.0))]}
     spoilt = iter(("没有结论。", '{"explanation": "没有写明。", "verdict": "大体"}', "", '{"verdict": "not", "explanation": ""}'))
@@ -609,7 +609,7 @@ def test_the_oracle_judges_as_the_oracle_also_by_ids(web, items):
 
 
 def test_the_trained_judge_is_the_trained_judge_and_sets_aside_what_it_cannot_read(items, tmp_path):
-    from stepdr.judge import Judge
+    from stepdr.judge.train import Judge
     from stepdr.model.base import make_model, save_model, train_tokenizer
     tokenizer = train_tokenizer([report for _, report, _ in items] * 3, 600)
     model = make_model(len(tokenizer), 32, 2, induction=False)

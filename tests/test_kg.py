@@ -17,9 +17,9 @@ import numpy as np
 import polars
 import pytest
 
-from stepdr.config import InputError
-from stepdr.world import kg
-from stepdr.world.kg import GraphSettings, KnowledgeGraph, SampleSettings, build, graph_build, graph_sample
+from stepdr.core.config import InputError
+from stepdr.world import knowledge_graph as kg
+from stepdr.world.knowledge_graph import GraphSettings, KnowledgeGraph, SampleSettings, build, graph_build, graph_sample
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 os.environ["IN_TEST"] = "1"
@@ -439,7 +439,7 @@ def test_plain_python_does_the_same_as_compiled_code(tmp_path):
     write_tsv(tmp_path / "t.tsv", rows)
     code = """
 import sys
-from stepdr.world import kg
+from stepdr.world import knowledge_graph as kg
 print(kg.numba is None)
 if __name__ == "__main__":
     for ids in ("number", "text"):
@@ -489,7 +489,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         with open(tmp_path / "t.tsv", "w") as file:
             rng = np.random.default_rng(0)
             for _ in range(times): file.write("".join(f"Q{h}\tP{r}\tQ{t}\n" for h, r, t in zip(rng.integers(1, 50_000, 400_000), rng.integers(1, 400, 400_000), rng.integers(1, 50_000, 400_000))))
-        code = "from stepdr.world.kg import *\ncounts = build('t.tsv', 'g', settings=GraphSettings(block_mb=4))\npeak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\nprint(counts['rows'], int(peak) // 1024)"
+        code = "from stepdr.world.knowledge_graph import *\ncounts = build('t.tsv', 'g', settings=GraphSettings(block_mb=4))\npeak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\nprint(counts['rows'], int(peak) // 1024)"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         rows, peak = map(int, done.stdout.split()[-2:])
         assert rows == times * 400_000

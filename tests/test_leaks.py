@@ -5,17 +5,17 @@ import re
 
 import pytest
 
-from stepdr.artifacts import root
-from stepdr.config import SynthesisSettings
+from stepdr.core.artifacts import root
+from stepdr.core.config import SynthesisSettings
 from stepdr.model.base import train_tokenizer, training_text
-from stepdr.model.rows import Namer, encode_rows
+from stepdr.model.encoding import Namer, encode_rows
 from stepdr.synthesis.build import sets_of
 from stepdr.synthesis.closed import document_row, reading_row
 from stepdr.synthesis.filters import decontamination
 from stepdr.synthesis.tasks import question_tasks, research_tasks
-from stepdr.synthesis.teacher import PERFECT, make_trajectory
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.synthesis.expert import PERFECT, make_trajectory
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 
 SMALL = SynthesisSettings(stage1_rows=600, stage2_rows=300, sft_rows=200, heldout_research=60, heldout_questions=60,
                           subgraphs=60, walks=60, research=300)

@@ -8,8 +8,8 @@ import threading
 import pytest
 from scripted_model import FAULTS, ScriptedModel, turn
 
-from stepdr.config import InputError
-from stepdr.llm import _Garbage, ChatEndpoint, ContextTooLong, EndpointError, EndpointSettings, Gathered, Usage, endpoint_settings, price_of, read_turn
+from stepdr.core.config import InputError
+from stepdr.core.endpoint import _Garbage, ChatEndpoint, ContextTooLong, EndpointError, EndpointSettings, Gathered, Usage, endpoint_settings, price_of, read_turn
 
 QUESTION = [{"role": "user", "content": "What is the birthplace of Ada Lovelace?"}]
 TOOLS = [{"type": "function", "function": {"name": "file", "description": "Files.", "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}}}]
@@ -98,8 +98,8 @@ def test_a_stream_that_drips_for_ever_is_ended():
 
 
 def test_an_endless_line_is_ended(monkeypatch):
-    import stepdr.llm
-    monkeypatch.setattr(stepdr.llm.read_events, "__defaults__", (3_000_000,))
+    import stepdr.core.endpoint
+    monkeypatch.setattr(stepdr.core.endpoint.read_events, "__defaults__", (3_000_000,))
     with ScriptedModel([turn("London")], faults={0: "endless"}) as server: reply = ask(server)
     assert reply.text == "London" and "more than 3000000 bytes" in reply.troubles[0]
 

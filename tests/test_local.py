@@ -5,16 +5,16 @@ import threading
 
 import pytest
 
-from stepdr.agent import FORCED, AgentEpisode, Budget, run_episodes
-from stepdr.artifacts import root
-from stepdr.config import InputError
-from stepdr.llm import ContextTooLong, Usage
+from stepdr.model.rollout import FORCED, AgentEpisode, Budget, run_episodes
+from stepdr.core.artifacts import root
+from stepdr.core.config import InputError
+from stepdr.core.endpoint import ContextTooLong, Usage
 from stepdr.model.base import load_model, make_model, save_model, train_tokenizer
-from stepdr.model.local import LocalPolicy, LocalSettings, TransformersSteps, form_rows, policy_from, template_form
+from stepdr.model.policy import LocalPolicy, LocalSettings, TransformersSteps, form_rows, policy_from, template_form
 from stepdr.synthesis.tasks import question_tasks
 from stepdr.tools.closed import Environment
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 
 QUESTION = [{"role": "user", "content": "What is the birthplace of Jack Lemmon ?"}]
 TOOLS = [{"type": "function", "function": {"name": "todo", "description": "A list.", "parameters": {"type": "object", "properties": {}}}}]
@@ -28,7 +28,7 @@ def web(): return ClosedWeb(load_graph(root() / "data" / "kg"))
 def checkpoint(tmp_path_factory, web):
     "A small model that has learnt nothing but to write a call, to read what comes back, and to answer."
     import torch
-    from stepdr.trajectory import render
+    from stepdr.core.trajectory import render
     folder = tmp_path_factory.mktemp("model") / "m"
     call = {"type": "function", "function": {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": [" Jack Lemmon birthplace"]}}}
     rows = [*QUESTION, {"role": "assistant", "reasoning_content": "plan : birthplace", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "nothing found"},
@@ -238,7 +238,7 @@ def test_a_template_without_a_system_turn_serves_a_judge(checkpoint, tmp_path):
 def test_the_templates_that_trl_ships():
     "Of every family there is a form that shows the whole conversation; those that know tools keep their own."
     from importlib.resources import files
-    from stepdr.trajectory import CHAT_TEMPLATE
+    from stepdr.core.trajectory import CHAT_TEMPLATE
     folder = files("trl") / "chat_templates"
     if not folder.is_dir(): pytest.skip("this TRL ships no templates")
     tokenizer = train_tokenizer(["hello world"] * 3, 700)

@@ -8,10 +8,10 @@ import torch
 
 from stepdr.model.base import make_model, train_tokenizer
 from stepdr.model.decoder import decode
-from stepdr.model.rows import encode_row
-from stepdr.train import ppo
-from stepdr.train.lm import pad_batch, token_loss
-from stepdr.trajectory import END, render, segments
+from stepdr.model.encoding import encode_row
+from stepdr.rl import ppo
+from stepdr.train.loop import pad_batch, token_loss
+from stepdr.core.trajectory import END, render, segments
 
 torch.set_num_threads(1)
 MESSAGES = [

@@ -130,8 +130,8 @@ def test_tools_that_print(tmp_path):
     program.write_text(textwrap.dedent('''
         import os, subprocess, sys
         from tqdm import tqdm
-        from stepdr.mcp import protocol_streams, serve_stdio
-        from stepdr.tools.base import Toolbox
+        from stepdr.tools.mcp import protocol_streams, serve_stdio
+        from stepdr.tools.tool import Toolbox
 
         def noisy(text: str) -> str:
             """Answer, and write all over the place.

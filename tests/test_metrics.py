@@ -1,8 +1,8 @@
 "Metrics against examples worked out by hand."
 import numpy as np
 import pytest
-from stepdr.config import InputError
-from stepdr.evaluate import metrics as m
+from stepdr.core.config import InputError
+from stepdr.judge import metrics as m
 
 
 @pytest.mark.parametrize("raw, wanted", [

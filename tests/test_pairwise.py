@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from scripted_model import ScriptedModel, turn
-from stepdr.client import TeacherClient, TeacherSettings, run_to_end
-from stepdr.config import InputError
+from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
+from stepdr.core.config import InputError
 from stepdr.evaluate import pairwise as pw
-from stepdr.evaluate.metrics import bradley_terry
+from stepdr.judge.metrics import bradley_terry
 from stepdr.evaluate.pairwise import ALLOWED, DIMENSIONS, VERDICTS, Pair, PairwiseSettings, RatingServer, Session, Study
-from stepdr.llm import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -431,9 +431,9 @@ def test_a_judge_in_both_orders_over_a_faulty_endpoint(tmp_path):
 
 JUDGE = """
 import sys
-from stepdr.client import TeacherClient, TeacherSettings, run_to_end
+from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
 from stepdr.evaluate.pairwise import EndpointPairJudge, Study, judge_study
-from stepdr.llm import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
 url, folder, cache = sys.argv[1:]
 endpoint = ChatEndpoint(EndpointSettings(base_url=url, model="scripted", backoff=0.01))
 print(run_to_end(judge_study(EndpointPairJudge(TeacherClient(endpoint, TeacherSettings(concurrency=2), cache)), Study(folder), "judge", concurrency=2)))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.artifacts import root
-from stepdr.config import InputError
+from stepdr.core.artifacts import root
+from stepdr.core.config import InputError
 from stepdr.world.authority import KINDS, TIER_SCORE, Authority, Record
 from stepdr.world.paragraphs import Paragraph, ParagraphStore, StoreSettings, paragraph_id, split_scripts
 

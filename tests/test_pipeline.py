@@ -12,8 +12,8 @@ import pytest
 import small_project
 from small_project import PROFILES, run, write_notebook
 
-from stepdr.artifacts import InputError, read_json, read_metrics
-from stepdr.pipeline import STAGES, StageError, open_run, resolve_settings, stage_state
+from stepdr.core.artifacts import InputError, read_json, read_metrics
+from stepdr.run.pipeline import STAGES, StageError, open_run, resolve_settings, stage_state
 
 
 def notes(lines):
@@ -192,7 +192,7 @@ def test_stages_are_checked_before_the_first_one_starts(project):
 def test_gpu_index_and_environment_reach_the_kernel(project):
     write_notebook(project/"nbs/source.ipynb", 'run_dir: str = ""\nseed: int = 0\ndevice: str = ""\ncount: int = 1', """
         |import os, sys
-        |from stepdr.artifacts import atomic_write
+        |from stepdr.core.artifacts import atomic_write
         |atomic_write(f"{run_dir}/data/numbers.txt", " ".join([os.environ["CUDA_VISIBLE_DEVICES"], os.environ["PYTHONHASHSEED"], sys.executable, device]))
         """.replace("        |", ""))
     _, folder = run(project, until_stage="source", gpu="3", device="cpu")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.artifacts import root
-from stepdr.config import InputError
+from stepdr.core.artifacts import root
+from stepdr.core.config import InputError
 from stepdr.evaluate.queries import AXES, COUNTS, DOMAINS, check_queries, copies, count_queries, leaked, load_queries, read_lines, set_files, validate_queries
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

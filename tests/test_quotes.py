@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.client import TeacherClient, judge_reply, shown_ids
-from stepdr.llm import Reply, Usage
-from stepdr.prompts import SCHEMAS
-from stepdr.quotes import quote_stands
-from stepdr.rules import OfflineTeacher, sentences
-from stepdr.tools.base import run_async
-from stepdr.trajectory import bare_id, cited_ids
+from stepdr.core.teacher import TeacherClient, judge_reply, shown_ids
+from stepdr.core.endpoint import Reply, Usage
+from stepdr.core.prompts import SCHEMAS
+from stepdr.core.quotes import quote_stands
+from stepdr.core.scripted_teacher import OfflineTeacher, sentences
+from stepdr.tools.tool import run_async
+from stepdr.core.trajectory import bare_id, cited_ids
 
 PAGE = "Name: Immanuel Kant Birth: April 22, 1724 ( Königsberg, Kingdom of Prussia) (Now Kaliningrad, Russia) Death: February 12, 1804"
 HONEST = [("Birth: April 22, 1724 (Königsberg, Kingdom of Prussia)", PAGE), ("birth: April 22, 1724", PAGE), ("Birth: April 22, 1724 ... Kingdom of Prussia) (Now Kaliningrad", PAGE),

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.artifacts import root
-from stepdr.client import SetAside, TeacherClient, TeacherSettings
-from stepdr.llm import ChatEndpoint, EndpointError, EndpointSettings
-from stepdr.prompts import SCHEMAS, schema_in
-from stepdr.rules import OfflineTeacher
+from stepdr.core.artifacts import root
+from stepdr.core.teacher import SetAside, TeacherClient, TeacherSettings
+from stepdr.core.endpoint import ChatEndpoint, EndpointError, EndpointSettings
+from stepdr.core.prompts import SCHEMAS, schema_in
+from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks
 from stepdr.synthesis.filters import answer_of, calls_of, citation_format, malformed, ngram_repetition, texts, tool_schema
 from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, hint_measures, reflect_loop,
@@ -23,11 +23,11 @@ from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hint
 from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, rubric_task, set_faults, sift_rubrics
 from stepdr.synthesis.verification import VerificationSettings, verification_row, verify_paragraph
 from stepdr.synthesis.writing import (WritingSettings, drafted_report_row, form_faults, keep_deeper, mended_report_row, query_report_row, screen_report)
-from stepdr.tools.base import ToolError, Toolbox, ToolResult, run_async
+from stepdr.tools.tool import ToolError, Toolbox, ToolResult, run_async
 from stepdr.tools.search import ClosedWebProvider
-from stepdr.trajectory import assistant_text, cited_ids, parse_turn, segments
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.core.trajectory import assistant_text, cited_ids, parse_turn, segments
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 from stepdr.world.paragraphs import Paragraph, paragraph_id
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

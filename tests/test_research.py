@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from scripted_model import FAULTS, ScriptedModel, turn
-from stepdr.llm import ChatEndpoint, EndpointSettings
-from stepdr.research import ResearchAgent, ResearchSettings, report_markdown
-from stepdr.tools.base import Toolbox, ToolResult, run_async
-from stepdr.tools.kit import KitSettings, open_kit
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.agent.episode import ResearchAgent, ResearchSettings, report_markdown
+from stepdr.tools.tool import Toolbox, ToolResult, run_async
+from stepdr.tools.toolset import KitSettings, open_kit
 from stepdr.tools.workspace import Workspace
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
-from stepdr.artifacts import root
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
+from stepdr.core.artifacts import root
 
 QUESTION = "Where did Jack Lemmon go to school?"
 CITED = re.compile(r"\\cite\{(web_[0-9a-f]{8})\}")
@@ -98,7 +98,7 @@ def test_the_report_is_finished_whatever_the_endpoint_does(tmp_path, web, fault)
 
 
 def test_an_endpoint_that_stays_away_leaves_a_state_to_go_on_from(tmp_path, web):
-    from stepdr.llm import EndpointError
+    from stepdr.core.endpoint import EndpointError
     with ScriptedModel(researcher, faults=lambda number: "500" if number >= 1 else None) as server:
         with pytest.raises(EndpointError, match="attempts"): run(server, tmp_path, web)
     with ScriptedModel(researcher) as server: result, agent = run(server, tmp_path, web)
@@ -263,7 +263,7 @@ def exchange(name):
 
 def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
     "A model that was told to write all again: its report is taken, as every other sentence of it is as it was."
-    from stepdr.research import claims_of, cited_sentences, keeps_rest, repair_blocks
+    from stepdr.agent.episode import claims_of, cited_sentences, keeps_rest, repair_blocks
     from stepdr.world.paragraphs import Paragraph
     recorded = exchange("08")["exchanges"][0]
     asked, known = recorded["request"]["messages"][1]["content"], re.findall(r"^(web_[0-9a-f]{8})  (.*)$", recorded["request"]["messages"][2]["content"], re.MULTILINE)
@@ -277,7 +277,7 @@ def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
 
 def test_a_source_shows_what_it_is_cited_for(tmp_path):
     "The figure stands in the middle of a long paragraph: it is shown, in its whole sentence, in Markdown and in HTML; what is left out is marked."
-    from stepdr.research import ResearchResult, report_html
+    from stepdr.agent.episode import ResearchResult, report_html
     from stepdr.world.paragraphs import Paragraph
     filler = "The valley was searched by many teams for several weeks after that. " * 6
     paragraph = Paragraph("web_00000001", "https://a.example/flood", "The flood", f"{filler}In all, 157 people drowned in St. Mary and along the river Elm. {filler}The dam was 48.5 m high. {filler}")
@@ -290,7 +290,7 @@ def test_a_source_shows_what_it_is_cited_for(tmp_path):
 
 def test_the_recorded_report_shows_its_facts():
     "The two facts that the recorded list of sources had cut out, in the paragraphs of the same articles."
-    from stepdr.rules import passage_for
+    from stepdr.core.scripted_teacher import passage_for
     archive = SHARED / "data" / "docs_wikispeedia" / "plaintext_articles.tar.xz"
     if not archive.exists(): pytest.skip("the articles (../shared/data/docs_wikispeedia) are not here")
     with tarfile.open(archive) as files: texts = {Path(one.name).stem: files.extractfile(one).read().decode() for one in files if Path(one.name).stem in ("1980_eruption_of_Mount_St._Helens", "Mount_Pinatubo")}

@@ -18,17 +18,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from stepdr.artifacts import root
-from stepdr.config import InputError
-from stepdr.llm import guess_tokens
-from stepdr.tools.base import ToolError, Toolbox, run_async
+from stepdr.core.artifacts import root
+from stepdr.core.config import InputError
+from stepdr.core.endpoint import guess_tokens
+from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
 from stepdr.tools.search import (BraveProvider, ClosedWebProvider, FolderProvider, McpProvider, SearxngProvider, SerperProvider, SurferSettings, TavilyProvider, WebSurfer,
                                  folder_store, live_provider)
 from stepdr.tools.workspace import Workspace
 from stepdr.world.authority import Authority
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 from stepdr.world.paragraphs import ParagraphStore, StoreSettings
 
 KEYS = {"BRAVE_API_KEY": "brave-secret-1234", "SERPER_API_KEY": "serper-secret-1234", "TAVILY_API_KEY": "tvly-secret-1234"}

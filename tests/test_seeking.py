@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 
 from scripted_model import ScriptedModel, turn
-from stepdr.artifacts import read_json, read_jsonl, root, write_jsonl
-from stepdr.client import SetAside, TeacherClient, TeacherSettings
-from stepdr.config import InputError
-from stepdr.llm import ChatEndpoint, EndpointSettings
-from stepdr.prompts import PROMPTS
-from stepdr.rules import RULES, OfflineTeacher, names_in
+from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
+from stepdr.core.teacher import SetAside, TeacherClient, TeacherSettings
+from stepdr.core.config import InputError
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.prompts import PROMPTS
+from stepdr.core.scripted_teacher import RULES, OfflineTeacher, names_in
 from stepdr.synthesis.attempts import SeekingSettings, attempt, gather, hard_enough, tally
 from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters, correct_and_shortest, dead_ends, well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,
                                       walk_question)
-from stepdr.tools.base import ToolError, Toolbox, run_async
-from stepdr.tools.kit import provider_kit
+from stepdr.tools.tool import ToolError, Toolbox, run_async
+from stepdr.tools.toolset import provider_kit
 from stepdr.tools.search import ClosedWebProvider, Provider, SearchHit, WebSurfer
-from stepdr.trajectory import all_cited, parse_turn, segments
-from stepdr.world.closed import ClosedWeb
-from stepdr.world.graph import load_graph
+from stepdr.core.trajectory import all_cited, parse_turn, segments
+from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.facts import load_graph
 from stepdr.world.paragraphs import Paragraph, paragraph_id
 
 SHARED = root().parent / "shared" / "data"
@@ -219,8 +219,8 @@ class Stated(Provider):
 def test_real_graphs(folder, language, tmp_path):
     "Subgraphs of a real graph: no edge that the web does not state is used, whatever the names look like."
     if not (SHARED / folder).is_dir(): pytest.skip(f"{folder} is not at hand")
-    from stepdr.artifacts import read_parquet
-    from stepdr.world.kg import graph_build, graph_sample
+    from stepdr.core.artifacts import read_parquet
+    from stepdr.world.knowledge_graph import graph_build, graph_sample
     graph_build(SHARED / folder, tmp_path / "graph")
     graph_sample(tmp_path / "graph", 12, 0, tmp_path / "s.parquet")
     rows = read_parquet(tmp_path / "s.parquet")
@@ -290,7 +290,7 @@ WIKI = {"ada.md": "# Ada Lovelace\n\nShe wrote notes on the [Analytical Engine](
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    from stepdr.world.documents import corpus_build
+    from stepdr.synthesis.documents import corpus_build
     folder = tmp_path_factory.mktemp("wiki")
     (folder / "src").mkdir()
     for name, text in WIKI.items(): (folder / "src" / name).write_text(text)
@@ -299,7 +299,7 @@ def corpus(tmp_path_factory):
 
 
 def test_walks_become_questions(corpus):
-    from stepdr.world.documents import Corpus, walk
+    from stepdr.synthesis.documents import Corpus, walk
     results = [run_async(walk_question(walk(Corpus(corpus), 0, number), OfflineTeacher()))[0] for number in range(8)]
     rows = [r for r in results if "reason" not in r]
     assert rows and tally(results)["rows"] + tally(results)["aside"] == 8
@@ -311,7 +311,7 @@ def test_walks_become_questions(corpus):
 def test_a_walk_question_that_one_search_answers_is_dropped(corpus):
     "Quotation marks in a question are no phrases to search for: the plain words bring up the page that was quoted."
     from stepdr.tools.search import StoreProvider
-    from stepdr.world.documents import Corpus, walk
+    from stepdr.synthesis.documents import Corpus, walk
     record, provider = walk(Corpus(corpus), 0, 0), StoreProvider(Corpus(corpus).store())
     kept, = run_async(walk_question(record, OfflineTeacher()))
     dropped, = run_async(walk_question(record, OfflineTeacher(), provider))
@@ -319,7 +319,7 @@ def test_a_walk_question_that_one_search_answers_is_dropped(corpus):
 
 
 def test_a_teacher_walks_and_a_silent_one_stops(corpus):
-    from stepdr.world.documents import Corpus, walk_async
+    from stepdr.synthesis.documents import Corpus, walk_async
     seen = []
     def choose(values, language, draw):
         seen.append(values)

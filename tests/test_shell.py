@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.config import InputError
+from stepdr.core.config import InputError
 from stepdr.tools import sandbox, waiting
-from stepdr.tools.base import ToolError, Toolbox
+from stepdr.tools.tool import ToolError, Toolbox
 from stepdr.tools.sandbox import Sandbox, SandboxSettings, best_user, probe, protections
 from stepdr.tools.screen import Screen, plain_text
 from stepdr.tools.shell import Shell, ShellSettings, without_overwritten

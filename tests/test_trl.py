@@ -4,9 +4,9 @@ import random
 import pytest
 import torch
 
-from stepdr.config import InputError
+from stepdr.core.config import InputError
 from stepdr.model.base import make_model
-from stepdr.train import lm
+from stepdr.train import loop as lm
 
 STEPS, TOKENS, RATE, MATRIX_RATE, SEED = 6, 160, 3e-3, 0.02, 3
 
@@ -98,7 +98,7 @@ def test_a_wrong_order_of_batches_would_be_seen(both):
 
 def test_a_stage_trains_through_trl(tmp_path):
     "The stages' own job, with each trainer: the same checkpoint within rounding, and a second call has nothing to do."
-    from stepdr.artifacts import read_jsonl, write_parquet
+    from stepdr.core.artifacts import read_jsonl, write_parquet
     from stepdr.model.base import load_model, save_model, train_tokenizer
     save_model(tmp_path / "models/base", small_model(), train_tokenizer(["a b c"], 600))
     write_parquet(tmp_path / "rows.parquet", make_rows())

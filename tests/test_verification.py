@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.client import TeacherClient
-from stepdr.llm import ChatEndpoint, EndpointSettings
-from stepdr.prompts import CHINESE, PROMPTS, SCHEMAS, VERDICTS, schema_in, teacher_messages
-from stepdr.rules import OfflineTeacher
+from stepdr.core.teacher import TeacherClient
+from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, VERDICTS, schema_in, teacher_messages
+from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.filters import answer_of, well_formed
 from stepdr.synthesis.verification import Check, VerificationSettings, run_check, unwarranted, verify_paragraph
-from stepdr.tools.base import Toolbox, ToolResult, run_async
-from stepdr.trajectory import cited_ids
+from stepdr.tools.tool import Toolbox, ToolResult, run_async
+from stepdr.core.trajectory import cited_ids
 from stepdr.world.paragraphs import Paragraph, paragraph_id
 
 EXCHANGE = Path(__file__).resolve().parents[2] / "shared" / "exchanges" / "01_verification_crash.json"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.client import TeacherClient
-from stepdr.llm import Reply, Usage
-from stepdr.rules import OfflineTeacher
+from stepdr.core.teacher import TeacherClient
+from stepdr.core.endpoint import Reply, Usage
+from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.planning import given_away as told_of_report, planning_task
 from stepdr.synthesis.rubrics import RubricSettings, drop_twins, given_away, same_fact, two_steps, without_flagged
 from stepdr.synthesis.writing import WritingSettings, cited_passages, drafted_report_row, findings_of, query_report_row, unfounded_figures
-from stepdr.tools.base import run_async
-from stepdr.trajectory import answer_of
+from stepdr.tools.tool import run_async
+from stepdr.core.trajectory import answer_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
