@@ -96,8 +96,8 @@ def igraph_draw(graph, relations, degree, seeds, cap, low, high, fewest, most, w
 def nodes_only(settings):
     "Our kernel without the edges, for the comparison with igraph that draws nodes only."
     import numba
-    from stepdr.world import knowledge_graph as kg
-    add, good, grow, draw = kg._add, kg._good_seed, kg._grow, kg._draw
+    from stepdr.world import subgraphs
+    add, good, grow, draw = subgraphs._add, subgraphs._good_seed, subgraphs._grow, subgraphs._draw
     low, high, fewest, most, cap = settings.seed_low, settings.seed_high, settings.fewest, settings.most, settings.cap
 
     @numba.njit
@@ -120,7 +120,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     import igraph
-    from stepdr.world.knowledge_graph import KnowledgeGraph, SampleSettings, allowed_relations, candidate_seeds, graph_sample, sample_block
+    from stepdr.world.knowledge_graph import KnowledgeGraph
+    from stepdr.world.subgraphs import SampleSettings, allowed_relations, candidate_seeds, graph_sample, sample_block
     folder = Path(tempfile.mkdtemp(prefix="graph-"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, igraph {igraph.__version__}")
     try:

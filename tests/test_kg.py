@@ -18,8 +18,11 @@ import polars
 import pytest
 
 from stepdr.core.config import InputError
-from stepdr.world import knowledge_graph as kg
-from stepdr.world.knowledge_graph import GraphSettings, KnowledgeGraph, SampleSettings, build, graph_build, graph_sample
+from stepdr.world.dumps import Aside, GraphSettings, list_members
+from stepdr.world.graph_arrays import TextIds
+from stepdr.world.knowledge_graph import KnowledgeGraph, build, graph_build
+from stepdr.world.subgraphs import SampleSettings, graph_sample
+from stepdr.world.triples import nt_triples
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 os.environ["IN_TEST"] = "1"
@@ -259,8 +262,8 @@ def test_n_triples_and_n_quads_by_their_grammar(tmp_path, end, pack):
     data = b"\xef\xbb\xbf" + (end.join(rows) + end).encode()
     path = tmp_path / ("g.nq" + {gzip.compress: ".gz", bz2.compress: ".bz2"}.get(pack, ""))
     path.write_bytes(pack(data) if pack else data)
-    (member,), aside = kg.list_members(path), kg.Aside(tmp_path / "aside.jsonl", GraphSettings())
-    found = polars.concat(kg.nt_triples(member, aside, GraphSettings()))
+    (member,), aside = list_members(path), Aside(tmp_path / "aside.jsonl", GraphSettings())
+    found = polars.concat(nt_triples(member, aside, GraphSettings()))
     aside.file.close()
     told = {rows[line - 1]: (literal, language) if tail is None else (head, relation, tail) for line, head, relation, tail, literal, language in found.select("line", "h", "r", "t", "literal", "language").rows()}
     assert told == VALID
@@ -354,13 +357,13 @@ def test_numbers_and_text_give_the_same_graph(tmp_path):
 
 
 def test_texts_that_share_a_hash_are_kept_apart(tmp_path, monkeypatch):
-    parse, salts = kg.TextIds.parse, []
+    parse, salts = TextIds.parse, []
 
     def weak(self, frame):
         salts.append(self.salt)
         arrays, good = parse(self, frame)
         return ([a % np.uint64(3) for a in arrays] if self.salt < 2 else arrays), good
-    monkeypatch.setattr(kg.TextIds, "parse", weak)
+    monkeypatch.setattr(TextIds, "parse", weak)
     rows = random_triples(500, 90, text=True)
     build(write_tsv(tmp_path / "t.tsv", rows), tmp_path / "g")
     assert triples_of(tmp_path / "g") == set(rows) and salts == [0, 1, 2]
@@ -439,12 +442,15 @@ def test_plain_python_does_the_same_as_compiled_code(tmp_path):
     write_tsv(tmp_path / "t.tsv", rows)
     code = """
 import sys
-from stepdr.world import knowledge_graph as kg
-print(kg.numba is None)
+from stepdr.world.dumps import GraphSettings
+from stepdr.world.graph_arrays import COMPILED
+from stepdr.world.knowledge_graph import build
+from stepdr.world.subgraphs import graph_sample
+print(not COMPILED)
 if __name__ == "__main__":
     for ids in ("number", "text"):
-        kg.build("t.tsv", f"{sys.argv[1]}-{ids}", settings=kg.GraphSettings(ids=ids))
-        for method in ("bfs", "snowball", "walk"): kg.graph_sample(f"{sys.argv[1]}-{ids}", 60, 1, f"{sys.argv[1]}-{ids}-{method}.parquet", workers=int(sys.argv[2]), method=method, cap=60, without="P4")
+        build("t.tsv", f"{sys.argv[1]}-{ids}", settings=GraphSettings(ids=ids))
+        for method in ("bfs", "snowball", "walk"): graph_sample(f"{sys.argv[1]}-{ids}", 60, 1, f"{sys.argv[1]}-{ids}-{method}.parquet", workers=int(sys.argv[2]), method=method, cap=60, without="P4")
 """
     (tmp_path / "both.py").write_text(code)
     for name, workers, more in (("compiled", 4, {}), ("plain", 1, {"STEPDR_NO_NUMBA": "1"}), ("plainer", 2, {"STEPDR_NO_NUMBA": "1"})):
@@ -489,7 +495,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         with open(tmp_path / "t.tsv", "w") as file:
             rng = np.random.default_rng(0)
             for _ in range(times): file.write("".join(f"Q{h}\tP{r}\tQ{t}\n" for h, r, t in zip(rng.integers(1, 50_000, 400_000), rng.integers(1, 400, 400_000), rng.integers(1, 50_000, 400_000))))
-        code = "from stepdr.world.knowledge_graph import *\ncounts = build('t.tsv', 'g', settings=GraphSettings(block_mb=4))\npeak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\nprint(counts['rows'], int(peak) // 1024)"
+        code = "from stepdr.world.dumps import GraphSettings\nfrom stepdr.world.knowledge_graph import build\ncounts = build('t.tsv', 'g', settings=GraphSettings(block_mb=4))\npeak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\nprint(counts['rows'], int(peak) // 1024)"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         rows, peak = map(int, done.stdout.split()[-2:])
         assert rows == times * 400_000

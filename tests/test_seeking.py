@@ -220,7 +220,8 @@ def test_real_graphs(folder, language, tmp_path):
     "Subgraphs of a real graph: no edge that the web does not state is used, whatever the names look like."
     if not (SHARED / folder).is_dir(): pytest.skip(f"{folder} is not at hand")
     from stepdr.core.artifacts import read_parquet
-    from stepdr.world.knowledge_graph import graph_build, graph_sample
+    from stepdr.world.knowledge_graph import graph_build
+    from stepdr.world.subgraphs import graph_sample
     graph_build(SHARED / folder, tmp_path / "graph")
     graph_sample(tmp_path / "graph", 12, 0, tmp_path / "s.parquet")
     rows = read_parquet(tmp_path / "s.parquet")

@@ -320,7 +320,8 @@ def number_range(option, text) -> tuple[int, int]:
 
 def graph_command(options) -> int:
     "Build a graph, or draw subgraphs from one."
-    from stepdr.world.knowledge_graph import graph_build, graph_sample
+    from stepdr.world.knowledge_graph import graph_build
+    from stepdr.world.subgraphs import graph_sample
     if options.action == "build": return _counted(lambda: graph_build(options.source, options.out, options.kind, language=options.language, bad_share=options.bad_share))
     (seed_low, seed_high), (fewest, most) = number_range("--seed-degree", options.seed_degree), number_range("--nodes", options.nodes)
     def draw():

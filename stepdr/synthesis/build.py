@@ -27,7 +27,8 @@ from .tasks import question_tasks, research_tasks
 from ..tools.closed import ClosedToolbox, Environment
 from ..world.closed_web import save_web
 from .documents import WalkSettings, corpus_build, corpus_walk
-from ..world.knowledge_graph import graph_build, graph_sample
+from ..world.knowledge_graph import graph_build
+from ..world.subgraphs import graph_sample
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #a373d956
 def read_mixture(text, field, known): # "name=weight name=weight", name of the setting, categories -> {category: weight}

@@ -38,7 +38,7 @@ from ..tools.tool import ToolError
 from ..tools.content import decode_bytes, moved_to
 from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
 from ..world.authority import Authority, host_of
-from ..world.knowledge_graph import TarTail
+from ..world.dumps import TarTail
 from ..world.paragraphs import Paragraph, ParagraphStore, StoreSettings, passage_kind, text_width, worth_reading
 from .wiki import read_wiki, unfold, wiki_title
 
