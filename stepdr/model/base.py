@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SKELETON', 'PIECES', 'pick_device', 'train_tokenizer', 'make_model', 'previous_token_bias', 'induction_init',
-           'save_model', 'read_config', 'load_model', 'check_base', 'check_weights', 'training_text']
+           'save_model', 'read_config', 'load_model', 'load_causal', 'check_base', 'check_weights', 'training_text']
 
 # %% ../../nbs/50_model/02_base.ipynb #d0119638
 import math
@@ -149,6 +149,21 @@ def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Q
         tokenizer.eos_token = END                                   # a base model's own may be another; a turn ends here
         return model, tokenizer
     except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
+
+# %% ../../nbs/50_model/02_base.ipynb #642626f4
+def load_causal(folder, device="auto"):  # Hugging Face directory or hub name -> (causal language model, tokenizer)
+    "Any causal language model of transformers: fp32 on a CPU, the checkpoint's own type on a GPU. Raises `InputError` if it cannot be read."
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    device = pick_device(device)
+    if not (Path(folder)/"config.json").is_file() and (Path(folder).is_dir() or str(folder).startswith(("/", ".", "~"))):
+        raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or a hub name")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto").to(device)
+        return model, AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
 
 # %% ../../nbs/50_model/02_base.ipynb #cc3e2def

@@ -1,0 +1,116 @@
+"""Rows of any origin train any causal model: what is learned is what is served, a kill loses nothing, wrong rows are told before training."""
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stepdr.core.artifacts import read_json, write_jsonl
+from stepdr.core.config import InputError
+from stepdr.model.renderer import renderer_for
+from stepdr.train.rows import TrainSettings, examples_of, train_files
+
+SCHEMA = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}}}
+
+
+def trajectory(number, turns=2):
+    messages = [{"role": "system", "content": "Give sources."}, {"role": "user", "content": f"Which river is number {number}?"}]
+    for turn in range(turns - 1):
+        messages += [{"role": "assistant", "content": "", "reasoning_content": f"Look {turn}.", "tool_calls": [{"type": "function", "function": {"name": "search", "arguments": {"query": f"river {number} {turn}"}}}]},
+                     {"role": "tool", "content": f"Result {turn} of {number}: the Danube."}]
+    return {"id": str(number), "tools": [SCHEMA], "messages": [*messages, {"role": "assistant", "content": "<answer>The Danube.</answer>"}]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "Small models from scratch of three families; one pads with its end token, as SmolLM2's file does."
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from tokenizers import Tokenizer, decoders, models as kinds, pre_tokenizers, trainers
+    place = tmp_path_factory.mktemp("models")
+    for family, special, (config, network) in (("smollm", ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), (LlamaConfig, LlamaForCausalLM)),
+                                               ("qwen3", ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), (Qwen3Config, Qwen3ForCausalLM)),
+                                               ("llama3", ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), (LlamaConfig, LlamaForCausalLM))):
+        core = Tokenizer(kinds.BPE())
+        core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        core.train_from_iterator([json.dumps(trajectory(1))] * 3, trainers.BpeTrainer(vocab_size=400, special_tokens=list(special), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=special[-1], pad_token=special[-1], bos_token=special[0])
+        torch.manual_seed(0)
+        more = {"head_dim": 16} if family == "qwen3" else {}
+        network(config(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                       max_position_embeddings=1024, bos_token_id=None, eos_token_id=None, **more)).save_pretrained(place / family)
+        tokenizer.save_pretrained(place / family)
+    return place
+
+
+@pytest.mark.parametrize("family", ["smollm", "qwen3", "llama3"])
+def test_any_family_learns_rows_as_they_are_and_is_served_as_it_learned(models, tmp_path, family):
+    rows = [trajectory(number, 2 + number % 2) for number in range(6)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    made = train_files(models / family, [tmp_path / "rows.jsonl"], tmp_path / "out", TrainSettings(steps=12, tokens=1500, lr=1e-2, device="cpu"))
+    metrics = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert made["counts"]["examples"] == 6 and metrics[-1]["loss"] < metrics[0]["loss"] and metrics[-1]["step"] == 12
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    renderer = renderer_for(tokenizer)
+    examples, _, _ = examples_of([tmp_path / "rows.jsonl"], renderer, TrainSettings(), 1024)
+    from stepdr.model.policy import LocalPolicy, LocalSettings
+    policy = LocalPolicy(str(tmp_path / "out"), LocalSettings("cpu"))
+    for row, example in zip(rows, examples):
+        for number in (2, len(row["messages"]) - 1):               # what a server of this folder feeds is the beginning of what was learned
+            fed = policy.prompt(row["messages"][:number], row["tools"])
+            assert example["input_ids"][:len(fed)] == fed and example["labels"][len(fed)] != -100
+        assert [label for label in example["labels"] if label == renderer.end_id] == [renderer.end_id] * sum(m["role"] == "assistant" for m in row["messages"])
+    assert renderer.end_id in read_json(tmp_path / "out/generation_config.json")["eos_token_id"]
+
+
+def test_rows_of_any_length(models, tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [trajectory(1, 12), {"text": "The Danube. " * 400, "messages": []}, {"messages": [{"role": "user", "content": "far " * 900}, {"role": "assistant", "content": "x"}]}])
+    from transformers import AutoTokenizer
+    renderer = renderer_for(AutoTokenizer.from_pretrained(models / "smollm"))
+    examples, rejected, counts = examples_of([tmp_path / "rows.jsonl"], renderer, TrainSettings(), 600)
+    whole, _, _ = examples_of([tmp_path / "rows.jsonl"], renderer, TrainSettings(), 100_000)
+    assert all(len(example["input_ids"]) <= 600 for example in examples)
+    assert counts["rows"] == 3 and counts["cut at a turn"] == 1 and counts["texts in several examples"] == 1
+    assert [row["reason"] for row in rejected] == ["longer than the context"] and rejected[0]["line"] == 3
+    assert examples[0]["input_ids"] == whole[0]["input_ids"][:len(examples[0]["input_ids"])] and examples[0]["labels"][-1] == renderer.end_id
+    assert [one for example in examples[1:] for one in example["input_ids"]] == whole[1]["input_ids"]     # no word of a text is lost
+
+
+def test_what_cannot_be_trained_on_is_told_before(models, tmp_path):
+    def told(rows, match, **settings):
+        write_jsonl(tmp_path / "rows.jsonl", rows)
+        with pytest.raises(InputError, match=match): train_files(models / "smollm", [tmp_path / "rows.jsonl"], tmp_path / "out", TrainSettings(device="cpu", **settings))
+        assert not (tmp_path / "out").exists() and not (tmp_path / ".out.training").exists()
+    told([{"conversations": []}], "rows.jsonl, line 1: another format .*stepdr import")
+    told([{"query": "?", "rubrics": []}], "a task, not a trajectory .*none of 1 rows")
+    told([{"messages": [{"role": "user", "content": "?"}]}], "no turn of the agent")
+    told([trajectory(1)], "5000 tokens, but .* has 1024 positions", context=5000)
+    told([], "no rows")
+    with pytest.raises(InputError, match="--rows is missing"): train_files(models / "smollm", [], tmp_path / "out")
+    with pytest.raises(InputError, match="no model here"): train_files(tmp_path, [tmp_path / "rows.jsonl"], tmp_path / "out")
+    with pytest.raises(InputError, match="train.lr: expected float"): TrainSettings(lr="fast")
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path):
+    from safetensors.torch import load_file
+    write_jsonl(tmp_path / "rows.jsonl", [trajectory(number) for number in range(8)])
+    code = ("import sys; from stepdr.train.rows import *\n"
+            "train_files(sys.argv[1], [sys.argv[2]], sys.argv[3], TrainSettings(steps=40, tokens=900, lr=1e-3, device='cpu', save_every=4))")
+    command = [sys.executable, "-c", code, str(models / "qwen3"), str(tmp_path / "rows.jsonl"), str(tmp_path / "out")]
+    work = tmp_path / ".out.training"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not (work / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < end: time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "out").exists()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / "whole", TrainSettings(steps=40, tokens=900, lr=1e-3, device="cpu", save_every=4))
+    one, other = load_file(tmp_path / "out/model.safetensors"), load_file(tmp_path / "whole/model.safetensors")
+    assert all(one[name].equal(other[name]) for name in other) and not work.exists()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    with pytest.raises(InputError, match="exists already and was not made of this"): train_files(models / "smollm", [tmp_path / "rows.jsonl"], tmp_path / "out")
