@@ -256,7 +256,8 @@ def test_what_would_lose_something_is_answered_with_the_field(name, given, words
 
 
 def kit_tools():
-    from stepdr.tools.file import Files, Todo
+    from stepdr.tools.file import Files
+    from stepdr.tools.todo import Todo
     from stepdr.tools.media import Media
     from stepdr.tools.search import WebSurfer
     from stepdr.tools.shell import Shell
@@ -291,7 +292,7 @@ def test_what_could_mean_two_things_is_refused(name, written, words):
 
 def test_what_was_taken_is_in_the_trace(tmp_path):
     "The call as it was written, what it was taken for, and its result; the model is answered as if it had written that."
-    from stepdr.tools.file import Todo
+    from stepdr.tools.todo import Todo
     workspace = Workspace(tmp_path)
     turns = [turn("", [("todo", {"action": "create", "todos": [{"content": "read"}]})]), turn("", [("todo", {"action": "update", "items": [{"id": 1, "status": "completed"}]})]), turn("<answer>done</answer>")]
     with ScriptedModel(turns) as server:

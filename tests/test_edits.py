@@ -9,7 +9,9 @@ import pytest
 
 from stepdr.tools.tool import ToolError
 from stepdr.tools.edits import check_result, syntax_fault
-from stepdr.tools.file import Files, parse_diff, patch_text, patch_with_diff
+from stepdr.tools.file import Files
+from stepdr.tools.diff import parse_diff, patch_with_diff
+from stepdr.tools.patch import patch_text
 from stepdr.tools.workspace import Workspace
 
 

@@ -14,7 +14,10 @@ import pytest
 from stepdr.core.config import InputError
 from stepdr.tools import workspace as workspace_module
 from stepdr.tools.tool import ToolError, Toolbox
-from stepdr.tools.file import Files, FileSettings, Todo, TodoSettings, parse_diff, patch_text, patch_with_diff
+from stepdr.tools.file import Files, FileSettings
+from stepdr.tools.diff import parse_diff, patch_with_diff
+from stepdr.tools.patch import patch_text
+from stepdr.tools.todo import Todo, TodoSettings
 from stepdr.core.trajectory import neutralize
 from stepdr.tools.workspace import Workspace, WorkspaceSettings, summarize
 
@@ -202,12 +205,12 @@ def test_edits_of_several_threads_are_all_kept(files):
 
 def test_a_file_changed_by_something_else_is_not_overwritten(files, space, monkeypatch):
     files.file("write", "shared.md", "one two\n")
-    real = files._load
-    def load(path):
-        found = real(path)
+    real = space.read_bytes
+    def read_bytes(path, **given):
+        found = real(path, **given)
         (space.folder / "shared.md").write_text("one two three\n")  # a command in the shell, at the worst moment
         return found
-    monkeypatch.setattr(files, "_load", load)
+    monkeypatch.setattr(space, "read_bytes", read_bytes)
     with pytest.raises(ToolError, match="read it again"): files.file("patch", "shared.md", edits=[{"old": "two", "new": "2"}])
     monkeypatch.undo()
     assert space.read_bytes("shared.md") == b"one two three\n"

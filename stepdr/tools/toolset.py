@@ -129,7 +129,8 @@ def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=
 # %% ../../nbs/20_tools/54_toolset.ipynb #6129f253
 def _other_tools(settings, workspace, opened): # -> ({name: bound method}, Todo)
     "`file`, `todo`, `shell` and the tools for media."
-    from stepdr.tools.file import Files, Todo
+    from stepdr.tools.file import Files
+    from stepdr.tools.todo import Todo
     from stepdr.tools.media import Media
     from stepdr.tools.shell import Shell, ShellSettings
     todo, media = Todo(workspace), Media(workspace, vision=_endpoint(settings.vision, settings), transcription=_endpoint(settings.transcription, settings))
@@ -140,7 +141,7 @@ def _other_tools(settings, workspace, opened): # -> ({name: bound method}, Todo)
 # %% ../../nbs/20_tools/54_toolset.ipynb #0b9f0fdf
 def open_items(todo): # Todo -> its list as text, "" when nothing of it is left to do
     "The todo list for an agent that has gone without it."
-    from stepdr.tools.file import render_todo
+    from stepdr.tools.todo import render_todo
     items = todo.items
     return render_todo(items) if any(item["state"] in ("pending", "in_progress") for item in items.values()) else ""
 
