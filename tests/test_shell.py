@@ -20,7 +20,8 @@ from stepdr.tools import sandbox, waiting
 from stepdr.tools.tool import ToolError, Toolbox
 from stepdr.tools.sandbox import Sandbox, SandboxSettings, best_user, probe, protections
 from stepdr.tools.screen import Screen, plain_text
-from stepdr.tools.shell import Shell, ShellSettings, without_overwritten
+from stepdr.tools.shell import Shell, ShellSettings
+from stepdr.tools.capture import without_overwritten
 from stepdr.tools.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(not (shutil.which("bwrap") and shutil.which("tmux") and probe()[0]), reason="no bubblewrap or tmux that works here")
@@ -530,7 +531,8 @@ def test_as_ordinary_user():
     if os.geteuid() != 0 or not shutil.which("setpriv") or not os.access(python, os.X_OK): pytest.skip("needs root to become another user")
     code = """if 1:
         import sys, tempfile
-        from stepdr.tools.shell import Shell, ShellSettings, without_overwritten
+        from stepdr.tools.shell import Shell, ShellSettings
+        from stepdr.tools.capture import without_overwritten
         from stepdr.tools.sandbox import protections
         from stepdr.tools.workspace import Workspace
         shell = Shell(Workspace(sys.argv[1]), ShellSettings(processes=40))
