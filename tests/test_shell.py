@@ -319,7 +319,7 @@ def test_the_small_terminal_against_tmux(tmux, seed):
     screen = Screen(columns, lines)
     screen.feed(text)
     screen.text()
-    mine = ["".join(row).rstrip() for row in screen.rows]
+    mine = ["".join(row).rstrip() for row in screen.grid.rows]
     while mine and not mine[-1]: mine.pop()
     assert mine == tmux(text, columns, lines), text
 
