@@ -117,7 +117,9 @@ def refitted(new: str, # what the edit puts there
     "The lines of an edit in the file's own indentation."
     lines = new.split("\n")
     lines = [own.get(n, line) for n, line in enumerate(lines)]
-    there = [n for n, line in enumerate(lines) if n not in own and (n or first) and (line.strip() or (open_end and n == len(lines) - 1 and line))]
+    there = [
+        n for n, line in enumerate(lines) if n not in own and (n or first)
+        and (line.strip() or (open_end and n == len(lines) - 1 and line))]
     widths = [columns(indent_of(lines[n])) for n in there] + [columns(pair.given) for pair in pairs]
     unit, changed = len(style) if style.startswith(" ") else 4, 0
     if not any(pair.given or pair.there for pair in pairs):
@@ -180,8 +182,9 @@ def _yaml_fault(text):
     return ""
 
 # %% ../../nbs/20_tools/08_edits.ipynb #cdf8edee
-_ASSIGNS = re.compile(r"[\w.$(){}-]+\s*(?:[:+?!]|::)?=|\$[({]|"
-                      r"(?:ifdef|ifndef|ifeq|ifneq|else|endif|-?include|sinclude|define|endef|export|unexport|override|vpath)\b")
+_ASSIGNS = re.compile(
+    r"[\w.$(){}-]+\s*(?:[:+?!]|::)?=|\$[({]|"
+    r"(?:ifdef|ifndef|ifeq|ifneq|else|endif|-?include|sinclude|define|endef|export|unexport|override|vpath)\b")
 
 def _makefile_fault(text):
     "A recipe line that begins with blanks: make reads it as something else and stops (`missing separator`)."
@@ -208,7 +211,8 @@ _LARGEST = 2_000_000  # characters that are parsed; more would hold the agent up
 def language_of(name: str) -> str:
     "The language of a file with a parser here, by its name; empty if there is none."
     base = name.rsplit("/", 1)[-1].lower()
-    return next((language for language, (ends, names, _) in PARSERS.items() if base.endswith(ends) or base in names), "")
+    return next(
+        (language for language, (ends, names, _) in PARSERS.items() if base.endswith(ends) or base in names), "")
 
 def syntax_fault(name: str, text: str) -> str:
     "Why the parser of a file's language rejects it; empty if it does not, if there is none, or if it can come to no end."

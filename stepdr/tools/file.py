@@ -198,8 +198,10 @@ def search_files(workspace, path, pattern, regex=False, settings=FileSettings())
     "Lines with a pattern, in a file or all files of a folder."
     matcher, ends = _compile(pattern, regex), time.monotonic() + settings.search_seconds
     single = not stat.S_ISDIR(workspace.stat(path).st_mode)
-    names = [path] if single else [entry.name for entry in workspace.list(path, depth=32, limit=100_000) if entry.kind == "file"]
-    names_returns = "\r" in pattern or (regex and "\\r" in pattern)  # a pattern that asks for carriage returns sees them
+    names = [path] if single else [
+        entry.name for entry in workspace.list(path, depth=32, limit=100_000) if entry.kind == "file"]
+    # a pattern that asks for carriage returns sees them
+    names_returns = "\r" in pattern or (regex and "\\r" in pattern)
     out, room, total, hits, skipped = [], min(page_size(workspace), settings.matches * 250), 0, 0, 0
     for name in names:
         try: text = load_text(workspace, name).text
@@ -208,13 +210,17 @@ def search_files(workspace, path, pattern, regex=False, settings=FileSettings())
             skipped += 1
             continue
         if not names_returns: text = plain_lines(text)
-        try: found = [m.span() for m in matcher.finditer(text, timeout=max(0.001, ends - time.monotonic()), concurrent=True)]
-        except TimeoutError: raise ToolError(f"the search took over {settings.search_seconds:g} seconds; give a simpler pattern or a folder below") from None
+        try:
+            found = [
+                m.span() for m in matcher.finditer(text, timeout=max(0.001, ends - time.monotonic()), concurrent=True)]
+        except TimeoutError:
+            raise ToolError(f"the search took over {settings.search_seconds:g} seconds; give a simpler pattern or a folder below") from None
         hits, total = hits + bool(found), total + len(found)
         shown = _shown_matches(name, text, found, settings.matches - len(out), room)
         out += shown
         room -= sum(map(len, shown))
-    head = f"{total} matches in {hits} of {len(names) - skipped} files" + (f" ({skipped} binary or too large)" if skipped else "")
+    head = f"{total} matches in {hits} of {len(names) - skipped} files" + (
+        f" ({skipped} binary or too large)" if skipped else "")
     return "\n".join([head + (f", {len(out)} lines shown" if total > len(out) else ""), *out])
 
 def _shown_matches(name, text, found, most, room): # -> list of "name:12: line", one a line with matches

@@ -58,8 +58,9 @@ def tolerant_places(text, fragment): # -> list of (start, end)
 
 # %% ../../nbs/20_tools/10_fragments.ipynb #35361fc9
 def _boundaries(text, near, reach): # places from near - reach to near + reach where no Latin word is cut
-    places = [i for i in range(max(0, near - reach), min(len(text), near + reach) + 1)
-              if i in (0, len(text)) or not (text[i - 1].isalnum() and text[i].isalnum()) or _IS_CJK.match(text[i - 1]) or _IS_CJK.match(text[i])]
+    places = [
+        i for i in range(max(0, near - reach), min(len(text), near + reach) + 1) if i in (0, len(text))
+        or not (text[i - 1].isalnum() and text[i].isalnum()) or _IS_CJK.match(text[i - 1]) or _IS_CJK.match(text[i])]
     return places or [near]
 
 def _fit_ends(text, fragment, start, end): # window -> the window that fits best
@@ -67,13 +68,16 @@ def _fit_ends(text, fragment, start, end): # window -> the window that fits best
     reach = max(8, min(60, len(fragment) // 8))
     for _ in range(2):
         end = max(_boundaries(text, end, reach), key=lambda place: fuzz.ratio(fragment, text[start:place]))
-        start = max((p for p in _boundaries(text, start, reach) if p < end), key=lambda place: fuzz.ratio(fragment, text[place:end]), default=start)
+        start = max(
+            (p for p in _boundaries(text, start, reach) if p < end),
+            key=lambda place: fuzz.ratio(fragment, text[place:end]), default=start)
     return start, end, fuzz.ratio(fragment, text[start:end])
 
 def closest(text, fragment, cutoff=0.0): # -> (start, end, similarity) or None
     "The place of `text` that is most like `fragment`; of a long fragment, the beginning and the end are looked for."
     from rapidfuzz import fuzz
-    if not text or not fragment or len(fragment) > 20_000 or len(text) > 1_000_000: return None  # would take many seconds
+    if not text or not fragment or len(fragment) > 20_000 or len(text) > 1_000_000:
+        return None  # would take many seconds
     if len(fragment) > 600: found = _closest_long(text, fragment)
     else:
         window = fuzz.partial_ratio_alignment(fragment, text, score_cutoff=max(0.0, cutoff - 10))
@@ -95,7 +99,9 @@ def fuzzy_places(text, fragment, settings): # -> list of (start, end, similarity
     best = closest(text, fragment, settings.fuzzy)
     if best is None or re.findall(r"\d+", text[best[0]:best[1]]) != re.findall(r"\d+", fragment): return []
     start, end, similarity = best
-    second = closest(text[:start] + "\0" * (end - start) + text[end:], fragment, max(settings.fuzzy - settings.margin, similarity - settings.margin))
+    second = closest(
+        text[:start] + "\0" * (end - start) + text[end:], fragment,
+        max(settings.fuzzy - settings.margin, similarity - settings.margin))
     return [best] if second is None else [best, second]
 
 # %% ../../nbs/20_tools/10_fragments.ipynb #699c0dda

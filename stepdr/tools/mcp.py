@@ -27,8 +27,9 @@ from .tool import background_loop, run_async
 def content_parts(result): # ToolResult -> list of MCP content
     "A result's text and pictures as MCP content."
     from mcp import types
-    pictures = [types.ImageContent(type="image", data=base64.b64encode(Path(image).read_bytes()).decode(),
-                                   mime_type=mimetypes.guess_type(str(image))[0] or "image/png") for image in result.images]
+    pictures = [types.ImageContent(
+        type="image", data=base64.b64encode(Path(image).read_bytes()).decode(),
+        mime_type=mimetypes.guess_type(str(image))[0] or "image/png") for image in result.images]
     return [types.TextContent(type="text", text=redact(result.text)), *pictures]
 
 # %% ../../nbs/20_tools/58_mcp.ipynb #9ac7e623
@@ -43,7 +44,8 @@ def make_server(toolbox): # Toolbox -> mcp.server.Server
     from mcp.server import Server
     async def list_tools(context, parameters):
         schemas = [schema["function"] for schema in toolbox.schemas]
-        return types.ListToolsResult(tools=[types.Tool(name=s["name"], description=s["description"], input_schema=s["parameters"]) for s in schemas])
+        return types.ListToolsResult(tools=[
+            types.Tool(name=s["name"], description=s["description"], input_schema=s["parameters"]) for s in schemas])
     async def call_tool(context, parameters):
         toolbox.forget() # which client asks, and what it still has of earlier results, is not known
         result = await call_in_background(toolbox, {"name": parameters.name, "arguments": parameters.arguments or {}})
@@ -77,7 +79,8 @@ async def lines_of(number): # file descriptor -> its messages as text, until it 
             with open(number, "rb", closefd=False) as file:
                 for place, line in enumerate(file, 1):
                     if is_message(line): tell(line.decode("utf-8", "replace"))
-                    elif line.strip(): print(f"stepdr mcp: line {place} of the input is no JSON-RPC message and was left out: {line[:60]!r}", file=sys.stderr, flush=True)
+                    elif line.strip():
+                        print(f"stepdr mcp: line {place} of the input is no JSON-RPC message and was left out: {line[:60]!r}", file=sys.stderr, flush=True)
         except OSError: pass         # the other side was torn off
         tell(None)
     threading.Thread(target=read, name="stepdr-input", daemon=True).start()
@@ -113,5 +116,8 @@ def serve_stdio(toolbox, # Toolbox
 def serve_http(toolbox, port): # Toolbox, TCP port
     "Serve at http://127.0.0.1:PORT/mcp until interrupted; other machines cannot reach it."
     import uvicorn
-    try: uvicorn.run(make_server(toolbox).streamable_http_app(host="127.0.0.1"), host="127.0.0.1", port=port, log_level="warning")
+    try:
+        uvicorn.run(
+            make_server(toolbox).streamable_http_app(host="127.0.0.1"), host="127.0.0.1", port=port,
+            log_level="warning")
     finally: toolbox.close()

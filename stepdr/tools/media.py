@@ -31,7 +31,8 @@ class MediaSettings:
     file_mb: int = setting(200, "size of a file, MB", 1, 10_000)
     megapixels: int = setting(100, "size of a picture, millions of pixels", 1, 1000)
     ocr_seconds: float = setting(60.0, "time for reading the words of a picture, s", 1.0, 3600.0)
-    ocr_languages: str = setting("chi_sim+eng", "Tesseract's languages, the first one leads; those that are not installed are left out")
+    ocr_languages: str = setting(
+        "chi_sim+eng", "Tesseract's languages, the first one leads; those that are not installed are left out")
     speech_seconds: float = setting(7200.0, "length of a recording for a local engine, s", 1.0, 1e6)
     whisper: str = setting("", "faster-whisper model, a name or a folder; empty: STEPDR_WHISPER_MODEL of the environment, else PocketSphinx (English)")
     def __post_init__(self): validate(self)
@@ -43,7 +44,9 @@ def open_image(data, settings): # bytes -> PIL image, wholly decoded
     Image.MAX_IMAGE_PIXELS = None # our own limit follows, before anything is decoded
     try:
         image = Image.open(io.BytesIO(data))
-        if image.width * image.height > settings.megapixels * 1e6: raise ToolError(f"the picture has {image.width} x {image.height} pixels, more than {settings.megapixels} million")
+        if image.width * image.height > settings.megapixels * 1e6:
+            raise ToolError(
+                f"the picture has {image.width} x {image.height} pixels, more than {settings.megapixels} million")
         image.load()
     except ToolError: raise
     except Exception as error: raise ToolError(f"no picture that can be read ({type(error).__name__})") from None
@@ -55,7 +58,9 @@ def image_facts(image, data): # PIL image, its bytes -> list of lines
     small = image.convert("RGB").resize((64, 64))
     colours = sorted(small.quantize(5).convert("RGB").getcolors(64 * 64), reverse=True)
     shares = ", ".join(f"#{r:02x}{g:02x}{b:02x} {count / 40.96:.0f} %" for count, (r, g, b) in colours)
-    lines = [f"{image.format}, {image.width} x {image.height} pixels, {image.mode}, {len(data):,} bytes", f"colours: {shares}"]
+    lines = [
+        f"{image.format}, {image.width} x {image.height} pixels, {image.mode}, {len(data):,} bytes",
+        f"colours: {shares}"]
     if getattr(image, "n_frames", 1) > 1: lines.append(f"{image.n_frames} frames; the first is described")
     taken = image.getexif().get(306)
     return lines + ([f"date in the file: {taken}"] if taken else [])
@@ -74,8 +79,11 @@ def run_tesseract(picture, settings, *options): # PNG as bytes, MediaSettings, m
     if not languages: raise ToolError("no text recognition here: install tesseract-ocr, or set a vision endpoint")
     command = ["tesseract", "stdin", "stdout", "-l", languages, *options]
     environment = {"PATH": os.environ.get("PATH", ""), "OMP_THREAD_LIMIT": "1"}
-    try: done = subprocess.run(command, input=picture, capture_output=True, timeout=settings.ocr_seconds, env=environment)
-    except subprocess.TimeoutExpired: raise ToolError(f"text recognition took more than {settings.ocr_seconds:g} s") from None
+    try:
+        done = subprocess.run(
+            command, input=picture, capture_output=True, timeout=settings.ocr_seconds, env=environment)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"text recognition took more than {settings.ocr_seconds:g} s") from None
     if done.returncode: raise ToolError("text recognition failed on this picture")
     return done.stdout.decode("utf-8", "replace")
 
@@ -106,19 +114,25 @@ def load_speech(path, settings): # file -> 16 kHz mono samples as int16 array
     import numpy as np
     data = Path(path).read_bytes()
     if data[:4] != b"RIFF":
-        if not shutil.which("ffmpeg"): raise ToolError("only WAV can be read here: install ffmpeg, or set a transcription endpoint")
+        if not shutil.which("ffmpeg"):
+            raise ToolError("only WAV can be read here: install ffmpeg, or set a transcription endpoint")
         with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
-            done = subprocess.run(["ffmpeg", "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file", "-i", str(path), "-t", str(settings.speech_seconds), "-ac", "1", "-ar", "16000", "-y", wav.name],
-                                  capture_output=True, timeout=600)
+            done = subprocess.run([
+                "ffmpeg", "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file", "-i", str(path), "-t",
+                str(settings.speech_seconds), "-ac", "1", "-ar", "16000", "-y",
+                wav.name], capture_output=True, timeout=600)
             data = Path(wav.name).read_bytes()
             if done.returncode: raise ToolError("no recording that can be decoded")
     try:
         with wave.open(io.BytesIO(data)) as sound:
             if sound.getsampwidth() != 2: raise ToolError("WAV with samples of 16 bits is needed; convert the file")
-            if sound.getnframes() / sound.getframerate() > settings.speech_seconds: raise ToolError(f"the recording is longer than {settings.speech_seconds:g} s")
-            samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16).reshape(-1, sound.getnchannels()).mean(axis=1)
+            if sound.getnframes() / sound.getframerate() > settings.speech_seconds:
+                raise ToolError(f"the recording is longer than {settings.speech_seconds:g} s")
+            samples = np.frombuffer(
+                sound.readframes(sound.getnframes()), np.int16).reshape(-1, sound.getnchannels()).mean(axis=1)
             rate = sound.getframerate()
-    except (wave.Error, EOFError, ValueError, ZeroDivisionError): raise ToolError("no WAV file that can be read") from None
+    except (wave.Error, EOFError, ValueError, ZeroDivisionError):
+        raise ToolError("no WAV file that can be read") from None
     places = np.arange(0, len(samples), rate / 16000)
     return np.interp(places, np.arange(len(samples)), samples).astype(np.int16)
 
@@ -128,12 +142,16 @@ def local_speech(path, language, settings): # file, two letters or "" -> (text, 
     model = settings.whisper or os.environ.get("STEPDR_WHISPER_MODEL", "")
     if model:
         try: from faster_whisper import WhisperModel
-        except ImportError: raise ToolError("faster-whisper is not installed; pip install faster-whisper, or set a transcription endpoint") from None
+        except ImportError:
+            raise ToolError("faster-whisper is not installed; pip install faster-whisper, or set a transcription endpoint") from None
         pieces, _ = WhisperModel(model, compute_type="int8").transcribe(str(path), language=language or None)
         return " ".join(piece.text.strip() for piece in pieces), f"Whisper ({Path(model).name})"
     try: from pocketsphinx import Decoder
-    except ImportError: raise ToolError("no speech recognition here: set a transcription endpoint, STEPDR_WHISPER_MODEL with faster-whisper, or pip install 'stepdr[asr]' (English)") from None
-    if language not in ("", "en"): raise ToolError(f"PocketSphinx knows English only, not {language!r}; set a transcription endpoint or STEPDR_WHISPER_MODEL")
+    except ImportError:
+        raise ToolError("no speech recognition here: set a transcription endpoint, STEPDR_WHISPER_MODEL with faster-whisper, or pip install 'stepdr[asr]' (English)") from None
+    if language not in ("", "en"):
+        raise ToolError(
+            f"PocketSphinx knows English only, not {language!r}; set a transcription endpoint or STEPDR_WHISPER_MODEL")
     decoder = Decoder(samprate=16000, loglevel="FATAL")
     decoder.start_utt()
     decoder.process_raw(load_speech(path, settings).tobytes(), full_utt=True)
@@ -152,7 +170,8 @@ class Media:
 
     def _read(self, path): # name in the workspace -> bytes
         data = self.workspace.read_bytes(path)
-        if len(data) > self.settings.file_mb * 1e6: raise ToolError(f"{path}: {len(data):,} bytes are more than {self.settings.file_mb} MB")
+        if len(data) > self.settings.file_mb * 1e6:
+            raise ToolError(f"{path}: {len(data):,} bytes are more than {self.settings.file_mb} MB")
         return data
 
     def _copy(self, data, name, folder): # bytes -> file outside of the agent's reach, with the name's ending
@@ -170,8 +189,11 @@ class Media:
         data = await asyncio.to_thread(self._read, path)
         image = await asyncio.to_thread(open_image, data, self.settings)
         facts = image_facts(image, data)
-        if self.vision is not None: return ToolResult(await self._see(data, path, question or "Describe this picture; read all text in it.", facts))
-        lines = [f"{path}: no model that sees is set; text recognition (Tesseract) and facts of the file only" + (", so the question is not answered" if question else ""), *facts]
+        if self.vision is not None:
+            return ToolResult(
+                await self._see(data, path, question or "Describe this picture; read all text in it.", facts))
+        lines = [f"{path}: no model that sees is set; text recognition (Tesseract) and facts of the file only" + (
+            ", so the question is not answered" if question else ""), *facts]
         try: words = await asyncio.to_thread(read_words, image, self.settings)
         except ToolError as error: words = f"({error})"
         return ToolResult("\n".join([*lines, "words in the picture:", words or "(none found)"]))
@@ -191,8 +213,12 @@ class Media:
         """
         document = parse_document(self._read(path), path)
         url, title = file_url(path), document.title or Path(path).name
-        paragraphs = tuple(Paragraph(paragraph_id(url, p.text), url, title, p.text, p.heading, p.language, p.date, i) for i, p in enumerate(document.paragraphs))
-        lines, heading = [f"{path}: {document.kind}, {len(paragraphs)} paragraphs" + (f", {title}" if document.title else ""), *(f"note: {w}" for w in document.warnings)], ""
+        paragraphs = tuple(
+            Paragraph(paragraph_id(url, p.text), url, title, p.text, p.heading, p.language, p.date, i)
+            for i, p in enumerate(document.paragraphs))
+        lines, heading = [
+            f"{path}: {document.kind}, {len(paragraphs)} paragraphs" + (f", {title}" if document.title else ""),
+            *(f"note: {w}" for w in document.warnings)], ""
         for p in paragraphs:
             if p.heading != heading: lines.append(f"\n# {p.heading}")
             heading = p.heading

@@ -338,6 +338,9 @@ def patch_text(original, # text with any line ends
     text, changes, wrong = plain_lines(original), [], []
     for number, edit in enumerate(edits, 1):
         try: changes += edit_changes(text, edit, settings, name)
-        except ToolError as error: wrong.append(f"edit {number} {error}" if len(edits) > 1 else f"the edit {error}" if not str(error).startswith("'") else str(error))
+        except ToolError as error:
+            wrong.append(
+                f"edit {number} {error}" if len(edits) > 1 else f"the edit {error}" if not str(error).startswith("'")
+                else str(error))
     if wrong: raise ToolError("nothing was changed: " + "\n".join(wrong))
     return apply_changes(original, changes), changes

@@ -36,19 +36,26 @@ class SandboxSettings:
     processes: int = setting(256, "processes and threads together", 8, 1_000_000)
     file_mb: int = setting(512, "size of one file, MB", 1, 10_000_000)
     open_files: int = setting(1024, "open files of one process", 32, 1_000_000)
-    user: int = setting(65533, "user id that the sandbox runs under where stepdr runs as root (0: root stays)", 0, 2**31 - 2)
+    user: int = setting(
+        65533, "user id that the sandbox runs under where stepdr runs as root (0: root stays)", 0, 2**31 - 2)
     programs: str = setting("", "further folders that commands may read, separated by commas")
-    unsafe_without_sandbox: bool = setting(False, "run commands without a sandbox where bubblewrap is missing: they can do all that you can")
+    unsafe_without_sandbox: bool = setting(
+        False, "run commands without a sandbox where bubblewrap is missing: they can do all that you can")
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #b0f600c1
-PUBLIC_ETC = ("alternatives", "ca-certificates", "fonts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "ld.so.cache", "ld.so.conf",
-              "ld.so.conf.d", "localtime", "magic", "mime.types", "perl", "pki/tls/certs", "protocols", "python3", "python3.11", "services",
-              "ssl/certs", "ssl/openssl.cnf", "terminfo", "texmf", "vim")
-OWN_ETC = {"passwd": "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/bash\n", "group": "root:x:0:\nagent:x:1000:\n",
-           "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n", "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"}
-ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin", "HOME": "/home/agent", "USER": "agent", "LANG": "C.UTF-8",
-               "SHELL": "/bin/bash", "PAGER": "cat", "GIT_PAGER": "cat", "EDITOR": "vim", "PYTHONDONTWRITEBYTECODE": "1", "TERM": "screen-256color"}
+PUBLIC_ETC = (
+    "alternatives", "ca-certificates", "fonts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "ld.so.cache",
+    "ld.so.conf", "ld.so.conf.d", "localtime", "magic", "mime.types", "perl", "pki/tls/certs", "protocols", "python3",
+    "python3.11", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo", "texmf", "vim")
+OWN_ETC = {
+    "passwd": "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/bash\n",
+    "group": "root:x:0:\nagent:x:1000:\n", "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin", "HOME": "/home/agent", "USER": "agent",
+    "LANG": "C.UTF-8", "SHELL": "/bin/bash", "PAGER": "cat", "GIT_PAGER": "cat", "EDITOR": "vim",
+    "PYTHONDONTWRITEBYTECODE": "1", "TERM": "screen-256color"}
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #e60420d9
 def program_folders(settings): # -> list of folders outside /usr that commands may read
@@ -56,7 +63,8 @@ def program_folders(settings): # -> list of folders outside /usr that commands m
     folders = [] if Path(sys.base_prefix).is_relative_to("/usr") else [sys.base_prefix]
     for name in filter(None, map(str.strip, settings.programs.split(","))):
         if not Path(name).is_absolute() or not Path(name).is_dir():
-            raise InputError(f"shell.programs: {name!r} is not the absolute path of a folder; name folders, separated by commas")
+            raise InputError(
+                f"shell.programs: {name!r} is not the absolute path of a folder; name folders, separated by commas")
         folders.append(name)
     return folders
 
@@ -68,8 +76,10 @@ def bwrap_arguments(settings, # SandboxSettings
                     seccomp=None, # file descriptor of a filter
                     ): # -> list of arguments before the command
     "The file system, namespaces and environment of a sandbox, as bubblewrap takes them."
-    words = [shutil.which("bwrap") or "bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session",
-             "--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
+    words = [
+        shutil.which("bwrap") or "bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
+        "--unshare-cgroup-try", "--die-with-parent", "--new-session", "--uid", "1000", "--gid", "1000", "--hostname",
+        "sandbox", "--cap-drop", "ALL", "--clearenv"]
     if not settings.network: words.append("--unshare-net")
     temporary = lambda path, mode="0755": ["--perms", mode, "--size", str(settings.temporary_mb << 20), "--tmpfs", path]
     words += ["--ro-bind", "/usr", "/usr"]
@@ -77,12 +87,17 @@ def bwrap_arguments(settings, # SandboxSettings
         link = Path("/", name)
         if link.is_symlink(): words += ["--symlink", os.readlink(link), str(link)]
         elif link.is_dir(): words += ["--ro-bind", str(link), str(link)]
-    for name in PUBLIC_ETC + (("resolv.conf",) if settings.network else ()): words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for name in PUBLIC_ETC + (("resolv.conf",) if settings.network else ()):
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in OWN_ETC: words += ["--ro-bind", f"{inbox}/{name}", f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev", *temporary("/dev/shm", "1777"), "--remount-ro", "/dev"]
-    words += [*temporary("/tmp", "1777"), *temporary("/home"), "--dir", "/home/agent", "--perms", "0755", "--size", "4096", "--tmpfs", "/root"]
+    words += [
+        *temporary("/tmp", "1777"), *temporary("/home"), "--dir", "/home/agent", "--perms", "0755", "--size", "4096",
+        "--tmpfs", "/root"]
     for source, seen in programs: words += ["--ro-bind", source, seen]
-    words += ["--bind", workspace, "/workspace", "--perms", "0700", "--size", "4096", "--tmpfs", "/workspace/.stepdr", "--remount-ro", "/workspace/.stepdr"]
+    words += [
+        "--bind", workspace, "/workspace", "--perms", "0700", "--size", "4096", "--tmpfs", "/workspace/.stepdr",
+        "--remount-ro", "/workspace/.stepdr"]
     words += ["--ro-bind", inbox, "/run/stepdr", "--remount-ro", "/", "--chdir", "/workspace"]
     path = ":".join([ENVIRONMENT["PATH"], *(f"{seen}/bin" for _, seen in programs)])
     for name, value in (ENVIRONMENT | {"PATH": path}).items(): words += ["--setenv", name, value]
@@ -91,8 +106,10 @@ def bwrap_arguments(settings, # SandboxSettings
 # %% ../../nbs/20_tools/14_sandbox.ipynb #654f7fa2
 def limit_arguments(settings): # -> list of arguments before the command
     "The limits of each process, as prlimit takes them."
-    return ["prlimit", f"--data={settings.memory_mb << 20}", f"--nproc={settings.processes}", f"--fsize={settings.file_mb << 20}",
-            f"--nofile={settings.open_files}", "--core=0", "--memlock=65536", "--msgqueue=65536", "--"]
+    return [
+        "prlimit", f"--data={settings.memory_mb << 20}", f"--nproc={settings.processes}",
+        f"--fsize={settings.file_mb << 20}", f"--nofile={settings.open_files}", "--core=0", "--memlock=65536",
+        "--msgqueue=65536", "--"]
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #ec9b6de2
 REFUSED_CALLS = """ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise mount umount umount2 pivot_root chroot move_mount open_tree
@@ -100,10 +117,14 @@ fsopen fsconfig fsmount fspick mount_setattr unshare setns keyctl add_key reques
 init_module finit_module delete_module reboot swapon swapoff syslog acct quotactl quotactl_fd settimeofday clock_settime clock_adjtime adjtimex
 iopl ioperm modify_ldt nfsservctl lookup_dcookie vhangup personality memfd_create memfd_secret shmget mbind move_pages migrate_pages set_mempolicy
 open_by_handle_at name_to_handle_at fanotify_init io_uring_setup io_uring_enter io_uring_register""".split()
-MISSING_CALLS = "clone3 openat2".split()  # their arguments are out of a filter's sight: programs fall back to the older calls
-SOCKETS = (1, 2, 10, 16)  # local, IPv4, IPv6, netlink; not the ones to the virtual machine's host (vsock) or the kernel's cryptography
+# their arguments are out of a filter's sight: programs fall back to the older calls
+MISSING_CALLS = "clone3 openat2".split()
+# local, IPv4, IPv6, netlink; not the ones to the virtual machine's host (vsock) or the kernel's cryptography
+SOCKETS = (1, 2, 10, 16)
 NEW_USER, PUSH_INPUT, CONSOLE = 0x10000000, 0x5412, 0x541C
-FILE_MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mkdir": 1, "mkdirat": 2, "mknod": 1, "mknodat": 2, "creat": 1, "open": 2, "openat": 3}
+FILE_MODES = {
+    "chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mkdir": 1, "mkdirat": 2, "mknod": 1, "mknodat": 2,
+    "creat": 1, "open": 2, "openat": 3}
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #4cd090f1
 @lru_cache
@@ -116,7 +137,8 @@ def seccomp_filter(): # -> bytes of a BPF program, None without libseccomp
 
     def add(action, name, *conditions):
         try: rules.add_rule(action, name, *conditions)
-        except (ValueError, OSError, RuntimeError): pass        # a call that this processor or this libseccomp does not have
+        except (ValueError, OSError, RuntimeError):
+            pass        # a call that this processor or this libseccomp does not have
 
     for name in REFUSED_CALLS: add(refuse, name)
     for name in MISSING_CALLS: add(kernel.ERRNO(errno.ENOSYS), name)
@@ -198,7 +220,9 @@ def map_mounts(mounts, user): # list of (source, target, whether owners are mapp
     must(libc.unshare(0x20000), "new mount namespace")
     must(libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None), "private mounts")
     for source, target, mapped in mounts:
-        tree = must(libc.syscall(428, -100, source.encode(), 1 | os.O_CLOEXEC | (0 if mapped else 0x8000)), f"open_tree {source}")
+        tree = must(
+            libc.syscall(428, -100, source.encode(), 1 | os.O_CLOEXEC | (0 if mapped else 0x8000)),
+            f"open_tree {source}")
         if mapped:
             attributes = (ctypes.c_uint64 * 4)(0x100000, 0, 0, owner_map(source))
             must(libc.syscall(442, tree, b"", 0x1000, ctypes.byref(attributes), 32), f"id-mapped mount of {source}")
@@ -217,7 +241,8 @@ def guard():
     say = lambda text: print("guard:", text, file=sys.stderr, flush=True)
 
     def end_all(*_):
-        while members := family(os.getpid(), 64):     # bubblewrap comes first: with its first process the kernel ends all others inside
+        # bubblewrap comes first: with its first process the kernel ends all others inside
+        while members := family(os.getpid(), 64):
             for pid in members:
                 try: os.kill(pid, signal.SIGKILL)
                 except OSError: pass
@@ -234,7 +259,9 @@ def guard():
         except OSError as error: sys.exit(f"cannot run as another user: {error}")
         who = {"user": order["user"], "group": order["user"], "extra_groups": []}
     child = subprocess.Popen(order["command"], pass_fds=order["files"], env=order["environment"], **who)
-    try: os.nice(-10)                           # root's guard gets its turn among many; others have the kernel's limit of processes
+    try:
+        # root's guard gets its turn among many; others have the kernel's limit of processes
+        os.nice(-10)
     except OSError: pass
     if order["limits"]: watch(child.pid, order, say, end_all)
     sys.exit(child.wait())
@@ -285,7 +312,9 @@ def remove_control(folder):
 def control_parent(): # -> folder for temporary files
     "Where sandboxes keep what they need on the host: the other user has to get there, so a private TMPDIR will not do."
     for folder in map(Path, (tempfile.gettempdir(), "/tmp", "/var/tmp")):
-        if folder.is_dir() and os.access(folder, os.W_OK) and all(part.stat().st_mode & 0o001 for part in (folder, *folder.parents)): return folder
+        if folder.is_dir() and os.access(folder, os.W_OK) and all(
+            part.stat().st_mode & 0o001 for part in (folder, *folder.parents)):
+            return folder
     return Path(tempfile.gettempdir())
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #56c99128
@@ -294,7 +323,8 @@ def control_folder(): # -> new folder, named after this process
     parent = control_parent()
     for left in parent.glob("stepdr-sandbox-*-*"):
         pid = left.name.split("-")[2]
-        if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and left.lstat().st_uid == os.getuid(): remove_control(left)
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and left.lstat().st_uid == os.getuid():
+            remove_control(left)
     return Path(tempfile.mkdtemp(prefix=f"stepdr-sandbox-{os.getpid()}-", dir=parent))
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #ad73c2a6
@@ -321,10 +351,13 @@ class Sandbox:
         os.chmod(self.log.name, 0o600)
         user = 0 if self.bare else best_user(settings) if user is None else user
         self.user = user
-        order = self._order(Path(folder).resolve(), [word.replace("@inbox", self.seen_inbox) for word in command], settings, user)
+        order = self._order(
+            Path(folder).resolve(), [word.replace("@inbox", self.seen_inbox) for word in command], settings, user)
         try:
-            self.process = subprocess.Popen([sys.executable, "-I", "-S", "-c", guard_program(), json.dumps(order)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=self.log, bufsize=0, env=ENVIRONMENT, pass_fds=order["files"], cwd="/", start_new_session=True)
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", guard_program(), json.dumps(order)], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self.log, bufsize=0, env=ENVIRONMENT, pass_fds=order["files"], cwd="/",
+                start_new_session=True)
         finally:
             for number in order["files"]: os.close(number)
 
@@ -412,22 +445,41 @@ def best_user(settings): # -> user id to run sandboxes as; 0 keeps the present o
 # %% ../../nbs/20_tools/14_sandbox.ipynb #80a3cdec
 def protections(settings=SandboxSettings()): # -> list of (name, active, text)
     "What protects this machine from commands, each thing tried out just now."
-    found = [("bubblewrap", bool(shutil.which("bwrap")), shutil.which("bwrap") or "missing: install the package bubblewrap; the shell is off"),
-             ("tmux", bool(shutil.which("tmux")), shutil.which("tmux") or "missing: install the package tmux; the shell is off")]
+    found = [
+        (
+            "bubblewrap", bool(shutil.which("bwrap")),
+            shutil.which("bwrap") or "missing: install the package bubblewrap; the shell is off"),
+        (
+            "tmux", bool(shutil.which("tmux")),
+            shutil.which("tmux") or "missing: install the package tmux; the shell is off")]
     user = best_user(settings) if found[0][1] else 0
     told, problem = probe(settings, user) if found[0][1] else ({}, "bubblewrap is missing")
     if not told: return found + [("sandbox", False, f"does not start: {problem[:300]}")]
     words, other = told["limits"].split(), os.geteuid() != 0 or user
-    rest = [("sandbox", True, "starts"), ("processes hidden", int(told["pid"]) < 20, f"{told['pid']} processes seen"),
-            ("network closed", told["interfaces"] == "1", "open by the settings" if settings.network else f"{told['interfaces']} interfaces, loopback among them"),
-            ("system read-only", told["system"] == "read-only", told["system"]), ("workspace writable", told["workspace"] == "writable", told["workspace"]),
-            ("tools' state hidden", told["state"] == "hidden", told["state"]),
-            ("environment cleared", set(told["environment"].split()) <= set(ENVIRONMENT) | {"PWD", "SHLVL", "_", "OLDPWD"}, told["environment"]),
-            ("no capabilities", int(told["CapEff"], 16) == 0 and told["NoNewPrivs"] == "1", f"CapEff {told['CapEff']}"),
-            ("seccomp", told["Seccomp"] == "2", "filter loaded" if told["Seccomp"] == "2" else "missing: libseccomp2 and pyseccomp"),
-            ("unprivileged user", bool(other), f"runs as user {user or os.geteuid()} of this machine" if other else
-             "runs as root of this machine, without capabilities: id-mapped mounts or user namespaces are missing"),
-            ("memory of a process", words[0] == str(settings.memory_mb << 10), f"{words[0]} kB"),
-            ("processes of the sandbox", words[1] == str(settings.processes), f"{words[1]}, by the kernel" if other else f"{words[1]}, by the guard alone"),
-            ("memory of the sandbox", os.path.exists(f"/proc/self/task/{os.getpid()}/children"), f"{settings.memory_mb} MB, by the guard, 20 looks a second")]
+    rest = [
+        ("sandbox", True, "starts"), ("processes hidden", int(told["pid"]) < 20, f"{told['pid']} processes seen"),
+        (
+            "network closed", told["interfaces"] == "1",
+            "open by the settings" if settings.network else f"{told['interfaces']} interfaces, loopback among them"),
+        ("system read-only", told["system"] == "read-only", told["system"]),
+        ("workspace writable", told["workspace"] == "writable", told["workspace"]),
+        ("tools' state hidden", told["state"] == "hidden", told["state"]),
+        (
+            "environment cleared",
+            set(told["environment"].split()) <= set(ENVIRONMENT) | {"PWD", "SHLVL", "_", "OLDPWD"},
+            told["environment"]),
+        ("no capabilities", int(told["CapEff"], 16) == 0 and told["NoNewPrivs"] == "1", f"CapEff {told['CapEff']}"),
+        (
+            "seccomp", told["Seccomp"] == "2",
+            "filter loaded" if told["Seccomp"] == "2" else "missing: libseccomp2 and pyseccomp"),
+        (
+            "unprivileged user", bool(other),
+            f"runs as user {user or os.geteuid()} of this machine" if other else "runs as root of this machine, without capabilities: id-mapped mounts or user namespaces are missing"),
+        ("memory of a process", words[0] == str(settings.memory_mb << 10), f"{words[0]} kB"),
+        (
+            "processes of the sandbox", words[1] == str(settings.processes),
+            f"{words[1]}, by the kernel" if other else f"{words[1]}, by the guard alone"),
+        (
+            "memory of the sandbox", os.path.exists(f"/proc/self/task/{os.getpid()}/children"),
+            f"{settings.memory_mb} MB, by the guard, 20 looks a second")]
     return found + rest

@@ -180,7 +180,8 @@ def erase_screen(grid, part): # 0: from the cursor, 1: to the cursor, 2: all, 3:
 def move_cursor(grid, name, numbers): # name and numbers of a control sequence -> whether it was one that moves the cursor
     number, second, y = max(numbers[0], 1), numbers[1] if len(numbers) > 1 else 0, grid.y - grid.top
     if name in "AF": grid.move(max(y - number, grid.first if y >= grid.first else 0), 0 if name == "F" else grid.x)
-    elif name in "BEe": grid.move(min(y + number, grid.last if y <= grid.last else grid.lines - 1), 0 if name == "E" else grid.x)
+    elif name in "BEe":
+        grid.move(min(y + number, grid.last if y <= grid.last else grid.lines - 1), 0 if name == "E" else grid.x)
     elif name in "Ca": grid.move(y, grid.x + number)
     elif name == "D": grid.x = max(grid.x - number, 0)
     elif name in "G`": grid.move(y, number - 1)

@@ -223,7 +223,8 @@ class Shell:
         said = terminal.box.said() if terminal.box else ""
         self.ending()
         if isinstance(terminal.problem, Exception): raise terminal.problem
-        raise ToolError(f"the sandbox does not start: {said[-300:] or 'no prompt within 20 seconds'}; see stepdr doctor")
+        raise ToolError(
+            f"the sandbox does not start: {said[-300:] or 'no prompt within 20 seconds'}; see stepdr doctor")
 
     def close(self):
         "End the terminal and everything that runs in it."
@@ -242,7 +243,8 @@ class Shell:
         try:
             news, terminal = self._start(), self.terminal
             if terminal.capture.code is None:
-                raise ToolError(f"the command {self.shown!r} is still running; use action wait, keys, screen, interrupt or restart")
+                raise ToolError(
+                    f"the command {self.shown!r} is still running; use action wait, keys, screen, interrupt or restart")
             self.shown = command.strip().splitlines()[0][:200]
             type_command(terminal, command, self.shown, self.settings)
             return news + wait_for_command(terminal, timeout, self.settings)

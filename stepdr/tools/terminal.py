@@ -42,7 +42,8 @@ class Terminal:
         self.box = self.recent = self._keeper = None
         self.capture = Capture("start", 1000)
         self.capture.code = 0
-        self.name, self.ready, self.left = name, False, None  # whether bash takes a command; how the last one ended, until that has been told
+        # whether bash takes a command; how the last one ended, until that has been told
+        self.name, self.ready, self.left = name, False, None
         self.signs, self.between = re.compile(rf"\x1b\]7770;(?:D;start|(X);{name});(\d+)\a".encode()), b""
         self.last_output = time.monotonic()
         self.tail = b""                       # the last bytes written, whether a prompt is among them
@@ -101,14 +102,18 @@ class Terminal:
             try: os.write(self.box.process.stdin.fileno(), command.encode() + b"\n")
             except OSError: pass                # it has ended: the pipe is closed
             if not self.wait(lambda: self.answers, seconds):
-                raise ToolError("the terminal has ended; the next call starts a new one" if self.ended else "the terminal does not answer; use action restart")
+                raise ToolError(
+                    "the terminal has ended; the next call starts a new one" if self.ended
+                    else "the terminal does not answer; use action restart")
             good, lines = self.answers.popleft()
         lines = [line.decode("utf-8", "replace") for line in lines]
         if not good: raise ToolError("tmux: " + " ".join(lines)[:200])
         return lines
 
     def keeper(self): # -> process id of the program that keeps the terminal, None if it is not found
-        if self._keeper is None: self._keeper = next((pid for pid in family(self.box.process.pid) if self.name.encode() in _words_of(pid)), None)
+        if self._keeper is None:
+            self._keeper = next(
+                (pid for pid in family(self.box.process.pid) if self.name.encode() in _words_of(pid)), None)
         return self._keeper
 
     def reader(self): # -> ("reads", "watches", "unknown" or "", name of a program)

@@ -63,7 +63,8 @@ def _guess(data): # bytes without a byte order mark -> encoding
 @dataclass(frozen=True)
 class TextFile:
     "A text as it is in a file."
-    text: str  # line ends as in the file; a byte that is not UTF-8 as a lone surrogate, so that it is written back as it was
+    # line ends as in the file; a byte that is not UTF-8 as a lone surrogate, so that it is written back as it was
+    text: str
     encoding: str
     mark: bytes = b""  # byte order mark
 
@@ -78,11 +79,16 @@ def decode_file(data, name): # bytes -> TextFile
     mark, encoding = byte_order_mark(data)
     encoding = encoding or wide_codec(data[:8192]) or None
     binary = "" if encoding else _binary(data, name)
-    if binary or (encoding is None and b"\0" in data[:8192]): raise ToolError(f"{name}: is binary, not text ({binary or f'{len(data)} bytes'})")
+    if binary or (encoding is None and b"\0" in data[:8192]):
+        raise ToolError(f"{name}: is binary, not text ({binary or f'{len(data)} bytes'})")
     encoding = encoding or _guess(data)
-    try: found = TextFile(data[len(mark):].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict"), encoding, mark)
-    except (UnicodeDecodeError, TypeError, LookupError): raise ToolError(f"{name}: is no text in any encoding that is known here ({len(data)} bytes)") from None
-    if encoding != "utf-8" and found.to_bytes(name) != data: raise ToolError(f"{name}: its text cannot be kept exactly ({encoding}); convert it with the shell first")
+    try:
+        found = TextFile(
+            data[len(mark):].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict"), encoding, mark)
+    except (UnicodeDecodeError, TypeError, LookupError):
+        raise ToolError(f"{name}: is no text in any encoding that is known here ({len(data)} bytes)") from None
+    if encoding != "utf-8" and found.to_bytes(name) != data:
+        raise ToolError(f"{name}: its text cannot be kept exactly ({encoding}); convert it with the shell first")
     return found
 
 # %% ../../nbs/20_tools/09_text_file.ipynb #78e2e1c6

@@ -40,7 +40,8 @@ def _kind_schema(annotation): # type of a parameter -> JSON schema
     if origin is list: return {"type": "array", "items": _kind_schema(inside[0])}
     if annotation is list: return {"type": "array", "items": {"type": "string"}}
     if annotation in _KINDS: return {"type": _KINDS[annotation]}
-    raise TypeError(f"{annotation!r} has no JSON schema here; use str, int, float, bool, list[...], dict or Literal[...]")
+    raise TypeError(
+        f"{annotation!r} has no JSON schema here; use str, int, float, bool, list[...], dict or Literal[...]")
 
 # %% ../../nbs/20_tools/02_tool.ipynb #92c681c4
 def _parameters(function):
@@ -96,13 +97,15 @@ def _of_text(value): # text that begins as JSON -> the list or object in it
 def _as_list(value, items): # -> list
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"): value = _of_text(value)
     if isinstance(value, dict) and items["type"] == "object": return [value]
-    if isinstance(value, str) and items["type"] == "string" and value.strip() and not re.search(r"[\n,;|，；、]", value): return [value]
+    if isinstance(value, str) and items["type"] == "string" and value.strip() and not re.search(r"[\n,;|，；、]", value):
+        return [value]
     if not isinstance(value, list): raise ValueError("")
     return value
 
 def _as_number(value, whole): # -> int or float
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,15}\s*", value, re.ASCII): value = int(value)
-    elif isinstance(value, str) and not whole and re.fullmatch(r"\s*[+-]?\d{1,15}\.\d{1,15}\s*", value, re.ASCII): value = float(value)
+    elif isinstance(value, str) and not whole and re.fullmatch(r"\s*[+-]?\d{1,15}\.\d{1,15}\s*", value, re.ASCII):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value): raise ValueError("")
     if whole and value != int(value): raise ValueError("")
     return int(value) if whole else value
@@ -122,17 +125,23 @@ def fitted(value, schema, name="value"): # JSON value, JSON schema, how to call 
     "A value as its schema wants it, where nothing is lost by that; `ToolError` with a correction otherwise."
     try:
         kind = schema["type"]
-        if kind == "array": return [fitted(item, schema["items"], f"{name}[{number}]") for number, item in enumerate(_as_list(value, schema["items"]))]
+        if kind == "array":
+            return [
+                fitted(item, schema["items"], f"{name}[{number}]")
+                for number, item in enumerate(_as_list(value, schema["items"]))]
         if kind in ("integer", "number"): return _as_number(value, kind == "integer")
         if kind == "string": return _as_text(value, schema.get("enum"))
-        if isinstance(value, str): value = {"true": True, "false": False}.get(value.strip().lower(), value) if kind == "boolean" else _of_text(value)
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.strip().lower(), value) if kind == "boolean" else _of_text(value)
         if not isinstance(value, {"boolean": bool, "object": dict}[kind]): raise ValueError("")
         return value
-    except (ValueError, OverflowError): raise ToolError(f"{name} must be {_expected(schema)}; got {json.dumps(value, ensure_ascii=False, default=str)[:60]}") from None
+    except (ValueError, OverflowError):
+        raise ToolError(f"{name} must be {_expected(schema)}; got {json.dumps(value, ensure_ascii=False, default=str)[:60]}") from None
 
 # %% ../../nbs/20_tools/02_tool.ipynb #ea099621
 def _expected(schema): # -> "one of a, b" or "a list of texts"
-    kinds = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "object": "object"}
+    kinds = {
+        "string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "object": "object"}
     if "enum" in schema: return "one of " + ", ".join(schema["enum"])
     if schema["type"] == "array": return f"a list of {kinds.get(schema['items']['type'], 'list')}s"
     return kinds["boolean"] if schema["type"] == "boolean" else f"{'an' if schema['type'] == 'object' else 'a'} {kinds[schema['type']]}"
@@ -147,7 +156,10 @@ ALIASES = { # argument of a tool, or field of an item -> other names that models
     "keys": "key keystrokes", "question": "query prompt instruction", "element": "ref element_id id selector", "text": "content task title description name todo value query", "submit": "press_enter enter",
     "items": "todos tasks list plan steps todo_list", "texts": "items todos tasks list plan steps todo_list", "state": "status", "id": "item_id task_id number", "after": "depends_on dependencies requires blocked_by",
     "old": "old_string old_str old_text search find", "new": "new_string new_str new_text replace replacement"}
-VALUES = {"done": "completed complete finished", "pending": "todo open not_started", "in_progress": "doing active started current", "cancelled": "canceled skipped dropped"} # choice -> other words for it
+# choice -> other words for it
+VALUES = {
+    "done": "completed complete finished", "pending": "todo open not_started",
+    "in_progress": "doing active started current", "cancelled": "canceled skipped dropped"}
 ALIASES, VALUES = ({name: frozenset(others.split()) for name, others in table.items()} for table in (ALIASES, VALUES))
 
 def own_names(given, known, fit, taken): # {name: value} as written, names that there are, function (own name, value, name as written) -> value, list that corrections are added to -> {own name: value}
@@ -159,7 +171,8 @@ def own_names(given, known, fit, taken): # {name: value} as written, names that 
             try: found[written] = fit(written, value, written); continue
             except ToolError as error: wrong = error # perhaps it is meant for another one
         for one in known:
-            if one in given or one in found or _plain(written) != _plain(one) and _plain(written) not in ALIASES.get(one, ()): continue
+            if one in given or one in found or _plain(written) != _plain(one) and _plain(written) not in ALIASES.get(one, ()):
+                continue
             with suppress(ToolError): meant[one] = fit(one, value, written)
         if len(meant) != 1: raise ToolError(f"{wrong}; it could be {' or '.join(meant)}") if meant else wrong
         found |= meant
@@ -171,7 +184,9 @@ def own_fields(item, fields, taken): # item of a list as written, {field: its ch
     if not isinstance(item, dict): return item
     item = own_names(item, fields, lambda name, value, written: value, taken)
     for name, choices in fields.items():
-        meant = [one for one in choices or () if isinstance(item.get(name), str) and item[name] not in choices and (_plain(item[name]) == one or _plain(item[name]) in VALUES.get(one, ()))]
+        meant = [
+            one for one in choices or () if isinstance(item.get(name), str) and item[name] not in choices
+            and (_plain(item[name]) == one or _plain(item[name]) in VALUES.get(one, ()))]
         if len(meant) == 1:
             taken.append(f"{name} {item[name]} taken as {meant[0]}")
             item[name] = meant[0]
@@ -189,13 +204,17 @@ def check_arguments(function, arguments, # tool, what the model wrote; `function
     schema = _schema_of(tool)
     known, given = schema["properties"], {n: v for n, v in arguments.items() if v is not None}
     def fit(name, value, written): # one text under a name in the singular is a list of it
-        if name != written and known[name]["type"] == "array" and isinstance(value, str) and not written.endswith("s") and value.lstrip()[:1] not in ("[", "{"): value = [value]
-        if name != written and known[name]["type"] == "string" and isinstance(value, list) and len(value) == 1: value = value[0]
+        if name != written and known[name]["type"] == "array" and isinstance(value, str) and not written.endswith("s") and value.lstrip()[:1] not in ("[", "{"):
+            value = [value]
+        if name != written and known[name]["type"] == "string" and isinstance(value, list) and len(value) == 1:
+            value = value[0]
         return fitted(value, known[name], name)
     found = own_names(given, known, fit, taken)
     for name in schema["required"]:
         if name not in found: raise ToolError(f"{name} is missing: {_expected(known[name])}")
-    taken += [f"{name} {given[name]} taken as {value}" for name, value in found.items() if "enum" in known[name] and name in given and given[name] != value]
+    taken += [
+        f"{name} {given[name]} taken as {value}" for name, value in found.items() if "enum" in known[name]
+        and name in given and given[name] != value]
     for name, fields in getattr(tool, "fields", {}).items():
         if name in found: found[name] = [own_fields(item, fields, taken) for item in found[name]]
     return found
@@ -292,7 +311,10 @@ class Toolbox:
 
     def forget(self):
         "What was shown is no longer before the agent's eyes: tools that would only name it again show it again."
-        for owner in {id(owner): owner for tool in self.tools.values() if hasattr(owner := getattr(tool, "__self__", None), "forget")}.values(): owner.forget()
+        for owner in {
+            id(owner): owner for tool in self.tools.values()
+            if hasattr(owner := getattr(tool, "__self__", None), "forget")}.values():
+            owner.forget()
 
     async def call_async(self, call, # {"name", "arguments"} as the model wrote it
                          tokens=None, # for the result, of a tool that can be read in parts; None: as many as the tool thinks right
@@ -309,7 +331,8 @@ class Toolbox:
         self.read.update((p.id, p) for p in result.paragraphs)
         text = neutralize(result.text)  # a page is data: its `<tool_call>` never becomes one
         if self.workspace is None or result.fitted: return replace(result, text=text)
-        return replace(result, text=self.workspace.shorten(tool_named(call.get("name"), self.tools), text, "file" in self.tools))
+        return replace(
+            result, text=self.workspace.shorten(tool_named(call.get("name"), self.tools), text, "file" in self.tools))
 
     def read_call(self, call, # {"name", "arguments"} with whole characters
                   taken=None, # list that corrections are added to: what was taken for what
@@ -349,7 +372,8 @@ def as_taken(function, toolbox): # {"name", "arguments"} of a chat row, Toolbox 
     written = function.get("arguments")
     with suppress(ValueError, RecursionError):
         if isinstance(written, str): written = json.loads(written)
-    return function if (function["name"], written) == (name, arguments) else {**function, "name": name, "arguments": arguments}
+    return function if (function["name"], written) == (name, arguments) else {
+        **function, "name": name, "arguments": arguments}
 
 def respelled(messages, toolbox): # chat rows, Toolbox that ran their calls -> (chat rows, how many calls are written otherwise)
     "An episode with its calls as their tools took them, and results under the tool's own name; what fits already, or was refused, stays as it was written."

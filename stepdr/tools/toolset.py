@@ -32,19 +32,25 @@ class KitSettings:
     tools: str = setting("", "names of the tools, comma-separated, or all; empty: those that a task over this web and in this workspace may need (`left_out`)")
     cache: str = setting("on", "on: identical queries and pages of a run are answered from disk; off; record: keep everything; replay: answer only from what was recorded", choices=("on", "off", "record", "replay"))
     cache_folder: str = setting("", "folder of the cache; empty: in the workspace")
-    allow_hosts: str = setting("", "hosts that may be fetched although their address is private, comma-separated, host or host:port")
+    allow_hosts: str = setting(
+        "", "hosts that may be fetched although their address is private, comma-separated, host or host:port")
     shell_network: bool = setting(False, "let commands reach the network")
-    unsafe_shell: bool = setting(False, "run commands without a sandbox where bubblewrap is missing: anything this user may do, they may")
+    unsafe_shell: bool = setting(
+        False, "run commands without a sandbox where bubblewrap is missing: anything this user may do, they may")
     vision: str = setting("", "endpoint that answers questions on pictures, URL#MODEL; empty: local text recognition")
-    transcription: str = setting("", "endpoint for speech to text, URL#MODEL; empty: a local engine if one is installed")
+    transcription: str = setting(
+        "", "endpoint for speech to text, URL#MODEL; empty: a local engine if one is installed")
     timeout: float = setting(0.0, "seconds of silence after which a request to one of these endpoints has failed; 0: as an endpoint's settings have it", 0.0, 86400.0)
-    concurrency: int = setting(0, "requests to one of these endpoints under way at once; 0: as many as are made", 0, 10_000)
+    concurrency: int = setting(
+        0, "requests to one of these endpoints under way at once; 0: as many as are made", 0, 10_000)
 
     def __post_init__(self):
         validate(self)
         for name in self.named:
-            if name not in TOOL_NAMES: raise InputError(f"kit.tools: no tool {name!r}; there is {', '.join(TOOL_NAMES)}, or all of them: all")
-        if "browser" in self.named and self.web == "live" and self.cache == "replay": raise InputError("kit.tools: the browser cannot be replayed; leave it out")
+            if name not in TOOL_NAMES:
+                raise InputError(f"kit.tools: no tool {name!r}; there is {', '.join(TOOL_NAMES)}, or all of them: all")
+        if "browser" in self.named and self.web == "live" and self.cache == "replay":
+            raise InputError("kit.tools: the browser cannot be replayed; leave it out")
 
     @property
     def named(self): # -> list of names, empty if none was named
@@ -54,25 +60,38 @@ class KitSettings:
         return [name.strip() for name in self.tools.split(",") if name.strip()]
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #7744a5cf
-KINDS = {"analyze_image": ".png .jpg .jpeg .gif .webp .bmp .tif .tiff", "asr": ".wav .mp3 .m4a .flac .ogg .opus .webm .mp4",
-         "file_parser": ".pdf .docx .doc .xlsx .xls .pptx .ppt .odt .ods .epub .html .htm", "shell": ".csv .tsv .json .jsonl .parquet .xlsx .xls .ods .sqlite .db .py .zip .gz .tar"}
-KINDS = {name: frozenset(kinds.split()) for name, kinds in KINDS.items()} # tool -> endings of the files of a workspace that it is for
+KINDS = {
+    "analyze_image": ".png .jpg .jpeg .gif .webp .bmp .tif .tiff", "asr": ".wav .mp3 .m4a .flac .ogg .opus .webm .mp4",
+    "file_parser": ".pdf .docx .doc .xlsx .xls .pptx .ppt .odt .ods .epub .html .htm",
+    "shell": ".csv .tsv .json .jsonl .parquet .xlsx .xls .ods .sqlite .db .py .zip .gz .tar"}
+# tool -> endings of the files of a workspace that it is for
+KINDS = {name: frozenset(kinds.split()) for name, kinds in KINDS.items()}
 
 def missing_program(settings): # KitSettings -> {tool: program that it needs and that is not here}
     from stepdr.tools.browser import CHROMIUM
-    needs = {"browser": [CHROMIUM], "shell": [("tmux",)] + [("bwrap",)] * (not settings.unsafe_shell), "analyze_image": [("tesseract",)] * (not settings.vision)}
-    return {name: programs[0] for name, wanted in needs.items() for programs in wanted if not any(map(shutil.which, programs))}
+    needs = {
+        "browser": [CHROMIUM], "shell": [("tmux",)] + [("bwrap",)] * (not settings.unsafe_shell),
+        "analyze_image": [("tesseract",)] * (not settings.vision)}
+    return {
+        name: programs[0] for name, wanted in needs.items() for programs in wanted
+        if not any(map(shutil.which, programs))}
 
 def left_out(settings, workspace): # KitSettings, Workspace -> {tool: why it is not offered}
     "The tools that a task over this web and in this workspace has no use for, or that cannot work on this machine; none where tools were named."
     if settings.named: return {}
     live, missing = settings.web == "live", missing_program(settings)
-    held = {path.suffix.lower() for path in workspace.folder.rglob("*") if path.is_file() and workspace.state not in path.parents}
-    why = {} if live and settings.cache != "replay" else {"browser": "a replay has no network" if live else "batch_web_surfer opens all pages that there are"}
+    held = {
+        path.suffix.lower() for path in workspace.folder.rglob("*") if path.is_file()
+        and workspace.state not in path.parents}
+    why = {} if live and settings.cache != "replay" else {
+        "browser": "a replay has no network" if live else "batch_web_surfer opens all pages that there are"}
     for name, kinds in KINDS.items():
-        brought = settings.shell_network or name == "shell" and live or name == "analyze_image" and live and "browser" not in why # by commands, or by screenshots
-        if not brought and not held & kinds: why[name] = "the workspace holds no data" if name == "shell" else "the workspace holds nothing of the kind"
-    return {name: why.get(name) or f"{missing[name]} is missing" for name in TOOL_NAMES if name in why or name in missing}
+        # by commands, or by screenshots
+        brought = settings.shell_network or name == "shell" and live or name == "analyze_image" and live and "browser" not in why
+        if not brought and not held & kinds:
+            why[name] = "the workspace holds no data" if name == "shell" else "the workspace holds nothing of the kind"
+    return {
+        name: why.get(name) or f"{missing[name]} is missing" for name in TOOL_NAMES if name in why or name in missing}
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #9b2fbc27
 class _Opened:
@@ -89,9 +108,14 @@ class _Opened:
 def _search_provider(settings, fetcher, workspace, authority, web): # -> Provider
     "What answers searches: the closed web in process, an engine of the live web, or the index of a folder."
     from stepdr.tools.search import ClosedWebProvider, FolderProvider, ServedWebProvider, SurferSettings, folder_store, live_provider
-    if settings.web in ("closed", "served"): return (ClosedWebProvider if settings.web == "closed" else ServedWebProvider)(web)
-    if settings.web == "live": return live_provider(fetcher, settings.search, SurferSettings(mcp_tool=settings.mcp_tool, mcp_environment=settings.mcp_environment))
-    if not Path(settings.web).is_dir(): raise InputError(f"--web {settings.web}: neither closed, served, live nor a folder of documents")
+    if settings.web in ("closed", "served"):
+        return (ClosedWebProvider if settings.web == "closed" else ServedWebProvider)(web)
+    if settings.web == "live":
+        return live_provider(
+            fetcher, settings.search,
+            SurferSettings(mcp_tool=settings.mcp_tool, mcp_environment=settings.mcp_environment))
+    if not Path(settings.web).is_dir():
+        raise InputError(f"--web {settings.web}: neither closed, served, live nor a folder of documents")
     return FolderProvider(folder_store(settings.web, workspace.state / "documents", authority))
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #8dd6ce03
@@ -121,9 +145,12 @@ def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=
         from stepdr.world.authority import Authority
         from stepdr.world.paragraphs import ParagraphStore
         authority = Authority.load()
-        fetcher = fetcher or opened(Fetcher(fetch, Cache(settings.cache_folder or workspace.state / "cache", settings.cache)))
+        fetcher = fetcher or opened(
+            Fetcher(fetch, Cache(settings.cache_folder or workspace.state / "cache", settings.cache)))
         provider = provider or opened(_search_provider(settings, fetcher, workspace, authority, web))
-        tools["batch_web_surfer"] = WebSurfer(provider, fetcher if settings.web in WEBS else None, ParagraphStore(workspace.state / "paragraphs", authority=authority), authority).batch_web_surfer
+        tools["batch_web_surfer"] = WebSurfer(
+            provider, fetcher if settings.web in WEBS else None,
+            ParagraphStore(workspace.state / "paragraphs", authority=authority), authority).batch_web_surfer
     return tools
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #6129f253
@@ -133,8 +160,11 @@ def _other_tools(settings, workspace, opened): # -> ({name: bound method}, Todo)
     from stepdr.tools.todo import Todo
     from stepdr.tools.media import Media
     from stepdr.tools.shell import Shell, ShellSettings
-    todo, media = Todo(workspace), Media(workspace, vision=_endpoint(settings.vision, settings), transcription=_endpoint(settings.transcription, settings))
-    shell = opened(Shell(workspace, ShellSettings(network=settings.shell_network, unsafe_without_sandbox=settings.unsafe_shell)))
+    todo, media = Todo(workspace), Media(
+        workspace, vision=_endpoint(settings.vision, settings),
+        transcription=_endpoint(settings.transcription, settings))
+    shell = opened(
+        Shell(workspace, ShellSettings(network=settings.shell_network, unsafe_without_sandbox=settings.unsafe_shell)))
     tools = [Files(workspace).file, todo.todo, shell.shell, media.analyze_image, media.file_parser, media.asr]
     return {tool.__name__: tool for tool in tools}, todo
 
@@ -158,7 +188,9 @@ def open_kit(workspace, # Workspace
     try:
         spared = left_out(settings, workspace)
         wanted = settings.named or [name for name in TOOL_NAMES if name not in spared]
-        tools = _web_tools(settings, wanted, workspace, opened, web, provider, fetcher) if {"batch_web_surfer", "browser"} & set(wanted) else {}
+        tools = _web_tools(
+            settings, wanted, workspace, opened, web, provider,
+            fetcher) if {"batch_web_surfer", "browser"} & set(wanted) else {}
         others, todo = _other_tools(settings, workspace, opened)
         tools |= others
         kit = Toolbox([tools[name] for name in TOOL_NAMES if name in wanted], workspace)
@@ -179,4 +211,6 @@ def provider_kit(workspace, # Workspace
                  tools="", # as KitSettings.tools
                  ): # -> context manager of a Toolbox
     "The tools that `open_kit` has for such a web, over a provider that is open already."
-    return open_kit(workspace, KitSettings(web=web_of(provider, fetcher), tools=tools), getattr(provider, "web", None), provider, fetcher)
+    return open_kit(
+        workspace, KitSettings(web=web_of(provider, fetcher), tools=tools), getattr(provider, "web", None), provider,
+        fetcher)

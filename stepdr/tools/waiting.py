@@ -46,8 +46,9 @@ def device_of(pid, number): # process, file descriptor -> device number as in st
 
 # %% ../../nbs/20_tools/18_waiting.ipynb #2736a235
 # call number -> what it is; of the kernel's tables for each kind of processor
-CALLS = {"x86_64": {0: "read", 17: "read", 19: "read", 7: "poll", 271: "poll", 23: "select", 270: "select", 232: "epoll", 281: "epoll", 441: "epoll"},
-         "aarch64": {63: "read", 65: "read", 67: "read", 73: "poll", 72: "select", 22: "epoll", 441: "epoll"}}
+CALLS = {"x86_64": {
+    0: "read", 17: "read", 19: "read", 7: "poll", 271: "poll", 23: "select", 270: "select", 232: "epoll", 281: "epoll",
+    441: "epoll"}, "aarch64": {63: "read", 65: "read", 67: "read", 73: "poll", 72: "select", 22: "epoll", 441: "epoll"}}
 READABLE = 0x1 | 0x2 | 0x40 | 0x80  # POLLIN, POLLPRI, POLLRDNORM, POLLRDBAND; epoll's are the same
 
 # %% ../../nbs/20_tools/18_waiting.ipynb #6d73d9e1
@@ -70,7 +71,8 @@ def awaited(pid, thread): # -> (file descriptors that a sleeping thread waits to
         if not second: return []
         bits = int.from_bytes(_memory(pid, second, (min(first, 4096) + 63) // 64 * 8), "little")
         return [number for number in range(min(first, 4096)) if bits >> number & 1]
-    with open(f"/proc/{pid}/fdinfo/{first}") as file: found = re.findall(r"^tfd: *(\d+) +events: *([0-9a-f]+)", file.read(), re.M)
+    with open(f"/proc/{pid}/fdinfo/{first}") as file:
+        found = re.findall(r"^tfd: *(\d+) +events: *([0-9a-f]+)", file.read(), re.M)
     return [int(number) for number, events in found if int(events, 16) & READABLE]
 
 # %% ../../nbs/20_tools/18_waiting.ipynb #f0c8129c
@@ -123,7 +125,9 @@ def foreground(keeper, # process id of the one that the terminal belongs to
     known = list(filter(None, map(process_of, members)))
     found = [process for process in known if process.terminal == owner.terminal and process.group == owner.foreground]
     for relay in [process for process in found if _is_relay(process.pid)]:
-        inner = [process for process in filter(None, map(process_of, family(relay.pid))) if process.terminal not in (0, owner.terminal)]
+        inner = [
+            process for process in filter(None, map(process_of, family(relay.pid)))
+            if process.terminal not in (0, owner.terminal)]
         if inner: found.remove(relay)
         found += [process for process in inner if process.group == process.foreground and not _is_relay(process.pid)]
     return found
@@ -131,7 +135,8 @@ def foreground(keeper, # process id of the one that the terminal belongs to
 def terminal_reader(keeper, members): # -> ("reads", "watches", "unknown" or "", name of the program)
     "Which program waits for what is typed, as far as the kernel tells."
     processes = foreground(keeper, members)
-    if platform.machine() not in CALLS or not os.path.exists("/proc/self/syscall"): return "unknown", processes[0].name if processes else ""
+    if platform.machine() not in CALLS or not os.path.exists("/proc/self/syscall"):
+        return "unknown", processes[0].name if processes else ""
     answers = {}
     for process in processes: answers.setdefault(reads_terminal(process), process.name)
     kind = next((kind for kind in ("reads", "watches", "unknown") if kind in answers), "")

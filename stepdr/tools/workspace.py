@@ -26,7 +26,8 @@ from .tool import ToolError
 @dataclass(frozen=True)
 class WorkspaceSettings:
     "What an agent's folder holds and what of it goes into the context."
-    result_limit: int = setting(8000, "longest tool result that goes into the context as it is, characters", 500, 10_000_000)
+    result_limit: int = setting(
+        8000, "longest tool result that goes into the context as it is, characters", 500, 10_000_000)
     summary: int = setting(2000, "what stands for a longer one, characters", 400, 1_000_000)
     file_mb: float = setting(64.0, "largest file that is read or written as a whole, megabytes", 0.001, 100_000.0)
     def __post_init__(self): validate(self)
@@ -40,31 +41,39 @@ def name_parts(name, # as the model wrote it
     "Split a name into parts; `ToolError` unless it stays below the workspace."
     name = os.fspath(name)
     shown = repr(name if len(name) <= 80 else name[:77] + "...")
-    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in name): raise ToolError(f"{shown}: no control characters in a path")
+    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in name):
+        raise ToolError(f"{shown}: no control characters in a path")
     if name == "/workspace" or name.startswith("/workspace/"): name = name[len("/workspace/"):]
     if name.startswith("/"): raise ToolError(f"{shown}: give a path relative to the workspace, such as notes/plan.md")
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts: raise ToolError(f"{shown}: '..' is not allowed; give a path relative to the workspace, such as notes/plan.md")
-    if len(parts) > 32 or any(len(part.encode()) > 255 for part in parts): raise ToolError(f"{shown}: the path is too long")
+    if ".." in parts:
+        raise ToolError(f"{shown}: '..' is not allowed; give a path relative to the workspace, such as notes/plan.md")
+    if len(parts) > 32 or any(len(part.encode()) > 255 for part in parts):
+        raise ToolError(f"{shown}: the path is too long")
     if not own and parts and parts[0].casefold() == STATE: raise ToolError(f"{shown}: {STATE} belongs to the tools")
     return parts
 
 # %% ../../nbs/20_tools/06_workspace.ipynb #34342c6e
-_REASONS = {errno.ENOENT: "no such file or folder", errno.EACCES: "not permitted", errno.EPERM: "not permitted", errno.EISDIR: "is a folder",
-            errno.ENOTDIR: "a part of the path is a symbolic link or not a folder", errno.ELOOP: "is a symbolic link; links are not followed",
-            errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the file system is read-only",
-            errno.EFBIG: "the file would be too large", errno.EEXIST: "exists already", errno.ENAMETOOLONG: "the path is too long",
-            errno.ENXIO: "is a pipe or a device, not a file", errno.EMFILE: "too many open files", errno.EIO: "the disk failed"}
+_REASONS = {
+    errno.ENOENT: "no such file or folder", errno.EACCES: "not permitted", errno.EPERM: "not permitted",
+    errno.EISDIR: "is a folder", errno.ENOTDIR: "a part of the path is a symbolic link or not a folder",
+    errno.ELOOP: "is a symbolic link; links are not followed", errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file would be too large", errno.EEXIST: "exists already",
+    errno.ENAMETOOLONG: "the path is too long", errno.ENXIO: "is a pipe or a device, not a file",
+    errno.EMFILE: "too many open files", errno.EIO: "the disk failed"}
 
 @contextmanager
 def explained(name): # as the model wrote it
     "Turn errors of the file system into `ToolError`."
     try: yield
-    except OSError as error: raise ToolError(f"{str(name)[:80] or '.'}: {_REASONS.get(error.errno, error.strerror)}") from None
+    except OSError as error:
+        raise ToolError(f"{str(name)[:80] or '.'}: {_REASONS.get(error.errno, error.strerror)}") from None
 
 # %% ../../nbs/20_tools/06_workspace.ipynb #6a435df6
-_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket",
-          stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+_KINDS = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 def file_kind(info): # os.stat_result -> "file", "folder", ...
     return _KINDS.get(stat.S_IFMT(info.st_mode), "unknown")
@@ -80,7 +89,10 @@ class Entry:
 # %% ../../nbs/20_tools/06_workspace.ipynb #7c7d9845
 def _shape(value): # JSON value -> "list of 20 (object: id, text)"
     "A JSON value in a few words."
-    if isinstance(value, dict): return "object: " + ", ".join(f"{k} ({_shape(v).split(':')[0]})" for k, v in list(value.items())[:12]) + (" ..." if len(value) > 12 else "")
+    if isinstance(value, dict):
+        return "object: " + ", ".join(
+            f"{k} ({_shape(v).split(':')[0]})"
+            for k, v in list(value.items())[:12]) + (" ..." if len(value) > 12 else "")
     if isinstance(value, list): return f"list of {len(value)}" + (f" ({_shape(value[0])})" if value else "")
     return {str: "text", bool: "true/false", type(None): "null"}.get(type(value), "number")
 
@@ -92,7 +104,8 @@ def text_kind(text, lines): # -> "JSON, list of 3 (number)", "table, ...", "text
     rows = [line for line in lines[:50] if line.strip()]
     for name, mark in (("tab", "\t"), ("comma", ","), ("|", "|")):
         counts = {row.count(mark) for row in rows}
-        if len(rows) >= 3 and len(counts) == 1 and min(counts) >= 2: return f"table, {min(counts) + 1} columns separated by {name}"
+        if len(rows) >= 3 and len(counts) == 1 and min(counts) >= 2:
+            return f"table, {min(counts) + 1} columns separated by {name}"
     return "Markdown" if sum(line.startswith("#") for line in lines) >= 3 else "text"
 
 # %% ../../nbs/20_tools/06_workspace.ipynb #7df023ed
@@ -104,7 +117,9 @@ def _clip(line, most=120): return line if len(line) <= most else line[:most - 3]
 
 def outline(lines, most): # lines, characters -> list of "12: ## Heading"
     "The headings with their line numbers; the deepest levels are left out first, then all but every second one, third one ..."
-    found = [(f"{n}: {_clip(line.strip())}", len(line) - len(line.lstrip("#")) or 1) for n, line in enumerate(lines, 1) if _HEADING.match(line)]
+    found = [
+        (f"{n}: {_clip(line.strip())}", len(line) - len(line.lstrip("#")) or 1) for n, line in enumerate(lines, 1)
+        if _HEADING.match(line)]
     levels = sorted({depth for _, depth in found}, reverse=True) or [1]
     for level, step in [(level, 1) for level in levels] + [(levels[-1], 2**k) for k in range(1, 30)]:
         shown = [text for text, depth in found if depth <= level][::step]
@@ -132,7 +147,8 @@ def summarize(text, # of any length
     out = [f"{text_kind(text, lines)}; {len(lines)} lines, {len(text)} characters"]
     for name, pattern in (("URLs", re.compile("https?://")), ("errors or warnings", _TROUBLE)):
         if found := _numbers(lines, pattern): out.append(f"lines with {name}: {found}")
-    if ids := list(dict.fromkeys(_CITABLE.findall(text))): out.append(f"{len(ids)} paragraphs to cite: {' '.join(ids[:most // 60])}{' ...' if len(ids) > most // 60 else ''}")
+    if ids := list(dict.fromkeys(_CITABLE.findall(text))):
+        out.append(f"{len(ids)} paragraphs to cite: {' '.join(ids[:most // 60])}{' ...' if len(ids) > most // 60 else ''}")
     if heads := outline(lines, most * 2 // 5): out += ["outline:", *heads]
     left = most - sum(len(line) + 1 for line in out)
     first = _some_lines(lines, max(left * 3 // 5, 120), 25)
@@ -141,7 +157,9 @@ def summarize(text, # of any length
 
 # %% ../../nbs/20_tools/06_workspace.ipynb #78bde734
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT, "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND, "x": os.O_WRONLY | os.O_CREAT | os.O_EXCL}
+_FLAGS = {
+    "r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT, "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    "x": os.O_WRONLY | os.O_CREAT | os.O_EXCL}
 
 class Workspace:
     "A folder that the tools cannot leave; `.stepdr/` in it holds their own state and is closed to the agent."
@@ -190,7 +208,8 @@ def _open(self, name, # relative to the workspace
         try: _plain(os.stat(last, dir_fd=here, follow_symlinks=False), name)
         except FileNotFoundError:
             if mode[0] == "r": raise
-        handle = os.open(last, _FLAGS[mode[0]] | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666, dir_fd=here)
+        handle = os.open(
+            last, _FLAGS[mode[0]] | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666, dir_fd=here)
         try:
             _plain(os.fstat(handle), name)
             if mode[0] == "w": os.ftruncate(handle, 0)
@@ -214,7 +233,9 @@ def _read_bytes(self, name, own=False): # -> bytes
     with self.open(name, "rb", own) as file, explained(name):
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else b""
-    if max(size, len(data)) > most: raise ToolError(f"{name}: {size} bytes are too many to take whole (limit {most}); read parts of it by offset and length")
+    if max(size, len(data)) > most:
+        raise ToolError(
+            f"{name}: {size} bytes are too many to take whole (limit {most}); read parts of it by offset and length")
     return data
 
 def _write_bytes(self, name, data, # bytes
@@ -222,14 +243,17 @@ def _write_bytes(self, name, data, # bytes
                  expected=None, # os.stat_result of what is there now: refuse if it has changed since
                  ): # -> Path
     "Write a whole file or nothing; its folders are made, its permissions kept."
-    if len(data) > self.settings.file_mb * 1e6: raise ToolError(f"{name}: {len(data)} bytes are over the limit of {self.settings.file_mb:g} MB for a file")
+    if len(data) > self.settings.file_mb * 1e6:
+        raise ToolError(f"{name}: {len(data)} bytes are over the limit of {self.settings.file_mb:g} MB for a file")
     with self.lock, self._parent(name, own, make=True) as (here, last):
         try: old = os.stat(last, dir_fd=here, follow_symlinks=False)
         except FileNotFoundError: old = None
         if old: _plain(old, name)
-        if expected and (old is None or _version(old) != _version(expected)): raise ToolError(f"{name}: was changed by something else meanwhile; read it again")
+        if expected and (old is None or _version(old) != _version(expected)):
+            raise ToolError(f"{name}: was changed by something else meanwhile; read it again")
         partial = f".{secrets.token_hex(8)}.partial"
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=here)
+        handle = os.open(
+            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=here)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -244,7 +268,8 @@ def _append(self, name, data, own=False): # bytes -> size of the file
     "Add to the end of a file, made if it is missing."
     with self.lock, self.open(name, "ab", own) as file, explained(name):
         size = os.fstat(file.fileno()).st_size + len(data)
-        if size > self.settings.file_mb * 1e6: raise ToolError(f"{name}: {size} bytes would be over the limit of {self.settings.file_mb:g} MB for a file")
+        if size > self.settings.file_mb * 1e6:
+            raise ToolError(f"{name}: {size} bytes would be over the limit of {self.settings.file_mb:g} MB for a file")
         file.write(data)
     return size
 
@@ -257,7 +282,9 @@ def _entries(self, here, prefix, depth): # descriptor, list of parts, levels -> 
         if (not prefix and name == STATE) or (name.startswith(".") and name.endswith(".partial")): continue
         try:
             info = os.stat(name, dir_fd=here, follow_symlinks=False)
-            yield Entry("/".join([*prefix, name]).encode(errors="surrogateescape").decode(errors="replace"), file_kind(info), info.st_size, info.st_mtime)
+            yield Entry(
+                "/".join([*prefix, name]).encode(errors="surrogateescape").decode(errors="replace"), file_kind(info),
+                info.st_size, info.st_mtime)
             if not stat.S_ISDIR(info.st_mode) or depth <= 1: continue
             below = os.open(name, _FOLDER, dir_fd=here)
         except OSError: continue  # gone, swapped or closed to us since it was named

@@ -18,7 +18,9 @@ from ..core.config import InputError
 
 # %% ../../nbs/10_world/08_authority.ipynb #d9d0c2e3
 TIER_SCORE = {1: 1.0, 2: 0.7, 3: 0.4}  # what a tier counts in `Authority.score`; a site that is not listed counts 0
-KINDS = ("government", "international organisation", "research institute", "academic", "standards", "reference", "quality press")
+KINDS = (
+    "government", "international organisation", "research institute", "academic", "standards", "reference",
+    "quality press")
 
 @dataclass(frozen=True)
 class Record:
@@ -32,8 +34,10 @@ class Record:
     origin: str = ""  # the public lists that have the domain
 
     def __post_init__(self):
-        if self.tier not in TIER_SCORE: raise InputError(f"tier: {self.tier!r} is none of {', '.join(map(str, TIER_SCORE))} ({self.domain})")
-        if self.kind not in KINDS: raise InputError(f"kind: {self.kind!r} is none of {', '.join(KINDS)} ({self.domain})")
+        if self.tier not in TIER_SCORE:
+            raise InputError(f"tier: {self.tier!r} is none of {', '.join(map(str, TIER_SCORE))} ({self.domain})")
+        if self.kind not in KINDS:
+            raise InputError(f"kind: {self.kind!r} is none of {', '.join(KINDS)} ({self.domain})")
 
 # %% ../../nbs/10_world/08_authority.ipynb #9d22f0c2
 def host_of(address): # address with or without a scheme, or a host -> host in lower case, "" where there is none
@@ -89,13 +93,17 @@ class Authority:
 def _read(path): # -> tuple of Record
     "The records of a CSV file."
     try: text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error: raise InputError(f"{path}: the authority list cannot be read ({error})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the authority list cannot be read ({error})") from None
     names, records = [field.name for field in fields(Record)], []
     reader = csv.DictReader(text.splitlines())
-    if missing := {"domain", "name", "tier", "kind"} - set(reader.fieldnames or ()): raise InputError(f"{path}, line 1: no column {', '.join(sorted(missing))}")
+    if missing := {"domain", "name", "tier", "kind"} - set(reader.fieldnames or ()):
+        raise InputError(f"{path}, line 1: no column {', '.join(sorted(missing))}")
     for row in reader:
         try:
             if not host_of(row["domain"] or ""): raise InputError(f"domain: {row['domain']!r} is no domain")
-            records.append(Record(**{n: row[n] or "" for n in names if n in row and n not in ("tier", "domain")}, domain=host_of(row["domain"]), tier=int(row["tier"] or 0)))
+            records.append(Record(
+                **{n: row[n] or "" for n in names if n in row and n not in ("tier", "domain")},
+                domain=host_of(row["domain"]), tier=int(row["tier"] or 0)))
         except ValueError as error: raise InputError(f"{path}, line {reader.line_num}: {error}") from None
     return tuple(records)

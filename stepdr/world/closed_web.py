@@ -31,7 +31,8 @@ class ClosedWeb:
         self.index = ParagraphIndex(self.world, graph.aliases)
         self.by_entity, self.urls = {}, {}
         for p in self.world.paragraphs.values(): self.by_entity.setdefault(p.entity, []).append(p)
-        for url, keys in self.world.pages.items(): self.urls.setdefault(self.world.paragraphs[keys[0]].entity, []).append(url)
+        for url, keys in self.world.pages.items():
+            self.urls.setdefault(self.world.paragraphs[keys[0]].entity, []).append(url)
 
     def title(self, url): # -> name of the page's subject
         return self.world.paragraphs[self.world.pages[url][0]].title
@@ -49,7 +50,8 @@ def save_web(web, facts, folder): # ClosedWeb, folder of its three fact files, f
 def load_web(folder): # as `save_web` wrote it -> ClosedWeb
     "Read a closed web."
     folder = Path(folder)
-    if not (folder / "pages.json").exists(): raise InputError(f"{folder}: no closed web here; run the stage `world` first")
+    if not (folder / "pages.json").exists():
+        raise InputError(f"{folder}: no closed web here; run the stage `world` first")
     about = read_json(folder / "pages.json")
     paragraphs = {row["id"]: Paragraph(**row) for row in read_parquet(folder / "paragraphs.parquet")}
     world = World(paragraphs, about["pages"], about["links"], set(about["dead"]))

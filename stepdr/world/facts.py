@@ -35,7 +35,8 @@ def read_rows(path, # a tab-separated file
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         row = line.split("\t")
         if len(row) < columns or (exact and len(row) != columns) or not all(row):
-            raise InputError(f"{path}:{number}: expected {columns} tab-separated columns, got {len(row)}: {line[:60]!r}")
+            raise InputError(
+                f"{path}:{number}: expected {columns} tab-separated columns, got {len(row)}: {line[:60]!r}")
         rows.append(row)
     if not rows: raise InputError(f"{path}: the file is empty or truncated; restore it")
     return rows
@@ -53,7 +54,8 @@ def load_graph(folder): # folder with triples.txt, entity.txt, relation.txt (Wik
         where = f"{folder / 'triples.txt'}:{number}"
         for entity in (head, tail):
             if entity not in names: raise InputError(f"{where}: unknown entity id {entity!r}; add it to entity.txt")
-        if relation not in relations: raise InputError(f"{where}: unknown relation id {relation!r}; add it to relation.txt")
+        if relation not in relations:
+            raise InputError(f"{where}: unknown relation id {relation!r}; add it to relation.txt")
         facts[head].setdefault(relations[relation], tail)
     return Graph(names, aliases, relations, dict(facts))
 
@@ -94,7 +96,8 @@ def split_topics(graph, # facts
     groups = components(graph, [q for q in graph.facts if topic_type(graph, q)])
     random.Random(f"split {seed}").shuffle(groups)
     split, sizes = {}, Counter()
-    for chain in (True, False):                 # chains and single topics are dealt apart, so that each part gets its share of both
+    # chains and single topics are dealt apart, so that each part gets its share of both
+    for chain in (True, False):
         sizes = Counter()
         for group in (g for g in groups if (len(g) > 1) == chain):
             part = min(shares, key=lambda p: (sizes[p] + len(group)) / shares[p])

@@ -31,14 +31,16 @@ class ParagraphIndex:
         self._index = tantivy.Index(builder.build())
         writer = self._index.writer(heap_size=20_000_000, num_threads=1)
         self.paragraphs = list(world.paragraphs.values())
-        self.names = {p.entity: {tuple(words(n)) for n in [p.title, *aliases.get(p.entity, [])]} for p in self.paragraphs}
+        self.names = {
+            p.entity: {tuple(words(n)) for n in [p.title, *aliases.get(p.entity, [])]} for p in self.paragraphs}
         texts = [" ".join([p.title, *aliases.get(p.entity, []), p.heading, p.text]) for p in self.paragraphs]
         for number, text in enumerate(texts): writer.add_document(tantivy.Document(text=text, number=number))
         writer.commit()
         self._index.reload()
         self._searcher, self.authority_weight = self._index.searcher(), authority_weight
         self.words = [frozenset(words(text)) for text in texts]
-        self.search = lru_cache(maxsize=100_000)(self._search)      # an identical query is answered from the cache (report, 2.5)
+        # an identical query is answered from the cache (report, 2.5)
+        self.search = lru_cache(maxsize=100_000)(self._search)
         self.nearest = lru_cache(maxsize=10_000)(self._nearest)
 
     def _search(self, query, topk=3): # -> tuple of Paragraph, best first
@@ -49,14 +51,20 @@ class ParagraphIndex:
     def _nearest(self, query, topk=3): # -> tuple of Paragraph, best first
         "Paragraphs that have the most words of a query, a rare word counting more: for one that none answers in all of them."
         terms = words(query)
-        scored, weights = self.scored(terms, 1000, every=False), {term: math.log(1 + len(self.paragraphs) / (1 + self._searcher.doc_freq("text", term))) for term in terms}
-        shares = {number: sum(weight for term, weight in weights.items() if term in self.words[number]) for _, number in scored}
-        return tuple(p for _, p in self.rerank([row for row in scored if shares[row[1]] > 0.999 * max(shares.values())], terms))[:topk]
+        scored, weights = self.scored(terms, 1000, every=False), {
+            term: math.log(1 + len(self.paragraphs) / (1 + self._searcher.doc_freq("text", term))) for term in terms}
+        shares = {
+            number: sum(weight for term, weight in weights.items() if term in self.words[number])
+            for _, number in scored}
+        return tuple(p for _, p in self.rerank(
+            [row for row in scored if shares[row[1]] > 0.999 * max(shares.values())], terms))[:topk]
 
     def scored(self, terms, limit, every): # words, most results, whether all words must occur -> [(BM25 score, paragraph number)]
         if not terms: return []
         parsed = self._index.parse_query(" ".join(terms), ["text"], conjunction_by_default=every)
-        return [(score, self._searcher.doc(address)["number"][0]) for score, address in self._searcher.search(parsed, limit=limit, count=False).hits]
+        return [
+            (score, self._searcher.doc(address)["number"][0])
+            for score, address in self._searcher.search(parsed, limit=limit, count=False).hits]
 
     def rerank(self, scored, terms): # (BM25 score, paragraph number) pairs -> (score, Paragraph), best first
         "Relevance, then authority: a title that the query names doubles, authority adds up to `authority_weight`."
@@ -64,7 +72,8 @@ class ParagraphIndex:
         for score, number in scored:
             p = self.paragraphs[number]
             named = any(contains(terms, name) for name in self.names[p.entity]) and p.heading in terms
-            ranked.append((score * (2.0 if named else 1.0) * (1 + self.authority_weight * AUTHORITY[p.site]), number, p))
+            ranked.append(
+                (score * (2.0 if named else 1.0) * (1 + self.authority_weight * AUTHORITY[p.site]), number, p))
         return [(score, p) for score, _, p in sorted(ranked, key=lambda item: (-item[0], item[1]))]
 
 # %% ../../nbs/10_world/06_index.ipynb #1cac7eb6

@@ -24,8 +24,11 @@ from .graph_arrays import HashCollision, NumberIds, TextIds, build_arrays
 from .triples import KINDS, assign_roles, guess_kind, read_triples, split_columns
 
 # %% ../../nbs/10_world/22_knowledge_graph.ipynb #4dc17df6
-LABELS = {"http://www.w3.org/2000/01/rdf-schema#label": 0, "http://www.w3.org/2004/02/skos/core#prefLabel": 0, "http://schema.org/name": 0, "http://xmlns.com/foaf/0.1/name": 0,
-          "http://www.w3.org/2004/02/skos/core#altLabel": 1, "http://schema.org/description": 2, "http://www.w3.org/2000/01/rdf-schema#comment": 2}
+LABELS = {
+    "http://www.w3.org/2000/01/rdf-schema#label": 0, "http://www.w3.org/2004/02/skos/core#prefLabel": 0,
+    "http://schema.org/name": 0, "http://xmlns.com/foaf/0.1/name": 0,
+    "http://www.w3.org/2004/02/skos/core#altLabel": 1, "http://schema.org/description": 2,
+    "http://www.w3.org/2000/01/rdf-schema#comment": 2}
 
 _HALF = re.compile("[\ud800-\udfff]")  # JSON may hold half of a surrogate pair
 
@@ -41,11 +44,15 @@ def name_rows(member, role, aside, settings): # yields frames of id, name, alias
                 data = stream.read()
                 source = data.decode("utf-8-sig", "replace")
                 table = json.loads(source)
-            except (ValueError, RecursionError, *UNREADABLE) as error: return aside.add(member.name, getattr(error, "lineno", 0), f"not JSON ({type(error).__name__})")
-        if "\ufffd" in source and (lost := source.count("\ufffd") - data.count(b"\xef\xbf\xbd")) > 0: aside.add(member.name, 0, "not UTF-8", f"{lost} places were replaced", malformed=False)
+            except (ValueError, RecursionError, *UNREADABLE) as error:
+                return aside.add(member.name, getattr(error, "lineno", 0), f"not JSON ({type(error).__name__})")
+        if "\ufffd" in source and (lost := source.count("\ufffd") - data.count(b"\xef\xbf\xbd")) > 0:
+            aside.add(member.name, 0, "not UTF-8", f"{lost} places were replaced", malformed=False)
         if not isinstance(table, dict): return aside.add(member.name, 1, "not an object of ids")
         language = next((part for part in member.name.split("/")[:-1] if re.fullmatch("[a-z]{2}", part)), "en")
-        rows, text = [], lambda value: (value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value) else value) if isinstance(value, str) and value else None
+        rows, text = [], lambda value: (
+            value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value)
+            else value) if isinstance(value, str) and value else None
         for number, (key, value) in enumerate(table.items(), 1):
             if _HALF.search(key):
                 aside.add(member.name, number, "a wrong escape", ascii(key))
@@ -54,19 +61,32 @@ def name_rows(member, role, aside, settings): # yields frames of id, name, alias
             if not isinstance(value, dict): aside.add(member.name, number, "not a name", key)
             else:
                 aliases = value.get("aliases") or value.get("alternatives") or []
-                rows.append((key, text(value.get("label")), [text(a) for a in aliases if text(a)] if isinstance(aliases, list) else [], text(value.get("description")), language))
-        yield polars.DataFrame(rows, {n: polars.List(polars.String) if n == "aliases" else polars.String for n in _NAME_COLUMNS}, orient="row")
+                rows.append((
+                    key, text(value.get("label")),
+                    [text(a) for a in aliases if text(a)] if isinstance(aliases, list) else [],
+                    text(value.get("description")), language))
+        yield polars.DataFrame(
+            rows, {n: polars.List(polars.String) if n == "aliases" else polars.String for n in _NAME_COLUMNS},
+            orient="row")
         return
     for line, data in read_blocks(member, aside, settings):
         frame = split_columns(data, 1, "\n")["c0"].to_frame().with_row_index("line", line).filter(col("c0").is_not_null())
         frame = frame.with_columns(col("c0").str.splitn("\t", 2).struct.rename_fields(["id", "rest"])).unnest("c0")
-        for number, text in frame.filter(col("rest").is_null()).select("line", "id").iter_rows(): aside.add(member.name, number, "an id without a name", text)
+        for number, text in frame.filter(col("rest").is_null()).select("line", "id").iter_rows():
+            aside.add(member.name, number, "an id without a name", text)
         frame = frame.filter(col("rest").is_not_null())
-        if role == "descriptions": yield frame.select("id", name=nothing, aliases=polars.lit([], polars.List(polars.String)), description="rest", language=polars.lit(""))
-        elif role == "mentions": yield frame.select(id="rest", name=nothing, aliases=polars.concat_list("id"), description=nothing, language=polars.lit(""))
+        if role == "descriptions":
+            yield frame.select(
+                "id", name=nothing, aliases=polars.lit([], polars.List(polars.String)), description="rest",
+                language=polars.lit(""))
+        elif role == "mentions":
+            yield frame.select(
+                id="rest", name=nothing, aliases=polars.concat_list("id"), description=nothing, language=polars.lit(""))
         else:
             frame = frame.with_columns(col("rest").str.split("\t"))
-            yield frame.select("id", name=col("rest").list.first(), aliases=col("rest").list.slice(1), description=nothing, language=polars.lit(""))
+            yield frame.select(
+                "id", name=col("rest").list.first(), aliases=col("rest").list.slice(1), description=nothing,
+                language=polars.lit(""))
 
 # %% ../../nbs/10_world/22_knowledge_graph.ipynb #def4f642
 def _choose_ids(frame, settings, salt):
@@ -410,21 +430,31 @@ class KnowledgeGraph:
         self.folder = Path(folder)
         try:
             self.about = json.loads((self.folder / "graph.json").read_text(encoding="utf-8"))
-            if self.about["format"] != FORMAT: raise InputError(f"{folder}: a graph of format {self.about['format']}, this is {FORMAT}; build it again")
+            if self.about["format"] != FORMAT:
+                raise InputError(
+                    f"{folder}: a graph of format {self.about['format']}, this is {FORMAT}; build it again")
             self.counts, self.letters = self.about["counts"], self.about["letters"]
-            self.starts, self.neighbours, self.labels = (np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("starts", "neighbours", "labels"))
+            self.starts, self.neighbours, self.labels = (
+                np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("starts", "neighbours", "labels"))
             nodes, edges = self.counts["nodes"], self.counts["edges"]
-            if len(self.starts) != nodes + 1 or not len(self.neighbours) == len(self.labels) == 2 * edges == int(self.starts[-1]): raise ValueError("sizes differ")
+            if len(self.starts) != nodes + 1 or not len(self.neighbours) == len(self.labels) == 2 * edges == int(self.starts[-1]):
+                raise ValueError("sizes differ")
             if self.letters: self.keys = np.load(self.folder / "keys.npy", mmap_mode="r")
-            else: self.offsets, self.texts = np.load(self.folder / "ids_offsets.npy", mmap_mode="r"), np.memmap(self.folder / "ids.bin", np.uint8, "r")
-            if len(self.keys) != nodes if self.letters else int(self.offsets[-1]) != len(self.texts): raise ValueError("sizes differ")
-        except FileNotFoundError as error: raise InputError(f"{folder}: no graph there ({Path(error.filename or '').name} is missing); make one with `stepdr graph build`") from None
-        except (ValueError, KeyError, TypeError, EOFError, OSError) as error: raise InputError(f"{folder}: damaged graph ({error}); build it again") from None
+            else:
+                self.offsets, self.texts = np.load(
+                    self.folder / "ids_offsets.npy", mmap_mode="r"), np.memmap(self.folder / "ids.bin", np.uint8, "r")
+            if len(self.keys) != nodes if self.letters else int(self.offsets[-1]) != len(self.texts):
+                raise ValueError("sizes differ")
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: no graph there ({Path(error.filename or '').name} is missing); make one with `stepdr graph build`") from None
+        except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+            raise InputError(f"{folder}: damaged graph ({error}); build it again") from None
 
     open = classmethod(lambda cls, folder: cls(folder))
     build = staticmethod(build)
     def __len__(self): return self.counts["nodes"]
-    def __repr__(self): return f"KnowledgeGraph({self.counts['nodes']} nodes, {self.counts['edges']} edges, {self.counts['relations']} relations)"
+    def __repr__(self):
+        return f"KnowledgeGraph({self.counts['nodes']} nodes, {self.counts['edges']} edges, {self.counts['relations']} relations)"
 
     @cached_property
     def names(self):
@@ -442,7 +472,8 @@ class KnowledgeGraph:
         "The ids of many nodes."
         import pyarrow, pyarrow.compute
         if not self.letters: return pyarrow.array(self.ids(nodes), pyarrow.string())
-        return pyarrow.compute.binary_join_element_wise(self.letters[0], pyarrow.array(self.keys[nodes]).cast(pyarrow.string()), "")
+        return pyarrow.compute.binary_join_element_wise(
+            self.letters[0], pyarrow.array(self.keys[nodes]).cast(pyarrow.string()), "")
 
     def find(self, entity): # id as text -> node, or None
         "The node of an id, by halving."
@@ -460,4 +491,6 @@ class KnowledgeGraph:
     def triples(self, node): # -> list of (head, relation, tail), numbers
         "All edges of a node, those that leave it first."
         rows = slice(int(self.starts[node]), int(self.starts[node + 1]))
-        return [(node, label >> 1, other) if label % 2 == 0 else (other, label >> 1, node) for other, label in zip(self.neighbours[rows].tolist(), self.labels[rows].tolist())]
+        return [
+            (node, label >> 1, other) if label % 2 == 0 else (other, label >> 1, node)
+            for other, label in zip(self.neighbours[rows].tolist(), self.labels[rows].tolist())]

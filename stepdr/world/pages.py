@@ -119,10 +119,12 @@ def build_world(graph, # facts
     paragraphs, pages = {}, defaultdict(list)
     for number, (url, site, entity, relation, value, phrase) in zip(numbers, drafts):
         name, value_name, key = graph.names[entity], graph.names[value], f"web_{number:08d}"
-        paragraphs[key] = Paragraph(key, url, site, name, relation, f"{name} {phrase} {value_name}.", phrase, value_name,
-                                    entity, value, value == graph.facts[entity][relation])
+        paragraphs[key] = Paragraph(
+            key, url, site, name, relation, f"{name} {phrase} {value_name}.", phrase, value_name, entity, value,
+            value == graph.facts[entity][relation])
         pages[url].append(key)
-    return World(paragraphs, dict(pages), page_links(pages, paragraphs), {u for u in pages if rng.random() < rates.dead})
+    return World(
+        paragraphs, dict(pages), page_links(pages, paragraphs), {u for u in pages if rng.random() < rates.dead})
 
 # %% ../../nbs/10_world/04_pages.ipynb #4f2b74c8
 def page_links(pages, paragraphs): # -> {url: [url]}

@@ -65,7 +65,8 @@ def text_width(text): # -> number of letters, a Chinese, Japanese or Korean char
 # %% ../../nbs/10_world/10_paragraphs.ipynb #de20f46c
 _ITEM = re.compile(r"(?:[-*+•·▪◦|]|\d{1,3}[.)、]|[(（]\d{1,3}[)）])\s")
 _COLUMNS = re.compile(r"\S(?: {3,}|\t| \| )\S")
-_ENLARGE = re.compile(r"\b(?:[Cc]lick (?:image )?to )?(?:[Ee]nlarge(?: image)?|[Vv]iew (?:larger|full size)(?: image)?)\b|点击放大|查看大图")
+_ENLARGE = re.compile(
+    r"\b(?:[Cc]lick (?:image )?to )?(?:[Ee]nlarge(?: image)?|[Vv]iew (?:larger|full size)(?: image)?)\b|点击放大|查看大图")
 
 def without_captions(text): # -> the same text without captions of pictures that stand in it twice
     "Text made of a page often holds a picture's caption twice, before and after a word such as Enlarge or line for line; both are left out."
@@ -84,7 +85,10 @@ def _without_repeats(text): # -> the text without lines, up to four, that stand 
     while len(lines) > 1 and place < len(lines) - 1:
         for count in (1, 2, 3, 4):
             once = [line.strip() for line in lines[place:place + count]]
-            if sum(map(len, once)) >= 15 and once == [line.strip() for line in lines[place + count:place + 2 * count]] and not any(_COLUMNS.search(line) or _ITEM.match(line) for line in once):
+            if sum(map(len, once)) >= 15 and once == [
+                line.strip()
+                for line in lines[place + count:place + 2 * count]] and not any(
+                    _COLUMNS.search(line) or _ITEM.match(line) for line in once):
                 text, place = "", place - 1
                 del lines[place + 1:place + 1 + 2 * count]
                 break
@@ -97,18 +101,21 @@ def _without_first(text, letters): # -> the text after its first letters, spaces
     return text[place:]
 
 # %% ../../nbs/10_world/10_paragraphs.ipynb #c239d9e2
-_MENU = re.compile(r"#?copyright\b|©|all rights reserved|skip to (?:main )?content|jump to (?:navigation|search|content)|back to top|(?:table of )?contents\W*$|(?:\d{4} schools wikipedia selection\W*)?related subjects\b|"
-    r"click here|this is a (?:featured|good) article|(?:sign|log) ?in\b.{0,40}$|share (?:this|on)\b.{0,40}$|follow us\b.{0,40}$|(?:next|previous) (?:page|article)\b.{0,60}$|edit this page|print this|"
-    r"(?:see|see also|main articles?|further information)\b[^.]{0,120}$|external links?\W*$|home\s*[>»/|]|cookies? (?:policy|settings)|privacy policy|terms of (?:use|service)|"
-    r"版权所有|跳转到|返回(?:顶部|目录|首页)|目录$|上一[页篇]|下一[页篇]|分享到|(?:参见|另见|主条目)[^。．]{0,60}[。．]?$|编辑本页|首页\s*[>»/|]", re.IGNORECASE)
+_MENU = re.compile(
+    r"#?copyright\b|©|all rights reserved|skip to (?:main )?content|jump to (?:navigation|search|content)|back to top|(?:table of )?contents\W*$|(?:\d{4} schools wikipedia selection\W*)?related subjects\b|" r"click here|this is a (?:featured|good) article|(?:sign|log) ?in\b.{0,40}$|share (?:this|on)\b.{0,40}$|follow us\b.{0,40}$|(?:next|previous) (?:page|article)\b.{0,60}$|edit this page|print this|" r"(?:see|see also|main articles?|further information)\b[^.]{0,120}$|external links?\W*$|home\s*[>»/|]|cookies? (?:policy|settings)|privacy policy|terms of (?:use|service)|" r"版权所有|跳转到|返回(?:顶部|目录|首页)|目录$|上一[页篇]|下一[页篇]|分享到|(?:参见|另见|主条目)[^。．]{0,60}[。．]?$|编辑本页|首页\s*[>»/|]",
+    re.IGNORECASE)
 _IMPRINT = re.compile(r"\b[Rr]etrieved from \W*https?:|available under the (?:GNU|Creative Commons|CC)\b")
 _PICTURE = re.compile(r"(?:fig(?:ure|\.)|image|photo(?:graph)?|picture|plate|chart|map)\s*(?:\d+[\d.a-z]*\s*[.:：]|[:：]|credit\b|courtesy\b)|(?:照片|图片|插图)(?:\s*\d+)?\s*[:：]|图\s*[\d一二三四五六七八九十]+(?:[-.]\d+)*\s*[:：.、 ]", re.IGNORECASE)
-_GALLERY = re.compile(r"(?:related )?(?:images|pictures|photos|photographs)|(?:(?:image|photo|picture) )?gallery|图片|图集|相册|图库", re.IGNORECASE)
+_GALLERY = re.compile(
+    r"(?:related )?(?:images|pictures|photos|photographs)|(?:(?:image|photo|picture) )?gallery|图片|图集|相册|图库",
+    re.IGNORECASE)
 _SIGNS = re.compile(r"[:：=|•$\\{};]\s*\S")
 _END = re.compile(r"(?<=[^\W\d_])[.!?…][\"”’'»)\]]*(?=\s|\[|$)|(?<=[\d)\]\"”’'»%°])[.!?…](?=\s|\[|$)|[。！？．]|[，、]\S{4}")
 
 def _has_sentence(line): # one line -> whether something of three words, or of four characters without spaces, ends in it
-    return any(line.count(" ", 0, end.start()) > 1 or text_width(line[:end.start()]) - end.start() > 3 for end in _END.finditer(line))
+    return any(
+        line.count(" ", 0, end.start()) > 1 or text_width(line[:end.start()]) - end.start() > 3
+        for end in _END.finditer(line))
 
 # %% ../../nbs/10_world/10_paragraphs.ipynb #a4c35110
 _NOTE = re.compile(r"\s*\^\s*(?:\d{1,3}|[a-z*])\s") # footnotes
@@ -116,7 +123,8 @@ _STOP = re.compile(r"(?<=[^\W\d_]{2})[.!?…][\"”’'»)\]]*(?=\s|\[|$)|[。�
 
 def _is_box(text): # a paragraph -> whether it is the cells of a table or an infobox in one run
     line = " ".join(text.split())
-    if text_width(line) < 100 or line[-1] in ":：" or _MENU.match(line) or _PICTURE.match(line) or _ENLARGE.search(line) or _IMPRINT.search(line): return False
+    if text_width(line) < 100 or line[-1] in ":：" or _MENU.match(line) or _PICTURE.match(line) or _ENLARGE.search(line) or _IMPRINT.search(line):
+        return False
     if not _has_sentence(line): return True
     words = re.findall(r"[^\W_]+(?:['’.-][^\W_]+)*", line)
     standing = sum(word[0].isupper() or word[0].isdigit() for word in words)
@@ -128,14 +136,17 @@ def passage_kind(text, # of a paragraph
                  ): # -> "prose", "data" (list, table, box, footnotes, formula, code), "caption", "menu" or "title"
     "What a paragraph is to a reader. The first two are worth reading alone; captions, menus and titles are not."
     if _is_box(text) or _NOTE.match(text): return "data"
-    if len(text) > 200 and "\n" not in text and text[-1] in ".。．" and not (_MENU.match(text) or _PICTURE.match(text) or _ENLARGE.search(text) or _IMPRINT.search(text)): return "prose"
+    if len(text) > 200 and "\n" not in text and text[-1] in ".。．" and not (
+        _MENU.match(text) or _PICTURE.match(text) or _ENLARGE.search(text) or _IMPRINT.search(text)):
+        return "prose"
     imprint = _IMPRINT.search(text)
     rest = without_captions(text[:imprint.start()] if imprint else text)
     lines = [line.strip() for line in rest.splitlines() if line.strip()]
     told = [line for line in lines if not _MENU.match(line)]
     line = " ".join(told)
     size, pictures = text_width(line), not imprint and len(rest) < len(text.strip())
-    if told and size < 200 and (_PICTURE.match(told[0]) or _GALLERY.fullmatch(heading.rpartition(" > ")[2] or told[0])): return "caption"
+    if told and size < 200 and (_PICTURE.match(told[0]) or _GALLERY.fullmatch(heading.rpartition(" > ")[2] or told[0])):
+        return "caption"
     if len(lines) > len(told) and len(lines) >= 2 * len(told): return "menu"
     items = sum(bool(_ITEM.match(one) or _COLUMNS.search(one)) for one in told)
     if len(told) > 1 and 2 * items >= len(told): return "data"
@@ -164,10 +175,13 @@ def passage(paragraph, # that was found
     first = last = next((n for n, p in enumerate(rows) if p.id == paragraph.id), None)
     if first is None: return [paragraph]
     size = text_width(rows[first].text)
-    def joins(number): return 0 <= number < len(rows) and rows[number].heading == paragraph.heading and size + text_width(rows[number].text) <= most
+    def joins(number):
+        return 0 <= number < len(rows) and rows[number].heading == paragraph.heading and size + text_width(rows[number].text) <= most
     while True:
-        if joins(last + 1) and not _titled(rows[last + 1]) and (_announces(rows[last]) or size < least): last, size = last + 1, size + text_width(rows[last + 1].text)
-        elif joins(first - 1) and not _titled(rows[first]) and (_announces(rows[first - 1]) or size < least): first, size = first - 1, size + text_width(rows[first - 1].text)
+        if joins(last + 1) and not _titled(rows[last + 1]) and (_announces(rows[last]) or size < least):
+            last, size = last + 1, size + text_width(rows[last + 1].text)
+        elif joins(first - 1) and not _titled(rows[first]) and (_announces(rows[first - 1]) or size < least):
+            first, size = first - 1, size + text_width(rows[first - 1].text)
         else: return rows[first:last + 1]
 
 def _announces(paragraph): return paragraph.text.rstrip()[-1:] in (":", "：")
@@ -216,7 +230,8 @@ def _schema():
     "The fields of a shard. All their tokenizers are built in: one of our own would have to be registered at each opening."
     import tantivy
     builder = tantivy.SchemaBuilder()
-    for name in ("id", "url", "site", "language"): builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
+    for name in ("id", "url", "site", "language"):
+        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
     builder.add_text_field("words", tokenizer_name="en_stem", index_option="position")
     builder.add_text_field("pairs", tokenizer_name="whitespace", index_option="position")
     builder.add_integer_field("day", indexed=True, fast=True)
@@ -260,7 +275,8 @@ def _document(p, tier, text): # Paragraph, 0 to 3, what it is found by -> tantiv
     words, runs = split_scripts(f"{p.title}\n{p.heading}\n{text}") if text else ("", [])
     pairs = " ".join(" ".join([*pairs_of(run), run[-1]]) for run in runs)
     record = json.dumps(astuple(p), ensure_ascii=False).encode()
-    document = tantivy.Document(id=p.id, url=p.url, language=p.language, words=words, day=day_number(p.date), tier=tier, record=record)
+    document = tantivy.Document(
+        id=p.id, url=p.url, language=p.language, words=words, day=day_number(p.date), tier=tier, record=record)
     for name in _site_names(p.url): document.add_text("site", name)
     if pairs: document.add_text("pairs", pairs)
     return document
@@ -331,7 +347,9 @@ def _paragraph(searcher, address): # -> Paragraph
 @dataclass(frozen=True)
 class StoreSettings:
     "The paragraph index."
-    authority_weight: float = setting(AUTHORITY_WEIGHT, "share of relevance that the best source may lack and still come first; 0 is plain BM25", 0.0, 10.0)
+    authority_weight: float = setting(
+        AUTHORITY_WEIGHT, "share of relevance that the best source may lack and still come first; 0 is plain BM25",
+        0.0, 10.0)
     candidates: int = setting(100, "paragraphs of authority sites that are ranked by the blend", 1, 10_000)
     lock_wait: float = setting(10.0, "seconds to wait for another process that writes", 0.0, 3600.0)
     heap_mb: int = setting(15, "megabytes of memory for writing, each shard", 15, 4000)
@@ -426,7 +444,9 @@ class ParagraphStore:
 
     def page(self, url): # -> list of Paragraph in the order of the page
         "What is kept of a page."
-        return sorted((p for shard in self._shards.values() for p in shard.find("url", url, limit=10_000)[1]), key=lambda p: p.position)
+        return sorted(
+            (p for shard in self._shards.values() for p in shard.find("url", url, limit=10_000)[1]),
+            key=lambda p: p.position)
 
     def __len__(self): return sum(shard.refresh().num_docs for shard in self._shards.values())
 
@@ -441,10 +461,13 @@ class ParagraphStore:
         "The best paragraphs for a query. `InputError` for a date that is none."
         terms, phrases = query_terms(query)
         if not terms or topk < 1: return []
-        shards = {name: (shard, shard.refresh()) for name, shard in self._shards.items() if name == "authority" or not authority_only}
+        shards = {
+            name: (shard, shard.refresh()) for name, shard in self._shards.items() if name == "authority"
+            or not authority_only}
         everywhere = {name: (shard, shard.refresh()) for name, shard in self._shards.items()}
         total = sum(searcher.num_docs for _, searcher in everywhere.values())
-        counts = {term: {name: searcher.doc_freq(*term) for name, (_, searcher) in everywhere.items()} for term in terms}
+        counts = {
+            term: {name: searcher.doc_freq(*term) for name, (_, searcher) in everywhere.items()} for term in terms}
         filters = _filters(site, language, since, until)
         found = []
         for name, (shard, searcher) in shards.items():
@@ -452,8 +475,11 @@ class ParagraphStore:
             if asked is None: continue
             limit = max(topk, self.settings.candidates) if name == "authority" else topk
             hits = searcher.search(asked, limit=limit, count=False).hits
-            tiers = searcher.fast_field_values("tier", [address for _, address in hits]) if name == "authority" and hits else [0] * len(hits)
-            found += [(blend(score, TIER_SCORE.get(tier, 0.0), self.settings.authority_weight), tier, searcher, address) for (score, address), tier in zip(hits, tiers)]
+            tiers = searcher.fast_field_values(
+                "tier", [address for _, address in hits]) if name == "authority" and hits else [0] * len(hits)
+            found += [
+                (blend(score, TIER_SCORE.get(tier, 0.0), self.settings.authority_weight), tier, searcher, address)
+                for (score, address), tier in zip(hits, tiers)]
         found.sort(key=lambda entry: -entry[0])
         results = {}
         for score, tier, searcher, address in found:
@@ -468,8 +494,12 @@ def _filters(site, language, since, until): # -> list of (field, term) and ("day
     wanted = [("site", host_of(site).removeprefix("www."))] if site else []
     if language: wanted.append(("language", language))
     for name, text in (("since", since), ("until", until)):
-        if text and not day_number(text): raise InputError(f"{name}: {text!r} is no date; write YYYY, YYYY-MM or YYYY-MM-DD")
-    if since or until: wanted.append(("day", (day_number(since) if since else 1, day_number(until, last=True) if until else date.max.toordinal())))
+        if text and not day_number(text):
+            raise InputError(f"{name}: {text!r} is no date; write YYYY, YYYY-MM or YYYY-MM-DD")
+    if since or until:
+        wanted.append((
+            "day",
+            (day_number(since) if since else 1, day_number(until, last=True) if until else date.max.toordinal())))
     return wanted
 
 # %% ../../nbs/10_world/10_paragraphs.ipynb #4c7c5a06
@@ -481,11 +511,15 @@ def _query(shard, own, total, name, counts, phrases, filters): # -> tantivy quer
         if count[name]:
             weight = idf(total, min(total, sum(count.values()))) / idf(own, min(own, count[name]))
             parts.append(Query.boost_query(shard.term(field, term, "freq"), weight))
-        if field == "pairs" and len(term) == 1: parts.append(Query.regex_query(shard.schema, "pairs", re.escape(term) + "."))
+        if field == "pairs" and len(term) == 1:
+            parts.append(Query.regex_query(shard.schema, "pairs", re.escape(term) + "."))
     if not parts: return None
     must = [Query.boolean_query([(Occur.Should, part) for part in parts])]
-    for field, values in phrases: must.append(Query.phrase_query(shard.schema, field, values) if len(values) > 1 else shard.term(field, values[0]))
+    for field, values in phrases:
+        must.append(
+            Query.phrase_query(shard.schema, field, values) if len(values) > 1 else shard.term(field, values[0]))
     for field, value in filters:
-        test = Query.range_query(shard.schema, "day", FieldType.Integer, *value) if field == "day" else shard.term(field, value)
+        test = Query.range_query(
+            shard.schema, "day", FieldType.Integer, *value) if field == "day" else shard.term(field, value)
         must.append(Query.const_score_query(test, 0.0))
     return Query.boolean_query([(Occur.Must, part) for part in must]) if len(must) > 1 else must[0]

@@ -67,7 +67,9 @@ def page_html(web, url): # ClosedWeb, address of one of its pages -> HTML
         if p.heading != last: parts.append(f"<h2>{escape(p.heading.title())}</h2>")
         parts.append(f'<p id="{p.id}">{escape(p.text)}</p>')
         last = p.heading
-    links = [f'<li><a href="{escape(_link(u, paragraphs[0].site))}">{escape(web.title(u))}</a></li>' for u in web.world.links.get(url, [])]
+    links = [
+        f'<li><a href="{escape(_link(u, paragraphs[0].site))}">{escape(web.title(u))}</a></li>'
+        for u in web.world.links.get(url, [])]
     more = f'<aside><h2>See also</h2>\n<ul>{"".join(links)}</ul></aside>' if links else ""
     head = (f'<link rel="canonical" href="{escape(url)}">\n<meta property="article:published_time" content="{day}">\n'
             f'<meta property="og:title" content="{escape(title)}">\n')
@@ -82,17 +84,25 @@ def index_html(web, site, urls, page, size=100): # ClosedWeb, host, its addresse
     "One page of a site's index."
     last = max(1, -(-len(urls) // size))
     page = min(max(page, 1), last)
-    items = "".join(f'<li><a href="{escape(_link(u, site))}">{escape(web.title(u))}</a></li>' for u in urls[(page - 1) * size:page * size])
-    turn = "".join(f'<a href="/?page={n}" rel="{rel}">{text}</a> ' for n, rel, text in ((page - 1, "prev", "Previous"), (page + 1, "next", "Next")) if 1 <= n <= last)
-    return frame(site, f"All pages, {page} of {last}", f"<h1>All pages</h1>\n<p>{len(urls)} pages; this is list {page} of {last}. {turn}</p>\n<ul>{items}</ul>")
+    items = "".join(
+        f'<li><a href="{escape(_link(u, site))}">{escape(web.title(u))}</a></li>'
+        for u in urls[(page - 1) * size:page * size])
+    turn = "".join(
+        f'<a href="/?page={n}" rel="{rel}">{text}</a> '
+        for n, rel, text in ((page - 1, "prev", "Previous"), (page + 1, "next", "Next")) if 1 <= n <= last)
+    return frame(
+        site, f"All pages, {page} of {last}",
+        f"<h1>All pages</h1>\n<p>{len(urls)} pages; this is list {page} of {last}. {turn}</p>\n<ul>{items}</ul>")
 
 # %% ../../nbs/10_world/14_server.ipynb #37580aa8
 def search_html(web, site, query, topk=20): # ClosedWeb, host, what was asked, results shown -> HTML
     "A site's results: what the closed web's index finds on this site."
-    every, most = ([p for p in find(query, 100) if p.site == site][:topk] for find in (web.index.search, web.index.nearest))
+    every, most = (
+        [p for p in find(query, 100) if p.site == site][:topk] for find in (web.index.search, web.index.nearest))
     found = every or most
     items = "".join(f'<li><a href="{escape(_link(p.url, site))}">{escape(p.title)}: {escape(p.heading)}</a><p>{escape(p.text)}</p></li>' for p in found)
-    count = f"{len(found)} results" + ("" if every else " that have the most of the words; no page has them all,") if found else "Nothing found"
+    count = f"{len(found)} results" + (
+        "" if every else " that have the most of the words; no page has them all,") if found else "Nothing found"
     return frame(site, f"Search: {query}", f'<h1>Search</h1>\n<p>{count} for "{escape(query)}".</p>\n<ol>{items}</ol>')
 
 # %% ../../nbs/10_world/14_server.ipynb #774272c4
@@ -103,7 +113,8 @@ class Site:
     "The closed web as answers to (host, target)."
     def __init__(self, web):
         self.web, self.hosts = web, {}
-        for url in sorted(web.world.pages, key=lambda u: (web.title(u), u)): self.hosts.setdefault(urlsplit(url).hostname, []).append(url)
+        for url in sorted(web.world.pages, key=lambda u: (web.title(u), u)):
+            self.hosts.setdefault(urlsplit(url).hostname, []).append(url)
 
     def answer(self, host, target): # Host header, path with query -> (status, content type, text)
         "Status, content type and text for a GET."
@@ -112,19 +123,27 @@ class Site:
         if host not in self.hosts: return 421, _TYPES["text"], f"no site {host[:100]!r} here\n"
         if path == "/robots.txt": return 200, _TYPES["text"], _ROBOTS
         if path == "/search": return 200, _TYPES["html"], search_html(self.web, host, query.get("q", [""])[0][:500])
-        if path == "/": return 200, _TYPES["html"], index_html(self.web, host, self.hosts[host], int(n) if (n := query.get("page", ["1"])[0]).isdecimal() else 1)
-        if path == "/about": return 200, _TYPES["html"], frame(host, "About", f"<h1>About</h1>\n<p>This site has {len(self.hosts[host])} pages.</p>")
-        url = next((u for u in (f"https://{host}{path}", f"https://{host}{quote(path)}") if u in self.web.world.pages), None)
+        if path == "/":
+            return 200, _TYPES["html"], index_html(
+                self.web, host, self.hosts[host], int(n) if (n := query.get("page", ["1"])[0]).isdecimal() else 1)
+        if path == "/about":
+            return 200, _TYPES["html"], frame(
+                host, "About", f"<h1>About</h1>\n<p>This site has {len(self.hosts[host])} pages.</p>")
+        url = next(
+            (u for u in (f"https://{host}{path}", f"https://{host}{quote(path)}") if u in self.web.world.pages), None)
         if url and url not in self.web.world.dead: return 200, _TYPES["html"], page_html(self.web, url)
-        return 404, _TYPES["html"], frame(host, "Not found", f"<h1>Not found</h1>\n<p>There is no page {escape(path[:200])} here any more.</p>")
+        return 404, _TYPES["html"], frame(
+            host, "Not found", f"<h1>Not found</h1>\n<p>There is no page {escape(path[:200])} here any more.</p>")
 
 # %% ../../nbs/10_world/14_server.ipynb #859eb424
 def fault(settings, host, target, count): # ServeSettings, host, target, requests before -> set of "slow", "empty", "busy", "broken"
     "What goes wrong with a request; `robots.txt` never fails."
     if target == "/robots.txt": return set()
     draw = lambda *name: random.Random(" ".join(map(str, (settings.seed, host, target, *name)))).random()
-    return {kind for kind, share, name in (("slow", settings.slow, ("slow",)), ("empty", settings.empty, ("empty",)),
-            ("busy", settings.busy, ("busy", count)), ("broken", settings.broken, ("broken", count))) if draw(*name) < share}
+    return {kind for kind, share, name in (
+        ("slow", settings.slow, ("slow",)), ("empty", settings.empty, ("empty",)),
+        ("busy", settings.busy, ("busy", count)),
+        ("broken", settings.broken, ("broken", count))) if draw(*name) < share}
 
 # %% ../../nbs/10_world/14_server.ipynb #881c1675
 class ClosedWebServer:
@@ -134,7 +153,8 @@ class ClosedWebServer:
                  port=0, # 0: any free one
                  ):
         self.site, self.settings, self.port = Site(web), settings, port
-        self.counts, self.log = Counter(), deque(maxlen=10_000)  # (host, target) -> requests; (host, target, status), the latest
+        # (host, target) -> requests; (host, target, status), the latest
+        self.counts, self.log = Counter(), deque(maxlen=10_000)
         self._loop = self._thread = self._runner = None
 
     @property
@@ -154,7 +174,8 @@ class ClosedWebServer:
         if "slow" in wrong: await asyncio.sleep(self.settings.slow_seconds)
         headers = {}
         if request.method not in ("GET", "HEAD"): status, kind, text = 405, _TYPES["text"], "only GET and HEAD\n"
-        elif "busy" in wrong: status, kind, text, headers = 429, _TYPES["text"], "too many requests\n", {"Retry-After": "0"}
+        elif "busy" in wrong:
+            status, kind, text, headers = 429, _TYPES["text"], "too many requests\n", {"Retry-After": "0"}
         elif "broken" in wrong: status, kind, text = 500, _TYPES["text"], "something broke\n"
         else: status, kind, text = self.site.answer(host, target)
         if "empty" in wrong and status == 200: text = ""
@@ -163,7 +184,8 @@ class ClosedWebServer:
 
     async def _start(self):
         from aiohttp import web
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), handle_signals=False, shutdown_timeout=1)
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, access_log=None), handle_signals=False, shutdown_timeout=1)
         await self._runner.setup()
         place = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await place.start()

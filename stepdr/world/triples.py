@@ -241,18 +241,28 @@ def assign_roles(members, kind, settings): # -> {role: list of Member}, roles tr
     for member in members:
         name, path = plain_name(member.name), member.name.lower()
         if name.endswith(".json") and kind in ("codex", "fb15k", "wikidata5m", "tsv"):
-            if "type" not in name and "state" not in name and "info" not in name: roles["relations" if "relation" in name else "names"].append(member)
-        elif kind == "datasets": triples = name.endswith((".arrow", ".parquet")) and "/cache-" not in path; roles["triples"] += [member] * triples
-        elif kind == "ntriples": roles["triples"] += [member] * (name.endswith((*_NT_ENDINGS, ".ttl")) or len(members) == 1)
+            if "type" not in name and "state" not in name and "info" not in name:
+                roles["relations" if "relation" in name else "names"].append(member)
+        elif kind == "datasets":
+            triples = name.endswith((".arrow", ".parquet")) and "/cache-" not in path
+            roles["triples"] += [member] * triples
+        elif kind == "ntriples":
+            roles["triples"] += [member] * (name.endswith((*_NT_ENDINGS, ".ttl")) or len(members) == 1)
         elif kind == "fb15k": roles["triples"] += [member] * bool(re.fullmatch(r"(train|valid|test)\w*\.txt", name))
-        elif kind == "dbp15k": roles["triples"] += [member] * bool(re.fullmatch(rf"triples_({re.escape(settings.language) or '.+'})\.txt", name))
+        elif kind == "dbp15k":
+            roles["triples"] += [member] * bool(
+                re.fullmatch(rf"triples_({re.escape(settings.language) or '.+'})\.txt", name))
         elif not name.endswith((".txt", ".tsv", ".tab", ".nt", ".dat")) and len(members) > 1: continue
-        elif re.fullmatch(r"(wikidata5m_)?(entity|entities)(_alias\w*)?\.(txt|tsv)", name): roles["names"].append(member)
-        elif re.fullmatch(r"(wikidata5m_)?(relation|relations)(_alias\w*)?\.(txt|tsv)", name): roles["relations"].append(member)
-        elif re.fullmatch(r"(wikidata5m_)?(text|entity2text\w*|description|descriptions)\.(txt|tsv)", name): roles["descriptions"].append(member)
+        elif re.fullmatch(r"(wikidata5m_)?(entity|entities)(_alias\w*)?\.(txt|tsv)", name):
+            roles["names"].append(member)
+        elif re.fullmatch(r"(wikidata5m_)?(relation|relations)(_alias\w*)?\.(txt|tsv)", name):
+            roles["relations"].append(member)
+        elif re.fullmatch(r"(wikidata5m_)?(text|entity2text\w*|description|descriptions)\.(txt|tsv)", name):
+            roles["descriptions"].append(member)
         elif re.fullmatch(r"(m2e|baike_mentions?|mention2entity)\w*\.(txt|tsv)", name): roles["mentions"].append(member)
         elif not name.startswith(("readme", "license", "origin")): roles["triples"].append(member)
-    roles["triples"] = [m for m in roles["triples"] if fnmatch(m.name, settings.only) or fnmatch(plain_name(m.name), settings.only)]
+    roles["triples"] = [
+        m for m in roles["triples"] if fnmatch(m.name, settings.only) or fnmatch(plain_name(m.name), settings.only)]
     return roles
 
 # %% ../../nbs/10_world/18_triples.ipynb #7693360e
