@@ -14,7 +14,9 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.artifacts import root
 from stepdr.core.teacher import TeacherClient
 from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage
-from stepdr.agent.episode import ResearchAgent, ResearchResult, ResearchSettings, Spent, report_markdown
+from stepdr.agent.episode import ResearchResult, ResearchSettings, Spent
+from stepdr.agent.drivers import ResearchAgent
+from stepdr.agent.report import report_markdown
 from stepdr.synthesis.attempts import attempt
 from stepdr.synthesis.filters import apply_filters, citation_format, dead_ends
 from stepdr.synthesis.rubrics import rubric_task

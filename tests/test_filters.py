@@ -13,7 +13,7 @@ import pytest
 
 from stepdr.core.config import InputError
 from stepdr.core.prompts import prompt
-from stepdr.agent.episode import shrink
+from stepdr.agent.context import shrink
 from stepdr.synthesis import kernels
 from stepdr.synthesis.filters import FILTERS as ALL
 from stepdr.synthesis.filters import (BY_DEFAULT, answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,

@@ -15,7 +15,9 @@ import pytest
 
 from scripted_model import FAULTS, ScriptedModel, turn
 from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
-from stepdr.agent.episode import ResearchAgent, ResearchSettings, report_markdown
+from stepdr.agent.episode import ResearchSettings
+from stepdr.agent.drivers import ResearchAgent
+from stepdr.agent.report import report_markdown
 from stepdr.tools.tool import Toolbox, ToolResult, run_async
 from stepdr.tools.toolset import KitSettings, open_kit
 from stepdr.tools.workspace import Workspace
@@ -263,7 +265,7 @@ def exchange(name):
 
 def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
     "A model that was told to write all again: its report is taken, as every other sentence of it is as it was."
-    from stepdr.agent.episode import claims_of, cited_sentences, keeps_rest, repair_blocks
+    from stepdr.agent.report import claims_of, cited_sentences, keeps_rest, repair_blocks
     from stepdr.world.paragraphs import Paragraph
     recorded = exchange("08")["exchanges"][0]
     asked, known = recorded["request"]["messages"][1]["content"], re.findall(r"^(web_[0-9a-f]{8})  (.*)$", recorded["request"]["messages"][2]["content"], re.MULTILINE)
@@ -277,7 +279,8 @@ def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
 
 def test_a_source_shows_what_it_is_cited_for(tmp_path):
     "The figure stands in the middle of a long paragraph: it is shown, in its whole sentence, in Markdown and in HTML; what is left out is marked."
-    from stepdr.agent.episode import ResearchResult, report_html
+    from stepdr.agent.episode import ResearchResult
+    from stepdr.agent.report import report_html
     from stepdr.world.paragraphs import Paragraph
     filler = "The valley was searched by many teams for several weeks after that. " * 6
     paragraph = Paragraph("web_00000001", "https://a.example/flood", "The flood", f"{filler}In all, 157 people drowned in St. Mary and along the river Elm. {filler}The dam was 48.5 m high. {filler}")

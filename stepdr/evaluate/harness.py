@@ -25,7 +25,8 @@ from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predic
 from .cards import card_html, cost_table, decontaminated, report_cost, score_card
 from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, judge_reports, rows_of, web_of
 from ..core.endpoint import EndpointError, mend
-from ..agent.episode import ResearchAgent, ResearchSettings, find_answer, parse_budget
+from ..agent.episode import ResearchSettings, find_answer, parse_budget
+from ..agent.drivers import ResearchAgent
 from ..tools.tool import run_async
 from ..tools.workspace import Workspace
 

@@ -218,7 +218,9 @@ def about_line(policy, result) -> str:
 # %% ../../nbs/95_run/12_cli.ipynb #394c463b
 def research_command(options) -> int:
     "One research episode: progress as it goes, then the report."
-    from stepdr.agent.episode import ResearchAgent, ResearchSettings, event_lines, parse_budget, report_file, report_markdown, write_report
+    from stepdr.agent.episode import ResearchSettings, parse_budget
+    from stepdr.agent.drivers import ResearchAgent, event_lines
+    from stepdr.agent.report import report_file, report_markdown, write_report
     from stepdr.tools.tool import run_async
     from stepdr.tools.toolset import open_kit
     from stepdr.tools.workspace import Workspace

@@ -21,7 +21,8 @@ from ..core.teacher import SetAside
 from ..core.config import InputError, setting, validate
 from ..core.answers import compare_answers, find_in_sentence
 from ..core.endpoint import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
-from ..agent.episode import ResearchAgent, ResearchSettings
+from ..agent.episode import ResearchSettings
+from ..agent.drivers import ResearchAgent
 from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said
 from .filters import dead_end, sources_read
 from ..tools.tool import background_loop, respelled

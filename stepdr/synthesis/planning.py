@@ -14,7 +14,8 @@ from collections import Counter
 
 from ..core.teacher import SetAside
 from ..core.config import InputError
-from ..agent.episode import ResearchSettings, message_text, shrink
+from ..agent.episode import ResearchSettings
+from ..agent.context import message_text, shrink
 from ..core.scripted_teacher import keywords, names_in, rule, sentences
 from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, set_aside, task_row
 from .filters import content_words, words

@@ -22,7 +22,9 @@ from pathlib import Path
 from ..core.teacher import SetAside
 from ..core.config import setting, validate
 from ..core.endpoint import ContextTooLong, EndpointError, guess_tokens
-from ..agent.episode import ResearchAgent, ResearchSettings, find_answer, message_text, shrink, split_turns, without_forced
+from ..agent.episode import ResearchSettings, find_answer, without_forced
+from ..agent.drivers import ResearchAgent
+from ..agent.context import message_text, shrink, split_turns
 from ..core.answers import compare_answers
 from ..core.scripted_teacher import figures_in, keywords, passage_for, rule, sentences
 from .attempts import on_background, same_answer, unread

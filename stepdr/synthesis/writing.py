@@ -19,7 +19,7 @@ from ..core.teacher import SetAside, language_shares
 from ..core.config import setting, validate
 from ..core.endpoint import EndpointError, guess_tokens
 from ..core.prompts import NEEDS
-from ..agent.episode import shrink
+from ..agent.context import shrink
 from ..core.scripted_teacher import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
 from .planning import off_subject, set_scope
