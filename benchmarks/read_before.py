@@ -43,7 +43,8 @@ def main():
     parser.add_argument("--pages", type=int, default=300, help="articles in the store, and as many that are not")
     parser.add_argument("--data", default=Path(__file__).parents[1] / ".." / "shared" / "data", type=Path)
     given = parser.parse_args()
-    from stepdr.tools.search import cover, folder_store
+    from stepdr.tools.folder import folder_store
+    from stepdr.tools.results import cover
     from stepdr.world.paragraphs import Paragraph, ParagraphStore, paragraph_id
     texts = articles(given.data / "docs_wikispeedia" / "plaintext_articles.tar.xz", 2 * given.pages)
     blocks = {name: found for name, text in texts.items() if len(found := paragraphs_of(text)) >= 3}

@@ -25,7 +25,9 @@ from urllib.parse import unquote
 
 from stepdr.judge.metrics import bootstrap
 from stepdr.tools.tool import Toolbox
-from stepdr.tools.search import FolderProvider, WebSurfer, compared_words, folder_store
+from stepdr.tools.search import WebSurfer
+from stepdr.tools.folder import FolderProvider, folder_store
+from stepdr.tools.results import compared_words
 
 HERE = Path(__file__).resolve().parent
 

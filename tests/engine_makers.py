@@ -11,7 +11,7 @@ from stepdr.core.teacher import Answer, SetAside, Work
 from stepdr.core.config import InputError
 from stepdr.core.endpoint import Reply, Usage
 from stepdr.tools.tool import ToolError
-from stepdr.tools.search import Provider
+from stepdr.tools.providers import Provider
 
 
 async def halve(item, rng, language, least=0):
@@ -139,7 +139,7 @@ class ClosedAndCorpus(Provider):
     "The closed web and, beside it, the corpus that TEST_CORPUS names."
     local = True
     def __init__(self):
-        from stepdr.tools.search import ClosedWebProvider, StoreProvider
+        from stepdr.tools.providers import ClosedWebProvider, StoreProvider
         from stepdr.world.closed_web import ClosedWeb
         from stepdr.synthesis.documents import Corpus
         from stepdr.world.facts import load_graph

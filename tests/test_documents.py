@@ -382,7 +382,8 @@ def test_files_of_odd_names_are_read_and_linked(tmp_path):
 
 
 def test_files_of_odd_names_are_opened_as_a_model_writes_them(tmp_path):
-    from stepdr.tools.search import FolderProvider, folder_store, page_url
+    from stepdr.tools.search import page_url
+    from stepdr.tools.folder import FolderProvider, folder_store
     for name, text in ODD.items():
         (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "src" / name).write_text(text)

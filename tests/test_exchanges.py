@@ -25,7 +25,8 @@ from stepdr.synthesis.verification import VerificationSettings, verification_row
 from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of
 from stepdr.tools.tool import Toolbox, run_async
 from stepdr.tools.toolset import KitSettings, open_kit, provider_kit
-from stepdr.tools.search import FolderProvider, Provider, SearchHit, StoreProvider, folder_store
+from stepdr.tools.providers import Provider, SearchHit, StoreProvider
+from stepdr.tools.folder import FolderProvider, folder_store
 from stepdr.tools.workspace import Workspace
 from stepdr.core.trajectory import cited_ids
 from stepdr.synthesis.documents import Corpus, corpus_build

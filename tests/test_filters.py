@@ -23,7 +23,8 @@ from stepdr.synthesis.filters import (BY_DEFAULT, answer_of, apply_filters, call
 from stepdr.tools.tool import ToolError, Toolbox
 from stepdr.tools.extract import make_document
 from stepdr.tools.file import Files
-from stepdr.tools.search import Provider, SearchHit, WebSurfer
+from stepdr.tools.search import WebSurfer
+from stepdr.tools.providers import Provider, SearchHit
 from stepdr.tools.shell import Shell
 from stepdr.tools.workspace import Workspace
 

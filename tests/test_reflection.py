@@ -24,7 +24,7 @@ from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, r
 from stepdr.synthesis.verification import VerificationSettings, verification_row, verify_paragraph
 from stepdr.synthesis.writing import (WritingSettings, drafted_report_row, form_faults, keep_deeper, mended_report_row, query_report_row, screen_report)
 from stepdr.tools.tool import ToolError, Toolbox, ToolResult, run_async
-from stepdr.tools.search import ClosedWebProvider
+from stepdr.tools.providers import ClosedWebProvider
 from stepdr.core.trajectory import assistant_text, cited_ids, parse_turn, segments
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph

@@ -23,8 +23,11 @@ from stepdr.core.config import InputError
 from stepdr.core.endpoint import guess_tokens
 from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
-from stepdr.tools.search import (BraveProvider, ClosedWebProvider, FolderProvider, McpProvider, SearxngProvider, SerperProvider, SurferSettings, TavilyProvider, WebSurfer,
-                                 folder_store, live_provider)
+from stepdr.tools.search import SurferSettings, WebSurfer
+from stepdr.tools.providers import ClosedWebProvider
+from stepdr.tools.engines import (
+    BraveProvider, McpProvider, SearxngProvider, SerperProvider, TavilyProvider, live_provider)
+from stepdr.tools.folder import FolderProvider, folder_store
 from stepdr.tools.workspace import Workspace
 from stepdr.world.authority import Authority
 from stepdr.world.closed_web import ClosedWeb
@@ -287,7 +290,7 @@ def test_indexing_a_folder_goes_on_after_a_kill(tmp_path):
     documents, store = tmp_path / "documents", tmp_path / "store"
     documents.mkdir()
     for i in range(300): (documents / f"{i:03}.txt").write_text(f"Document number {i} tells of the lighthouse called tower{i:03} and of its keeper.")
-    code = f"from stepdr.tools.search import folder_store; folder_store({str(documents)!r}, {str(store)!r}, show=False, batch=10)"
+    code = f"from stepdr.tools.folder import folder_store; folder_store({str(documents)!r}, {str(store)!r}, show=False, batch=10)"
     process = subprocess.Popen([sys.executable, "-c", code])
     while not (store / "files.json").exists() and process.poll() is None: time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

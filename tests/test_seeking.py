@@ -25,7 +25,8 @@ from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuz
                                       walk_question)
 from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.toolset import provider_kit
-from stepdr.tools.search import ClosedWebProvider, Provider, SearchHit, WebSurfer
+from stepdr.tools.search import WebSurfer
+from stepdr.tools.providers import ClosedWebProvider, Provider, SearchHit
 from stepdr.core.trajectory import all_cited, parse_turn, segments
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
@@ -311,7 +312,7 @@ def test_walks_become_questions(corpus):
 
 def test_a_walk_question_that_one_search_answers_is_dropped(corpus):
     "Quotation marks in a question are no phrases to search for: the plain words bring up the page that was quoted."
-    from stepdr.tools.search import StoreProvider
+    from stepdr.tools.providers import StoreProvider
     from stepdr.synthesis.documents import Corpus, walk
     record, provider = walk(Corpus(corpus), 0, 0), StoreProvider(Corpus(corpus).store())
     kept, = run_async(walk_question(record, OfflineTeacher()))

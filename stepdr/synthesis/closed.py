@@ -32,7 +32,7 @@ from .tasks import REQUESTS, chains, mentions, question_task, question_tasks, re
 from .expert import PERFECT, Care, choose, groups, make_trajectory, quote, seek, trajectory_names, turn
 from .verification import Check, VerificationSettings, judge_check, run_check
 from ..tools.closed import ClosedToolbox, Environment, paragraph_line
-from ..tools.search import ClosedWebProvider
+from ..tools.providers import ClosedWebProvider
 from ..core.trajectory import answer_of, without_citations
 from ..world.closed_web import ClosedWeb, load_web
 from ..world.pages import PHRASES, TRUSTED

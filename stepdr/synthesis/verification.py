@@ -356,7 +356,7 @@ def judge_conclusion(values, language="en", draw=0): # {"statement", "findings",
     return {"warranted": warranted, "gaps": [] if follows else [gap], "follows": follows}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #843863af
-def search_box(provider, # Provider (stepdr.tools.search)
+def search_box(provider, # Provider (stepdr.tools.providers)
                fetcher=None, # Fetcher, or None: only pages that the provider holds
                ): # -> Toolbox
     "The search tool over a provider, its results whole, for roles that search."

@@ -21,7 +21,8 @@ from pathlib import Path
 from ..core.config import setting, validate
 from .tool import ToolError, ToolResult
 from .extract import parse_document
-from .search import file_url, paragraph_text
+from .folder import file_url
+from .results import paragraph_text
 from ..world.paragraphs import Paragraph, paragraph_id
 
 # %% ../../nbs/20_tools/48_media.ipynb #560a5030

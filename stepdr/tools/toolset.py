@@ -107,13 +107,15 @@ class _Opened:
 # %% ../../nbs/20_tools/54_toolset.ipynb #18e8499e
 def _search_provider(settings, fetcher, workspace, authority, web): # -> Provider
     "What answers searches: the closed web in process, an engine of the live web, or the index of a folder."
-    from stepdr.tools.search import ClosedWebProvider, FolderProvider, ServedWebProvider, SurferSettings, folder_store, live_provider
+    from stepdr.tools.providers import ClosedWebProvider, ServedWebProvider
+    from stepdr.tools.engines import live_provider
+    from stepdr.tools.folder import FolderProvider, folder_store
     if settings.web in ("closed", "served"):
         return (ClosedWebProvider if settings.web == "closed" else ServedWebProvider)(web)
     if settings.web == "live":
         return live_provider(
             fetcher, settings.search,
-            SurferSettings(mcp_tool=settings.mcp_tool, mcp_environment=settings.mcp_environment))
+            {"tool": settings.mcp_tool, "environment": settings.mcp_environment})
     if not Path(settings.web).is_dir():
         raise InputError(f"--web {settings.web}: neither closed, served, live nor a folder of documents")
     return FolderProvider(folder_store(settings.web, workspace.state / "documents", authority))
@@ -199,7 +201,7 @@ def open_kit(workspace, # Workspace
     finally: run_async(opened.close())
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #bb5dc58f
-def web_of(provider, # Provider (stepdr.tools.search)
+def web_of(provider, # Provider (stepdr.tools.providers)
            fetcher=None, # Fetcher, or None: only pages that the provider holds
            ): # -> value of `KitSettings.web`
     "Which web a provider stands for: closed or served, live where pages are fetched, else its own name: documents at hand."
