@@ -50,8 +50,8 @@ def small(made, tmp_path):
 @pytest.fixture
 def here(monkeypatch):
     "Do the work in this process: processes cost seconds to start."
-    from stepdr.train import loop as lm
-    monkeypatch.setattr(lm, "run_ranks", lambda target, job, ranks: e.evaluate_rank(job, 0, 1))
+    from stepdr.core import processes
+    monkeypatch.setattr(processes, "run_ranks", lambda target, job, ranks: e.evaluate_rank(job, 0, 1))
 
 
 def paragraph(number, heading, value, site="archive.example", entity="Q1"):

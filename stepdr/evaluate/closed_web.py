@@ -24,7 +24,8 @@ from ..core.config import EvaluateSettings, InputError
 from ..judge.metrics import (bootstrap, citation_scores, compare, exact_match, frames_decision, interval, outcome,
                                      paired_difference, rating_intervals, report_success, resamples, rubric_score, simpleqa_grade,
                                      simpleqa_scores, token_f1, win_tie_loss)
-from ..model.base import check_weights, load_model, pick_device
+from ..model.base import check_weights, load_model
+from ..core.processes import pick_device
 from ..synthesis.tasks import mentions, oracle, sections
 from ..tools.tool import chance
 from ..tools.closed import Environment
@@ -197,7 +198,7 @@ def evaluate_models(run_dir, # folder of the run
                     device="auto",
                     ): # -> records of all episodes
     "Run what is not done yet and return every record."
-    from stepdr.train.loop import run_ranks
+    from stepdr.core.processes import run_ranks
     job = make_job(run_dir, settings, seed, limit, pick_device(device))
     for model in models: check_model(Path(job["models"], model))
     counts = {kind: len([t for t in read_jsonl(job["tasks"]) if t["kind"] == kind][:limit]) for kind in sets}

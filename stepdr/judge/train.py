@@ -715,8 +715,10 @@ def reinforce_rank(job, rank, ranks): # as `run_ranks` calls it; {"run_dir", "se
     "From checkpoints/judge/sft to models/judge, in one of `ranks` processes; kept is the best of the weights that were tried on development reports, the first among them."
     import torch
     from stepdr.core.artifacts import read_parquet, write_json
-    from stepdr.model.base import load_model, pick_device, save_model
-    from stepdr.train.loop import add_gradients, make_optimizer, pad_batch, rate_at, token_loss
+    from stepdr.model.base import load_model, save_model
+    from stepdr.core.processes import pick_device
+    from stepdr.train.loop import make_optimizer, pad_batch, rate_at, token_loss
+    from stepdr.core.processes import add_gradients
     from stepdr.world.closed_web import load_web
     run, settings = Path(job["run_dir"]), job["settings"]
     device = pick_device(job["device"])
@@ -910,7 +912,8 @@ def learn_rank(job, rank, ranks): # as `run_ranks` calls it
     "The supervised steps in one process; goes on from its checkpoint."
     import time
     from stepdr.core.artifacts import MetricsLog, read_parquet
-    from stepdr.model.base import load_model, pick_device, save_model
+    from stepdr.model.base import load_model, save_model
+    from stepdr.core.processes import pick_device
     from stepdr.train.loop import saved_step, train_rows
     run, settings = Path(job["run_dir"]), job["settings"]
     model, tokenizer = load_model(run / "models/sft", pick_device(job["device"]))
@@ -946,7 +949,7 @@ def judge_rank(job, rank, ranks): # as `run_ranks` calls it
 # %% ../../nbs/70_judge/14_train.ipynb #cabacc2e
 def _in_processes(target, job, name, processes): # -> rows in order, whatever the number of processes
     from stepdr.core.artifacts import read_json
-    from stepdr.train.loop import run_ranks
+    from stepdr.core.processes import run_ranks
     folder = Path(job["run_dir"]) / "checkpoints/judge"
     folder.mkdir(parents=True, exist_ok=True)
     run_ranks(f"stepdr.judge.train:{target}", job, processes)
@@ -958,7 +961,7 @@ def train_judge(run_dir, seed, settings, device="auto"): # run folder, seed, Jud
     import shutil
     from dataclasses import asdict
     from stepdr.core.artifacts import atomic_directory, write_parquet
-    from stepdr.train.loop import run_ranks
+    from stepdr.core.processes import run_ranks
     folder = Path(run_dir) / "checkpoints/judge"
     job = {"run_dir": str(run_dir), "seed": seed, "reports": settings.train_reports, "settings": asdict(settings), "device": device,
            "hidden": sorted(held_out_relations(research_tasks_of(run_dir, "train"), settings.held_out_relations, seed))}

@@ -184,7 +184,7 @@ class LocalPolicy:
                  **changes, # fields of the settings that differ, such as device="cpu"
                  ):
         import torch
-        from stepdr.model.base import pick_device
+        from stepdr.core.processes import pick_device
         settings = replace(settings, **changes)
         self.settings, self.folder, self.usage, self.cost, self.requests = settings, Path(folder), Usage(), 0.0, 0
         self.name, self.device = Path(folder).name, pick_device(settings.device)

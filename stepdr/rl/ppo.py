@@ -139,7 +139,7 @@ def by_length(part, size=8): # list of (row, anything) -> lists of up to `size` 
 def update_critic(critic, optimizer, batch, settings, pad, ranks): # batch: list of (row, reward) -> None
     "One pass of the critic over a batch."
     import torch
-    from stepdr.train.loop import add_gradients
+    from stepdr.core.processes import add_gradients
     device = next(critic.parameters()).device
     for part in batch:
         actions = reduce_sum(sum(sum(row.mask[1:]) for row, _ in part), ranks=ranks)[0]
@@ -156,7 +156,7 @@ def update_critic(critic, optimizer, batch, settings, pad, ranks): # batch: list
 def update_policy(policy, optimizer, batch, settings, pad, ranks): # batch: lists of (row, advantages) -> (clipped share, entropy)
     "One pass of the policy over a batch."
     import torch
-    from stepdr.train.loop import add_gradients
+    from stepdr.core.processes import add_gradients
     seen, device = torch.zeros(3), next(policy.parameters()).device
     for part in batch:
         actions = reduce_sum(sum(sum(row.mask[1:]) for row, _ in part), ranks=ranks)[0]
@@ -276,7 +276,8 @@ def train_ppo(job, rank, ranks): # {"run_dir", "seed", "settings", "save_every"}
     "PPO from models/sft to models/ppo, in one of `ranks` processes."
     import torch
     from stepdr.core.artifacts import MetricsLog, read_jsonl
-    from stepdr.model.base import load_model, pick_device, save_model
+    from stepdr.model.base import load_model, save_model
+    from stepdr.core.processes import pick_device
     from stepdr.world.closed_web import load_web
     run, settings, seed = Path(job["run_dir"]), job["settings"], job["seed"]
     web, tasks = load_web(run / "world"), read_jsonl(run / "data/tasks_train.jsonl")

@@ -559,7 +559,7 @@ def check_inputs(run: Run, stages=None):
     "Raise `InputError` for a device, model, kernel or setting that some stage could not use; `StageError` for a notebook that would ignore a setting."
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # as in the kernels
     if run.device not in ("auto", "cpu") and run.kernel_name == "python3":  # another kernel may have another torch
-        importlib.import_module("stepdr.model.base").pick_device(run.device)
+        importlib.import_module("stepdr.core.processes").pick_device(run.device)
     if run.kernel_name != "python3":
         _kernel_spec(run.kernel_name)
     for stage in run.stages if stages is None else stages:

@@ -4,20 +4,17 @@
 
 # %% auto #0
 __all__ = ['PLAIN_HEADS', 'orthogonalise', 'make_optimizer', 'plan_batches', 'pad_batch', 'token_loss', 'rate_at', 'save_state',
-           'load_state', 'add_gradients', 'train_rows', 'run_ranks', 'die_with_parent', 'rank_main', 'curve_steps',
-           'train_job', 'saved_step']
+           'load_state', 'train_rows', 'curve_steps', 'train_job', 'saved_step']
 
 # %% ../../nbs/60_train/02_loop.ipynb #9927569a
-import json
 import math
-import os
 import random
 import time
 from functools import partial
 from pathlib import Path
 
 from ..core.config import InputError
-from ..model.base import pick_device
+from ..core.processes import add_gradients, pick_device
 
 # %% ../../nbs/60_train/02_loop.ipynb #1f69a9d1
 def orthogonalise(matrices_BMN, steps=5): # -> the nearest (semi-)orthogonal matrices, roughly
@@ -145,17 +142,6 @@ def load_state(path, model, optimizer): # -> steps done (0 where there is no fil
     model.load_state_dict(state["model"]); optimizer.load_state_dict(state["optimizer"])
     return state["step"]
 
-# %% ../../nbs/60_train/02_loop.ipynb #31dc9486
-def add_gradients(model): # in place, across processes
-    "Sum the gradients of all processes."
-    import torch
-    import torch.distributed as distributed
-    if not distributed.is_initialized(): return
-    params = [p for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([p.grad.view(-1) for p in params])
-    distributed.all_reduce(flat)
-    for p, piece in zip(params, flat.split([p.numel() for p in params])): p.grad.copy_(piece.view_as(p))
-
 # %% ../../nbs/60_train/02_loop.ipynb #9f6e588e
 def train_rows(model, # Qwen2 or any causal model
                rows, # list of {"input_ids", "labels"}
@@ -191,52 +177,6 @@ def train_rows(model, # Qwen2 or any causal model
         keep(model, step + 1)
         if checkpoint and rank == 0 and ((step + 1) % every == 0 or step + 1 == steps): save_state(checkpoint, model, optimizer, step + 1)
     return model
-
-# %% ../../nbs/60_train/02_loop.ipynb #f22d4438
-def run_ranks(target, # "module:function", called as function(job, rank, ranks)
-              job, # JSON-like settings and paths
-              ranks, # processes
-              threads=1, # threads each
-              ):
-    "Run a function in `ranks` processes that can add up tensors (one where there is a GPU); rank 0's output is printed as it comes."
-    import subprocess
-    import sys
-    import tempfile
-    if pick_device(job.get("device", "cpu")) != "cpu": ranks = 1
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "job.json").write_text(json.dumps({"target": target, "job": job, "ranks": ranks, "threads": threads}))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-        workers = [subprocess.Popen([sys.executable, "-u", "-m", "stepdr.train.loop", "rank", folder, str(rank)], env=environment, text=True,
-                                    stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL, stderr=open(Path(folder, f"stderr{rank}"), "w")) for rank in range(ranks)]
-        try:
-            for line in workers[0].stdout: print(line, end="", flush=True)
-            codes = [worker.wait() for worker in workers]
-        finally:
-            for worker in workers: worker.kill()
-        if any(codes):
-            bad = next(rank for rank, code in enumerate(codes) if code)
-            raise RuntimeError(f"{target} failed in process {bad}:\n" + Path(folder, f"stderr{bad}").read_text()[-3000:])
-
-# %% ../../nbs/60_train/02_loop.ipynb #5cde5dcc
-def die_with_parent():
-    "On Linux: end this process when the one that started it is killed, so that a killed run leaves no worker behind."
-    import ctypes
-    import signal
-    if hasattr(library := ctypes.CDLL(None), "prctl"): library.prctl(1, signal.SIGKILL)
-
-# %% ../../nbs/60_train/02_loop.ipynb #cc564262
-def rank_main(folder, rank): # folder with job.json, number of this process
-    "What each process of `run_ranks` does."
-    import importlib
-    import torch
-    import torch.distributed as distributed
-    die_with_parent()
-    call = json.loads(Path(folder, "job.json").read_text())
-    torch.set_num_threads(call["threads"])
-    if call["ranks"] > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=call["ranks"])
-    module, name = call["target"].split(":")
-    getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
 
 # %% ../../nbs/60_train/02_loop.ipynb #05a02852
 def curve_steps(steps, points): # optimiser steps, how many snapshots -> set of steps
@@ -279,8 +219,3 @@ def saved_step(checkpoint): # -> steps that a checkpoint has behind it, 0 where 
     "How far a killed job came."
     import torch
     return torch.load(checkpoint, weights_only=True)["step"] if Path(checkpoint).exists() else 0
-
-# %% ../../nbs/60_train/02_loop.ipynb #b1e67c40
-if __name__ == "__main__":
-    import sys
-    if sys.argv[1:2] == ["rank"]: rank_main(sys.argv[2], int(sys.argv[3]))
