@@ -40,7 +40,7 @@ STAGES = (
     Stage("judge", "70_judge/14_train.ipynb", reads=("world", "data", "models/midtrain", "models/sft_without_midtrain", "models/sft"), writes=("models/judge", "judge.json"),
           metrics=("judge",), seconds=210),
     Stage("ppo", "80_rl/06_ppo.ipynb", reads=("world", "data", "models/sft", "models/judge"), writes=("models/ppo",), metrics=("ppo",), seconds=300),
-    Stage("evaluate", "90_evaluate/22_evaluate.ipynb", reads=("world", "data", "models/base", "models/midtrain", "models/midtrain_curve", "models/sft_without_midtrain", "models/sft", "models/ppo", "models/judge"),
+    Stage("evaluate", "90_evaluate/22_summary.ipynb", reads=("world", "data", "models/base", "models/midtrain", "models/midtrain_curve", "models/sft_without_midtrain", "models/sft", "models/ppo", "models/judge"),
           writes=("evaluation",), seconds=200),
     Stage("report", "", reads=("data", "metrics", "judge.json", "evaluation"), writes=("index.html",), call="run.report:write_index", seconds=5),
 )
