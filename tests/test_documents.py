@@ -21,7 +21,10 @@ import pytest
 from stepdr.core.config import InputError
 from stepdr.tools.tool import run_async
 from stepdr.synthesis import documents as module
-from stepdr.synthesis.documents import Corpus, CorpusSettings, WalkSettings, corpus_build, corpus_walk, link_key, read_wiki, unfold, walk, walk_async
+from stepdr.synthesis.documents import Corpus, corpus_build, link_key
+from stepdr.synthesis.walks import WalkSettings, corpus_walk, walk, walk_async
+from stepdr.synthesis.sources import CorpusSettings
+from stepdr.synthesis.wiki import read_wiki, unfold
 from stepdr.world.paragraphs import paragraph_id
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -269,7 +272,7 @@ def test_the_same_bytes_for_one_and_four_workers(towns):
 
 
 def test_a_killed_build_goes_on(towns):
-    script = f"from stepdr.synthesis.documents import *; corpus_build({str(towns / 'wiki.xml')!r}, {str(towns / 'killed')!r}, index=False, workers=1, show=False, settings=CorpusSettings(part=400))"
+    script = f"from stepdr.synthesis.documents import corpus_build; from stepdr.synthesis.sources import CorpusSettings; corpus_build({str(towns / 'wiki.xml')!r}, {str(towns / 'killed')!r}, index=False, workers=1, show=False, settings=CorpusSettings(part=400))"
     work, seen = towns / ".killed.building", set()
     for wanted in (1, 3):
         process = subprocess.Popen([sys.executable, "-c", script])

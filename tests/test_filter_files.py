@@ -177,7 +177,7 @@ def test_evaluation_files_of_all_kinds(tmp_path):
 def test_a_kill_leaves_the_old_output(tmp_path):
     source = write(tmp_path/"in.jsonl", many(300))
     (tmp_path/"out.jsonl").write_text("before")
-    code = "import os, sys\nfrom stepdr.synthesis import stream\nold = stream.Stage._drop\ndef drop(self, item, verdict):\n    old(self, item, verdict)\n    os.kill(os.getpid(), 9)\nstream.Stage._drop = drop\n" \
+    code = "import os, sys\nfrom stepdr.synthesis import filter_files as stream\nold = stream.Stage._drop\ndef drop(self, item, verdict):\n    old(self, item, verdict)\n    os.kill(os.getpid(), 9)\nstream.Stage._drop = drop\n" \
            "stream.filter_file(sys.argv[1], sys.argv[2])"
     assert subprocess.run([sys.executable, "-c", code, source, tmp_path/"out.jsonl"], env={**os.environ, "IN_TEST": "1"}).returncode == -9
     assert (tmp_path/"out.jsonl").read_text() == "before"
@@ -482,7 +482,7 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path):
 def test_a_kill_while_the_files_are_put_in_place(tmp_path):
     source = write(tmp_path/"in.jsonl", many(200))
     filter_file(source, tmp_path/"once.jsonl")
-    code = "import os, sys\nfrom stepdr.synthesis import stream\nold, count = stream.put, []\ndef put(part, target):\n    if len(count) == int(sys.argv[3]): os.kill(os.getpid(), 9)\n    count.append(1); old(part, target)\n" \
+    code = "import os, sys\nfrom stepdr.synthesis import filter_files as stream\nold, count = stream.put, []\ndef put(part, target):\n    if len(count) == int(sys.argv[3]): os.kill(os.getpid(), 9)\n    count.append(1); old(part, target)\n" \
            "stream.put = put\nstream.filter_file(sys.argv[1], sys.argv[2])"
     for killed_at in (2, 1, 0):  # places that are left: the second run has one file less to put
         assert subprocess.run([sys.executable, "-c", code, source, tmp_path/"out.jsonl", str(killed_at)], env={**os.environ, "IN_TEST": "1"}).returncode == -9

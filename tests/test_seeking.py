@@ -301,7 +301,8 @@ def corpus(tmp_path_factory):
 
 
 def test_walks_become_questions(corpus):
-    from stepdr.synthesis.documents import Corpus, walk
+    from stepdr.synthesis.documents import Corpus
+    from stepdr.synthesis.walks import walk
     results = [run_async(walk_question(walk(Corpus(corpus), 0, number), OfflineTeacher()))[0] for number in range(8)]
     rows = [r for r in results if "reason" not in r]
     assert rows and tally(results)["rows"] + tally(results)["aside"] == 8
@@ -313,7 +314,8 @@ def test_walks_become_questions(corpus):
 def test_a_walk_question_that_one_search_answers_is_dropped(corpus):
     "Quotation marks in a question are no phrases to search for: the plain words bring up the page that was quoted."
     from stepdr.tools.providers import StoreProvider
-    from stepdr.synthesis.documents import Corpus, walk
+    from stepdr.synthesis.documents import Corpus
+    from stepdr.synthesis.walks import walk
     record, provider = walk(Corpus(corpus), 0, 0), StoreProvider(Corpus(corpus).store())
     kept, = run_async(walk_question(record, OfflineTeacher()))
     dropped, = run_async(walk_question(record, OfflineTeacher(), provider))
@@ -321,7 +323,8 @@ def test_a_walk_question_that_one_search_answers_is_dropped(corpus):
 
 
 def test_a_teacher_walks_and_a_silent_one_stops(corpus):
-    from stepdr.synthesis.documents import Corpus, walk_async
+    from stepdr.synthesis.documents import Corpus
+    from stepdr.synthesis.walks import walk_async
     seen = []
     def choose(values, language, draw):
         seen.append(values)

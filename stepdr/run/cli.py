@@ -335,7 +335,8 @@ def graph_command(options) -> int:
 
 def corpus_command(options) -> int:
     "Read documents into a corpus, or walk over one."
-    from stepdr.synthesis.documents import corpus_build, corpus_walk
+    from stepdr.synthesis.documents import corpus_build
+    from stepdr.synthesis.walks import corpus_walk
     if options.action == "build": return _counted(lambda: corpus_build(options.source, options.out, options.kind, options.base, workers=options.workers))
     return _counted(lambda: corpus_walk(options.folder, options.out, options.number, options.seed, options.workers))
 

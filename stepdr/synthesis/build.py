@@ -26,7 +26,8 @@ from .filters import (apply_filters, citation_format, correct_and_shortest, deco
 from .tasks import question_tasks, research_tasks
 from ..tools.closed import ClosedToolbox, Environment
 from ..world.closed_web import save_web
-from .documents import WalkSettings, corpus_build, corpus_walk
+from .documents import corpus_build
+from .walks import WalkSettings, corpus_walk
 from ..world.knowledge_graph import graph_build
 from ..world.subgraphs import graph_sample
 

@@ -788,7 +788,7 @@ def rule_teacher(): # -> OfflineTeacher
 def as_it_is(item): return item
 
 # %% ../../nbs/40_synthesis/46_engine.ipynb #eb5107c6
-SOURCES = {"graph": "stepdr.world.subgraphs:graph_sample", "walks": "stepdr.synthesis.documents:corpus_walk"}
+SOURCES = {"graph": "stepdr.world.subgraphs:graph_sample", "walks": "stepdr.synthesis.walks:corpus_walk"}
 
 def _report(path, folder): # -> item
     try: text = path.read_bytes().decode("utf-8-sig")
