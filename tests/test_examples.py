@@ -46,7 +46,7 @@ HELP = {name: parser.epilog or "" for name, parser in parsers()}
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 PRINTED = [("README", line) for kind, block in BLOCKS if kind == "sh" for part in [block] for line in command_lines(part) for line in line.split(" && ") if line.startswith("stepdr ")]
 PRINTED += [(name, line) for name, epilog in HELP.items() for line in command_lines(epilog)]
-LONG = {"run": ["--list"], "corpus walk": ["-n", "20"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
+LONG = {"run": ["--list"], "sft": ["--steps", "2"], "midtrain": ["--steps", "2"], "corpus walk": ["-n", "20"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
 READ = ("judge train",)  # of these only the words are read: the judge's own tests train one
 
 

@@ -114,3 +114,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path):
     steps = [json.loads(line)["step"] for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 30, 40]
     with pytest.raises(InputError, match="exists already and was not made of this"): train_files(models / "smollm", [tmp_path / "rows.jsonl"], tmp_path / "out")
+
+
+def test_the_command_line(models, tmp_path, capsys):
+    from stepdr.run.cli import main
+    write_jsonl(tmp_path / "rows.jsonl", [trajectory(1), {"query": "?", "answer": "!"}])
+    words = ["sft", "--model", str(models / "smollm"), "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"), "--steps", "2", "--lr", "3e-4", "--device", "cpu"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "2 rows, 1 examples" in said and "1 rows set aside: a task, not a trajectory" in said and f"next: stepdr research QUESTION --model {tmp_path / 'out'}" in said
+    assert main([*words, "--json"]) == 0 and json.loads(capsys.readouterr().out)["identity"]["learn"] == "sft"   # unchanged, kept
+    assert main([*words[:-2], "--tokens", "3"]) == 2 and "train.tokens: 3 is out of range" in capsys.readouterr().err

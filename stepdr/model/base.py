@@ -149,7 +149,8 @@ def load_causal(folder, device="auto"):  # Hugging Face directory or hub name ->
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     device = pick_device(device)
-    if not (Path(folder)/"config.json").is_file() and (Path(folder).is_dir() or str(folder).startswith(("/", ".", "~"))):
+    path_like = Path(folder).is_dir() or str(folder).startswith(("/", ".", "~")) or str(folder).count("/") > 1
+    if path_like and not (Path(folder)/"config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or a hub name")
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto").to(device)
