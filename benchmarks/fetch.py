@@ -60,7 +60,9 @@ async def raw(urls, at_once, folder):
 
 async def ours(urls, at_once, folder, mode="off"):
     from urllib.parse import urlsplit
-    from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
+    from stepdr.tools.fetch import Fetcher
+    from stepdr.tools.cache import Cache
+    from stepdr.tools.addresses import FetchSettings
     settings = FetchSettings(concurrency=at_once, per_host=at_once, allow_hosts=urlsplit(urls[0]).netloc)
     async with Fetcher(settings, Cache(folder, mode)) as fetcher:
         async def one(url): return len((await fetcher.get(url)).body)

@@ -124,7 +124,7 @@ def main():
     from stepdr.core.artifacts import root
     from stepdr.tools.tool import run_async
     from stepdr.tools.browser import Browser, BrowserSettings
-    from stepdr.tools.fetch import FetchSettings
+    from stepdr.tools.addresses import FetchSettings
     from stepdr.tools.workspace import Workspace
     from stepdr.world.closed_web import ClosedWeb
     from stepdr.world.facts import load_graph

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from stepdr.core.artifacts import root
-from stepdr.tools import fetch as fetching
+from stepdr.tools import addresses
 from stepdr.tools.tool import Toolbox, ToolError, run_async
 from stepdr.tools.browser import Browser, BrowserSettings, CheckingProxy, browser_protections
-from stepdr.tools.fetch import FetchSettings
+from stepdr.tools.addresses import FetchSettings
 from stepdr.tools.workspace import Workspace
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
@@ -353,7 +353,7 @@ def test_a_name_is_looked_up_once_and_that_address_is_connected_to(monkeypatch):
     async def connect(host, port, **more):
         connected.append((host, port))
         raise OSError("no network in this test")
-    monkeypatch.setattr(fetching, "look_up", look_up)
+    monkeypatch.setattr(addresses, "look_up", look_up)
 
     async def attack():
         proxy, answers = CheckingProxy(FetchSettings(), 1 << 20), []
@@ -532,7 +532,7 @@ def test_no_browser_outlives_us(trap, tmp_path):
 import time
 from stepdr.tools.tool import run_async
 from stepdr.tools.browser import Browser
-from stepdr.tools.fetch import FetchSettings
+from stepdr.tools.addresses import FetchSettings
 from stepdr.tools.workspace import Workspace
 browser = Browser(Workspace({str(tmp_path)!r}), fetch=FetchSettings(host_map="hostile.example=127.0.0.1:{trap.port}"))
 run_async(browser.browser("open", url="http://hostile.example/safe"))

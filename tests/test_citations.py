@@ -162,7 +162,8 @@ class Pages(BaseHTTPRequestHandler):
 
 
 def test_sources_come_from_what_was_read_and_from_the_network():
-    from stepdr.tools.fetch import Fetcher, FetchSettings
+    from stepdr.tools.fetch import Fetcher
+    from stepdr.tools.addresses import FetchSettings
     Pages.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
     Thread(target=server.serve_forever, daemon=True).start()

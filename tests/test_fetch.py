@@ -17,9 +17,13 @@ import pytest
 
 from stepdr.core.artifacts import atomic_write
 from stepdr.core.config import InputError
+from stepdr.tools import addresses as checks
 from stepdr.tools import fetch
 from stepdr.tools.tool import Toolbox, ToolError, background_loop, run_async
-from stepdr.tools.fetch import Cache, Fetcher, FetchError, FetchSettings, Page, sniff
+from stepdr.tools.fetch import Fetcher, Page
+from stepdr.tools.bodies import sniff
+from stepdr.tools.cache import Cache
+from stepdr.tools.addresses import FetchError, FetchSettings
 
 HTML = b"<!doctype html><title>Tea</title><p>Tea is a drink. \xe8\x8c\xb6</p>"
 
@@ -238,9 +242,9 @@ def test_the_systems_own_names_are_checked(make):
 
 
 async def _addresses(host):
-    try: addresses = await fetch.look_up(host, 80)
+    try: addresses = await checks.look_up(host, 80)
     except OSError: return None
-    return addresses if any(map(fetch.address_problem, addresses)) else None
+    return addresses if any(map(checks.address_problem, addresses)) else None
 
 
 def test_redirects_to_private_addresses(make):
@@ -286,11 +290,11 @@ def test_the_socket_looks_again(make, monkeypatch):
     "Should a look-up ever let an address through unchecked, the socket to it is not opened."
     server = make()
     fetcher = make.fetcher(server.settings(ports=f"80,{server.port}"))
-    real = fetch._Resolver.resolve
+    real = checks.Resolver.resolve
     async def wrong(self, host, port=0, family=0):
         if host.endswith(".example"): return await real(self, host, port, family)
         return [{"hostname": host, "host": "127.0.0.2", "port": server.port, "family": 2, "proto": 0, "flags": 0}]
-    monkeypatch.setattr(fetch._Resolver, "resolve", wrong)
+    monkeypatch.setattr(checks.Resolver, "resolve", wrong)
     assert "127.0.0.2 is not on the public web" in refused(fetcher, f"http://attacker.org:{server.port}/ok", "refused")
     assert server.heads == []
     works(fetcher)
@@ -671,7 +675,7 @@ def test_cache_modes_are_checked(tmp_path):
 
 WRITER = """
 import sys
-from stepdr.tools.fetch import Cache
+from stepdr.tools.cache import Cache
 cache = Cache(sys.argv[1])
 for n in range(10**9):
     cache.put("page", n % 50, bytes([n % 256]) * 200_000, {"n": n})

@@ -22,7 +22,9 @@ from stepdr.core.artifacts import root
 from stepdr.core.config import InputError
 from stepdr.core.endpoint import guess_tokens
 from stepdr.tools.tool import ToolError, Toolbox, run_async
-from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
+from stepdr.tools.fetch import Fetcher
+from stepdr.tools.cache import Cache
+from stepdr.tools.addresses import FetchSettings
 from stepdr.tools.search import SurferSettings, WebSurfer
 from stepdr.tools.providers import ClosedWebProvider
 from stepdr.tools.engines import (

@@ -485,7 +485,9 @@ def judge_prompts(bench, judge): # Bench, judge -> names of the prompts that it 
 def page_reader(bench, kit, folder): # -> what reads the cited pages, for FACT
     if bench.name != "fact": return None
     from stepdr.evaluate.citations import SourceReader
-    from stepdr.tools.fetch import Cache, FetchSettings, Fetcher
+    from stepdr.tools.fetch import Fetcher
+    from stepdr.tools.cache import Cache
+    from stepdr.tools.addresses import FetchSettings
     return SourceReader(fetcher=Fetcher(FetchSettings(allow_hosts=kit.allow_hosts if kit else ""), Cache(folder / "judge" / "pages", "on")))
 
 # %% ../../nbs/90_evaluate/18_harness.ipynb #cba73c61

@@ -140,7 +140,9 @@ def open_policy(names):
 def open_fetcher(names):
     "Fetches pages of the live web; none where all pages are at hand."
     if names.get("provider", "closed") == "closed" or Path(names["provider"]).is_dir(): return None
-    from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
+    from stepdr.tools.fetch import Fetcher
+    from stepdr.tools.cache import Cache
+    from stepdr.tools.addresses import FetchSettings
     return Fetcher(FetchSettings(**names.get("fetch", {})), Cache(names["cache"] + "/web", "on") if names.get("cache") else None)
 
 # %% ../../nbs/40_synthesis/46_engine.ipynb #740bba77
@@ -934,7 +936,7 @@ def checked_config(value): # dict -> (SynthSettings, settings of the teacher, li
     currencies = {parse_price(text)["currency"] for text in (settings.price, settings.policy_price) if text.strip()}
     if len(currencies) > 1: raise InputError(f"config.policy_price: is in another currency than config.price ({' and '.join(sorted(currencies))}); give both in one, for what teacher and policy cost is added up")
     _table(tables["teaching"], TeacherSettings, "config.teaching")
-    if tables["fetch"]: _table(tables["fetch"], find_function("stepdr.tools.fetch:FetchSettings"), "config.fetch")
+    if tables["fetch"]: _table(tables["fetch"], find_function("stepdr.tools.addresses:FetchSettings"), "config.fetch")
     made = []
     for number, part in enumerate(parts, 1):
         place = f"part[{number}]"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ..core.config import setting, validate
 from .tool import ToolError, ToolResult, run_async
-from .fetch import FetchSettings, check_url, resolve_checked
+from .addresses import FetchSettings, check_url, resolve_checked
 from ..core.trajectory import neutralize
 
 # %% ../../nbs/20_tools/44_browser.ipynb #c701203b

@@ -129,7 +129,9 @@ def _endpoint(text, settings): # URL#MODEL or "", KitSettings -> ChatEndpoint or
 # %% ../../nbs/20_tools/54_toolset.ipynb #dd5e9fb8
 def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=None): # KitSettings, names of tools, ... -> {name: bound method}
     "`batch_web_surfer` and `browser`; a provider and a fetcher that are given stay open."
-    from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
+    from stepdr.tools.fetch import Fetcher
+    from stepdr.tools.cache import Cache
+    from stepdr.tools.addresses import FetchSettings
     host_map = ""
     if settings.web in ("closed", "served"):
         from stepdr.world.closed_web import ClosedWeb
