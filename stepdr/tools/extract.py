@@ -760,7 +760,9 @@ def _read(kind, data, content_type, url, name, settings):
         blocks, own, date, warnings = read_pdf(data, settings)
         return make_document(url, kind, blocks, own or title, "", date, (), warnings, settings)
     if kind in ("docx", "pptx", "xlsx"):
-        from stepdr.tools.office import check_zip, read_docx, read_pptx, read_xlsx
+        from stepdr.tools.office import check_zip, read_docx
+        from stepdr.tools.sheets import read_xlsx
+        from stepdr.tools.slides import read_pptx
         check_zip(data, settings)
         if kind == "xlsx": (blocks, own, date, warnings), links = read_xlsx(data, settings), ()
         else: blocks, own, date, links, warnings = (read_docx if kind == "docx" else read_pptx)(data, settings)
