@@ -56,7 +56,8 @@ def main():
     import torch
     torch.set_num_threads(given.threads)
     from stepdr.core.artifacts import root
-    from stepdr.judge.train import Judge, questions, shown_sections
+    from stepdr.judge.trained import Judge
+    from stepdr.judge.quotes import questions, shown_sections
     from stepdr.world.closed_web import ClosedWeb
     from stepdr.world.facts import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))

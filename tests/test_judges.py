@@ -609,7 +609,7 @@ def test_the_oracle_judges_as_the_oracle_also_by_ids(web, items):
 
 
 def test_the_trained_judge_is_the_trained_judge_and_sets_aside_what_it_cannot_read(items, tmp_path):
-    from stepdr.judge.train import Judge
+    from stepdr.judge.trained import Judge
     from stepdr.model.base import make_model, save_model, train_tokenizer
     tokenizer = train_tokenizer([report for _, report, _ in items] * 3, 600)
     model = make_model(len(tokenizer), 32, 2, induction=False)

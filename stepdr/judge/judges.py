@@ -117,9 +117,9 @@ class OracleJudge(RubricJudge):
 class TrainedJudge(RubricJudge):
     "A checkpoint of the Rubrics Judge (stepdr.judge.train)."
     name, batch, parallel = "trained", 64, 1
-    def __init__(self, judge, # stepdr.judge.train.Judge, or the folder of one
+    def __init__(self, judge, # stepdr.judge.trained.Judge, or the folder of one
                  web=None): # ClosedWeb, for paragraphs given by id
-        from stepdr.judge.train import Judge
+        from stepdr.judge.trained import Judge
         self.folder, self.web = (str(judge), web) if isinstance(judge, (str, Path)) else ("", web)
         if self.folder and not Path(self.folder, "config.json").is_file(): raise InputError(f"judge: {Path(self.folder).name} is no folder of a trained judge; expected a Hugging Face directory such as reports/RUN/models/judge")
         self.inner, self.lock = Judge.load(judge) if self.folder else judge, threading.Lock()
@@ -140,7 +140,7 @@ class TrainedJudge(RubricJudge):
         return results
 
     def readable(self, task): # -> numbers of the rubrics that it can read
-        from stepdr.judge.train import read_criterion
+        from stepdr.judge.quotes import read_criterion
         def fine(rubric):
             try: read_criterion(rubric["criterion"])
             except InputError: return False
