@@ -36,7 +36,7 @@ class Logits:
     "A stand-in for a model: its logits are a tensor that we hold, so that gradients with respect to each position can be read."
     def __init__(self, logits_BTV):
         self.logits_BTV = logits_BTV.clone().requires_grad_()
-        self.lm_head = lambda x: x
+        self.lm_head, self.config = (lambda x: x), types.SimpleNamespace(model_type="qwen2")
 
     def model(self, input_ids): return types.SimpleNamespace(last_hidden_state=self.logits_BTV)
 
