@@ -11,21 +11,13 @@ import datetime
 import json
 import time
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from .context import longest_text, shrink, shrink_to, split_turns, turn_text
-from .episode import ResearchResult, ResearchSettings, Spent, find_answer, left_line
-from .report import cited_sentences, keeps_rest, put_sentences, read_repair, repair_blocks, slips_in
+from .episode import Episode, ModelTurn, Outside, ResearchSettings, ToolCalls, check_room, opening, result_row
 from ..core.artifacts import atomic_write, read_json, write_json
-from ..core.calls import answer_open, unread_call
-from ..core.config import InputError
-from ..core.endpoint import (
-    ContextTooLong, EndpointError, Limits, Usage, guess_tokens, guess_tools, image_part, price_of, redact)
-from ..core.prompts import prompt
+from ..core.endpoint import EndpointError, Limits, guess_tools, redact
 from ..core.trajectory import CITE, cited_ids
-from ..tools.tool import share_out
-from ..world.paragraphs import Paragraph
 
 # %% ../../nbs/30_agent/06_drivers.ipynb #5168f3c0
 class Trace:
@@ -43,7 +35,7 @@ class Trace:
 
 # %% ../../nbs/30_agent/06_drivers.ipynb #770fd735
 class ResearchAgent:
-    "One episode: `run` gives the result; the same question in the same workspace goes on where a killed run was."
+    "One episode with an endpoint: `run` gives the result; the same question in the same workspace goes on where a killed run was."
     def __init__(self, policy, # has `async complete(messages, tools, max_tokens, ...) -> Reply` (stepdr.core.endpoint)
                  toolbox, # Toolbox
                  workspace, # Workspace
@@ -51,389 +43,104 @@ class ResearchAgent:
                  reminder=lambda: "", # text of the todo list, "" if there is none
                  listen=lambda event: None, # called with each event of the trace
                  ):
-        self.policy, self.toolbox, self.workspace, self.settings, self.reminder = policy, toolbox, workspace, settings, reminder
+        self.policy, self.toolbox, self.workspace, self.settings = policy, toolbox, workspace, settings
         self.trace = Trace(workspace.state / "trace.jsonl", listen)
-        self.spent, self.messages, self.turns_without_todo, self.folded = Spent(), [], 0, 0
-        self.scale, self.internal_errors, self.slots = 1.0, 0, asyncio.Semaphore(settings.parallel_calls)
-        self.question, self.limits, self.context, self.fixed, self.kept = "", Limits(), settings.context_tokens, 0, 0
-        self.text_scale, self.last = 1.3, None # tokens of results by their guess: ids and addresses take more than words do; last prompt
-        self.tools = toolbox.schemas # go with every request, the last ones too: a server has cached a prompt that begins as the one before
+        self.slots, self.before, self.started = asyncio.Semaphore(settings.parallel_calls), 0.0, time.monotonic()
+        def keep(path, text):
+            atomic_write(workspace.folder / path, text)
+        outside = Outside(self.trace, keep, self.save, toolbox.forget, reminder, self.clock)
+        self.episode = Episode(settings, toolbox.schemas, list(toolbox.tools), toolbox.read, outside,
+                               getattr(policy, "name", ""), getattr(policy, "settings", None))
 
-    # the episode on disk
-    def opening(self, question):
-        system = [] if self.settings.bare else [{"role": "system", "content": prompt("agent", date=datetime.date.today().isoformat())}]
-        return system + [{"role": "user", "content": question}]
+    @property
+    def messages(self):
+        return self.episode.messages
 
-    def save(self, question, ended=""):
-        write_json(self.workspace.state / "episode.json", {"question": question, "ended": ended, "messages": self.messages, "spent": asdict(self.spent),
-                   "folded": self.folded, "without_todo": self.turns_without_todo, "read": [asdict(p) for p in self.toolbox.read.values()]})
+    @messages.setter
+    def messages(self, rows):
+        self.episode.messages = rows
 
-    def load(self, question): # -> whether there was something to go on from
-        path = self.workspace.state / "episode.json"
-        if not path.exists(): return False
-        state = read_json(path)
-        if state["question"] != question or state["ended"]: return False
-        self.messages, self.spent, self.folded = state["messages"], Spent(**state["spent"]), state["folded"]
-        self.turns_without_todo = state["without_todo"]
-        self.toolbox.read.update((row["id"], Paragraph(**row)) for row in state["read"])
-        return bool(self.messages)
+    @property
+    def spent(self):
+        return self.episode.spent
 
-    # what fits
-    def length(self, tools=None): # schemas that go with the request -> tokens
-        "What the last prompt had and what came after it; the whole by guess where turns were summarised since."
-        guess = guess_tokens(self.messages) + guess_tools(tools)
-        if self.last and self.last[2] == bool(tools) and guess >= self.last[0]:
-            return int(self.last[1] + (guess - self.last[0]) * max(self.scale, self.text_scale))
-        return int(guess * self.scale)
+    @property
+    def context(self): # -> tokens that a conversation may have
+        return self.episode.room.context
 
-    def room(self): # -> tokens that the instructions, the question and the tools leave for turns
-        return self.context - int((self.fixed + guess_tools(self.tools)) * self.scale)
+    def clock(self): # -> seconds, those before a kill too
+        return self.before + time.monotonic() - self.started
 
-    def reserve(self): # -> tokens that are kept free for a reply
-        return self.settings.reply_tokens or min(8192, max(64, self.room() // 4))
-
-    def reply_tokens(self, tools, final): # schemas that go with the request, whether nothing follows the reply -> tokens that it may have, or None for as many as the model gives
-        "A report or a summary may have all the room that is left."
-        if self.settings.bare or self.settings.reply_tokens:
-            return self.settings.reply_tokens or None
-        return max(self.reserve(), min(8192, self.context - int(1.1 * self.length(tools)) - 16)) if final else self.reserve()
-
-    def results_tokens(self): # -> tokens that the results of one turn may have together
-        "Two turns' results and a reply fit."
-        return max(64, (self.room() - self.reserve()) // 2)
-
-    def turn_tokens(self): # -> the same, as `guess_tokens` counts
-        return int(self.results_tokens() / max(self.scale, self.text_scale))
-
-    async def fit(self):
-        "Learn what the model has room for. Raises InputError if that is too little to work with."
-        if hasattr(self.policy, "limits"):
-            self.limits = await self.policy.limits()
-        self.context = min(self.settings.context_tokens, self.limits.context or self.settings.context_tokens)
-        self.fixed = guess_tokens(self.opening(self.question))
-        if self.settings.bare:
-            return
-        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(self.tools)):
-            self.trace("note", text=note)
-        self.tell_tools()
-        if self.room() < 600:
-            raise InputError(self.too_small())
-        if self.room() < self.settings.reply_tokens + 300:
-            raise InputError(f"--reply-tokens {self.settings.reply_tokens}: a context of {self.context} tokens leaves at most {self.room() - 300} "
-                             "for a reply; give less, or 0")
-        self.tell_context()
-
-    def said_by(self): # -> text: where the context's limit comes from
-        if not self.limits.context:
-            return "the model's own limit is not known; --context sets another"
-        if self.limits.context > self.context:
-            return f"of the {self.limits.context} that the model has; --context takes more"
-        return self.limits.source
-
-    def tell_context(self):
-        self.trace("context", tokens=self.context, source=self.said_by(), tools=len(self.toolbox.tools), fixed=self.context - self.room(),
-                   reply=self.reserve(), results=self.results_tokens())
-
-    def tell_tools(self):
-        self.trace("tools", offered=list(self.toolbox.tools), tokens=guess_tools(self.tools), left_out=self.toolbox.left_out)
-
-    def too_small(self): # -> text of the error
-        soft = "" if self.limits.firm and self.limits.context else "say how much it really has with --context, "
-        return (f"--model {getattr(self.policy, 'name', '')}: a context of {self.context} tokens ({self.said_by()}) is too small: the instructions, "
-                f"the question and the descriptions of {len(self.toolbox.tools)} tools take about {self.context - self.room()} of them, "
-                f"and at least 600 are needed for the work; serve the model with a longer context, {soft}"
-                "or name fewer tools, as in --tools batch_web_surfer,todo")
-
-    def adopt(self, limits):
-        "Keep to a limit that was not known before."
-        if limits.context and limits.context < self.context:
-            self.limits, self.context = limits, limits.context
-            self.tell_context()
-
-    def refused(self, error, tools):
-        "Learn from a refusal: the limit that it names, and that the conversation is longer than was thought."
-        guess, said = max(1, guess_tokens(self.messages) + guess_tools(tools)), error.limits
-        self.adopt(said)
-        longest = max(said.prompt, 1.05 * said.context) if said.context else 1.3 * self.context
-        self.scale, self.last = max(1.1 * self.scale, longest / guess), None
-
-    def learn(self, guess, prompt, tools):
-        "What the last results had in tokens, by how much the prompt grew with them."
-        if self.last and prompt and self.last[2] == tools and guess - self.last[0] > 200:
-            self.text_scale = min(3.0, max(0.5, (prompt - self.last[1]) / (guess - self.last[0])))
-        self.last = (guess, prompt, tools) if 0.5 * guess <= prompt <= 3 * guess else None
-
-    # the model
-    def tell(self, text):
-        "Say something at the end of the conversation: with results that the model has not seen yet, else as the user. What was sent before stays as it was; and a user's turn makes some templates drop all thoughts before it."
-        if self.messages[-1]["role"] == "tool": self.messages[-1]["content"] += "\n\n" + text
-        else: self.messages.append({"role": "user", "content": text})
-
-    async def ask(self, tools, final=False, **more): # schemas, whether nothing follows the reply, further arguments of the policy -> Reply
-        "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
-        for attempt in range(4):
-            try:
-                reply = await self.policy.complete(self.messages, tools=tools, max_tokens=self.reply_tokens(tools, final), **more); break
-            except ContextTooLong as error:
-                if self.settings.bare or attempt == 3 or not split_turns(self.messages)[1]:
-                    raise # nothing that could be made shorter
-                self.refused(error, tools)
-                await self.make_room(tools)
-        before = guess_tokens(self.messages) + guess_tools(tools)
-        self.learn(before, reply.usage.prompt, bool(tools))
-        self.spent.turns += 1
-        self.spent.tokens += reply.usage.prompt + reply.usage.completion
-        self.spent.money += reply.cost
-        if before and reply.usage.prompt:
-            self.scale = min(3.0, max(0.5, reply.usage.prompt / before))
-        if reply.attempts > 1 and hasattr(self.policy, "limits") and not self.settings.bare:
-            self.adopt(await self.policy.limits())
-        if reply.attempts > 1: self.trace("retried", attempts=reply.attempts, troubles=reply.troubles)
-        self.trace("model", turn=self.spent.turns, message=reply.message, usage=asdict(reply.usage), cost=reply.cost, seconds=round(reply.seconds, 3), finish=reply.finish_reason)
-        return reply
-
-    # tools
-    async def run_call(self, call, tokens=None): # tool call of a message, tokens that its result may have -> chat row
-        "Run one call within what is left of the time; a broken tool is told to the model and counted, the episode goes on."
-        name, limit = str(call["function"].get("name")), max(1.0, self.settings.seconds - self.clock())
-        self.trace("call", name=name, arguments=call["function"].get("arguments"))
-        taken = ()
-        async with self.slots:
-            try: result = await asyncio.wait_for(self.toolbox.call_async(call["function"], tokens), limit)
-            except asyncio.TimeoutError: text, images, failed = "error: the time of this episode is used up", (), True
-            except Exception as error:
-                self.internal_errors += 1
-                self.trace("internal_error", name=name, error=traceback.format_exc())
-                text, images, failed = f"error: the tool {name} broke ({type(error).__name__}); try it in another way", (), True
-            else: text, images, failed, taken = result.text, result.images, result.failed, result.taken
-        self.trace("result", name=name, text=text, images=[str(i) for i in images], failed=failed, **({"taken": taken} if taken else {}))
-        row = {"role": "tool", "content": text, "name": name, **({"tool_call_id": call["id"]} if call.get("id") else {}), **({"failed": True} if failed else {})}
-        return row, images
-
-    async def act(self, calls): # tool calls of a turn
-        "Run a turn's calls at the same time; beyond the budget they are refused."
-        left = max(0, self.settings.tool_calls - self.spent.tool_calls)
-        self.spent.tool_calls += min(left, len(calls))
-        share = None if self.settings.bare else self.turn_tokens() // max(1, left and len(calls[:left]))
-        answers = await asyncio.gather(*(self.run_call(call, share) for call in calls[:left]))
-        rows = [row for row, _ in answers]
-        if not self.settings.bare:
-            self.fit_results(rows)
-        rows += self.refusals(calls[left:])
-        used = {call["function"].get("name") for call in calls}
-        self.turns_without_todo = 0 if "todo" in used else self.turns_without_todo + 1
-        if not self.settings.bare: rows[-1]["content"] += self.notes()
-        self.messages += rows
-        images = [image for _, found in answers for image in found]
-        if images and self.settings.images: self.messages.append({"role": "user", "content": [image_part(path) for path in images]})
-
-    def refusals(self, calls): # tool calls that are not made -> tool messages
-        return [{"role": "tool", "content": "error: no tool calls left", "name": str(call["function"].get("name")), **({"tool_call_id": call["id"]} if call.get("id") else {})} for call in calls]
-
-    def fit_results(self, rows): # tool messages of a turn
-        "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
-        sizes = [guess_tokens(row["content"]) for row in rows]
-        for row, size, share in zip(rows, sizes, share_out(sizes, self.turn_tokens())):
-            if share >= 0.95 * size:
-                continue # not worth a cut
-            path, long = "", row["content"]
-            if row["name"] == "file":
-                where = "; read less of it at once"
-            elif "file" in self.toolbox.tools:
-                self.kept += 1
-                path = f"results/{self.kept:04d}.md"
-                atomic_write(self.workspace.folder / path, long)
-                where = f"; the whole text is in {path}"
-            else:
-                where = ""
-            row["content"] = shrink_to(long, share, where)
-            self.toolbox.forget()
-            self.trace("cut", name=row["name"], characters=len(long), shown=len(row["content"]), path=path)
-
-    def notes(self): # -> text after a turn's last result
-        "What is left, and the todo list if the agent has gone without it for some turns."
-        self.spent.seconds = self.clock()
-        text = "\n\n" + left_line(self.spent.left(self.settings))
-        todo = self.reminder() if self.settings.todo_turns and self.turns_without_todo >= self.settings.todo_turns else ""
-        if todo:
-            text += "\n" + prompt("todo", turns=self.turns_without_todo, todo=todo)
-            self.trace("todo_shown", todo=todo)
-            self.turns_without_todo = 0
-        return text
-
-    # room
-    async def make_room(self, tools=None): # schemas that go with the next request
-        "Summarise old turns to disk when the conversation and a reply would not fit, down to half of the room, so that it is done seldom: it changes what a server has cached. What is still too long is cut."
-        if self.settings.bare or self.length(tools) <= (most := self.context - self.reserve()):
-            return
-        opening, turns = split_turns(self.messages)
-        keep, free = min(self.settings.keep_turns, len(turns)), 0.5 * most - int((guess_tokens(opening) + guess_tools(tools)) * self.scale)
-        while keep > 1 and guess_tokens(turns[-keep:]) * self.scale > free:
-            keep -= 1
-        if turns[:-keep]:
-            await self.fold(opening, turns[:-keep], turns[-keep:])
-        while self.length(tools) > most and (long := longest_text(split_turns(self.messages)[1])):
-            holder, key = long
-            holder[key] = shrink(holder[key], len(holder[key]) // 2)
-            self.toolbox.forget()
-
-    async def fold(self, opening, old, kept):
-        "Write old turns to disk and put the model's summary of them into the question's message."
-        text, first, tokens = "\n\n".join(map(turn_text, old)), self.folded + 1, max(80, int(self.room() / 4 / self.scale))
-        self.folded += len(old)
-        path = f"history/{first:04d}.md"
-        atomic_write(self.workspace.folder / path, text)
-        whole, before = self.messages, opening[-1]["content"][len(self.question):].strip() # the summary so far is summarised with them
-        shown = shrink_to("\n\n".join(filter(None, (before, text))), int(0.6 * (self.context - self.reserve()) / self.scale))
-        request = prompt("summary", words=min(400, tokens // 2), question=shrink(self.question, 2000), turns=shown)
-        self.messages = [{"role": "user", "content": request}]
-        try: summary = find_answer((await self.ask(None, final=True)).message) or ""
-        except ContextTooLong:
-            summary = ""
-        finally: self.messages = whole
-        summary = shrink_to(summary or "\n\n".join(filter(None, (before, text))), tokens)
-        asked = self.question + prompt("summarised", last=self.folded, path=path, summary=summary)
-        self.messages = opening[:-1] + [{"role": "user", "content": asked}]
-        self.messages += [message for turn in kept for message in turn]
-        self.toolbox.forget()
-        self.trace("summarised", turns=len(old), path=path, tokens=self.length())
-
-    # the loop
-    def clock(self): return self.before + time.monotonic() - self.started
-
-    def used_up(self): # -> what is used up, or ""
-        "The first budget that leaves no room for anything but the report."
-        self.spent.seconds = self.clock()
-        left = self.spent.left(self.settings)
-        longest = min(self.context, self.length(self.tools) + 1000)
-        turn = Usage(longest, self.reserve()) # at most: the next turn, and after it the report
-        prices = getattr(self.policy, "settings", None)
-        money = price_of(turn, prices) if hasattr(prices, "price_in") else self.spent.money / max(1, self.spent.turns)
-        reserve = {"turns": 2, "tool_calls": 1, "tokens": 1 if self.settings.bare else 2 * turn.total, "seconds": min(60.0, 0.1 * self.settings.seconds), "money": 2 * money + 1e-12}
-        return next((name for name, value in left.items() if value < reserve[name]), "").replace("_", " ")
+    def save(self, question=None): # of an episode that has not begun
+        "Write the state from which `run` goes on."
+        self.episode.question = question or self.episode.question
+        write_json(self.workspace.state / "episode.json", self.episode.state())
 
     async def run(self, question): # text -> ResearchResult
-        "Work on a question until there is a report or the budget is used up."
-        self.messages, self.before, self.started, self.question = self.opening(question), 0.0, time.monotonic(), question
-        resumed = self.load(question)
-        self.before = self.spent.seconds
-        self.trace("resumed" if resumed else "start", question=question, settings=asdict(self.settings), tools=list(self.toolbox.tools), model=getattr(self.policy, "name", ""))
+        "Work on a question until there is a report or the budget is used up. Raises EndpointError, and InputError if the model has too little room."
+        path, episode = self.workspace.state / "episode.json", self.episode
+        resumed = episode.begin(question, read_json(path) if path.exists() else None)
+        self.before, self.started = episode.spent.seconds, time.monotonic()
+        self.trace("resumed" if resumed else "start", question=question, settings=asdict(self.settings),
+                   tools=episode.names, model=episode.model)
         await self.fit()
-        try: answer, ended = await self.loop(question)
+        try:
+            while isinstance(wanted := episode.next(), (ModelTurn, ToolCalls)):
+                if isinstance(wanted, ModelTurn):
+                    await self.ask(wanted)
+                else:
+                    episode.took_results(await asyncio.gather(
+                        *(self.run_call(call, wanted.tokens) for call in wanted.calls)))
+            return wanted
         except EndpointError as error: # the state on disk is that of the last whole turn
             self.trace("endpoint_error", error=str(error), usage=asdict(error.usage), cost=error.cost)
             raise
-        result = self.result(question, answer, ended)
-        if result.unknown and self.settings.strict: result = await self.repair(question, result)
-        self.spent.seconds = self.clock()
-        self.save(question, ended=result.ended)
-        self.trace("end", ended=result.ended, spent=asdict(self.spent), cited=[p.id for p in result.sources], unknown=result.unknown, internal_errors=self.internal_errors)
-        return result
+        finally:
+            episode.close()
 
-    async def loop(self, question): # -> (report or "", how it ended)
-        "Turns until a report."
-        empty = 0
-        while not (reason := self.used_up()):
-            await self.make_room(self.tools)
-            try: reply = await self.ask(self.tools)
-            except ContextTooLong as error:
-                first = not split_turns(self.messages)[1] # the very first request has no turns to leave out
-                if error.limits.context and not self.settings.bare:
-                    self.refused(error, self.tools)
-                    if first or self.room() < 600: raise InputError(f"{self.too_small()} ({error})") from None
-                elif first and not self.settings.bare:
-                    raise InputError(f"{error}; the first request has no turns to leave out: name fewer tools, as in --tools batch_web_surfer,todo") from None
-                reason = "context"
-                break
-            self.messages.append(reply.message)
-            calls = reply.message.get("tool_calls")
-            if calls: await self.act(calls)
-            elif find_answer(reply.message): return await self.whole_answer(reply), "answered"
-            else:
-                markup = unread_call(reply.message.get("content") or "")
-                if markup: self.trace("unread", markup=markup)
-                self.messages.append({"role": "user", "content": prompt("unread", markup=markup) if markup else prompt("empty")})
-                if (empty := empty + 1) >= 3: reason = "empty replies"; break
-            self.save(question)
-        return await self.force(reason)
+    async def limits(self): # -> Limits, empty where the policy tells none
+        return await self.policy.limits() if hasattr(self.policy, "limits") else Limits()
 
-    async def force(self, reason): # what is used up -> (report or "", how it ended)
-        "Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is named the second time only: a server may then leave them out of the prompt, which is cached no more."
-        self.trace("forced", reason=reason)
-        for more in ({}, {"tool_choice": "none"}):
-            if self.settings.bare: more = {"prefix": "<answer>"}
-            else: self.tell(prompt("forced", reason=reason))
-            await self.make_room(self.tools)
-            try: reply = await self.ask(self.tools, final=True, **more)
-            except ContextTooLong:
-                break
-            words = {key: value for key, value in reply.message.items() if key != "tool_calls"}
-            if find_answer(words if more else reply.message):
-                self.messages.append(words)
-                return await self.whole_answer(reply), f"forced: {reason}"
-            self.messages += [reply.message, *self.refusals(reply.message.get("tool_calls") or [])]
-        return "", f"no answer: {reason}"
+    async def fit(self):
+        "Learn what the model has room for. Raises InputError if that is too little to work with."
+        episode, toolbox = self.episode, self.toolbox
+        episode.room.begin(await self.limits(), opening(episode.question, self.settings.bare))
+        if self.settings.bare:
+            return
+        if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(episode.tools)):
+            self.trace("note", text=note)
+        self.trace("tools", offered=episode.names, tokens=guess_tools(episode.tools), left_out=toolbox.left_out)
+        check_room(episode)
 
-    async def whole_answer(self, reply): # Reply with a report -> the report, also if one reply could not hold it
-        "Let a report that was cut at the reply's limit go on, at most three times."
-        text = reply.message.get("content") or ""
-        for _ in range(3):
-            if reply.finish_reason != "length" or self.settings.bare or "</answer>" in text and not answer_open(text): break
-            self.messages.append({"role": "user", "content": prompt("go_on")})
-            await self.make_room(self.tools)
+    async def ask(self, wanted): # ModelTurn
+        try:
+            reply = await self.policy.complete(
+                wanted.messages, tools=wanted.tools, max_tokens=wanted.max_tokens, **wanted.more)
+            limits = await self.limits() if reply.attempts > 1 and not self.settings.bare else Limits()
+        except EndpointError as error:
+            self.episode.took_error(error)
+        else:
+            self.episode.took_reply(reply, limits)
+
+    async def run_call(self, call, tokens=None): # tool call of a message, tokens that its result may have -> (row, images)
+        "Run one call within what is left of the time; a broken tool is told to the model and counted, the episode goes on."
+        name, limit = str(call["function"].get("name")), max(1.0, self.settings.seconds - self.clock())
+        self.trace("call", name=name, arguments=call["function"].get("arguments"))
+        images, failed, taken = (), True, ()
+        async with self.slots:
             try:
-                reply = await self.ask(self.tools, final=True)
-            except ContextTooLong:
-                break
-            self.messages.append(reply.message)
-            text += reply.message.get("content") or ""
-        return find_answer({"content": text}) or ""
-
-    # citations
-    def result(self, question, answer, ended):
-        cited = cited_ids(answer)
-        return ResearchResult(question, answer, [self.toolbox.read[c] for c in cited if c in self.toolbox.read],
-                              [c for c in cited if c not in self.toolbox.read], ended, self.spent, len(self.toolbox.read), self.internal_errors, self.messages)
-
-    async def repair(self, question, result): # -> ResearchResult
-        "Mend slips of one letter, and let the agent write the other sentences again that cite what it has not read; the report that this gives ends the conversation, how it came about is in the trace."
-        rows, place, slips, answer = self.messages, len(self.messages), slips_in(result.answer, self.toolbox.read), result.answer
-        for one, meant in slips.items(): answer = answer.replace(one, meant)
-        if slips:
-            self.trace("mended", slips=slips)
-            result = self.result(question, answer, result.ended)
-        for attempt in range(self.settings.repairs):
-            if not result.unknown: break
-            wrong = [found for found in cited_sentences(result.answer) if set(found[2]) - set(self.toolbox.read)]
-            wrong, request = self.repair_request(result.answer, wrong)
-            self.trace("repair", attempt=attempt + 1, unknown=result.unknown, request=request)
-            self.messages.append({"role": "user", "content": request})
-            await self.make_room(self.tools)
-            try: reply = await self.ask(self.tools, final=True)
-            except ContextTooLong:
-                break
-            self.messages += [reply.message, *self.refusals(reply.message.get("tool_calls") or [])]
-            result = self.repaired(question, result, wrong, await self.whole_answer(reply))
-        self.messages = [*rows[:place - 1], {**rows[place - 1], "content": f"<answer>\n{result.answer}\n</answer>"}]
-        return replace(result, messages=self.messages, mended=slips)
-
-    def repair_request(self, report, wrong): # Markdown, of `cited_sentences` those to repair -> (those that are asked for, text)
-        "As many sentences, with as much that is nearest to them, as there is room for."
-        for most, number in ((4, len(wrong)), (2, len(wrong)), (1, len(wrong)), (1, len(wrong) // 4), (1, 1)):
-            blocks = repair_blocks(report, wrong[:max(1, number)], self.toolbox.read, most)
-            request = prompt("repair", sentences="\n\n".join(blocks))
-            if guess_tokens(request) * self.scale < self.results_tokens(): break
-        return wrong[:len(blocks)], request
-
-    def repaired(self, question, result, wrong, reply): # ResearchResult, the sentences that were asked for, text of the reply -> ResearchResult
-        "What of a reply may be put into the report; a whole report if it is the same but for these sentences."
-        report, old = result.answer, [result.answer[begin:end] for begin, end, _ in wrong]
-        whole = self.result(question, reply, result.ended)
-        if keeps_rest(report, wrong, reply) and len(whole.unknown) < len(result.unknown): made = whole
-        else: made = self.result(question, put_sentences(report, wrong, read_repair(reply, old, self.toolbox.read)), result.ended)
-        self.trace("repaired", before=old, reply=reply, left=made.unknown)
-        return made
-
+                result = await asyncio.wait_for(self.toolbox.call_async(call["function"], tokens), limit)
+            except asyncio.TimeoutError:
+                text = "error: the time of this episode is used up"
+            except Exception as error:
+                self.episode.internal_errors += 1
+                self.trace("internal_error", name=name, error=traceback.format_exc())
+                text = f"error: the tool {name} broke ({type(error).__name__}); try it in another way"
+            else:
+                text, images, failed, taken = result.text, result.images, result.failed, result.taken
+        self.trace("result", name=name, text=text, images=[str(i) for i in images], failed=failed,
+                   **({"taken": taken} if taken else {}))
+        return result_row(call, text, failed), images
 
 # %% ../../nbs/30_agent/06_drivers.ipynb #c07fe81a
 def call_line(name, arguments): # tool call -> text
