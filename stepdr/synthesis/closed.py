@@ -23,8 +23,9 @@ from urllib.parse import urlsplit
 from ..core.artifacts import atomic_directory, atomic_write
 from ..core.teacher import SetAside
 from ..core.scripted_teacher import OfflineTeacher
-from .attempts import SeekingSettings, set_aside
+from .attempts import SeekingSettings
 from .planning import plan_agreement, plan_verdict, planning_task
+from .records import dropped
 from .reflection import Attempt, ReflectionSettings, WORDING, reflect_loop
 from .rubrics import RubricSettings, rubric_faults, two_steps
 from .seeking import check_edges, one_search_finds, read_subgraph
@@ -132,7 +133,7 @@ async def walk_questions(item, world, rng): # walk record, folder of the web, ra
         step = next((relation for relation, value in sorted(facts.items()) if value == after), None)
         if step is None or after in path: break
         relations, path = (*relations, step), (*path, after)
-    return rows or set_aside(item["id"], "walk", "no fact on the walk's path can be asked for", len(entities))
+    return rows or dropped(item["id"], "walk", "no fact on the walk's path can be asked for", len(entities))
 
 # %% ../../nbs/40_synthesis/50_closed.ipynb #5764d83e
 ASKED = re.compile(r"^(?:Write a report on|Research|I need a report on) (?P<name>.+?)(?: \. Cover | : | with )(?P<aspects>.+) \.$")
@@ -276,7 +277,7 @@ async def rubric_tasks(item, world, rng): # {"id", "entity", "number"}, folder o
     "A research task with rubrics on a topic, by two-step reverse synthesis."
     seen = seen_at(world)
     draft = research_task(seen.web, "train", item["entity"], item["number"], rng)
-    if draft is None: return set_aside(item["id"], "rubrics", "too few facts for a report", len(seen.web.graph.facts[item["entity"]]))
+    if draft is None: return dropped(item["id"], "rubrics", "too few facts for a report", len(seen.web.graph.facts[item["entity"]]))
     made = await two_steps({"id": draft["id"], "material": material_of(seen.web, draft)}, seen.teacher, language="en", settings=RubricSettings(least=5, axes=2))
     if "reason" in made: return made
     kept = {rubric["criterion"] for rubric in made["rubrics"]}
@@ -288,12 +289,12 @@ def expert_work(item, world, seed, work="seeking", trusted=1.0, retry=1.0, impli
     "A trajectory of the expert on a task."
     task = item["task"]
     row = make_trajectory(web_at(world), work, task, Care(trusted, retry, implicit), seed, failure_rate, item["attempt"])
-    return row or set_aside(item["id"], work, "no way from page to page", len(task["plan"]))
+    return row or dropped(item["id"], work, "no way from page to page", len(task["plan"]))
 
 async def hard_question(item, world, hits=10): # task row, folder of the web, results that count -> task row or record
     "The difficulty filter of the small profiles: what a single search for the question's own words brings up is too easy."
     seen = seen_at(world)
-    if await one_search_finds(item["query"], item["aliases"], seen.provider, hits): return set_aside(item["id"], "difficulty", "one search finds the answer", hits)
+    if await one_search_finds(item["query"], item["aliases"], seen.provider, hits): return dropped(item["id"], "difficulty", "one search finds the answer", hits)
     return item
 
 # %% ../../nbs/40_synthesis/50_closed.ipynb #fec624ca
@@ -312,7 +313,7 @@ async def planned_work(item, world, seed): # {"id", "task", "report"}, folder of
             "meta": {**item["task"]["meta"], "asked": made["plan"][:-1], "implicit": made["plan"][-1], "second": []}}
     row = make_trajectory(seen.web, "planning", task, PERFECT, seed, 0.0)
     agreement = await plan_agreement(task, row, seen.teacher, "en")
-    if verdict := plan_verdict(agreement, True): return set_aside(item["id"], "planning", *verdict)
+    if verdict := plan_verdict(agreement, True): return dropped(item["id"], "planning", *verdict)
     return {**row, "meta": {**row["meta"], "agreement": agreement["score"]}}
 
 # %% ../../nbs/40_synthesis/50_closed.ipynb #e306087e
@@ -358,14 +359,14 @@ async def verified_claim(item, world, seed, failure_rate=0.07): # {"id", "task",
     environment = Environment(seen.web, seed=f"{seed} {item['id']} verification", failure_rate=failure_rate)
     rng, name = random.Random(f"verification {environment.seed}"), seen.web.graph.names[task["meta"]["entity"]]
     claims = [p for p in seen.web.by_entity.get(task["meta"]["entity"], []) if p.heading == relation]
-    if not claims: return set_aside(item["id"], "verification", "no page makes the claim", relation)
+    if not claims: return dropped(item["id"], "verification", "no page makes the claim", relation)
     wrong = [p for p in claims if not p.correct]
     claimed = rng.choice(wrong if wrong and rng.random() < 0.6 else claims)
     check = Check(f"the {relation} of {name} is {claimed.value_name} .", claimed.text)
     try:
         await run_check(check, {"id": item["id"], "paragraph": claimed.text}, seen.teacher, ClosedToolbox(environment), "en", VerificationSettings(queries=1, topk=3, own_page=True))
-        if problems := await judge_check(check, seen.teacher): return set_aside(item["id"], "verification", "does not follow", problems[0])
-    except SetAside as error: return set_aside(item["id"], "verification", error.kind, error.reason)
+        if problems := await judge_check(check, seen.teacher): return dropped(item["id"], "verification", "does not follow", problems[0])
+    except SetAside as error: return dropped(item["id"], "verification", error.kind, error.reason)
     messages = verification_messages(check, relation)
     row = {"id": f"verification-{item['id']}", "kind": "verification", "task_id": task["id"], "split": task["split"], "messages": messages, "success": True,
            "tool_calls": environment.calls, "tokens": sum(len(m["content"].split()) for m in messages)}
@@ -478,7 +479,7 @@ READING = {"reading": reading_row, "rewrite": rewrite_row, "summary": summary_ro
 
 def reading_work(item, world, rng, form="reading"): # {"id", "entity", "number"}, folder of the web, random.Random, key of READING -> row or record
     "A row of reading, of one form."
-    return READING[form](web_at(world), item["entity"], item["number"], rng) or set_aside(item["id"], form, "no chain of two facts that pages state", 0)
+    return READING[form](web_at(world), item["entity"], item["number"], rng) or dropped(item["id"], form, "no chain of two facts that pages state", 0)
 
 def page_work(item, world): # {"id", "url"}, folder of the web -> row
     "A page of training as running text."

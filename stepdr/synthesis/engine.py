@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['GIVEN', 'KINDS', 'OPENERS', 'FAILURES', 'MAKERS', 'TEACHERS', 'POLICIES', 'SOURCES', 'find_function', 'Plan',
            'maker_plan', 'name_of', 'option_fields', 'checked_options', 'open_client', 'open_judge', 'open_policy',
-           'open_fetcher', 'open_provider', 'Counted', 'Resources', 'EngineError', 'fingerprint', 'item_id',
-           'broken_item', 'is_broken', 'set_aside', 'sorted_out', 'Job', 'Made', 'kind_of', 'failure_of', 'why_of',
-           'made_of', 'added', 'joined', 'Maker', 'Kept', 'WorkerDied', 'NotStarted', 'Here', 'answer', 'settle',
-           'open_maker', 'begin', 'serve_worker', 'Worker', 'Processes', 'RayWorker', 'answer_of', 'RayActors',
-           'open_pool', 'Chunk', 'chunks_of', 'made_by', 'alone', 'save_others', 'work_through', 'EngineSettings',
-           'check_shares', 'run_chunks', 'Known', 'rule_teacher', 'as_it_is', 'items_of', 'with_fields', 'source_plan',
-           'source_names', 'source_options', 'drawn', 'SynthSettings', 'PartSettings', 'read_config', 'Part',
-           'checked_config', 'mixture', 'called', 'trained_on', 'repeated', 'some_lines', 'mix', 'part_items',
-           'rows_file', 'split_rows', 'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth', 'told']
+           'open_fetcher', 'open_provider', 'Counted', 'Resources', 'EngineError', 'fingerprint', 'Job', 'Made',
+           'kind_of', 'failure_of', 'why_of', 'made_of', 'added', 'joined', 'Maker', 'Kept', 'WorkerDied', 'NotStarted',
+           'Here', 'answer', 'settle', 'open_maker', 'begin', 'serve_worker', 'Worker', 'Processes', 'RayWorker',
+           'answer_of', 'RayActors', 'open_pool', 'Chunk', 'chunks_of', 'made_by', 'alone', 'save_others',
+           'work_through', 'EngineSettings', 'check_shares', 'run_chunks', 'Known', 'rule_teacher', 'as_it_is',
+           'items_of', 'with_fields', 'source_plan', 'source_names', 'source_options', 'drawn', 'SynthSettings',
+           'PartSettings', 'read_config', 'Part', 'checked_config', 'mixture', 'called', 'trained_on', 'repeated',
+           'some_lines', 'mix', 'part_items', 'rows_file', 'split_rows', 'part_seed', 'check_inputs', 'weight_of',
+           'weights_of', 'synth', 'told']
 
 # %% ../../nbs/40_synthesis/46_engine.ipynb #e01118fa
 import asyncio
@@ -46,12 +46,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.artifacts import atomic_write, progress, read_json, root, write_json
-from ..core.teacher import SetAside, TeacherClient, TeacherSettings, Work, failure_line, work_counts
+from ..core.teacher import TeacherClient, TeacherSettings, Work, failure_line, work_counts
 from ..core.config import InputError, setting, validate
 from ..core.extras import missing_package
-from ..core.endpoint import ChatEndpoint, EndpointError, EndpointSettings, endpoint_settings, mend, parse_price, redact
+from ..core.endpoint import ChatEndpoint, EndpointError, EndpointSettings, endpoint_settings, mend, parse_price
 from .importers import BadRow, rows_in
-from ..tools.tool import ToolError, background_loop, run_async
+from .records import broken_item, is_broken, item_id, record_of_error, sorted_out
+from ..tools.tool import background_loop, run_async
 
 # %% ../../nbs/40_synthesis/46_engine.ipynb #e619359e
 def find_function(text): # "module:function" -> function
@@ -229,34 +230,6 @@ def fingerprint(items): # list of JSON values -> 32 hexadecimal digits
     "What identifies the items of a chunk."
     return hashlib.blake2b(json.dumps(items, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
-def item_id(item, number): # JSON value, its place in the stream -> text
-    "The id of an item, or its place."
-    return str(item["id"]) if isinstance(item, dict) and item.get("id") not in (None, "") else f"{number:08d}"
-
-def broken_item(place, why): # "file:line", reason -> item
-    "An item that stands for an input that cannot be read: the engine sets it aside."
-    return {"id": place, "broken": why}
-
-def is_broken(item): return isinstance(item, dict) and set(item) == {"id", "broken"}
-
-# %% ../../nbs/40_synthesis/46_engine.ipynb #50160e6b
-def set_aside(name, error): # id of the item, exception -> record
-    "The record of an item whose maker raised: the raw replies of a teacher, or the traceback of what nobody expected."
-    if isinstance(error, SetAside):
-        work = error.work
-        return {"id": name, "kind": error.kind, "reason": error.reason, **({"faults": list(work.faults)} if work.faults else {}), **({"replies": list(work.replies)} if work.replies else {})}
-    if isinstance(error, (EndpointError, ToolError)): return {"id": name, "kind": "endpoint" if isinstance(error, EndpointError) else "tool", "reason": str(error)}
-    return {"id": name, "kind": "raised", "reason": failure_line(error), "traceback": redact("".join(traceback.format_exception(error)))[-3000:]}
-
-def sorted_out(name, value): # id, what a maker returned -> (list of rows, list of records set aside)
-    "Rows and records: what has a `reason` is set aside, and so is an item of which nothing was made."
-    values = [value] if isinstance(value, dict) else list(value or ())
-    for one in values:
-        if not isinstance(one, dict): raise TypeError(f"a maker returns dicts, not {type(one).__name__}")
-    rows = [one for one in values if "reason" not in one]
-    aside = [{"id": name, "kind": "maker", **one} for one in values if "reason" in one]
-    return rows, aside or ([] if rows else [{"id": name, "kind": "empty", "reason": "the maker made nothing of it"}])
-
 # %% ../../nbs/40_synthesis/46_engine.ipynb #793eb905
 @dataclass(frozen=True)
 class Job:
@@ -348,7 +321,7 @@ class Maker:
             with self.workspace(number, item, arguments) as given: return made_of(*sorted_out(name, await self.function(**given)))
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling(): raise # the run stops
-            return made_of([], [set_aside(name, error)])
+            return made_of([], [record_of_error(name, error)])
 
     def make_now(self, number, item): # -> Made
         "One item, by an ordinary function, as `make`."
@@ -356,7 +329,7 @@ class Maker:
         name, arguments = item_id(item, number), self.arguments(number, item)
         try:
             with self.workspace(number, item, arguments) as given: return made_of(*sorted_out(name, self.function(**given)))
-        except (Exception, SystemExit, asyncio.CancelledError) as error: return made_of([], [set_aside(name, error)])
+        except (Exception, SystemExit, asyncio.CancelledError) as error: return made_of([], [record_of_error(name, error)])
 
     async def chunk(self, first, items): # place of the first item -> Made
         "All items of a chunk, so many at once as the job allows over all its chunks."

@@ -17,8 +17,9 @@ from ..core.config import InputError
 from ..agent.episode import ResearchSettings
 from ..agent.context import message_text, shrink
 from ..core.scripted_teacher import keywords, names_in, rule, sentences
-from .attempts import SeekingSettings, as_settings, attempt, gather, malformed_item, set_aside, task_row
+from .attempts import SeekingSettings, attempt, gather
 from .filters import content_words, words
+from .records import as_settings, dropped, malformed_item, task_row
 from ..tools.toolset import provider_kit
 from ..core.trajectory import without_citations
 
@@ -120,10 +121,10 @@ async def planning_task(item, client, language="", settings=SeekingSettings()): 
     name = f"planning-{item.get('id') or hashlib.blake2b(item['text'].encode(), digest_size=5).hexdigest()}"
     def told(reply): return off_subject(reply["task"], item["text"]) + given_away(reply["task"], item["text"]) + [f"step {n}: {fault}" for n, step in enumerate(reply["plan"], 1) for fault in given_away(step, item["text"], frame) if fault.startswith("gives away")]
     try: reply = (await client.ask("task_from_report", language=language, wishes=told, report=frame)).value
-    except SetAside as error: return [set_aside(name, "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies)]
+    except SetAside as error: return [dropped(name, "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies)]
     faults = told(reply)
-    if faults: return [set_aside(name, "planning", "the task is about something else" if faults == off_subject(reply["task"], item["text"]) else "the task gives the report away", "; ".join(faults), reply=reply)]
-    return [task_row(name, language, reply["task"], "", [], reply["plan"], "planning", intent=reply["intent"], view=settings.view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
+    if faults: return [dropped(name, "planning", "the task is about something else" if faults == off_subject(reply["task"], item["text"]) else "the task gives the report away", "; ".join(faults), reply=reply)]
+    return [task_row(name, "research", language, reply["task"], plan=reply["plan"], maker="planning", intent=reply["intent"], view=settings.view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #822b8cf8
 def work_text(messages, most=60_000, result=600): # chat rows, characters in all and of one tool result -> text
@@ -172,10 +173,10 @@ async def planned_work(item, policy, client, provider=None, fetcher=None, worksp
     return await gather([_planned(item, row, client, language, settings) for row in tries], settings.parallel)
 
 async def _planned(task, row, client, language, settings): # -> trajectory row or record
-    if not row["meta"]["answer"]: return set_aside(row["id"], "planning", "did not finish", row["meta"]["ended"], trajectory=row)
-    if why := row["meta"].get("unread"): return set_aside(row["id"], "planning", "does not rest on what was read", why, trajectory=row)
+    if not row["meta"]["answer"]: return dropped(row["id"], "planning", "did not finish", row["meta"]["ended"], trajectory=row)
+    if why := row["meta"].get("unread"): return dropped(row["id"], "planning", "does not rest on what was read", why, trajectory=row)
     try: agreement = await plan_agreement(task, row, client, language)
-    except SetAside as error: return set_aside(row["id"], "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, trajectory=row)
+    except SetAside as error: return dropped(row["id"], "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, trajectory=row)
     verdict = plan_verdict(agreement, True, settings)
     row = {**row, "success": verdict is None, "maker": "planned", "meta": {**row["meta"], "maker": "planned", "agreement": agreement}}
-    return row if verdict is None else set_aside(row["id"], "planning", *verdict, filter="plan_agreement", trajectory=row)
+    return row if verdict is None else dropped(row["id"], "planning", *verdict, filter="plan_agreement", trajectory=row)

@@ -7,9 +7,9 @@ __all__ = ['VERBS', 'VERBS_ZH', 'PRAISE', 'PRAISE_ZH', 'OUTSIDE', 'VAGUE', 'OPEN
            'ABSENCE', 'not_atomic', 'anchored', 'not_verifiable', 'not_unambiguous', 'content', 'likeness',
            'not_independent', 'tested', 'same_fact', 'not_aligned', 'rubric_faults', 'sift_rubrics', 'drop_twins',
            'set_faults', 'given_away', 'disagreements', 'RubricSettings', 'without_flagged', 'told', 'first_step',
-           'second_step', 'third_look', 'two_steps', 'task_row', 'plain_text', 'telling_sentences', 'other_figure',
-           'small_first', 'topics_of', 'rubrics_from_material', 'role_by_rule', 'task_from_rubrics',
-           'judge_consistency', 'rubric_task']
+           'second_step', 'third_look', 'two_steps', 'plain_text', 'telling_sentences', 'other_figure', 'small_first',
+           'topics_of', 'rubrics_from_material', 'role_by_rule', 'task_from_rubrics', 'judge_consistency',
+           'rubric_task']
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #c7aba254
 import re
@@ -24,7 +24,7 @@ from ..core.prompts import PRINCIPLES, ROLES
 from ..core.scripted_teacher import figures_in, keywords, rule, sentences
 from .filters import words
 from .planning import report_sections
-from .reflection import aside_of, bad_item, set_aside
+from .records import aside_of, item_fault, set_aside, task_row
 from ..core.trajectory import neutralize, without_citations
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #fd5cfd38
@@ -261,7 +261,7 @@ async def third_look(item, summary, written, rubrics, task, judge, language, set
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #32f8d8ca
 async def two_steps(item, client, judge=None, language="en", settings=RubricSettings()): # -> task row, or a record
     "A research task with rubrics from an item's material. The judge should be another model than the teacher."
-    if problem := bad_item(item, material=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+    if problem := item_fault(item, material=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
     made = {}
     try:
         first = await first_step(item, client, language, settings)
@@ -274,15 +274,12 @@ async def two_steps(item, client, judge=None, language="en", settings=RubricSett
     except SetAside as error: return aside_of(item, error, **made)
     if isinstance(third, dict): return third
     judged, kept, more = third
-    return task_row(item, made["task"], made["summary"], kept, ruled, flagged + more, judged, language)
-
-# %% ../../nbs/40_synthesis/42_rubrics.ipynb #62d77aec
-def task_row(item, task, summary, rubrics, ruled, flagged, judged, language): # ruled, flagged: what was dropped before and after the task was written, as {"rubric", "faults"} -> task row
-    "A task as the environment, the judge and the evaluation take it."
-    return {"id": f"rubrics-{item['id']}", "kind": "research", "split": item.get("split", "train"), "language": language, "query": neutralize(task), "answer": "", "aliases": [], "plan": item.get("plan") or [],
-            "rubrics": [{"criterion": r["criterion"], "weight": float(r["weight"]), "axis": r["axis"], "role": r["role"]} for r in rubrics],
-            "meta": {"summary": summary, "source": item["id"], "consistency": judged["score"], "problems": judged["problems"], "rubrics_dropped": ruled + flagged,
-                     "untested": [one["rubric"]["criterion"] for one in flagged if one["rubric"]["role"] == "explicit"]}}
+    flagged += more
+    untested = [one["rubric"]["criterion"] for one in flagged if one["rubric"]["role"] == "explicit"]
+    rubrics = [{**{key: r[key] for key in ("criterion", "axis", "role")}, "weight": float(r["weight"])} for r in kept]
+    return task_row(f"rubrics-{item['id']}", "research", language, neutralize(made["task"]), plan=item.get("plan") or [],
+                    rubrics=rubrics, split=item.get("split", "train"), summary=made["summary"], source=item["id"],
+                    consistency=judged["score"], problems=judged["problems"], rubrics_dropped=ruled + flagged, untested=untested)
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #9af928a5
 _WORDS = {"en": {"covers": "Covers {}", "states": "States that {}", "source": "Cites a source for each figure", "task": "I have to decide on matters of {} and need a report with sources. Please go into {}.", "and": " and ", "comma": ", ",

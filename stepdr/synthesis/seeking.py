@@ -29,9 +29,10 @@ from ..core.config import InputError
 from ..core.prompts import PROMPTS
 from ..core.quotes import quote_stands
 from ..core.scripted_teacher import EDGE, OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences, share_said
-from .attempts import GAP, SeekingSettings, as_settings, at_gap, gather, grade, hard_enough, malformed_item, set_aside, tally, task_row
+from .attempts import GAP, SeekingSettings, at_gap, gather, grade, hard_enough
 from .importers import BadRow, Pending, rows_in
 from .planning import planned_work, planning_task
+from .records import as_settings, dropped, malformed_item, tally, task_row
 from ..tools.tool import ToolError, run_async
 from ..world.paragraphs import Paragraph, paragraph_id, passage_kind
 
@@ -347,8 +348,8 @@ async def read_twice(name, maker, question, answers, material, client, language,
     "Set a question aside of which a second reader says otherwise."
     if not settings.second_reader: return None
     try: found, why = await second_reading(question, answers, material, client, language)
-    except SetAside as error: return set_aside(name, maker, f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made, question=question)
-    return set_aside(name, maker, why, "; ".join(found), **made, question=question, answers=found) if why else None
+    except SetAside as error: return dropped(name, maker, f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made, question=question)
+    return dropped(name, maker, why, "; ".join(found), **made, question=question, answers=found) if why else None
 
 # %% ../../nbs/40_synthesis/32_seeking.ipynb #5c1e0b28
 def _hint(name, language): # a name -> words that describe it without saying it
@@ -422,26 +423,26 @@ async def graph_question(item, client, provider, language="en", settings=Seeking
     checked, counts = await check_edges(subgraph, client, provider, settings, language)
     made = {"seed": subgraph.seed, "counts": counts, "checked": checked}
     unheard = [c["why"] for c in checked if c["why"].startswith("teacher: endpoint")] # no edge's fault
-    if counts.get("supported", 0) < settings.least_edges <= counts.get("supported", 0) + len(unheard): return [set_aside(name, "graph", "teacher: endpoint", unheard[-1], **made)]
-    if counts.get("supported", 0) < settings.least_edges: return [set_aside(name, "graph", "too few edges could be verified", counts.get("supported", 0), **made)]
+    if counts.get("supported", 0) < settings.least_edges <= counts.get("supported", 0) + len(unheard): return [dropped(name, "graph", "teacher: endpoint", unheard[-1], **made)]
+    if counts.get("supported", 0) < settings.least_edges: return [dropped(name, "graph", "too few edges could be verified", counts.get("supported", 0), **made)]
     statements = statements_of(checked, settings)
     faults = []
     for draw in range(settings.rewrites + 1):
         try: reply = (await client.ask("question_from_graph", language=language, draw=draw, statements=[s.text for s in statements])).value
-        except SetAside as error: return [set_aside(name, "graph", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made)]
+        except SetAside as error: return [dropped(name, "graph", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made)]
         faults = chain_faults(reply, statements, subgraph, settings)
         if not faults: break
     made |= {"reply": reply}
-    if faults: return [set_aside(name, "graph", "the question does not rest on a chain", "; ".join(faults), **made)]
+    if faults: return [dropped(name, "graph", "the question does not rest on a chain", "; ".join(faults), **made)]
     used = [statements[n - 1] for n in dict.fromkeys(reply["chain"])]
     answers = answer_names(reply["answer"], used, subgraph)
     values = exact_values(s.text for s in used)
     question, told, rewrites = await keep_secrets(reply["question"], reply["answer"], lambda q: secrets_told(q, answers, used_entities(used, subgraph), values), client, language, settings)
-    if told: return [set_aside(name, "graph", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
+    if told: return [dropped(name, "graph", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
     evidence = list(dict.fromkeys(p for s in used for p in s.paragraphs))
-    if settings.one_search and await one_search_finds(question, answers, provider, settings.hits, evidence): return [set_aside(name, "graph", "one search finds the answer", question, **made)]
+    if settings.one_search and await one_search_finds(question, answers, provider, settings.hits, evidence): return [dropped(name, "graph", "one search finds the answer", question, **made)]
     if record := await read_twice(name, "graph", question, answers, [s.text for s in statements], judge or client, language, settings, made): return [record]
-    return [task_row(f"{name}-{draw}" if draw else name, language, question, reply["answer"], answers, [s.text for s in used], "graph", seed=subgraph.seed, hops=len({s.edge for s in used}),
+    return [task_row(f"{name}-{draw}" if draw else name, "seeking", language, question, reply["answer"], answers, [s.text for s in used], maker="graph", seed=subgraph.seed, hops=len({s.edge for s in used}),
                      edges=[list(e) for e in dict.fromkeys(s.edge for s in used)], evidence=evidence, fuzzed=reply["fuzzed"],
                      question_before=reply["question"] if question != reply["question"] else "", rewrites=rewrites, counts=counts)]
 
@@ -545,21 +546,21 @@ async def walk_question(item, client, provider=None, language="", settings=Seeki
     material = [{k: p.get(k, "") for k in ("id", "title", "date", "url", "text")} for p in shown_rows]
     by_id, titles = {p["id"]: p for p in shown_rows}, list(dict.fromkeys(p["title"] for p in shown_rows))
     made = {"path": list(dict.fromkeys(p["url"] for p in shown_rows)), "shown": len(shown_rows), "prose": len(prose), "paragraphs": len(item["paragraphs"])}
-    if len(made["path"]) < settings.least_pages: return [set_aside(name, "walk", "too few pages", len(made["path"]), **made)]
+    if len(made["path"]) < settings.least_pages: return [dropped(name, "walk", "too few pages", len(made["path"]), **made)]
     for draw in range(settings.rewrites + 1):
         try: reply = (await client.ask("question_from_walk", language=language, draw=draw, paragraphs=material)).value
-        except SetAside as error: return [set_aside(name, "walk", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made)]
+        except SetAside as error: return [dropped(name, "walk", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, **made)]
         faults = walk_faults(reply, by_id, settings)
         if not faults: break
     made |= {"reply": reply}
-    if faults: return [set_aside(name, "walk", "the question does not join pages", "; ".join(faults), **made)]
+    if faults: return [dropped(name, "walk", "the question does not join pages", "; ".join(faults), **made)]
     used = list(dict.fromkeys(f["paragraph"] for f in reply["facts"]))
     entities = [([title], []) for title in titles if any(by_id[i]["title"] == title for i in used)]
     question, told, rewrites = await keep_secrets(reply["question"], reply["answer"], lambda q: secrets_told(q, [reply["answer"]], entities), client, language, settings)
-    if told: return [set_aside(name, "walk", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
-    if provider and settings.one_search and await one_search_finds(question, [reply["answer"]], provider, settings.hits, {by_id[i]["url"] for i in used}): return [set_aside(name, "walk", "one search finds the answer", question, **made)]
+    if told: return [dropped(name, "walk", "the question tells what it should hide", "; ".join(f"{what}: {word}" for what, word in told), **made, question=question)]
+    if provider and settings.one_search and await one_search_finds(question, [reply["answer"]], provider, settings.hits, {by_id[i]["url"] for i in used}): return [dropped(name, "walk", "one search finds the answer", question, **made)]
     if record := await read_twice(name, "walk", question, [reply["answer"]], material, judge or client, language, settings, made): return [record]
-    return [task_row(f"seek-{name}", language, question, reply["answer"], [reply["answer"]], [f["statement"] for f in reply["facts"]], "walk", path=made["path"], evidence=used, rewrites=rewrites,
+    return [task_row(f"seek-{name}", "seeking", language, question, reply["answer"], [reply["answer"]], [f["statement"] for f in reply["facts"]], maker="walk", path=made["path"], evidence=used, rewrites=rewrites,
                      hops=len({by_id[i]["url"] for i in used}))]
 
 # %% ../../nbs/40_synthesis/32_seeking.ipynb #395a47c4
@@ -574,12 +575,12 @@ def read_items(source, limit=20_000_000): # file of rows, or folder of .md and .
         for file in files:
             name = file.relative_to(path).with_suffix("").as_posix().replace("/", "-")
             try: text = file.read_bytes().decode("utf-8-sig")
-            except UnicodeDecodeError as error: yield set_aside(name, "read", "malformed", f"{file.name}: not UTF-8 (byte {error.start})"); continue
+            except UnicodeDecodeError as error: yield dropped(name, "read", "malformed", f"{file.name}: not UTF-8 (byte {error.start})"); continue
             yield {"id": name, "text": text, "language": "zh" if len(re.findall("[\u4e00-\u9fff]", text)) > 0.2 * len(text) else "en"}
         return
     if not path.is_file(): raise InputError(f"{path}: no such file or folder")
     for line, value, _ in rows_in(path, limit):
-        yield set_aside(f"{path.name}-{line}", "read", "malformed", f"{path.name}, line {line}: {value}") if isinstance(value, BadRow) else value
+        yield dropped(f"{path.name}-{line}", "read", "malformed", f"{path.name}, line {line}: {value}") if isinstance(value, BadRow) else value
 
 # %% ../../nbs/40_synthesis/32_seeking.ipynb #97d01135
 async def _through(items, make, parallel, write): # write: function (item's results), called in the order of the items
@@ -588,7 +589,7 @@ async def _through(items, make, parallel, write): # write: function (item's resu
         async def one(item, place):
             if isinstance(item, dict) and item.get("maker") == "read": return [item]
             try: return await make(item, place)
-            except Exception as error: return [set_aside(str(item.get("id") or place) if isinstance(item, dict) else str(place), "seek", "raised", failure_line(error), item=item)]
+            except Exception as error: return [dropped(str(item.get("id") or place) if isinstance(item, dict) else str(place), "seek", "raised", failure_line(error), item=item)]
         for results in await asyncio.gather(*(one(item, place + n) for n, item in enumerate(chunk))): write(results)
         place += len(chunk)
 

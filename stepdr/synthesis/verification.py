@@ -19,7 +19,8 @@ from ..core.endpoint import EndpointError
 from ..core.prompts import VERDICTS
 from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule, sentences, share_said
 from .filters import malformed, words
-from .reflection import aside_of, bad_item, set_aside, trajectory_row
+from .records import aside_of, item_fault, set_aside
+from .reflection import trajectory_row
 from ..tools.tool import Toolbox
 from ..core.trajectory import cited_ids, neutralize
 
@@ -217,7 +218,7 @@ def check_record(check): # Check -> JSON object
 async def verify_paragraph(item, client, toolbox, judge=None, language="en", settings=VerificationSettings()): # -> row or record
     """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict. A statement whose
     check comes to nothing falls out alone, with its reason in `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
-    if problem := bad_item(item, paragraph=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+    if problem := item_fault(item, paragraph=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
     if item.get("verdict") not in (None, "", *VERDICTS): return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(VERDICTS)}")
     checks, left = [], []
     try:

@@ -23,7 +23,7 @@ from ..agent.context import shrink
 from ..core.scripted_teacher import keywords, rule, sentences, share_said
 from .filters import answer_of, malformed, texts, words
 from .planning import off_subject, set_scope
-from .reflection import aside_of, bad_item, set_aside
+from .records import aside_of, item_fault, set_aside
 from .rubrics import content, topics_of
 from ..core.trajectory import CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
 from ..world.paragraphs import passage_kind
@@ -115,7 +115,7 @@ def query_faults(query, report, copied=12): # -> list of lines
 async def query_report_row(item, client, language="", settings=WritingSettings()): # {"id", "report"}; teacher; "" takes the report's own language -> row or record
     "A <Query, Report> pair for mid-training from a report that a person wrote."
     if isinstance(item, dict) and "report" not in item and "text" in item: item = {**item, "report": item["text"]}
-    if problem := bad_item(item, report=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+    if problem := item_fault(item, report=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
     wrong, measures = screen_report(item["report"], settings)
     if wrong: return set_aside(item, "screened", "; ".join(wrong), measures)
     language = item.get("language") or language or measures["language"]
