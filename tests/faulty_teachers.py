@@ -9,7 +9,7 @@ from stepdr.core.teacher import Answer, Work
 from stepdr.core.endpoint import EndpointError
 from stepdr.core.prompts import PROMPTS, SCHEMAS, schema_in
 from stepdr.core.scripted_teacher import RULES, OfflineTeacher
-from stepdr.synthesis.engine import rule_teacher
+from stepdr.synthesis.makers import rule_teacher
 
 NOWHERE = "web_ffffffff"  # an id that nobody was shown
 LIES = {"verify_edge": {"findings": [{"paragraph": NOWHERE, "quote": "made up", "stance": "supports"}], "facts": [{"statement": "made up", "paragraph": NOWHERE}], "verdict": "supported"},

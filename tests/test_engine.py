@@ -19,7 +19,12 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.artifacts import read_jsonl, root, write_jsonl
 from stepdr.core.config import InputError
 from stepdr.synthesis.filters import well_formed
-from stepdr.synthesis.engine import GIVEN, MAKERS, SOURCES, EngineSettings, Kept, checked_options, find_function, items_of, maker_plan, mix, mixture, run_chunks, synth
+from stepdr.synthesis.engine import EngineSettings, run_chunks
+from stepdr.synthesis.synth import synth
+from stepdr.synthesis.mixture import mix, mixture
+from stepdr.synthesis.sources import SOURCES, items_of
+from stepdr.synthesis.chunks import Kept
+from stepdr.synthesis.makers import GIVEN, MAKERS, checked_options, find_function, maker_plan
 
 HERE = Path(__file__).parent
 
@@ -606,7 +611,7 @@ def test_every_capability_on_ray(offline, monkeypatch):
 
 
 def test_the_offline_teacher_does_not_grow():
-    from stepdr.synthesis.engine import rule_teacher
+    from stepdr.synthesis.makers import rule_teacher
     from stepdr.tools.tool import run_async
     teacher = rule_teacher()
     async def many():

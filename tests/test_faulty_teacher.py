@@ -10,7 +10,8 @@ from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
 from stepdr.run.cli import main
-from stepdr.synthesis.engine import kind_of, synth
+from stepdr.synthesis.synth import synth
+from stepdr.synthesis.chunks import kind_of
 
 HERE = Path(__file__).parent
 TOWNS = ["Ashford", "Brennock", "Coldwell", "Dunmere", "Eastholt", "Farlow", "Garsdale", "Hexby", "Ilminster", "Jarrowick", "Kelby", "Lorne", "Marfield", "Norwell"]

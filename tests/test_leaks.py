@@ -2,6 +2,7 @@
 import copy
 import random
 import re
+import tempfile
 
 import pytest
 
@@ -10,11 +11,12 @@ from stepdr.core.config import SynthesisSettings
 from stepdr.model.base import train_tokenizer, training_text
 from stepdr.model.encoding import Namer, encode_rows
 from stepdr.synthesis.build import sets_of
-from stepdr.synthesis.closed import document_row, reading_row
+from stepdr.synthesis.closed import document_row, reading_row, verified_claim
 from stepdr.synthesis.filters import decontamination
 from stepdr.synthesis.tasks import question_tasks, research_tasks
 from stepdr.synthesis.expert import PERFECT, make_trajectory
-from stepdr.world.closed_web import ClosedWeb
+from stepdr.tools.tool import run_async
+from stepdr.world.closed_web import ClosedWeb, save_web
 from stepdr.world.facts import load_graph
 
 SMALL = SynthesisSettings(stage1_rows=600, stage2_rows=300, sft_rows=200, heldout_research=60, heldout_questions=60,
@@ -132,6 +134,10 @@ def smuggled(web, tasks, kind):
         row = copy.deepcopy(row)
         row["messages"][0]["content"] = task["query"]
         return row
+    if kind == "verification":
+        with tempfile.TemporaryDirectory() as folder:
+            save_web(web, root() / "data" / "kg", folder + "/web")
+            return run_async(verified_claim({"id": task["id"], "task": task, "attempt": 0}, folder + "/web", 0, 0.0))
     return make_trajectory(web, kind, task, PERFECT, 0)
 
 

@@ -299,7 +299,7 @@ def filter_command(options) -> int:
 
 def synth_command(options) -> int:
     "Make training data as a config says."
-    from stepdr.synthesis.engine import synth, told
+    from stepdr.synthesis.synth import synth, told
     made = {}
     status = _counted(lambda: made.update(synth(options.config, options.out, options.teacher, options.engine, options.workers, endpoint_fields(options))) or made)
     print("\n".join(told(made, options.out)), file=sys.stderr)

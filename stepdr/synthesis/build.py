@@ -20,7 +20,9 @@ from pathlib import Path
 from ..core.artifacts import read_jsonl, read_parquet, root
 from ..core.config import InputError
 from .closed import readable, report_row, verified_questions, web_at, write_facts, write_wiki
-from .engine import mixture, part_seed, run_chunks, trained_on
+from .engine import run_chunks
+from .synth import part_seed
+from .mixture import mixture, trained_on
 from .filters import (apply_filters, citation_format, correct_and_shortest, decontamination, drop_where, language_mixing, length, near_duplicates, ngram_repetition, noise_share,
                                       plan_consistency, temporal_anchoring, tool_schema, well_formed)
 from .tasks import question_tasks, research_tasks

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERFECT', 'MAKERS', 'Care', 'turn', 'groups', 'choose', 'quote', 'value_in', 'Episode', 'seek', 'walk', 'research',
-           'planning', 'verify', 'trajectory_names', 'make_trajectory']
+           'planning', 'trajectory_names', 'make_trajectory']
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #f72991c6
 import random
@@ -148,26 +148,8 @@ def planning(task, environment, care, rng): # -> messages
     episode.finish("planned", "plan : " + " , ".join(plan))
     return episode.messages
 
-# %% ../../nbs/40_synthesis/04_expert.ipynb #af36b69f
-def verify(task, environment, care, rng): # one-hop question task -> messages
-    "Check a claim: support, refute, or doubtful if no trusted source was found."
-    relation, name, web = task["plan"][0], task["meta"]["mention"], environment.web
-    claims = [p for p in web.by_entity[task["meta"]["entity"]] if p.heading == relation]
-    wrong = [p for p in claims if not p.correct]
-    claim = rng.choice(wrong if wrong and rng.random() < 0.6 else claims).value_name
-    episode, query = Episode({**task, "query": f"Check : the {relation} of {name} is {claim} ."}, environment), f"{name} {relation}"
-    lines = episode.find(f"plan : {relation}", [query], rng.random() < care.retry).get(query)
-    if not lines:
-        episode.finish("not found", "doubtful")
-        return episode.messages
-    line = choose(lines, rng.random() < care.trusted)
-    trusted = line.split(" : ")[0] in TRUSTED
-    verdict = "doubtful" if not trusted else "support" if value_in(line, environment) == claim else "refute"
-    episode.finish(quote(relation, line) + f"\nclaim : {claim}", f"{verdict}\n{quote(relation, line, cite=True)}")
-    return episode.messages
-
 # %% ../../nbs/40_synthesis/04_expert.ipynb #6804883a
-MAKERS = {"seeking": seek, "walk": walk, "research": research, "planning": planning, "verification": verify}
+MAKERS = {"seeking": seek, "walk": walk, "research": research, "planning": planning}
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #e26670a1
 def trajectory_names(task, environment, messages): # -> sorted names that occur in a trajectory
@@ -187,7 +169,6 @@ def make_trajectory(web, kind, task, care, seed, failure_rate=0.07, attempt=0): 
     elif kind in ("seeking", "walk"): success = answer in task["aliases"]
     else: success = True
     names = trajectory_names(task, environment, messages)
-    if kind == "verification": names = sorted({*names, messages[0]["content"].split(" is ", 1)[1].removesuffix(" .")})
     return {"id": f"{kind}-{task['id']}-{attempt}", "kind": {"walk": "seeking"}.get(kind, kind), "task_id": task["id"], "split": task["split"],
             "messages": messages, "success": success, "tool_calls": environment.calls, "tokens": sum(len(m["content"].split()) for m in messages),
             "meta": {"maker": kind, "names": names, "failures": environment.failures, "plan": task["plan"], "query": messages[0]["content"], "answer": answer}}
