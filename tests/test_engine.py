@@ -22,7 +22,7 @@ from stepdr.synthesis.filters import well_formed
 from stepdr.synthesis.engine import EngineSettings, run_chunks
 from stepdr.synthesis.synth import synth
 from stepdr.synthesis.mixture import mix, mixture
-from stepdr.synthesis.sources import SOURCES, items_of
+from stepdr.synthesis.inputs import SOURCES, items_of
 from stepdr.synthesis.chunks import Kept
 from stepdr.synthesis.makers import GIVEN, MAKERS, checked_options, find_function, maker_plan
 

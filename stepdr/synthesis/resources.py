@@ -48,7 +48,9 @@ def open_fetcher(names):
 def open_provider(names):
     "Where statements are searched: the closed web, a corpus, a folder of documents, or an engine of the live web."
     text = names.get("provider") or "closed"
-    from stepdr.tools.search import ClosedWebProvider, FolderProvider, StoreProvider, folder_store, live_provider
+    from stepdr.tools.engines import live_provider
+    from stepdr.tools.folder import FolderProvider, folder_store
+    from stepdr.tools.providers import ClosedWebProvider, StoreProvider
     if text == "closed":
         from stepdr.world.closed_web import ClosedWeb
         from stepdr.world.facts import load_graph

@@ -23,7 +23,7 @@ from ..core.teacher import TeacherSettings
 from .engine import run_chunks
 from .makers import FUNCTION_NAME, MAKERS, POLICIES, TEACHERS, Known, checked_options, find_function, maker_plan
 from .mixture import mix, repeated
-from .sources import SOURCES, drawn, items_of, source_options, with_fields
+from .inputs import SOURCES, drawn, items_of, source_options, with_fields
 
 # %% ../../nbs/40_synthesis/53_synth.ipynb #fc353940
 @dataclass(frozen=True)
