@@ -41,7 +41,9 @@ def open_policy(names):
 def open_fetcher(names):
     "Fetches pages of the live web; none where all pages are at hand."
     if names.get("provider", "closed") == "closed" or Path(names["provider"]).is_dir(): return None
-    from stepdr.tools.fetch import Cache, Fetcher, FetchSettings
+    from stepdr.tools.addresses import FetchSettings
+    from stepdr.tools.cache import Cache
+    from stepdr.tools.fetch import Fetcher
     return Fetcher(FetchSettings(**names.get("fetch", {})), Cache(names["cache"] + "/web", "on") if names.get("cache") else None)
 
 # %% ../../nbs/40_synthesis/46_resources.ipynb #740bba77

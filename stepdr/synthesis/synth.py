@@ -120,7 +120,7 @@ def checked_config(value): # dict -> (SynthSettings, settings of the teacher, li
     currencies = {parse_price(text)["currency"] for text in (settings.price, settings.policy_price) if text.strip()}
     if len(currencies) > 1: raise InputError(f"config.policy_price: is in another currency than config.price ({' and '.join(sorted(currencies))}); give both in one, for what teacher and policy cost is added up")
     _table(tables["teaching"], TeacherSettings, "config.teaching")
-    if tables["fetch"]: _table(tables["fetch"], find_function("stepdr.tools.fetch:FetchSettings"), "config.fetch")
+    if tables["fetch"]: _table(tables["fetch"], find_function("stepdr.tools.addresses:FetchSettings"), "config.fetch")
     made = []
     for number, part in enumerate(parts, 1):
         place = f"part[{number}]"
