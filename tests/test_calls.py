@@ -10,7 +10,8 @@ from stepdr.core.calls import answer_in, read_arguments, unread_call
 from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Gathered, native_call, read_turn
 from stepdr.agent.episode import ResearchSettings, find_answer
 from stepdr.agent.drivers import ResearchAgent
-from stepdr.synthesis.filters import answer_of as filter_answer, calls_of, citation_format, citations, failed_responses
+from stepdr.synthesis.filters import citation_format
+from stepdr.synthesis.trajectories import answer_of as filter_answer, calls_of, citations, failed_responses
 from stepdr.synthesis.formats import trajectory_of
 from stepdr.tools.tool import Toolbox, ToolError, check_arguments, run_async
 from stepdr.tools.closed import Environment

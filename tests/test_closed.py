@@ -10,7 +10,7 @@ from stepdr.core.config import InputError, SynthesisSettings
 from stepdr.core.prompts import SCHEMAS
 from stepdr.synthesis.build import CATEGORIES, make_sets, read_mixture
 from stepdr.synthesis.closed import CLOSED_RULES, aspects_of, role_in
-from stepdr.synthesis.filters import malformed
+from stepdr.synthesis.trajectories import malformed
 from stepdr.core.trajectory import CITE
 from stepdr.world.closed_web import ClosedWeb, save_web
 from stepdr.world.facts import load_graph

@@ -18,7 +18,7 @@ import engine_makers
 from scripted_model import ScriptedModel, turn
 from stepdr.core.artifacts import read_jsonl, root, write_jsonl
 from stepdr.core.config import InputError
-from stepdr.synthesis.filters import well_formed
+from stepdr.synthesis.trajectories import well_formed
 from stepdr.synthesis.engine import EngineSettings, run_chunks
 from stepdr.synthesis.synth import synth
 from stepdr.synthesis.mixture import mix, mixture

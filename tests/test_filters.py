@@ -16,10 +16,13 @@ from stepdr.core.prompts import prompt
 from stepdr.agent.context import shrink
 from stepdr.synthesis import kernels
 from stepdr.synthesis.filters import FILTERS as ALL
-from stepdr.synthesis.filters import (BY_DEFAULT, answer_of, apply_filters, calls_of, citation_format, citations, correct_and_shortest,
-                                      dead_ends, decontamination, failed_responses, headings, malformed, ngram_repetition, noise_share,
-                                      own_texts, plan_consistency, row_id, texts, well_formed, words,
-                                      language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
+from stepdr.synthesis.filters import (
+    BY_DEFAULT, apply_filters, citation_format, correct_and_shortest, dead_ends, headings, ngram_repetition,
+    noise_share, plan_consistency, language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
+from stepdr.synthesis.kernels import words
+from stepdr.synthesis.decontamination import decontamination
+from stepdr.synthesis.trajectories import (
+    answer_of, calls_of, citations, failed_responses, malformed, own_texts, row_id, texts, well_formed)
 from stepdr.tools.tool import ToolError, Toolbox
 from stepdr.tools.extract import make_document
 from stepdr.tools.file import Files

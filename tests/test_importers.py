@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from stepdr.core.config import InputError
-from stepdr.synthesis import filters, importers
+from stepdr.synthesis import filters, importers, trajectories
+from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.formats import BadRow, reads_back, trajectory_of
 from stepdr.synthesis.importers import array_items, dataset_features, import_file
 from stepdr.core.trajectory import END, START, segments
@@ -75,7 +76,7 @@ def lines(*rows): return "".join(json.dumps(row, ensure_ascii=False) + "\n" for 
 
 def sound(row):
     "What every imported row must be."
-    assert filters.malformed(row, {"task_id": str, "tool_calls": int, "tokens": int}) == ""
+    assert trajectories.malformed(row, {"task_id": str, "tool_calls": int, "tokens": int}) == ""
     assert all(reads_back(m) for m in row["messages"] if m["role"] == "assistant")
     text = rendered(row["messages"])
     assert text.count(START) == text.count(END) == len(row["messages"])
@@ -91,7 +92,7 @@ def test_each_format_becomes_the_same_kind_of_row(name):
     assert row["tool_calls"] == len(first["tool_calls"]) == ROLES[name].count("tool")
     answered = {call["id"]: call["function"]["name"] for call in first["tool_calls"]}
     assert all(answered[m["tool_call_id"]] == m["name"] for m in row["messages"] if m["role"] == "tool")
-    assert filters.answer_of(row) and row["messages"][-1]["content"].startswith("<answer>")
+    assert trajectories.answer_of(row) and row["messages"][-1]["content"].startswith("<answer>")
 
 
 def test_what_the_formats_say_is_kept():
@@ -420,6 +421,6 @@ def test_real_trajectories_go_through(tmp_path):
     log = gzip.open(SHARED / "reflexion_react_hotpot_base.txt.gz", "rt").read()
     react = [row for row in rows if row["meta"]["format"] == "react"]
     assert sum(row["success"] for row in react) == log.count("Answer is CORRECT") and sum(row["meta"]["finished"] for row in react) == log.count(": Finish[")
-    every = [filters.well_formed, filters.ngram_repetition, filters.noise_share, filters.plan_consistency, filters.citation_format, filters.decontamination, filters.correct_and_shortest]
+    every = [trajectories.well_formed, filters.ngram_repetition, filters.noise_share, filters.plan_consistency, filters.citation_format, decontamination, filters.correct_and_shortest]
     kept, dropped, funnel = filters.apply_filters(rows, every, "imported")
     assert len(kept) + len(dropped) == len(rows) and funnel[0]["dropped"] == 0 and not [row for row in dropped if row["reason"] == "malformed"]

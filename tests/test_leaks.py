@@ -12,7 +12,7 @@ from stepdr.model.base import train_tokenizer, training_text
 from stepdr.model.encoding import Namer, encode_rows
 from stepdr.synthesis.build import sets_of
 from stepdr.synthesis.closed import document_row, reading_row, verified_claim
-from stepdr.synthesis.filters import decontamination
+from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.tasks import question_tasks, research_tasks
 from stepdr.synthesis.expert import PERFECT, make_trajectory
 from stepdr.tools.tool import run_async

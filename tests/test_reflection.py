@@ -17,7 +17,8 @@ from stepdr.core.endpoint import ChatEndpoint, EndpointError, EndpointSettings
 from stepdr.core.prompts import SCHEMAS, schema_in
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks
-from stepdr.synthesis.filters import answer_of, calls_of, citation_format, malformed, ngram_repetition, texts, tool_schema
+from stepdr.synthesis.filters import citation_format, ngram_repetition, tool_schema
+from stepdr.synthesis.trajectories import answer_of, calls_of, malformed, texts
 from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, hint_measures, reflect_loop,
                                          reflection_rows, trajectory_row)
 from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, rubric_task, set_faults, sift_rubrics

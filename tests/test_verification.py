@@ -10,7 +10,7 @@ from stepdr.core.teacher import TeacherClient
 from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
 from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, VERDICTS, schema_in, teacher_messages
 from stepdr.core.scripted_teacher import OfflineTeacher
-from stepdr.synthesis.filters import answer_of, well_formed
+from stepdr.synthesis.trajectories import answer_of, well_formed
 from stepdr.synthesis.verification import Check, VerificationSettings, run_check, unwarranted, verify_paragraph
 from stepdr.tools.tool import Toolbox, ToolResult, run_async
 from stepdr.core.trajectory import cited_ids

@@ -19,7 +19,9 @@ from pathlib import Path
 from ..core.artifacts import root
 from ..core.config import InputError
 from ..core.prompts import AXES, ROLES
-from ..synthesis.filters import YEAR, decontamination, foreign_runs, language_units, main_language, near_duplicates, ngrams, words, years
+from ..synthesis.filters import YEAR, foreign_runs, language_units, main_language, near_duplicates, years
+from ..synthesis.kernels import ngrams, words
+from ..synthesis.decontamination import decontamination
 from ..synthesis.rubrics import given_away, rubric_faults, set_faults
 from ..synthesis.filter_files import load_evaluation
 from ..core.trajectory import neutralize

@@ -23,7 +23,8 @@ from ..core.endpoint import ContextTooLong, EndpointError, Reply, Usage, guess_t
 from ..agent.episode import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said
-from .filters import dead_end, sources_read
+from .filters import dead_end
+from .trajectories import sources_read
 from .records import as_settings, dropped, malformed_item
 from ..tools.tool import background_loop, respelled
 from ..tools.toolset import provider_kit

@@ -23,8 +23,11 @@ from .closed import readable, report_row, verified_questions, web_at, write_fact
 from .engine import run_chunks
 from .synth import part_seed
 from .mixture import mixture, trained_on
-from .filters import (apply_filters, citation_format, correct_and_shortest, decontamination, drop_where, language_mixing, length, near_duplicates, ngram_repetition, noise_share,
-                                      plan_consistency, temporal_anchoring, tool_schema, well_formed)
+from .filters import (
+    apply_filters, citation_format, correct_and_shortest, language_mixing, length, near_duplicates, ngram_repetition,
+    noise_share, plan_consistency, temporal_anchoring, tool_schema)
+from .decontamination import decontamination
+from .trajectories import drop_where, well_formed
 from .tasks import question_tasks, research_tasks
 from ..tools.closed import ClosedToolbox, Environment
 from ..world.closed_web import save_web

@@ -40,8 +40,10 @@ import stepdr
 from ..core.artifacts import atomic_write, progress_bar, sha256_path
 from ..core.config import InputError, setting, validate
 from . import filters, kernels
-from .filters import (BY_DEFAULT, FILTERS, Evaluation, Wording, correct_and_shortest, decontamination, failed_responses, id_hash, malformed,
-                                      near_duplicates, noise_plan, noise_share, require, row_id, separate, texts, well_formed)
+from .filters import (
+    BY_DEFAULT, FILTERS, correct_and_shortest, id_hash, near_duplicates, noise_plan, noise_share)
+from .decontamination import Evaluation, Wording, decontamination
+from .trajectories import failed_responses, malformed, require, row_id, separate, texts, well_formed
 
 # %% ../../nbs/40_synthesis/12_filter_files.ipynb #e49b08bc
 @dataclass(frozen=True)

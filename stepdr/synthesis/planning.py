@@ -18,7 +18,8 @@ from ..agent.episode import ResearchSettings
 from ..agent.context import message_text, shrink
 from ..core.scripted_teacher import keywords, names_in, rule, sentences
 from .attempts import SeekingSettings, attempt, gather
-from .filters import content_words, words
+from .filters import content_words
+from .kernels import words
 from .records import as_settings, dropped, malformed_item, task_row
 from ..tools.toolset import provider_kit
 from ..core.trajectory import without_citations

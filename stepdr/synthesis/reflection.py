@@ -28,7 +28,8 @@ from ..agent.context import message_text, shrink, split_turns
 from ..core.answers import compare_answers
 from ..core.scripted_teacher import figures_in, keywords, passage_for, rule, sentences
 from .attempts import on_background, same_answer, unread
-from .filters import calls_of, malformed, sources_read, words
+from .kernels import words
+from .trajectories import calls_of, malformed, sources_read
 from .records import aside_of, item_fault, set_aside
 from ..tools.tool import Toolbox, respelled
 from ..tools.toolset import provider_kit

@@ -22,7 +22,7 @@ from ..core.teacher import SetAside
 from ..core.config import setting, validate
 from ..core.prompts import PRINCIPLES, ROLES
 from ..core.scripted_teacher import figures_in, keywords, rule, sentences
-from .filters import words
+from .kernels import words
 from .planning import report_sections
 from .records import aside_of, item_fault, set_aside, task_row
 from ..core.trajectory import neutralize, without_citations

@@ -18,7 +18,8 @@ from ..core.config import setting, validate
 from ..core.endpoint import EndpointError
 from ..core.prompts import VERDICTS
 from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule, sentences, share_said
-from .filters import malformed, words
+from .kernels import words
+from .trajectories import malformed
 from .records import aside_of, item_fault, set_aside
 from .reflection import trajectory_row
 from ..tools.tool import Toolbox

@@ -21,7 +21,8 @@ from ..core.endpoint import EndpointError, guess_tokens
 from ..core.prompts import NEEDS
 from ..agent.context import shrink
 from ..core.scripted_teacher import keywords, rule, sentences, share_said
-from .filters import answer_of, malformed, texts, words
+from .kernels import words
+from .trajectories import answer_of, malformed, texts
 from .planning import off_subject, set_scope
 from .records import aside_of, item_fault, set_aside
 from .rubrics import content, topics_of
