@@ -39,9 +39,9 @@ from pathlib import Path
 import stepdr
 from ..core.artifacts import atomic_write, progress_bar, sha256_path
 from ..core.config import InputError, setting, validate
-from . import filters, kernels
+from . import decontamination as leaks, filters, kernels, trajectories
 from .filters import (
-    BY_DEFAULT, FILTERS, correct_and_shortest, id_hash, near_duplicates, noise_plan, noise_share)
+    BY_DEFAULT, FILTERS, id_hash, near_duplicates, noise_plan, noise_share)
 from .decontamination import Evaluation, Wording, decontamination
 from .trajectories import failed_responses, malformed, require, row_id, separate, texts, well_formed
 
@@ -809,7 +809,8 @@ def beside(path, ending): # "a/b.jsonl.gz", ".dropped.jsonl" -> a/b.dropped.json
 
 def key_of(*values):
     "What a run is of, with the code that does it."
-    code = [sha256_path(inspect.getsourcefile(module)) for module in (filters, kernels, sys.modules[filter_file.__module__]) if module.__name__ != "__main__"]
+    parts = (trajectories, leaks, filters, kernels, sys.modules[filter_file.__module__])
+    code = [sha256_path(inspect.getsourcefile(module)) for module in parts if module.__name__ != "__main__"]
     return hashlib.sha256(json.dumps([stepdr.__version__, *code, *values], sort_keys=True, default=str).encode()).hexdigest()
 
 # %% ../../nbs/40_synthesis/12_filter_files.ipynb #60c19ada
