@@ -21,8 +21,12 @@ from stepdr.core.artifacts import root
 from stepdr.core.teacher import TeacherSettings, request_key, spent
 from stepdr.core.config import InputError
 from stepdr.judge.agreement import agreement, agreement_table, calibration, cohen_kappa, krippendorff_alpha
-from stepdr.judge.judges import (EndpointJudge, JudgingSettings, Judgement, MajorityJudge, OracleJudge, RubricJudge, TrainedJudge, WordsJudge, compare_judges, cut_report, join_trials,
-                                    judge_from, judge_reports, judged_score, other_system, probe_judge, read_factscore, reading_rows, statement_agreement)
+from stepdr.judge.judges import (
+    EndpointJudge, JudgingSettings, Judgement, MajorityJudge, OracleJudge, RubricJudge, TrainedJudge, WordsJudge,
+    cut_report, join_trials, judge_from)
+from stepdr.judge.reports import (
+    compare_judges, judge_reports, judged_score, other_system, probe_judge, read_factscore, reading_rows,
+    statement_agreement)
 from stepdr.judge.metrics import VERDICTS, rubric_score
 from stepdr.judge.perturbations import PROBES, bootstrap_share, parts_of, probe_items, probed
 from stepdr.core.endpoint import ChatEndpoint, ContextTooLong, EndpointSettings, Reply, Usage, guess_tokens
@@ -124,7 +128,7 @@ import json, sys
 sys.path.insert(0, "tests")
 from test_judges import endpoint, tasks_of
 from stepdr.core.teacher import TeacherSettings
-from stepdr.judge.judges import judge_reports
+from stepdr.judge.reports import judge_reports
 class Server: url, model = sys.argv[1], "scripted"
 class Loud(list):
     def __iter__(self):
@@ -357,7 +361,7 @@ import json, sys
 sys.path.insert(0, "tests")
 from test_judges import SEVERAL, endpoint, fourteen
 from stepdr.core.teacher import TeacherSettings
-from stepdr.judge.judges import judge_reports
+from stepdr.judge.reports import judge_reports
 class Server: url, model = sys.argv[1], "scripted"
 judge = endpoint(Server, None, SEVERAL, TeacherSettings(temperature=0.0, language_share=0.0, concurrency=2), timeout=5.0)
 print(json.dumps(judge_reports(judge, *fourteen(6), sys.argv[2] + "/verdicts.jsonl", parallel=1)))

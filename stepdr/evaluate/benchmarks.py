@@ -973,7 +973,8 @@ async def grade_predictions(bench,  # name or Bench
 
 # %% ../../nbs/90_evaluate/04_benchmarks.ipynb #3d6aa037
 def _rubric_verdicts(loaded, predictions, out, judge): # -> (rows, list of what was set aside, card of the judge)
-    from stepdr.judge.judges import MajorityJudge, judge_reports
+    from stepdr.judge.judges import MajorityJudge
+    from stepdr.judge.reports import judge_reports
     summary = judge_reports(judge, loaded.tasks, predictions, out / "verdicts.jsonl")
     aside = [row for _, row in numbered_rows(out / "verdicts.jsonl.aside.jsonl")]
     rows = [row for _, row in numbered_rows(out / "verdicts.jsonl")] + [row for row in aside if "criterion" in row]

@@ -23,7 +23,8 @@ from ..core.config import InputError, setting, validate
 from ..judge import metrics as m
 from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predictions, graded_headline, load_tasks, numbered_rows, question_task, read_rubrics, rule_answer, score_pairs, score_rubrics, score_verdicts, sound, Tally
 from .cards import card_html, cost_table, decontaminated, report_cost, score_card
-from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, judge_reports, rows_of, web_of
+from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, web_of
+from ..judge.reports import judge_reports, rows_of
 from ..core.endpoint import EndpointError, mend
 from ..agent.episode import ResearchSettings, find_answer, parse_budget
 from ..agent.drivers import ResearchAgent
@@ -565,7 +566,7 @@ def probe_names(probes): # names with commas; "": all -> list of names
 # %% ../../nbs/90_evaluate/18_harness.ipynb #43026e51
 def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1, endpoint=None): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
     "How often changes that must not matter flip a judge's verdicts on a file of reports."
-    from stepdr.judge.judges import probe_judge
+    from stepdr.judge.reports import probe_judge
     from stepdr.synthesis.tasks import oracle
     names = probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
@@ -615,7 +616,7 @@ def right_verdicts(path, items): # verdict rows {"task", "number" or "criterion"
 
 def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price="", endpoint=None): # as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
     "One rubric a request against several, on a file of reports; the same command goes on in OUT and pays nothing twice."
-    from stepdr.judge.judges import judge_modes
+    from stepdr.judge.reports import judge_modes
     from stepdr.synthesis.tasks import oracle
     names = [] if probes == "none" else probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
