@@ -9,7 +9,8 @@ import time
 from stepdr.core.artifacts import root
 from stepdr.core.teacher import Answer, SetAside, Work
 from stepdr.core.config import InputError
-from stepdr.core.endpoint import Reply, Usage
+from stepdr.core.usage import Usage
+from stepdr.core.replies import Reply
 from stepdr.tools.tool import ToolError
 from stepdr.tools.providers import Provider
 

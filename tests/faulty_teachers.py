@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from stepdr.core.teacher import Answer, Work
-from stepdr.core.endpoint import EndpointError
+from stepdr.core.replies import EndpointError
 from stepdr.core.prompts import PROMPTS, SCHEMAS, schema_in
 from stepdr.core.scripted_teacher import RULES, OfflineTeacher
 from stepdr.synthesis.makers import rule_teacher

@@ -13,7 +13,8 @@ from stepdr.core.teacher import TeacherClient, TeacherSettings
 from stepdr.core.config import InputError
 from stepdr.evaluate import benchmarks as b
 from stepdr.judge import metrics as m
-from stepdr.core.endpoint import Reply, Usage
+from stepdr.core.usage import Usage
+from stepdr.core.replies import Reply
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -7,7 +7,10 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.calls import answer_in, read_arguments, unread_call
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Gathered, native_call, read_turn
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.replies import native_call, read_turn
+from stepdr.core.streams import Gathered
 from stepdr.agent.episode import ResearchSettings, find_answer
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.synthesis.filters import citation_format

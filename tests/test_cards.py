@@ -17,7 +17,10 @@ from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.cards import (CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, compare, compare_text, cost_table, decontaminated, front, load_prices, paired_test, price_for, prompt_hashes, quality_cost_figure,
                                    report_cost, score_card, sign_flip_p, trace_cost)
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.usage import Usage
+from stepdr.core.replies import Reply
 from stepdr.agent.episode import ResearchResult, Spent
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.tools.tool import Toolbox

@@ -24,7 +24,8 @@ from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.citations import (EndpointCitations, Source, SourceReader, Statement, TruthCitations, WordCitations, check_report, check_reports, citation_figure, citation_judge_from, citation_table, cut_text,
                                        extract_asked, extract_citations, fact_rows, source_key, split_sentences)
 from stepdr.evaluate.closed_web import citation_support
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 from stepdr.synthesis.tasks import research_tasks
 from stepdr.tools.closed import paragraph_line
 from stepdr.world.closed_web import ClosedWeb

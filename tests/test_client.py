@@ -18,7 +18,10 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.teacher import (CHECKS, SetAside, TeacherClient, TeacherSettings, ask_many, faults_of, free_texts, judge_reply, language_shares, mend_json, read_objects, refuses, request_key,
                            schema_validator, spent, teach)
 from stepdr.core.config import InputError
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage, price_of
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.usage import Usage, price_of
+from stepdr.core.replies import Reply
 from stepdr.core.prompts import AXES, CHINESE, CUT, GRADERS, PROMPTS, ROLES, SCHEMAS, add_prompt, holes, prompt, schema_in, shown_value, teacher_messages
 
 PARAGRAPHS = [{"id": "web_0a1b2c3d", "title": "Bridge", "text": "The bridge was opened in 1883 and is still in use."}]
@@ -193,7 +196,8 @@ def test_broken_entries_are_set_aside_and_asked_again(tmp_path):
 SCRIPT = """
 import asyncio, json, sys
 from stepdr.core.teacher import TeacherClient, TeacherSettings, ask_many
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 url, cache, rows = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 async def work():
     policy = ChatEndpoint(EndpointSettings(base_url=url, model="scripted", price_in=2.0, price_out=8.0, price_cached=0.5))
@@ -291,7 +295,7 @@ def test_a_prompt_that_is_too_long_is_remembered(tmp_path):
     class Full:
         name, times = "full", 0
         async def complete(self, *_):
-            from stepdr.core.endpoint import ContextTooLong
+            from stepdr.core.replies import ContextTooLong
             self.times += 1
             raise ContextTooLong("the prompt has 9 tokens, the model 8 positions")
     policy = Full()

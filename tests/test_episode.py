@@ -5,7 +5,9 @@ import pytest
 
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.agent.episode import Episode, ModelTurn, ResearchSettings, ToolCalls, opening, result_row
-from stepdr.core.endpoint import ContextTooLong, EndpointError, Limits, Reply, Usage
+from stepdr.core.replies import ContextTooLong, EndpointError, Reply
+from stepdr.core.limits import Limits
+from stepdr.core.usage import Usage
 from stepdr.core.trajectory import parse_turn
 from stepdr.tools.tool import Toolbox, run_async
 from stepdr.tools.workspace import Workspace

@@ -22,7 +22,9 @@ from stepdr.evaluate.benchmarks import score_file
 from stepdr.evaluate.cards import compare
 from stepdr.evaluate.harness import Answering, Answers, EvalSettings, eval_tasks, gather_predictions, page_reader, probe_file, results_text, run_eval
 from stepdr.judge.judges import EndpointJudge, JudgingSettings
-from stepdr.core.endpoint import ChatEndpoint, EndpointError, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.replies import EndpointError
 
 ASK = TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0, repairs=1)
 
@@ -156,7 +158,8 @@ def test_short_answers_by_an_endpoint(tmp_path):
 MODEL = """
 import sys
 from stepdr.evaluate.harness import Answering, run_eval
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 policy = ChatEndpoint(EndpointSettings(base_url=sys.argv[1], model="scripted", retries=0, backoff=0.01))
 found = run_eval("simpleqa", sys.argv[2] + "/out", model=Answering(policy, "m", agent=False, brief=True, workers=2), data=sys.argv[2] + "/q.jsonl")
 print(found["score"]["mean"], found["complete"])

@@ -13,7 +13,10 @@ import pytest
 from scripted_model import ScriptedModel, turn
 from stepdr.core.artifacts import root
 from stepdr.core.teacher import TeacherClient
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings, Reply, Usage
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.usage import Usage
+from stepdr.core.replies import Reply
 from stepdr.agent.episode import ResearchResult, ResearchSettings, Spent
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.agent.report import report_markdown

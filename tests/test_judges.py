@@ -29,7 +29,10 @@ from stepdr.judge.reports import (
     statement_agreement)
 from stepdr.judge.metrics import VERDICTS, rubric_score
 from stepdr.judge.perturbations import PROBES, bootstrap_share, parts_of, probe_items, probed
-from stepdr.core.endpoint import ChatEndpoint, ContextTooLong, EndpointSettings, Reply, Usage, guess_tokens
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.usage import Usage, guess_tokens
+from stepdr.core.replies import ContextTooLong, Reply
 from stepdr.synthesis.tasks import oracle, research_tasks
 from stepdr.tools.closed import paragraph_line
 from stepdr.core.trajectory import CITE

@@ -9,7 +9,12 @@ import pytest
 from scripted_model import FAULTS, ScriptedModel, turn
 
 from stepdr.core.config import InputError
-from stepdr.core.endpoint import _Garbage, ChatEndpoint, ContextTooLong, EndpointError, EndpointSettings, Gathered, Usage, endpoint_settings, price_of, read_turn
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.streams import GarbledReply
+from stepdr.core.connection import EndpointSettings, endpoint_settings
+from stepdr.core.usage import Usage, price_of
+from stepdr.core.replies import ContextTooLong, EndpointError, read_turn
+from stepdr.core.streams import Gathered
 
 QUESTION = [{"role": "user", "content": "What is the birthplace of Ada Lovelace?"}]
 TOOLS = [{"type": "function", "function": {"name": "file", "description": "Files.", "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}}}]
@@ -98,8 +103,8 @@ def test_a_stream_that_drips_for_ever_is_ended():
 
 
 def test_an_endless_line_is_ended(monkeypatch):
-    import stepdr.core.endpoint
-    monkeypatch.setattr(stepdr.core.endpoint.read_events, "__defaults__", (3_000_000,))
+    import stepdr.core.streams
+    monkeypatch.setattr(stepdr.core.streams.read_events, "__defaults__", (3_000_000,))
     with ScriptedModel([turn("London")], faults={0: "endless"}) as server: reply = ask(server)
     assert reply.text == "London" and "more than 3000000 bytes" in reply.troubles[0]
 
@@ -357,7 +362,7 @@ def test_whatever_json_a_server_sends_is_a_reply_or_a_failed_attempt():
             json.dumps(message, ensure_ascii=False).encode()
             assert message["role"] == "assistant" and isinstance(message["content"], str) and all(isinstance(c["function"], dict) and c["id"] for c in message.get("tool_calls", []))
             kinds["reply"] += 1
-        except _Garbage: kinds["garbage"] += 1
+        except GarbledReply: kinds["garbage"] += 1
     assert min(kinds.values()) > 300
 
 

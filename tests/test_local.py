@@ -8,7 +8,8 @@ import pytest
 from stepdr.model.rollout import FORCED, AgentEpisode, Budget, run_episodes
 from stepdr.core.artifacts import root
 from stepdr.core.config import InputError
-from stepdr.core.endpoint import ContextTooLong, Usage
+from stepdr.core.usage import Usage
+from stepdr.core.replies import ContextTooLong
 from stepdr.model.base import load_model, make_model, save_model, train_tokenizer
 from stepdr.model.policy import LocalPolicy, LocalSettings, TransformersSteps, form_rows, policy_from, template_form
 from stepdr.synthesis.tasks import question_tasks

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from scripted_model import ScriptedModel, turn
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 from stepdr.tools.tool import Toolbox
 from stepdr.tools.media import Media, MediaSettings, ocr_languages
 from stepdr.tools.workspace import Workspace

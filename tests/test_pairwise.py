@@ -22,7 +22,8 @@ from stepdr.core.config import InputError
 from stepdr.evaluate import pairwise as pw
 from stepdr.judge.metrics import bradley_terry
 from stepdr.evaluate.pairwise import ALLOWED, DIMENSIONS, VERDICTS, Pair, PairwiseSettings, RatingServer, Session, Study
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -433,7 +434,8 @@ JUDGE = """
 import sys
 from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
 from stepdr.evaluate.pairwise import EndpointPairJudge, Study, judge_study
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 url, folder, cache = sys.argv[1:]
 endpoint = ChatEndpoint(EndpointSettings(base_url=url, model="scripted", backoff=0.01))
 print(run_to_end(judge_study(EndpointPairJudge(TeacherClient(endpoint, TeacherSettings(concurrency=2), cache)), Study(folder), "judge", concurrency=2)))

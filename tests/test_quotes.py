@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stepdr.core.teacher import TeacherClient, judge_reply, shown_ids
-from stepdr.core.endpoint import Reply, Usage
+from stepdr.core.usage import Usage
+from stepdr.core.replies import Reply
 from stepdr.core.prompts import SCHEMAS
 from stepdr.core.quotes import quote_stands
 from stepdr.core.scripted_teacher import OfflineTeacher, sentences

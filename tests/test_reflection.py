@@ -13,7 +13,9 @@ from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import root
 from stepdr.core.teacher import SetAside, TeacherClient, TeacherSettings
-from stepdr.core.endpoint import ChatEndpoint, EndpointError, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
+from stepdr.core.replies import EndpointError
 from stepdr.core.prompts import SCHEMAS, schema_in
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from scripted_model import FAULTS, ScriptedModel, turn
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 from stepdr.agent.episode import ResearchSettings
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.agent.report import report_markdown
@@ -100,7 +101,7 @@ def test_the_report_is_finished_whatever_the_endpoint_does(tmp_path, web, fault)
 
 
 def test_an_endpoint_that_stays_away_leaves_a_state_to_go_on_from(tmp_path, web):
-    from stepdr.core.endpoint import EndpointError
+    from stepdr.core.replies import EndpointError
     with ScriptedModel(researcher, faults=lambda number: "500" if number >= 1 else None) as server:
         with pytest.raises(EndpointError, match="attempts"): run(server, tmp_path, web)
     with ScriptedModel(researcher) as server: result, agent = run(server, tmp_path, web)

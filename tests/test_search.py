@@ -20,7 +20,7 @@ import pytest
 
 from stepdr.core.artifacts import root
 from stepdr.core.config import InputError
-from stepdr.core.endpoint import guess_tokens
+from stepdr.core.usage import guess_tokens
 from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.fetch import Fetcher
 from stepdr.tools.cache import Cache

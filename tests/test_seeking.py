@@ -15,7 +15,8 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
 from stepdr.core.teacher import SetAside, TeacherClient, TeacherSettings
 from stepdr.core.config import InputError
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 from stepdr.core.prompts import PROMPTS
 from stepdr.core.scripted_teacher import RULES, OfflineTeacher, names_in
 from stepdr.synthesis.attempts import SeekingSettings, attempt, gather, hard_enough

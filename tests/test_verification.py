@@ -7,7 +7,8 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.teacher import TeacherClient
-from stepdr.core.endpoint import ChatEndpoint, EndpointSettings
+from stepdr.core.endpoint import ChatEndpoint
+from stepdr.core.connection import EndpointSettings
 from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, VERDICTS, schema_in, teacher_messages
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.trajectories import answer_of, well_formed

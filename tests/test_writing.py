@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stepdr.core.teacher import TeacherClient
-from stepdr.core.endpoint import Reply, Usage
+from stepdr.core.usage import Usage
+from stepdr.core.replies import Reply
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.planning import given_away as told_of_report, planning_task
 from stepdr.synthesis.rubrics import RubricSettings, drop_twins, given_away, same_fact, two_steps, without_flagged

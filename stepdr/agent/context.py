@@ -8,7 +8,8 @@ __all__ = ['message_text', 'split_turns', 'turn_text', 'longest_text', 'shrink',
 # %% ../../nbs/30_agent/04_context.ipynb #2885ddb4
 from dataclasses import dataclass
 
-from ..core.endpoint import Limits, guess_tokens, guess_tools
+from ..core.limits import Limits
+from ..core.usage import guess_tokens, guess_tools
 from ..core.trajectory import assistant_text
 
 # %% ../../nbs/30_agent/04_context.ipynb #0e7535a0

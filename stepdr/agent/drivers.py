@@ -16,7 +16,10 @@ from pathlib import Path
 
 from .episode import Episode, ModelTurn, Outside, ResearchSettings, ToolCalls, check_room, opening, result_row
 from ..core.artifacts import atomic_write, read_json, write_json
-from ..core.endpoint import EndpointError, Limits, guess_tools, redact
+from ..core.replies import EndpointError
+from ..core.limits import Limits
+from ..core.usage import guess_tools
+from ..core.connection import redact
 from ..core.trajectory import CITE, cited_ids
 
 # %% ../../nbs/30_agent/06_drivers.ipynb #5168f3c0

@@ -18,7 +18,10 @@ from .context import Room, longest_text, shrink, shrink_to, split_turns, turn_te
 from .report import cited_sentences, keeps_rest, put_sentences, read_repair, repair_blocks, slips_in
 from ..core.calls import answer_in, answer_open, only_calls, unread_call
 from ..core.config import InputError, setting, validate
-from ..core.endpoint import ContextTooLong, Limits, Usage, guess_tokens, guess_tools, image_part, price_of
+from ..core.messages import image_part
+from ..core.replies import ContextTooLong
+from ..core.limits import Limits
+from ..core.usage import Usage, guess_tokens, guess_tools, price_of
 from ..core.prompts import prompt
 from ..core.trajectory import cited_ids
 from ..tools.tool import share_out

@@ -32,7 +32,11 @@ from pathlib import Path
 
 from .artifacts import atomic_write, progress, read_metrics, sha256_path, write_json
 from .config import InputError, setting, validate
-from .endpoint import ChatEndpoint, ContextTooLong, EndpointError, Usage, endpoint_settings, mend, redact
+from .endpoint import ChatEndpoint
+from .calls import mend
+from .connection import endpoint_settings, redact
+from .usage import Usage
+from .replies import ContextTooLong, EndpointError
 from .prompts import FAULT_WORDS, SCHEMAS, holes, prompt, shown_value, teacher_messages
 from .quotes import quote_stands
 from .trajectory import CITE_FORM, bare_id, cited_ids
@@ -737,7 +741,7 @@ def teach(source, # JSON Lines with the material
           name, # prompt for rows that name none
           language="en", # for rows that name none
           cache="", # folder of the cache; empty: beside `out`
-          price="", # as `stepdr.core.endpoint.parse_price` takes it
+          price="", # as `stepdr.core.connection.parse_price` takes it
           settings=TeacherSettings(),
           **endpoint, # further fields of EndpointSettings
           ): # -> counts

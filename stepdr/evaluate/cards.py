@@ -28,7 +28,7 @@ import stepdr
 from ..core.artifacts import read_json, root, sha256_path
 from ..core.config import InputError
 from ..judge.metrics import VARIANTS, bootstrap, resamples, interval
-from ..core.endpoint import Usage
+from ..core.usage import Usage
 from ..core.prompts import PROMPTS, wording
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #d98310f3

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from ..core.teacher import SetAside, TeacherClient, TeacherSettings
 from ..core.config import InputError
 from ..judge.metrics import bootstrap, citation_scores, fact_scores, interval, resamples
-from ..core.endpoint import guess_tokens
+from ..core.usage import guess_tokens
 from ..core.prompts import GRADERS, teacher_messages, wording
 from ..synthesis.tasks import mentions
 from ..core.trajectory import CITE_FORM, cited_ids
@@ -424,10 +424,11 @@ class EndpointCitations(CitationJudge):
 # %% ../../nbs/90_evaluate/10_citations.ipynb #838e009d
 def citation_judge_from(text, # "truth" (or "oracle"), "words", URL[#MODEL] or chat:DIR
                         cache=None, # folder for replies
-                        price="", **endpoint, # as `stepdr.core.endpoint.endpoint_settings` takes them
+                        price="", **endpoint, # as `stepdr.core.connection.endpoint_settings` takes them
                         ): # -> CitationJudge
     "A judge of citations by its name."
-    from stepdr.core.endpoint import ChatEndpoint, endpoint_settings
+    from stepdr.core.endpoint import ChatEndpoint
+    from stepdr.core.connection import endpoint_settings
     text = (text or "").strip()
     if text in ("truth", "oracle"): return TruthCitations()
     if text == "words": return WordCitations()

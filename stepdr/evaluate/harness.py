@@ -25,7 +25,8 @@ from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predic
 from .cards import card_html, cost_table, decontaminated, report_cost, score_card
 from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, web_of
 from ..judge.reports import judge_reports, rows_of
-from ..core.endpoint import EndpointError, mend
+from ..core.calls import mend
+from ..core.replies import EndpointError
 from ..agent.episode import ResearchSettings, find_answer, parse_budget
 from ..agent.drivers import ResearchAgent
 from ..tools.tool import run_async
@@ -287,7 +288,8 @@ def make_judge(text, bench, settings, run, cache, price="", endpoint=None): # as
     if bench.rule and text in RULES: return None
     if bench.rule and bench.name not in GRADE: raise InputError(f"--judge {text}: {bench.title} is scored by the exact rule and needs no judge")
     if not re.match(r"https?://", text): raise InputError(f"--judge {text or '(none)'}: {bench.title} is judged by an endpoint, as in http://127.0.0.1:8000/v1#MODEL" + ("; or by the exact rule without --judge" if bench.rule else ""))
-    from stepdr.core.endpoint import ChatEndpoint, endpoint_settings
+    from stepdr.core.endpoint import ChatEndpoint
+    from stepdr.core.connection import endpoint_settings
     return TeacherClient(ChatEndpoint(endpoint_settings(text, price, **(endpoint or {}))), TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), cache)
 
 # %% ../../nbs/90_evaluate/18_harness.ipynb #581598ab

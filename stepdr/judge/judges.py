@@ -29,7 +29,9 @@ from ..core.teacher import (
 from ..core.config import InputError, setting, validate
 from .metrics import VERDICTS
 from .perturbations import is_chinese
-from ..core.endpoint import ChatEndpoint, endpoint_settings, guess_tokens
+from ..core.endpoint import ChatEndpoint
+from ..core.usage import guess_tokens
+from ..core.connection import endpoint_settings
 from ..core.prompts import SCHEMAS, prompt, teacher_messages, wording
 from ..synthesis.rubrics import VERBS, VERBS_ZH, content
 from ..synthesis.tasks import statements, verdict
@@ -438,7 +440,7 @@ class MajorityJudge(RubricJudge):
 def judge_from(text, # "oracle", "words", DIR of a trained judge, chat:DIR of a chat model, URL[#MODEL]; several with commas are a majority
                run_dir=None, # run whose closed web the oracle and the trained judge look paragraphs up in; None: that of DIR's run, else the shipped facts
                settings=JudgingSettings(), cache=None, teacher=TEACHER, # of an endpoint
-               price="", **endpoint, # as `stepdr.core.endpoint.endpoint_settings` takes them
+               price="", **endpoint, # as `stepdr.core.connection.endpoint_settings` takes them
                ): # -> RubricJudge
     "A judge by its name."
     parts = [part for part in (text or "").split(",") if part.strip()] if not re.match(r"https?://[^,]*,(?!https?://|oracle|words|chat:|[./])", text or "") else [text]

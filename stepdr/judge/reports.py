@@ -25,7 +25,7 @@ from ..core.config import InputError
 from .agreement import agreement, calibration, krippendorff_alpha
 from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score
 from .perturbations import PROBES, bootstrap_share, flip_rates, probe_items
-from ..core.endpoint import mend
+from ..core.calls import mend
 from .judges import EndpointJudge, Judgement
 
 # %% ../../nbs/70_judge/16_reports.ipynb #9fa09abb

@@ -16,7 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.config import InputError, setting, validate
-from ..core.endpoint import ChatEndpoint, ContextTooLong, EndpointError, Limits, Reply, Usage, endpoint_settings, read_turn, text_messages
+from ..core.endpoint import ChatEndpoint
+from ..core.connection import endpoint_settings
+from ..core.usage import Usage
+from ..core.replies import ContextTooLong, EndpointError, Reply, read_turn
+from ..core.messages import text_messages
+from ..core.limits import Limits
 from ..core.trajectory import CHAT_TEMPLATE, END, assistant_text, parse_turn, segments
 
 # %% ../../nbs/50_model/10_policy.ipynb #f0d41402

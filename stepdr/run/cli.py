@@ -78,7 +78,7 @@ def results_command(options) -> int:
 
 # %% ../../nbs/95_run/12_cli.ipynb #ca7cb9b2
 def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
-                price="", # of a million tokens, as `stepdr.core.endpoint.parse_price` takes it
+                price="", # of a million tokens, as `stepdr.core.connection.parse_price` takes it
                 device="auto",
                 context=0, # tokens of a conversation; 0: as many as the model has
                 **endpoint): # fields of EndpointSettings
@@ -413,7 +413,8 @@ def judge_pairs_command(options) -> int:
     "Let an endpoint judge every pair of a study in both orders."
     from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
     from stepdr.evaluate.pairwise import EndpointPairJudge, Study, judge_study
-    from stepdr.core.endpoint import ChatEndpoint, endpoint_settings
+    from stepdr.core.endpoint import ChatEndpoint
+    from stepdr.core.connection import endpoint_settings
     study = Study(options.folder)
     policy = ChatEndpoint(endpoint_settings(options.judge, options.judge_price, **endpoint_fields(options)))
     judge = EndpointPairJudge(TeacherClient(policy, TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), study.folder/"replies"))
@@ -776,6 +777,6 @@ def main(arguments=None  # list of texts; the process's own if None
         raise
     except Exception as error:
         if missing := missing_package(error): return complain(missing, 2)
-        llm = sys.modules.get("stepdr.core.endpoint")  # not imported for this: it takes a tenth of a second
-        if llm and isinstance(error, llm.EndpointError): return complain(f"{error}; the same command goes on from where it was", 1)
+        replies = sys.modules.get("stepdr.core.replies")  # not imported for this: it takes a tenth of a second
+        if replies and isinstance(error, replies.EndpointError): return complain(f"{error}; the same command goes on from where it was", 1)
         raise

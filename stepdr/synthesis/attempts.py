@@ -19,7 +19,8 @@ from ..core.artifacts import read_json, write_json
 from ..core.teacher import SetAside
 from ..core.config import InputError, setting, validate
 from ..core.answers import compare_answers, find_in_sentence
-from ..core.endpoint import ContextTooLong, EndpointError, Reply, Usage, guess_tokens
+from ..core.usage import Usage, guess_tokens
+from ..core.replies import ContextTooLong, EndpointError, Reply
 from ..agent.episode import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said

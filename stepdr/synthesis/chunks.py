@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ..core.artifacts import atomic_write, read_json, write_json
 from ..core.config import InputError
-from ..core.endpoint import mend
+from ..core.calls import mend
 from .makers import checked_options, find_function, maker_plan, name_of
 from .records import is_broken, item_id, record_of_error, sorted_out
 from .resources import Resources

@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import fields
 
 from ..core.config import InputError
-from ..core.endpoint import EndpointError, redact
+from ..core.replies import EndpointError
+from ..core.connection import redact
 from ..core.teacher import SetAside, failure_line
 from ..tools.tool import ToolError
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ..core.teacher import SetAside
 from ..core.config import setting, validate
-from ..core.endpoint import ContextTooLong, EndpointError, guess_tokens
+from ..core.usage import guess_tokens
+from ..core.replies import ContextTooLong, EndpointError
 from ..agent.episode import ResearchSettings, find_answer, without_forced
 from ..agent.drivers import ResearchAgent
 from ..agent.context import message_text, shrink, split_turns

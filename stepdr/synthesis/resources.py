@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ..core.artifacts import root
 from ..core.config import InputError
-from ..core.endpoint import ChatEndpoint, EndpointError, endpoint_settings
+from ..core.endpoint import ChatEndpoint
+from ..core.replies import EndpointError
+from ..core.connection import endpoint_settings
 from ..core.extras import missing_package
 from ..core.teacher import TeacherClient, TeacherSettings, Work, failure_line, work_counts
 from .makers import FUNCTION_NAME, find_function

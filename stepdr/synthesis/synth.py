@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..core.artifacts import read_json, write_json
 from ..core.config import InputError, setting, validate
-from ..core.endpoint import EndpointSettings, parse_price
+from ..core.connection import EndpointSettings, parse_price
 from ..core.teacher import TeacherSettings
 from .engine import run_chunks
 from .makers import FUNCTION_NAME, MAKERS, POLICIES, TEACHERS, Known, checked_options, find_function, maker_plan

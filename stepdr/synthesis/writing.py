@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from ..core.teacher import SetAside, language_shares
 from ..core.config import setting, validate
-from ..core.endpoint import EndpointError, guess_tokens
+from ..core.usage import guess_tokens
+from ..core.replies import EndpointError
 from ..core.prompts import NEEDS
 from ..agent.context import shrink
 from ..core.scripted_teacher import keywords, rule, sentences, share_said

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.config import InputError
-from ..core.endpoint import redact
+from ..core.connection import redact
 from .addresses import FetchError
 from .tool import ToolError
 

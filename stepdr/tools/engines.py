@@ -15,7 +15,7 @@ import os
 import re
 
 from ..core.config import InputError
-from ..core.endpoint import redact
+from ..core.connection import redact
 from .providers import Provider, SearchHit, iso_date
 from .tool import ToolError
 

@@ -15,7 +15,7 @@ import re
 import time
 from typing import NamedTuple
 
-from ..core.endpoint import redact
+from ..core.connection import redact
 from .addresses import FetchError, FetchSettings, Resolver, address_rules, checked_url, mapped_to
 from .bodies import as_text, body_decoder, check_wanted, has_brotli, is_wanted, sniff
 from .cache import SECRET_NAME, Cache, Flight, hide_secrets, utc_now

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import stepdr
 from ..core.artifacts import reserved_output
-from ..core.endpoint import redact
+from ..core.connection import redact
 from .tool import background_loop, run_async
 
 # %% ../../nbs/20_tools/58_mcp.ipynb #fbc6c110

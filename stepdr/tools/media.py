@@ -201,7 +201,7 @@ class Media:
 
     async def _see(self, data, path, question, facts): # -> text
         "A question to the vision endpoint."
-        from stepdr.core.endpoint import EndpointError
+        from stepdr.core.replies import EndpointError
         with tempfile.TemporaryDirectory() as folder:
             try: reply = await self.vision.ask_image(question, self._copy(data, path, folder))
             except EndpointError as error: raise ToolError(f"the vision endpoint failed: {error}") from None
@@ -238,7 +238,7 @@ class Media:
             if self.transcription is None:
                 text, engine = await asyncio.to_thread(local_speech, copy, language, self.settings)
                 return f"{path}, by {engine}:\n{text or '(nothing understood)'}"
-            from stepdr.core.endpoint import EndpointError
+            from stepdr.core.replies import EndpointError
             try: reply = await self.transcription.transcribe(copy, language)
             except EndpointError as error: raise ToolError(f"the transcription endpoint failed: {error}") from None
             return f"{path}, by {reply.model or 'the transcription endpoint'}:\n{reply.text or '(nothing understood)'}"

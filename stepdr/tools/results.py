@@ -10,7 +10,7 @@ __all__ = ['SURFER', 'ROOM', 'compared_words', 'cover', 'relevances', 'safe', 'c
 import re
 import textwrap
 
-from ..core.endpoint import guess_tokens
+from ..core.usage import guess_tokens
 from ..core.trajectory import neutralize
 from .extract import join_lines
 from .tool import ToolError, call_text

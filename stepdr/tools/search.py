@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ..core.config import InputError, setting, validate
-from ..core.endpoint import guess_tokens
+from ..core.usage import guess_tokens
 from .extract import extract, guess_language
 from .providers import SearchHit, date_bound, on_site, site_name, store_hit
 from .results import (ROOM, SURFER, cover, cut_short, document_text, failed_block, fit, missing_line,

@@ -122,7 +122,8 @@ def _search_provider(settings, fetcher, workspace, authority, web): # -> Provide
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #8dd6ce03
 def _endpoint(text, settings): # URL#MODEL or "", KitSettings -> ChatEndpoint or None
-    from stepdr.core.endpoint import ChatEndpoint, endpoint_settings
+    from stepdr.core.endpoint import ChatEndpoint
+    from stepdr.core.connection import endpoint_settings
     changes = {name: getattr(settings, name) for name in ("timeout", "concurrency") if getattr(settings, name)}
     return ChatEndpoint(endpoint_settings(text, **changes)) if text else None
 
