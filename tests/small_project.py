@@ -21,7 +21,8 @@ print("wrote", count, "numbers")
 SLOW = """
 import time
 from pathlib import Path
-from stepdr.core.artifacts import InputError, MetricsLog, atomic_directory, read_json, write_json
+from stepdr.core.artifacts import MetricsLog, atomic_directory, read_json, write_json
+from stepdr.core.config import InputError
 numbers = [int(word) for word in Path(run_dir, "data/numbers.txt").read_text().split()]
 checkpoint = Path(run_dir, "checkpoints/slow/last")
 state = read_json(checkpoint/"state.json") if checkpoint.exists() else {"step": 0, "total": 0}

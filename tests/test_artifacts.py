@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from stepdr.core import artifacts
-from stepdr.core.artifacts import (InputError, MetricsLog, atomic_directory, atomic_write, read_json, read_jsonl, read_metrics, read_parquet,
-                              root, sha256_path, write_json, write_jsonl, write_parquet)
+from stepdr.core.artifacts import (
+    MetricsLog, atomic_directory, atomic_write, read_json, read_jsonl, read_metrics, read_parquet, root, sha256_path,
+    write_json, write_jsonl, write_parquet)
+from stepdr.core.config import InputError
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.core.replies import native_call, read_turn
 from stepdr.core.streams import Gathered
-from stepdr.agent.episode import ResearchSettings, find_answer
+from stepdr.agent.episode import find_answer
+from stepdr.agent.budget import ResearchSettings
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.synthesis.filters import citation_format
 from stepdr.synthesis.trajectories import answer_of as filter_answer, calls_of, citations, failed_responses

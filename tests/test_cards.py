@@ -21,7 +21,8 @@ from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
-from stepdr.agent.episode import ResearchResult, Spent
+from stepdr.agent.episode import ResearchResult
+from stepdr.agent.budget import Spent
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.tools.tool import Toolbox
 from stepdr.tools.workspace import Workspace

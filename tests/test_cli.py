@@ -13,7 +13,7 @@ import small_project
 from example_run import write_results
 
 from stepdr.run import cli, pipeline
-from stepdr.core.artifacts import InputError
+from stepdr.core.config import InputError
 from stepdr.run.cli import main, make_parser
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from stepdr.agent.drivers import ResearchAgent
-from stepdr.agent.episode import Episode, ModelTurn, ResearchSettings, ToolCalls, opening, result_row
+from stepdr.agent.episode import Episode, ModelTurn, ToolCalls, opening, result_row
+from stepdr.agent.budget import ResearchSettings
 from stepdr.core.replies import ContextTooLong, EndpointError, Reply
 from stepdr.core.limits import Limits
 from stepdr.core.usage import Usage

@@ -17,7 +17,8 @@ from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
-from stepdr.agent.episode import ResearchResult, ResearchSettings, Spent
+from stepdr.agent.episode import ResearchResult
+from stepdr.agent.budget import ResearchSettings, Spent
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.agent.report import report_markdown
 from stepdr.synthesis.attempts import attempt

@@ -82,6 +82,7 @@ COMMANDS = {  # command -> (arguments, what it must name as missing in the core;
     "tool batch_web_surfer {\"action\":\"batch_search\",\"queries\":[\"tides\"]} --web pages": "tools", "tool todo {\"action\":\"update\"}": "",
     "mcp --web pages": "tools", "graph build kg.tsv --out o/g": "", "graph sample o/g -n 1 --out o/s.parquet": "data", "corpus build pages --out o/c": "data",
     "corpus walk o/none --out o/w.jsonl": "", "import rows.jsonl --out o/rows.jsonl": "", "filter rows.jsonl --out o/kept.jsonl": "", "filter --list": "",
+    "midtrain --model checkpoint --rows rows.jsonl --out o/midtrain": "train", "sft --model checkpoint --rows rows.jsonl --out o/sft": "train",
     "synth --config synth.toml --out o/made": None, "eval --list": "", "eval researchrubrics --verdicts verdicts.jsonl": "",
     f"eval adr-professional --predictions reports.jsonl --judge {MODEL} --out o/e --limit 1": "tools", "eval adr-professional --predictions reports.jsonl --judge words --out o/e2": "",
     "queries adr": "", "compare o/a o/b": "", "judge train o/none --out o/j": "", f"judge score --tasks adr --predictions reports.jsonl --judge {MODEL} --out o/v.jsonl": None,

@@ -93,9 +93,9 @@ def rows(path): return [json.loads(line) for line in Path(path).read_text(encodi
 def test_every_verdict_is_accounted_for_and_the_bill_is_the_servers(tmp_path):
     tasks = tasks_of(KINDS, 2)
     predictions = [{"task": task["id"], "report": f"Report {task['id']}: opened in 1883."} for task in tasks]
-    with JudgeModel() as server:
+    with JudgeModel() as server:   # a reply may take longer than the other tests' .4 s where other work runs, and a trial would be lost
         out = tmp_path / "verdicts.jsonl"
-        summary = judge_reports(endpoint(server, tmp_path / "cache"), tasks, predictions, out)
+        summary = judge_reports(endpoint(server, tmp_path / "cache", timeout=1.5), tasks, predictions, out)
         first = len(server.requests)
         done, aside = rows(out), rows(tmp_path / "verdicts.jsonl.aside.jsonl")
         assert summary["verdicts"] == len(done) == 2 * (len(KINDS) - 3) and summary["aside"] == len(aside) == 6 and summary["verdicts"] + summary["aside"] == 2 * len(KINDS)
@@ -116,7 +116,7 @@ def test_every_verdict_is_accounted_for_and_the_bill_is_the_servers(tmp_path):
         # an unparsable verdict was asked again with its fault
         assert any(len(body["messages"]) == 4 and "mostly" in body["messages"][3]["content"] for body in server.requests if "kind mended" in body["messages"][1]["content"])
         # the second run asks only for what the network failed to give
-        again = judge_reports(endpoint(server, tmp_path / "cache"), tasks, predictions, out)
+        again = judge_reports(endpoint(server, tmp_path / "cache", timeout=1.5), tasks, predictions, out)
         assert {self_kind(body) for body in server.requests[first:]} == {"dead"} and again["reasons"] == summary["reasons"] and rows(out) == done
         # another model, or another head, is another judge: nothing of this is used for it
         binary = judge_reports(endpoint(server, settings=JudgingSettings(head="binary", trials=1)), tasks_of(("ok", "part"), 1), predictions[:1], tmp_path / "binary.jsonl")

@@ -12,7 +12,8 @@ import pytest
 import small_project
 from small_project import PROFILES, run, write_notebook
 
-from stepdr.core.artifacts import InputError, read_json, read_metrics
+from stepdr.core.artifacts import read_json, read_metrics
+from stepdr.core.config import InputError
 from stepdr.run.pipeline import STAGES, StageError, open_run, resolve_settings, stage_state
 
 

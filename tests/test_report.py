@@ -3,7 +3,8 @@ import json, math, random, re, shutil, subprocess
 from html.parser import HTMLParser
 import pytest
 from stepdr.run import report
-from stepdr.core.artifacts import InputError, write_json, write_jsonl
+from stepdr.core.artifacts import write_json, write_jsonl
+from stepdr.core.config import InputError
 
 STAGES = ["base", "midtrain", "sft_without_midtrain", "sft", "ppo"]
 LEVEL = {"base": 0.02, "midtrain": 0.25, "sft_without_midtrain": 0.41, "sft": 0.6, "ppo": 0.68}

@@ -16,7 +16,7 @@ import pytest
 from scripted_model import FAULTS, ScriptedModel, turn
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
-from stepdr.agent.episode import ResearchSettings
+from stepdr.agent.budget import ResearchSettings
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.agent.report import report_markdown
 from stepdr.tools.tool import Toolbox, ToolResult, run_async

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stepdr.core.artifacts import read_json, write_jsonl
-from stepdr.core.config import InputError
 from stepdr.model.renderer import renderer_for
-from stepdr.train.rows import TrainSettings, examples_of, train_files
+from stepdr.core.config import InputError, TrainSettings
+from stepdr.train.rows import examples_of, train_files
 
 SCHEMA = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}}}
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_trained_on_is_told_before(models, tmp_path):
 def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path):
     from safetensors.torch import load_file
     write_jsonl(tmp_path / "rows.jsonl", [trajectory(number) for number in range(8)])
-    code = ("import sys; from stepdr.train.rows import *\n"
+    code = ("import sys; from stepdr.core.config import TrainSettings; from stepdr.train.rows import train_files\n"
             "train_files(sys.argv[1], [sys.argv[2]], sys.argv[3], TrainSettings(steps=40, tokens=900, lr=1e-3, device='cpu', save_every=4))")
     command = [sys.executable, "-c", code, str(models / "qwen3"), str(tmp_path / "rows.jsonl"), str(tmp_path / "out")]
     work = tmp_path / ".out.training"

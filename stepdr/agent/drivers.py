@@ -14,7 +14,8 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from .episode import Episode, ModelTurn, Outside, ResearchSettings, ToolCalls, check_room, opening, result_row
+from .episode import Episode, ModelTurn, Outside, ToolCalls, check_room, opening, result_row
+from .budget import ResearchSettings
 from ..core.artifacts import atomic_write, read_json, write_json
 from ..core.replies import EndpointError
 from ..core.limits import Limits

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'PROFILES', 'InputError', 'setting', 'validate', 'WorldSettings', 'SynthesisSettings', 'BaseSettings',
-           'MidtrainSettings', 'SftSettings', 'JudgeSettings', 'PpoSettings', 'EvaluateSettings', 'vary']
+           'MidtrainSettings', 'SftSettings', 'TrainSettings', 'JudgeSettings', 'PpoSettings', 'EvaluateSettings',
+           'vary']
 
 # %% ../../nbs/00_core/02_config.ipynb #dc1872af
 import dataclasses
@@ -112,6 +113,23 @@ class SftSettings:
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
+    def __post_init__(self): validate(self)
+
+# %% ../../nbs/00_core/02_config.ipynb #946630ab
+@dataclass(frozen=True)
+class TrainSettings:
+    "Training of a causal language model on rows."
+    epochs: float = setting(1.0, "times that the rows are gone through", 0.0, 1000.0)
+    steps: int = setting(0, "optimiser steps; 0: as many as the epochs have", 0, 10_000_000)
+    tokens: int = setting(4096, "padded tokens a step", 16, 100_000_000)
+    lr: float = setting(2e-5, "peak learning rate of AdamW (small models bear more: 3e-4 for 135M parameters)", 0.0, 1.0)
+    context: int = setting(0, "tokens an example may have; 0: as many as the model has positions", 0, 10_000_000)
+    template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts", choices=("", "own", "chatml", "llama3"))
+    seed: int = setting(0, "order of the rows", 0)
+    device: str = setting("auto", "cpu, cuda:0 or auto")
+    save_every: int = setting(50, "steps between two checkpoints", 1, 1_000_000)
+    max_row_mb: float = setting(64.0, "size of a row above which it is set aside", 0.001, 4000.0)
+
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/00_core/02_config.ipynb #65ac3713

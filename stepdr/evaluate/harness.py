@@ -27,7 +27,8 @@ from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_fr
 from ..judge.reports import judge_reports, rows_of
 from ..core.calls import mend
 from ..core.replies import EndpointError
-from ..agent.episode import ResearchSettings, find_answer, parse_budget
+from ..agent.episode import find_answer
+from ..agent.budget import ResearchSettings, parse_budget
 from ..agent.drivers import ResearchAgent
 from ..tools.tool import run_async
 from ..tools.workspace import Workspace

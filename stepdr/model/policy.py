@@ -19,7 +19,7 @@ from ..core.config import InputError, setting, validate
 from ..core.endpoint import ChatEndpoint
 from ..core.connection import endpoint_settings
 from ..core.usage import Usage
-from ..core.replies import ContextTooLong, EndpointError, Reply, read_turn
+from ..core.replies import ContextTooLong, Reply, read_turn
 from ..core.messages import text_messages
 from ..core.limits import Limits
 from ..core.trajectory import CHAT_TEMPLATE, END, assistant_text, parse_turn, segments
@@ -57,10 +57,8 @@ class TransformersSteps:
 # %% ../../nbs/50_model/10_policy.ipynb #06577c44
 def load_steps(folder, device, context=0): # Hugging Face directory, device, positions or 0 -> (steps, tokenizer, ids that end a turn, positions)
     "Load a checkpoint in the way that fits it."
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from stepdr.model.base import load_model
+    from transformers import AutoConfig
+    from stepdr.model.base import load_causal, load_model
     from stepdr.model.decoder import Decoder
     if not (Path(folder)/"config.json").is_file(): raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or an http URL")
     try: config = AutoConfig.from_pretrained(folder)
@@ -69,13 +67,8 @@ def load_steps(folder, device, context=0): # Hugging Face directory, device, pos
     if context > has: raise InputError(f"local.context: {context} positions, but the model has {has}; give at most that")
     small = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) < 1e9
     known = config.model_type == "qwen2" and config.rope_parameters.get("rope_type", "default") == "default" and not config.use_sliding_window
-    try:
-        if known and small:
-            model, tokenizer = load_model(folder, device)
-            return Decoder(model.eval(), 1, context or has), tokenizer, _stops(tokenizer, model), context or has
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto").to(device), AutoTokenizer.from_pretrained(folder)
-    except InputError: raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error: raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
+    model, tokenizer = (load_model if known and small else load_causal)(folder, device)
+    if known and small: return Decoder(model.eval(), 1, context or has), tokenizer, _stops(tokenizer, model), context or has
     return TransformersSteps(model.eval()), tokenizer, _stops(tokenizer, model), context or has
 
 # %% ../../nbs/50_model/10_policy.ipynb #d4966eac

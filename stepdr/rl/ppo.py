@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..model.rollout import Budget, run_episodes
 from ..judge.judges import OracleJudge, TrainedJudge
-from .rewards import ByTask, Outcome, RubricReward, mean_parts
+from .rewards import ByTask, Outcome, RubricReward, mean_parts, rewardable
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #4662a912
 def gae(rewards_T, values_T, gamma=1.0, lam=1.0): # of one episode's action tokens -> advantages_T
@@ -266,17 +266,19 @@ def train_ppo(job, rank, ranks): # {"run_dir", "seed", "settings", "save_every"}
     from stepdr.world.closed_web import load_web
     run, settings, seed = Path(job["run_dir"]), job["settings"], job["seed"]
     web, tasks = load_web(run / "world"), read_jsonl(run / "data/tasks_train.jsonl")
+    judge = TrainedJudge(run / "models/judge", web) if settings["reward"] == "judge" else OracleJudge(web)
+    reward = ByTask(RubricReward(judge))
+    tasks, rejected = rewardable(tasks, reward)
+    if rejected and rank == 0: print(f"PPO: {len(rejected)} tasks left out; the first, {rejected[0]['id']}, {rejected[0]['reason']}", flush=True)
     research, questions = ([t for t in tasks if (t["kind"] == "research") == wanted] for wanted in (True, False))
     device = pick_device(job["device"])
     policy, tokenizer = load_model(run / "models/sft", device)
     reference, _ = load_model(run / "models/sft", device)
     torch.manual_seed(seed)
     critic = make_critic(policy).to(device)
-    state = {"policy": policy, "reference": reference, "critic": critic, "reward": ByTask(RubricReward(OracleJudge(web))),
+    state = {"policy": policy, "reference": reference, "critic": critic, "reward": reward,
              "optimizer": torch.optim.AdamW(policy.parameters(), settings["learning_rate"], betas=(0.9, 0.99), weight_decay=0.0),
              "critic_optimizer": torch.optim.AdamW(critic.parameters(), settings["critic_learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)}
-    if settings["reward"] == "judge":
-        state["reward"] = ByTask(RubricReward(TrainedJudge(run / "models/judge", web)))
     checkpoint = run / "checkpoints/ppo/state.pt"
     start = load_ppo(checkpoint, state)
     if ranks > 1: torch.distributed.barrier()

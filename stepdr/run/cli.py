@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from .. import __version__
-from ..core.artifacts import InputError, json_text, read_json, reserved_output, write_json
+from ..core.artifacts import json_text, read_json, reserved_output, write_json
+from ..core.config import InputError
 from ..core.extras import missing_package, need
 from .train_commands import add_train_options, train_command
 from .doctor import doctor_command
@@ -144,7 +145,7 @@ def about_line(policy, result) -> str:
 # %% ../../nbs/95_run/12_cli.ipynb #394c463b
 def research_command(options) -> int:
     "One research episode: progress as it goes, then the report."
-    from stepdr.agent.episode import ResearchSettings, parse_budget
+    from stepdr.agent.budget import ResearchSettings, parse_budget
     from stepdr.agent.drivers import ResearchAgent, event_lines
     from stepdr.agent.report import report_file, report_markdown, write_report
     from stepdr.tools.tool import run_async
@@ -619,11 +620,10 @@ def _add_eval_commands(commands):
 # %% ../../nbs/95_run/12_cli.ipynb #9d032d41
 def _add_train_commands(commands):
     "midtrain and sft."
-    from stepdr.train.rows import TrainSettings
     for name, about in (("midtrain", "train a model on texts and tool use, before SFT"), ("sft", "train a model on its own turns of trajectories")):
         train = _add_command(commands, name, train_command, about, f"stepdr {name} --model reports/tiny-seed0/models/base --rows rows.jsonl --out trained/{name} --lr 3e-4",
                              "reports/tiny-seed0: a run (`stepdr run`), for its base model; any Hugging Face directory will do. rows.jsonl: what `synth`, `import` or `filter` wrote")
-        add_train_options(train, TrainSettings)
+        add_train_options(train)
         train.set_defaults(command=name)
 
 # %% ../../nbs/95_run/12_cli.ipynb #c50510e2

@@ -15,7 +15,8 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 import stepdr
-from ..core.artifacts import InputError, atomic_write, read_json, root, runs_folder, sha256_path, write_json
+from ..core.artifacts import atomic_write, read_json, root, runs_folder, sha256_path, write_json
+from ..core.config import InputError
 from .stages import STAGES, Stage, clear_stage, diagram, remove
 
 # %% ../../nbs/95_run/04_pipeline.ipynb #331db0f0

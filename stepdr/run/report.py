@@ -14,7 +14,8 @@ __all__ = ['STAGES', 'COLOURS', 'METRICS', 'COUNTS', 'BLOCKS', 'GAINS', 'GROUPS'
 # %% ../../nbs/95_run/08_report.ipynb #58384ca8
 import html, json, math, re
 from pathlib import Path
-from ..core.artifacts import InputError, atomic_write, read_json, read_metrics
+from ..core.artifacts import atomic_write, read_json, read_metrics
+from ..core.config import InputError
 from ..core.trajectory import CITE, cited_ids
 
 # %% ../../nbs/95_run/08_report.ipynb #d861903a

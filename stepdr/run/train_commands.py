@@ -6,10 +6,10 @@
 __all__ = ['add_settings', 'settings_of', 'add_train_options', 'train_command', 'trained_text']
 
 # %% ../../nbs/95_run/10_train_commands.ipynb #d3dce1a0
-import sys
 from dataclasses import fields
 
 from ..core.artifacts import json_text, reserved_output
+from ..core.config import TrainSettings
 
 # %% ../../nbs/95_run/10_train_commands.ipynb #1026b0c9
 def add_settings(parser, settings):
@@ -26,18 +26,18 @@ def settings_of(options, settings):
     return settings(**{item.name: getattr(options, item.name) for item in fields(settings)})
 
 # %% ../../nbs/95_run/10_train_commands.ipynb #0a9b0a95
-def add_train_options(parser, settings):
+def add_train_options(parser):
     "What `midtrain` and `sft` take."
     parser.add_argument("--model", required=True, metavar="DIR|HUB", help="Hugging Face directory of a causal language model, or its name on the hub")
     parser.add_argument("--rows", required=True, nargs="+", metavar="FILE", help="rows with messages and tools, or with text, as `synth`, `import` and `filter` write them (files or folders)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the weights, the tokenizer with its template, metrics.jsonl, training.json and rejected.jsonl")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
-    add_settings(parser, settings)
+    add_settings(parser, TrainSettings)
 
 
 def train_command(options) -> int:
     "Train a model on rows."
-    from stepdr.train.rows import TrainSettings, train_files
+    from stepdr.train.rows import train_files
     with reserved_output():
         made = train_files(options.model, options.rows, options.out, settings_of(options, TrainSettings), options.command)
     print(json_text(made) if options.json else trained_text(made, options.out))

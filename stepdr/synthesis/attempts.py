@@ -21,7 +21,7 @@ from ..core.config import InputError, setting, validate
 from ..core.answers import compare_answers, find_in_sentence
 from ..core.usage import Usage, guess_tokens
 from ..core.replies import ContextTooLong, EndpointError, Reply
-from ..agent.episode import ResearchSettings
+from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said
 from .filters import dead_end

@@ -16,7 +16,6 @@ import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
-from types import SimpleNamespace
 
 import numpy as np
 

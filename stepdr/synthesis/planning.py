@@ -14,7 +14,7 @@ from collections import Counter
 
 from ..core.teacher import SetAside
 from ..core.config import InputError
-from ..agent.episode import ResearchSettings
+from ..agent.budget import ResearchSettings
 from ..agent.context import message_text, shrink
 from ..core.scripted_teacher import keywords, names_in, rule, sentences
 from .attempts import SeekingSettings, attempt, gather

@@ -23,7 +23,8 @@ from ..core.teacher import SetAside
 from ..core.config import setting, validate
 from ..core.usage import guess_tokens
 from ..core.replies import ContextTooLong, EndpointError
-from ..agent.episode import ResearchSettings, find_answer, without_forced
+from ..agent.episode import find_answer, without_forced
+from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..agent.context import message_text, shrink, split_turns
 from ..core.answers import compare_answers

@@ -28,9 +28,12 @@ from ..core.teacher import SetAside, failure_line
 from ..core.config import InputError
 from ..core.prompts import PROMPTS
 from ..core.quotes import quote_stands
-from ..core.scripted_teacher import EDGE, OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences, share_said
+from ..core.scripted_teacher import (
+    OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences, share_said)
+from ..core.teacher import EDGE
 from .attempts import GAP, SeekingSettings, at_gap, gather, grade, hard_enough
-from .importers import BadRow, Pending, rows_in
+from .importers import Pending, rows_in
+from .formats import BadRow
 from .planning import planned_work, planning_task
 from .records import as_settings, dropped, malformed_item, tally, task_row
 from ..tools.tool import ToolError, run_async
