@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SKELETON', 'PIECES', 'train_tokenizer', 'make_model', 'previous_token_bias', 'induction_init', 'save_model',
-           'read_config', 'load_model', 'load_causal', 'check_base', 'check_weights', 'training_text']
+           'reading', 'read_config', 'load_model', 'load_causal', 'check_base', 'check_weights', 'training_text']
 
 # %% ../../nbs/50_model/02_base.ipynb #d0119638
 import math
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.artifacts import atomic_directory, read_json
@@ -111,6 +112,16 @@ def save_model(folder, model, tokenizer):
     with atomic_directory(folder) as partial:
         model.save_pretrained(partial); tokenizer.save_pretrained(partial)
 
+# %% ../../nbs/50_model/02_base.ipynb #22f3d19f
+@contextmanager
+def reading(folder):  # Hugging Face directory
+    "Within, a checkpoint that cannot be read is an `InputError` that names it."
+    from safetensors import SafetensorError
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
+
 # %% ../../nbs/50_model/02_base.ipynb #2af263bc
 def read_config(folder): # Hugging Face directory or hub name -> its configuration
     "The configuration of a model that can be trained here; `InputError` if there is none or its architecture is another than Qwen2's, which the decoder knows."
@@ -135,28 +146,23 @@ def load_model(folder, device="cpu"): # Hugging Face directory or hub name -> (Q
     import torch
     from transformers import AutoTokenizer, Qwen2ForCausalLM
     read_config(folder)
-    try:
+    with reading(folder):
         model, tokenizer = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device), AutoTokenizer.from_pretrained(folder)
         tokenizer.eos_token = END                                   # a base model's own may be another; a turn ends here
         return model, tokenizer
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
 
 # %% ../../nbs/50_model/02_base.ipynb #642626f4
 def load_causal(folder, device="auto"):  # Hugging Face directory or hub name -> (causal language model, tokenizer)
     "Any causal language model of transformers: fp32 on a CPU, the checkpoint's own type on a GPU. Raises `InputError` if it cannot be read."
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     device = pick_device(device)
     path_like = Path(folder).is_dir() or str(folder).startswith(("/", ".", "~")) or str(folder).count("/") > 1
     if path_like and not (Path(folder)/"config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or a hub name")
-    try:
+    with reading(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto").to(device)
         return model, AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
 
 # %% ../../nbs/50_model/02_base.ipynb #cc3e2def
 def check_base(settings):
