@@ -162,7 +162,7 @@ def template_messages(messages) -> list[dict]:
     return rows
 
 # %% ../../nbs/50_model/03_renderer.ipynb #834ff7a2
-_PROBE_TOOLS = [{"type": "function", "function": {"name": "probe_tool", "description": "probe words", "parameters": {
+_PROBE_TOOLS = [{"type": "function", "function": {"name": "probe_tool", "description": "probe description", "parameters": {
     "type": "object", "properties": {"probe_argument": {"type": "string"}}, "required": ["probe_argument"]}}}]
 
 
@@ -176,7 +176,7 @@ _PROBE = [{"role": "system", "content": "probe system"}, {"role": "user", "conte
           {"role": "assistant", "content": "probe words with a call", "reasoning_content": "probe second thought", "tool_calls": [_probe_call("probe three")]},
           {"role": "tool", "content": "probe third result"}, {"role": "user", "content": "probe more"},
           {"role": "assistant", "content": "probe answer", "reasoning_content": "probe last thought"}]
-_MARKS = ("probe system", "probe words", "probe question", "probe first thought", "probe one", "probe two", "probe first result", "probe second result",
+_MARKS = ("probe system", "probe description", "probe question", "probe first thought", "probe one", "probe two", "probe first result", "probe second result",
           "probe words with a call", "probe second thought", "probe three", "probe third result", "probe more", "probe last thought", "probe answer")
 
 
