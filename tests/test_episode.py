@@ -4,7 +4,8 @@ import json
 import pytest
 
 from stepdr.agent.drivers import ResearchAgent
-from stepdr.agent.episode import Episode, ModelTurn, ToolCalls, opening, result_row
+from stepdr.agent.episode import Episode, ModelTurn, ToolCalls, result_row
+from stepdr.agent.protocol import PROTOCOLS, Protocol, opening
 from stepdr.agent.budget import ResearchSettings
 from stepdr.core.replies import ContextTooLong, EndpointError, Reply
 from stepdr.core.limits import Limits
@@ -39,11 +40,11 @@ class Scripted:
         return reply_of(prefix + self.texts.pop(0))
 
 
-def by_hand(texts, settings):
+def by_hand(texts, settings, protocol):
     tools, texts = Toolbox([page]), list(texts)
-    episode = Episode(settings, tools.schemas, list(tools.tools), tools.read)
+    episode = Episode(settings, tools.schemas, list(tools.tools), tools.read, protocol=protocol)
     episode.begin(QUESTION)
-    episode.room.begin(Limits(), opening(QUESTION, settings.bare))
+    episode.room.begin(Limits(), opening(QUESTION, episode.protocol))
     while isinstance(wanted := episode.next(), (ModelTurn, ToolCalls)):
         if isinstance(wanted, ModelTurn):
             episode.took_reply(reply_of(wanted.more.get("prefix", "") + texts.pop(0)))
@@ -62,15 +63,15 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS.values(), Protocol("none", False)], ids=[*PROTOCOLS, "none"])
 @pytest.mark.parametrize("case", CASES)
-def test_driver_and_hand_play_the_same_episode(tmp_path, case, bare):
+def test_driver_and_hand_play_the_same_episode(tmp_path, case, protocol):
     texts, settings, ended, calls = CASES[case]
-    if bare and ended and ended.startswith("forced"):
-        texts = [*texts[:-1], texts[-1].removeprefix("<answer>")]
-    settings, policy = ResearchSettings(bare=bare, seconds=1e6, **settings), Scripted(texts)
-    driven = run_async(ResearchAgent(policy, Toolbox([page]), Workspace(tmp_path), settings).run(QUESTION))
-    played, left = by_hand(texts, settings)
+    settings, policy = ResearchSettings(seconds=1e6, **settings), Scripted(texts)
+    driven = run_async(ResearchAgent(policy, Toolbox([page]), Workspace(tmp_path), settings, protocol=protocol).run(QUESTION))
+    played, left = by_hand(texts, settings, protocol)
+    assert driven.messages[0]["role"] == ("user" if protocol.instructions == "none" else "system")
+    assert any("[left: " in row["content"] for row in driven.messages if row["role"] == "tool") == (protocol.notes and bool(driven.spent.tool_calls))
     assert played.messages == driven.messages and played.answer == driven.answer and left == policy.texts
     assert played.ended == driven.ended and (ended is None or (ended, calls) == (played.ended, played.spent.tool_calls))
     assert [getattr(played.spent, name) for name in ("turns", "tool_calls", "tokens", "money")] == \

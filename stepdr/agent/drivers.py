@@ -14,7 +14,8 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
-from .episode import Episode, ModelTurn, Outside, ToolCalls, check_room, opening, result_row
+from .episode import Episode, ModelTurn, Outside, ToolCalls, check_room, result_row
+from .protocol import Protocol, opening
 from .budget import ResearchSettings
 from ..core.artifacts import atomic_write, read_json, write_json
 from ..core.replies import EndpointError
@@ -46,6 +47,7 @@ class ResearchAgent:
                  settings=ResearchSettings(),
                  reminder=lambda: "", # text of the todo list, "" if there is none
                  listen=lambda event: None, # called with each event of the trace
+                 protocol=Protocol(), # what the model is shown beside the question
                  ):
         self.policy, self.toolbox, self.workspace, self.settings = policy, toolbox, workspace, settings
         self.trace = Trace(workspace.state / "trace.jsonl", listen)
@@ -54,7 +56,7 @@ class ResearchAgent:
             atomic_write(workspace.folder / path, text)
         outside = Outside(self.trace, keep, self.save, toolbox.forget, reminder, self.clock)
         self.episode = Episode(settings, toolbox.schemas, list(toolbox.tools), toolbox.read, outside,
-                               getattr(policy, "name", ""), getattr(policy, "settings", None))
+                               getattr(policy, "name", ""), getattr(policy, "settings", None), protocol)
 
     @property
     def messages(self):
@@ -86,7 +88,7 @@ class ResearchAgent:
         resumed = episode.begin(question, read_json(path) if path.exists() else None)
         self.before, self.started = episode.spent.seconds, time.monotonic()
         self.trace("resumed" if resumed else "start", question=question, settings=asdict(self.settings),
-                   tools=episode.names, model=episode.model)
+                   protocol=asdict(episode.protocol), tools=episode.names, model=episode.model)
         await self.fit()
         try:
             while isinstance(wanted := episode.next(), (ModelTurn, ToolCalls)):
@@ -108,7 +110,7 @@ class ResearchAgent:
     async def fit(self):
         "Learn what the model has room for. Raises InputError if that is too little to work with."
         episode, toolbox = self.episode, self.toolbox
-        episode.room.begin(await self.limits(), opening(episode.question, self.settings.bare))
+        episode.room.begin(await self.limits(), opening(episode.question, episode.protocol))
         if self.settings.bare:
             return
         if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(episode.tools)):
