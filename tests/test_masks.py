@@ -9,7 +9,9 @@ import torch
 from stepdr.model.base import make_model, train_tokenizer
 from stepdr.model.decoder import decode
 from stepdr.model.encoding import encode_row
-from stepdr.rl import ppo
+from stepdr.core.config import PpoSettings
+from stepdr.rl import actor_critic, ppo
+from stepdr.rl.advantages import gae, monte_carlo_advantages, whiten
 from stepdr.train.loop import pad_batch, token_loss
 from stepdr.core.trajectory import END, render, segments
 
@@ -114,7 +116,7 @@ def test_tool_ids_are_no_targets_in_sft(batch, tokenizer):
 
 # ---- PPO
 
-SETTINGS = {"temperature": 0.9, "clip": 0.2, "max_gradient": 0.5}
+SETTINGS = PpoSettings(temperature=0.9, clip=0.2, max_gradient=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def played():
         left[number] -= 1
         return None if left[number] == 0 else [rng.randrange(3, 48) for _ in range(4 + number)]
     prompts = [[rng.randrange(3, 48) for _ in range(4 + 2 * n)] for n in range(5)]
-    rows = decode(model, prompts, on_turn, 2, SETTINGS["temperature"], most=60, turn_limit=9, generator=torch.Generator().manual_seed(1))
+    rows = decode(model, prompts, on_turn, 2, SETTINGS.temperature, most=60, turn_limit=9, generator=torch.Generator().manual_seed(1))
     return model, rows
 
 
@@ -140,7 +142,7 @@ def changed(rows, part): # "ids" or "logs" at positions that are not the agent's
 
 def test_actions_are_the_sampled_tokens(played):
     model, rows = played
-    ids_BT, actions_BT = ppo.action_batch(rows, 0)
+    ids_BT, actions_BT = actor_critic.action_batch(rows, 0)
     assert torch.equal(actions_BT, torch.stack([following(row.mask, ids_BT.size(1)) for row in rows]))
     taken = ids_BT.roll(-1, 1)[actions_BT].tolist()
     assert taken == [i for row in rows for i, own in zip(row.ids, row.mask) if own]
@@ -150,7 +152,7 @@ def test_actions_are_the_sampled_tokens(played):
 def test_log_probabilities_are_those_of_the_sampler(played):
     "With the sampler's own model the ratio of the first update is 1 on every action, so nothing is clipped."
     model, rows = played
-    logs_N, _ = ppo.action_logs(model, *ppo.action_batch(rows, 0), SETTINGS["temperature"])
+    logs_N, _ = actor_critic.action_logs(model, *actor_critic.action_batch(rows, 0), SETTINGS.temperature)
     sampled = torch.tensor([log for row in rows for log, own in zip(row.logs, row.mask) if own])
     assert torch.allclose(logs_N, sampled, atol=1e-4)
 
@@ -158,13 +160,13 @@ def test_log_probabilities_are_those_of_the_sampler(played):
 @pytest.mark.parametrize("quantity", ["policy loss", "entropy", "kl"])
 def test_no_gradient_at_tool_positions_in_ppo(played, quantity):
     _, rows = played
-    ids_BT, actions_BT = ppo.action_batch(rows, 0)
+    ids_BT, actions_BT = actor_critic.action_batch(rows, 0)
     model = Logits(torch.randn(*ids_BT.shape, 48, generator=torch.Generator().manual_seed(0)))
-    logs_N, entropy_N = ppo.action_logs(model, ids_BT, actions_BT, SETTINGS["temperature"])
+    logs_N, entropy_N = actor_critic.action_logs(model, ids_BT, actions_BT, SETTINGS.temperature)
     count = int(actions_BT.sum())
     assert len(logs_N) == len(entropy_N) == count == sum(sum(row.mask) for row in rows)
     generator = torch.Generator().manual_seed(2)
-    value = {"policy loss": lambda: ppo.policy_loss(logs_N, logs_N.detach(), torch.randn(count, generator=generator), SETTINGS["clip"])[0],
+    value = {"policy loss": lambda: ppo.policy_loss(logs_N, logs_N.detach(), torch.randn(count, generator=generator), SETTINGS.clip)[0],
              "entropy": entropy_N.sum, "kl": lambda: (torch.zeros(count) - logs_N).sum()}[quantity]()
     assert torch.equal(touched(model, value), actions_BT)
 
@@ -174,9 +176,9 @@ def test_tool_tokens_change_nothing_given_the_logits(played, part):
     "Loss, entropy and KL with other tool tokens, or with nonsense for their log-probabilities."
     _, rows = played
     def measured(rows):
-        ids_BT, actions_BT = ppo.action_batch(rows, 0)
+        ids_BT, actions_BT = actor_critic.action_batch(rows, 0)
         model = Logits(torch.randn(*ids_BT.shape, 48, generator=torch.Generator().manual_seed(0)))
-        logs_N, entropy_N = ppo.action_logs(model, ids_BT, actions_BT, 1.0)
+        logs_N, entropy_N = actor_critic.action_logs(model, ids_BT, actions_BT, 1.0)
         old_N = torch.tensor([log for row in rows for log, own in zip(row.logs, row.mask) if own])
         loss, clipped = ppo.policy_loss(logs_N, old_N, torch.linspace(-1, 1, len(old_N)), 0.2)
         return [loss, clipped, entropy_N.sum(), *map(torch.tensor, ppo.kl_to_reference(model, rows, 0, 1.0))]
@@ -188,10 +190,10 @@ def test_updates_do_not_see_the_tools_log_probabilities(played):
     model, rows = played
     def updated(rows):
         policy = copy.deepcopy(model)
-        critic = ppo.make_critic(policy)
+        critic = actor_critic.make_critic(policy)
         batch = [(row, torch.linspace(-1, 1, sum(row.mask))) for row in rows]
-        ppo.update_policy(policy, torch.optim.SGD(policy.parameters(), 0.1), [batch], SETTINGS, 0, 1)
-        ppo.update_critic(critic, torch.optim.SGD(critic.parameters(), 0.1), [[(row, 0.5) for row in rows]], SETTINGS, 0, 1)
+        ppo.update_policy(policy, torch.optim.SGD(policy.parameters(), 0.1), [batch], settings=SETTINGS, pad=0)
+        ppo.update_critic(critic, torch.optim.SGD(critic.parameters(), 0.1), [[(row, 0.5) for row in rows]], pad=0)
         return [*policy.parameters(), *critic.parameters()]
     before, after = updated(rows), updated(changed(rows, "logs"))
     assert all(torch.equal(a, b) for a, b in zip(before, after))
@@ -200,7 +202,7 @@ def test_updates_do_not_see_the_tools_log_probabilities(played):
 
 def test_the_critic_speaks_only_before_actions(played):
     model, rows = played
-    values = ppo.estimate_values(ppo.make_critic(model), rows, 0, size=2)
+    values = actor_critic.estimate_values(actor_critic.make_critic(model), rows, 0, size=2)
     assert [len(v) for v in values] == [sum(row.mask) for row in rows]
 
 
@@ -210,10 +212,10 @@ def test_whitening_is_over_actions_alone(played):
     generator = torch.Generator().manual_seed(3)
     parts = [torch.randn(sum(row.mask), generator=generator) * 3 + 1 for row in rows]
     flat = torch.cat(parts)
-    white = ppo.whiten(flat)
+    white = whiten(flat)
     assert torch.allclose(white, (flat - flat.mean()) / flat.std(unbiased=False), atol=1e-5)
     with_tools = torch.cat([flat, torch.zeros(sum(len(row.mask) - sum(row.mask) for row in rows))])
-    assert not torch.allclose(ppo.whiten(with_tools)[:len(flat)], white, atol=1e-2)
+    assert not torch.allclose(whiten(with_tools)[:len(flat)], white, atol=1e-2)
 
 
 # ---- advantages
@@ -222,14 +224,14 @@ def test_whitening_is_over_actions_alone(played):
 def test_advantage_equals_the_closed_form(length):
     generator = torch.Generator().manual_seed(length)
     rewards, values = torch.randn(2, length, generator=generator, dtype=torch.double)
-    assert torch.allclose(ppo.gae(rewards, values), ppo.closed_form(rewards, values), atol=1e-9)
+    assert torch.allclose(gae(rewards, values), monte_carlo_advantages(rewards, values), atol=1e-9)
     by_hand = torch.stack([rewards[t:].sum() - values[t] for t in range(length)])
-    assert torch.allclose(ppo.gae(rewards, values, 1.0, 1.0), by_hand, atol=1e-9)
+    assert torch.allclose(gae(rewards, values, 1.0, 1.0), by_hand, atol=1e-9)
 
 
 def test_a_terminal_reward_reaches_every_action():
     values = torch.tensor([0.1, -0.4, 0.3, 0.9])
-    assert torch.allclose(ppo.gae(torch.tensor([0.0, 0, 0, 0.7]), values), 0.7 - values)
+    assert torch.allclose(gae(torch.tensor([0.0, 0, 0, 0.7]), values), 0.7 - values)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.99, 0.5, 0.0])
@@ -240,4 +242,4 @@ def test_recursion_equals_the_double_sum(gamma, lam):
     rewards, values = torch.randn(2, 25, generator=generator, dtype=torch.double)
     following = values.tolist()[1:] + [0.0]
     wanted = [sum((gamma * lam) ** (later - t) * (rewards[later] + gamma * following[later] - values[later]) for later in range(t, 25)) for t in range(25)]
-    assert torch.allclose(ppo.gae(rewards, values, gamma, lam), torch.stack(wanted), atol=1e-9)
+    assert torch.allclose(gae(rewards, values, gamma, lam), torch.stack(wanted), atol=1e-9)
