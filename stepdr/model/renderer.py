@@ -10,7 +10,7 @@ import copy
 from dataclasses import dataclass
 
 from ..core.config import InputError
-from ..core.trajectory import parse_turn
+from ..core.replies import read_turn
 
 # %% ../../nbs/50_model/03_renderer.ipynb #5a5f40e9
 _TOOLS = """{%- macro told(tools) -%}
@@ -138,9 +138,9 @@ class Renderer:
         return "<think>" if "<think>" in opening.rpartition("</think>")[2] else ""
 
     def parse(self, sampled) -> dict:
-        "The assistant message of a turn's sampled ids; calls that cannot be read stay in it as errors (`stepdr.core.trajectory.parse_turn`)."
+        "The assistant message of a turn's sampled ids; calls that cannot be read stay in it as errors (`stepdr.core.replies.read_turn`)."
         ids = sampled[:-1] if sampled and sampled[-1] == self.end_id else sampled
-        message = parse_turn(self.thought_opening() + self.tokenizer.decode(ids))
+        message = read_turn(self.thought_opening() + self.tokenizer.decode(ids))
         if message.get("reasoning_content") is not None:
             message["reasoning_content"] = message["reasoning_content"].strip("\n")
         return message
