@@ -11,7 +11,9 @@ import pytest
 from stepdr.core.artifacts import read_json, write_jsonl
 from stepdr.model.renderer import renderer_for
 from stepdr.core.config import InputError, TrainSettings
-from stepdr.train.rows import examples_of, train_files
+from stepdr.train.loop import keeps_apart, pad_batch, pad_positions, token_loss
+from stepdr.train.rows import train_files
+from stepdr.train.examples import examples_of, pack_examples
 
 SCHEMA = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}}}
 
@@ -21,7 +23,7 @@ def trajectory(number, turns=2):
     for turn in range(turns - 1):
         messages += [{"role": "assistant", "content": "", "reasoning_content": f"Look {turn}.", "tool_calls": [{"type": "function", "function": {"name": "search", "arguments": {"query": f"river {number} {turn}"}}}]},
                      {"role": "tool", "content": f"Result {turn} of {number}: the Danube."}]
-    return {"id": str(number), "tools": [SCHEMA], "messages": [*messages, {"role": "assistant", "content": "<answer>The Danube.</answer>"}]}
+    return {"id": str(number), "tools": [SCHEMA], "protocol": "brief", "messages": [*messages, {"role": "assistant", "content": "<answer>The Danube.</answer>"}]}
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +97,13 @@ def test_what_cannot_be_trained_on_is_told_before(models, tmp_path):
     with pytest.raises(InputError, match="train.lr: expected float"): TrainSettings(lr="fast")
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path):
+@pytest.mark.parametrize("way", [{}, {"processes": 2, "muon_lr": 0.01, "pack": 512, "snapshots": 2}], ids=["one process", "two processes"])
+def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path, way):
     from safetensors.torch import load_file
-    write_jsonl(tmp_path / "rows.jsonl", [trajectory(number) for number in range(8)])
+    write_jsonl(tmp_path / "rows.jsonl", [trajectory(number) for number in range(12)])
+    settings = {"steps": 40, "tokens": 1800, "lr": 1e-3, "device": "cpu", "save_every": 4, **way}
     code = ("import sys; from stepdr.core.config import TrainSettings; from stepdr.train.rows import train_files\n"
-            "train_files(sys.argv[1], [sys.argv[2]], sys.argv[3], TrainSettings(steps=40, tokens=900, lr=1e-3, device='cpu', save_every=4))")
+            f"train_files(sys.argv[1], [sys.argv[2]], sys.argv[3], TrainSettings(**{settings}))")
     command = [sys.executable, "-c", code, str(models / "qwen3"), str(tmp_path / "rows.jsonl"), str(tmp_path / "out")]
     work = tmp_path / ".out.training"
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -108,12 +112,88 @@ def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "out").exists()
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / "whole", TrainSettings(steps=40, tokens=900, lr=1e-3, device="cpu", save_every=4))
-    one, other = load_file(tmp_path / "out/model.safetensors"), load_file(tmp_path / "whole/model.safetensors")
-    assert all(one[name].equal(other[name]) for name in other) and not work.exists()
+    made = train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / "whole", TrainSettings(**settings))
+    for folder in ("", *(f"snapshots/sft-{step:06d}" for step in ((20, 40) if "snapshots" in way else ()))):
+        one, other = (load_file(tmp_path / name / folder / "model.safetensors") for name in ("out", "whole"))
+        assert all(one[name].equal(other[name]) for name in other)
+    assert not work.exists() and made == read_json(tmp_path / "out/training.json")
     steps = [json.loads(line)["step"] for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 30, 40]
     with pytest.raises(InputError, match="exists already and was not made of this"): train_files(models / "smollm", [tmp_path / "rows.jsonl"], tmp_path / "out")
+
+
+def test_both_trainers_come_to_the_same_weights(models, tmp_path):
+    "The plain loop and TRL's, packed or not."
+    from safetensors.torch import load_file
+    write_jsonl(tmp_path / "rows.jsonl", [trajectory(number, 2 + number % 2) for number in range(16)])
+    settings = {"steps": 4, "tokens": 2400, "lr": 1e-3, "muon_lr": 0.01, "device": "cpu", "snapshots": 1}
+    def weights(name, **way):
+        train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / name, TrainSettings(**settings | way))
+        found = load_file(tmp_path / name / "model.safetensors")
+        assert {"config.json", "agent.json", "point.json", "chat_template.jinja"} <= {path.name for path in (tmp_path / name / "snapshots/sft-000004").iterdir()}
+        assert read_json(tmp_path / name / "snapshots/sft-000004/point.json") == {"stage": "sft", "step": 4, "tokens": 9600}
+        assert read_json(tmp_path / name / "snapshots/sft-000004/config.json") == read_json(tmp_path / name / "config.json")
+        return found
+    for name, way in (("long", {}), ("packed", {"pack": 600})):
+        plain, trl = weights(name, **way), weights(f"{name}-trl", trainer="trl", **way)
+        assert all(one.allclose(trl[key], atol=2e-3) for key, one in plain.items())
+    with pytest.raises(InputError, match="train.processes: 2 is not possible with trainer=trl"):
+        train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / "more", TrainSettings(trainer="trl", processes=2, device="cpu"))
+
+
+def small_network(family):
+    import transformers
+    config = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512,
+                  pad_token_id=None, bos_token_id=None, eos_token_id=None)
+    if family == "mamba": return transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2))
+    head = {"Qwen3": {"head_dim": 16}}.get(family, {})
+    return getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**config, **head))
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral", "SmolLM3"])
+def test_packed_rows_have_the_loss_of_each_row_alone(family):
+    import random
+    import torch
+    torch.manual_seed(0)
+    network, rng = small_network(family).eval(), random.Random(0)
+    rows = [{"input_ids": ids, "labels": [one if rng.random() < 0.7 else -100 for one in ids]} for size in (37, 120, 5, 61, 88, 2) for ids in [[rng.randrange(300) for _ in range(size)]]]
+    packs = pack_examples(rows, 128)
+    assert len(packs) == 3
+    with torch.no_grad():
+        alone = [token_loss(network, *pad_batch([row], 0)) for row in rows]
+        together = token_loss(network, *pad_batch(packs, 0), pad_positions(packs))
+        unseen = token_loss(network, *pad_batch(packs, 0))
+    total, count = sum(float(loss) for loss, _ in alone), sum(int(number) for _, number in alone)
+    assert int(together[1]) == count and float(together[0]) / count == pytest.approx(total / count, abs=1e-5)
+    assert abs(float(unseen[0]) - total) / count > 1e-4              # without positions rows would see each other
+    assert keeps_apart(network)
+
+
+def test_a_model_whose_rows_would_see_each_other_is_not_packed(tmp_path, models):
+    assert not keeps_apart(small_network("mamba"))
+
+
+def test_packing_holds_every_row_once():
+    import random
+    rng = random.Random(1)
+    rows = [{"input_ids": [number] * size, "labels": [number] * size} for number in range(500) for size in [rng.randint(1, 90)]]
+    packs = pack_examples(rows, 100)
+    found = sorted(one for pack in packs for one in pack["input_ids"])
+    assert found == sorted(one for row in rows for one in row["input_ids"]) and all(len(pack["input_ids"]) <= 100 for pack in packs)
+    assert all(pack["labels"][at] == -100 for pack in packs for at, place in enumerate(pack["position_ids"]) if place == 0)
+    assert sum(len(pack["input_ids"]) for pack in packs) > 97 * len(packs)      # best fit wastes little
+
+
+def test_the_model_is_served_in_the_protocol_of_most_rows(models, tmp_path):
+    from stepdr.agent.protocol import PROTOCOLS, protocol_of
+    quick = TrainSettings(steps=1, tokens=1500, device="cpu")
+    write_jsonl(tmp_path / "rows.jsonl", [trajectory(1), trajectory(2), trajectory(3) | {"protocol": "full"}, trajectory(4) | {"protocol": "of another project"}])
+    made = train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / "one", quick)
+    assert made["protocol"] == "brief" and protocol_of(tmp_path / "one") == PROTOCOLS["brief"]
+    write_jsonl(tmp_path / "texts.jsonl", [{"text": "The Danube. " * 20}])
+    assert train_files(tmp_path / "one", [tmp_path / "texts.jsonl"], tmp_path / "two", quick)["protocol"] == "brief"       # as it was
+    assert read_json(tmp_path / "two/training.json")["trained_tokens"] == 3000
+    assert train_files(models / "qwen3", [tmp_path / "texts.jsonl"], tmp_path / "three", quick)["protocol"] == "" and not (tmp_path / "three/agent.json").exists()
 
 
 def test_the_command_line(models, tmp_path, capsys):

@@ -33,8 +33,8 @@ def both(tmp_path_factory):
     rows, losses, metrics, plain_metrics = make_rows(), [], [], []
     token_loss = lm.token_loss
 
-    def watched(model, ids_BT, labels_BT):
-        loss, count = token_loss(model, ids_BT, labels_BT)
+    def watched(*given):
+        loss, count = token_loss(*given)
         losses.append(float(loss.detach() / count))
         return loss, count
 
@@ -43,7 +43,7 @@ def both(tmp_path_factory):
         plain = lm.train_rows(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, log=lambda **row: plain_metrics.append(row))
     folder = tmp_path_factory.mktemp("trl")
     trl = train_rows_trl(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, checkpoint=folder / "state.pt",
-                         every=1, log=lambda **row: metrics.append(row), output_dir=folder / "trainer")
+                         log_every=1, log=lambda **row: metrics.append(row), output_dir=folder / "trainer")
     return {"plain": plain, "trl": trl, "losses": losses, "metrics": metrics, "plain_metrics": plain_metrics, "folder": folder}
 
 
@@ -91,7 +91,7 @@ def test_a_wrong_order_of_batches_would_be_seen(both):
     "The test above has teeth: another order gives other losses."
     from stepdr.train.trl import train_rows_trl
     other = []
-    train_rows_trl(small_model(), make_rows(), 3, TOKENS, RATE, MATRIX_RATE, SEED + 1, every=1,
+    train_rows_trl(small_model(), make_rows(), 3, TOKENS, RATE, MATRIX_RATE, SEED + 1, log_every=1,
                    log=lambda **row: other.append(row["loss"]))
     assert other != pytest.approx(both["losses"][:3], rel=1e-3)
 

@@ -123,11 +123,17 @@ class TrainSettings:
     steps: int = setting(0, "optimiser steps; 0: as many as the epochs have", 0, 10_000_000)
     tokens: int = setting(4096, "padded tokens a step", 16, 100_000_000)
     lr: float = setting(2e-5, "peak learning rate of AdamW (small models bear more: 3e-4 for 135M parameters)", 0.0, 1.0)
+    muon_lr: float = setting(0.0, "peak learning rate of Muon, for the matrices of a model's blocks; 0: AdamW for all", 0.0, 1.0)
     context: int = setting(0, "tokens an example may have; 0: as many as the model has positions", 0, 10_000_000)
-    template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts", choices=("", "own", "chatml", "llama3"))
+    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence", 0, 10_000_000)
+    template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts",
+                            choices=("", "own", "chatml", "llama3"))
     seed: int = setting(0, "order of the rows", 0)
     device: str = setting("auto", "cpu, cuda:0 or auto")
+    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
+    processes: int = setting(1, "processes that train together on a CPU, one thread each", 1, 64)
     save_every: int = setting(50, "steps between two checkpoints", 1, 1_000_000)
+    snapshots: int = setting(0, "models kept on the way, evenly spaced, the last among them", 0, 1000)
     max_row_mb: float = setting(64.0, "size of a row above which it is set aside", 0.001, 4000.0)
 
     def __post_init__(self): validate(self)

@@ -18,7 +18,8 @@ def add_settings(parser, settings):
         about, choices = item.metadata["about"], item.metadata.get("choices")
         kind = {"choices": choices} if choices else {"metavar": "N" if type(item.default) in (int, float) else "TEXT"}
         given = f" (default: {item.default})" if item.default != "" else ""
-        parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default, help=f"{about}{given}".replace("%", "%%"), **kind)
+        parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default,
+                            help=f"{about}{given}".replace("%", "%%"), **kind)
 
 
 def settings_of(options, settings):
@@ -28,9 +29,13 @@ def settings_of(options, settings):
 # %% ../../nbs/95_run/10_train_commands.ipynb #0a9b0a95
 def add_train_options(parser):
     "What `midtrain` and `sft` take."
-    parser.add_argument("--model", required=True, metavar="DIR|HUB", help="Hugging Face directory of a causal language model, or its name on the hub")
-    parser.add_argument("--rows", required=True, nargs="+", metavar="FILE", help="rows with messages and tools, or with text, as `synth`, `import` and `filter` write them (files or folders)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the weights, the tokenizer with its template, metrics.jsonl, training.json and rejected.jsonl")
+    parser.add_argument("--model", required=True, metavar="DIR|HUB",
+                        help="Hugging Face directory of a causal language model, or its name on the hub")
+    parser.add_argument("--rows", required=True, nargs="+", metavar="FILE",
+                        help="rows with messages and tools, or with text, as `synth`, `import` and `filter` write them (files or folders)")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="folder for the weights, the tokenizer with its template, agent.json (the protocol of the rows), metrics.jsonl, "
+                             "training.json and rejected.jsonl")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
     add_settings(parser, TrainSettings)
 
@@ -47,8 +52,11 @@ def train_command(options) -> int:
 def trained_text(made, out) -> str:
     "What a training came to, and what to do next."
     counts, rejected = made["counts"], made["rejected"]
-    lines = [f"{counts['rows']:,} rows, {counts['examples']:,} examples of {counts['tokens']:,} tokens, {counts['learned tokens']:,} learned; template: {made['template']}"]
+    lines = [f"{counts['rows']:,} rows, {counts['examples']:,} examples of {counts['tokens']:,} tokens in {counts['sequences']:,} sequences, "
+             f"{counts['learned tokens']:,} learned; template: {made['template']}; protocol: {made['protocol'] or 'none'}"]
     lines += [f"{number:,} rows set aside: {reason} (each in {out}/rejected.jsonl)" for reason, number in rejected.items()]
-    lines += [f"{counts[name]:,} {name}: longer than the context" for name in ("cut at a turn", "texts in several examples") if counts.get(name)]
-    last = made["last"]
-    return "\n".join([*lines, f"{made['steps']:,} steps, loss {last['loss']:.3f} (mean of the last ones)", f"next: stepdr research QUESTION --model {out} --web FOLDER"])
+    lines += [f"{counts[name]:,} {name}: longer than the context"
+              for name in ("cut at a turn", "texts in several examples") if counts.get(name)]
+    return "\n".join([*lines, f"{made['steps']:,} steps, loss {made['last']['loss']:.3f} (mean of the last ones)",
+                      f"next: stepdr research QUESTION --model {out} --web FOLDER"])
+
