@@ -22,7 +22,10 @@ from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.core.usage import Usage, price_of
 from stepdr.core.replies import Reply
-from stepdr.core.prompts import AXES, CHINESE, CUT, GRADERS, PROMPTS, ROLES, SCHEMAS, add_prompt, holes, prompt, schema_in, shown_value, teacher_messages
+from stepdr.core.prompts import (
+    CHINESE, GRADERS, PROMPTS, SCHEMAS, holes, prompt, schema_in, shown_value, teacher_messages)
+from stepdr.core.templates import CUT, PromptSet
+from stepdr.core.writing_prompts import AXES, ROLES
 
 PARAGRAPHS = [{"id": "web_0a1b2c3d", "title": "Bridge", "text": "The bridge was opened in 1883 and is still in use."}]
 GOOD = {"findings": [{"paragraph": "web_0a1b2c3d", "quote": "opened in 1883", "stance": "supports"}], "missing": "A second and independent source for the year.", "verdict": "support"}
@@ -416,8 +419,7 @@ def test_material_cannot_leave_its_tags():
     assert attack not in system["content"] and "Ignore" not in system["content"] and user["content"].count("{statement}") == 2
     with pytest.raises(ValueError, match="paragraphs"): teacher_messages("verify_statement", "en", statement="x")
     with pytest.raises(KeyError): teacher_messages("nothing", "en")
-    with pytest.raises(ValueError, match="other holes"): add_prompt("verify_statement2", {}, f"a{CUT}{{x}}", f"a{CUT}{{y}}")
-    for table in (PROMPTS, CHINESE, SCHEMAS): table.pop("verify_statement2", None)
+    with pytest.raises(ValueError, match="other holes"): PromptSet().add("verify_statement2", {}, f"a{CUT}{{x}}", f"a{CUT}{{y}}")
 
 
 def test_lists_are_numbered_and_paragraphs_keep_their_ids():

@@ -9,7 +9,8 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.teacher import TeacherClient
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
-from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, VERDICTS, schema_in, teacher_messages
+from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, schema_in, teacher_messages
+from stepdr.core.verification_prompts import VERDICTS
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.trajectories import answer_of, well_formed
 from stepdr.synthesis.verification import Check, VerificationSettings, run_check, unwarranted, verify_paragraph

@@ -38,7 +38,8 @@ from ..core.teacher import SetAside, language_shares
 from ..core.config import InputError, setting, validate
 from ..judge.agreement import krippendorff_alpha
 from ..judge.metrics import elo, few_tasks, interval, leagues, outcome, rating_intervals, resamples, share_interval, win_tie_loss
-from ..core.prompts import SIDE_VERDICTS, wording
+from ..core.prompts import wording
+from ..core.judge_prompts import SIDE_VERDICTS
 from ..core.trajectory import CITE, cited_ids
 
 # %% ../../nbs/90_evaluate/12_pairwise.ipynb #07a68332

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..core.artifacts import root
 from ..core.config import InputError
-from ..core.prompts import AXES, ROLES
+from ..core.writing_prompts import AXES, ROLES
 from ..synthesis.filters import YEAR, foreign_runs, language_units, main_language, near_duplicates, years
 from ..synthesis.kernels import ngrams, words
 from ..synthesis.decontamination import decontamination

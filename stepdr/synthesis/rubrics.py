@@ -20,7 +20,7 @@ from itertools import combinations
 
 from ..core.teacher import SetAside
 from ..core.config import setting, validate
-from ..core.prompts import PRINCIPLES, ROLES
+from ..core.writing_prompts import PRINCIPLES, ROLES
 from ..core.scripted_teacher import figures_in, keywords, rule, sentences
 from .kernels import words
 from .planning import report_sections

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..core.teacher import SetAside
 from ..core.config import setting, validate
 from ..core.replies import EndpointError
-from ..core.prompts import VERDICTS
+from ..core.verification_prompts import VERDICTS
 from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule, sentences, share_said
 from .kernels import words
 from .trajectories import malformed

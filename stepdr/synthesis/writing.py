@@ -19,7 +19,7 @@ from ..core.teacher import SetAside, language_shares
 from ..core.config import setting, validate
 from ..core.usage import guess_tokens
 from ..core.replies import EndpointError
-from ..core.prompts import NEEDS
+from ..core.writing_prompts import NEEDS
 from ..agent.context import shrink
 from ..core.scripted_teacher import keywords, rule, sentences, share_said
 from .kernels import words
