@@ -12,7 +12,7 @@ import pytest
 import small_project
 from example_run import write_results
 
-from stepdr.run import cli, pipeline
+from stepdr.run import cli, options, pipeline, run_commands
 from stepdr.core.config import InputError
 from stepdr.run.cli import main, make_parser
 
@@ -23,9 +23,9 @@ STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sy
 def small(project, monkeypatch):
     "The command line on the small pipeline."
     more = dict(stages=small_project.STAGES, notebooks=project/"nbs", profiles=small_project.PROFILES)
-    monkeypatch.setattr(cli, "run_pipeline", partial(pipeline.run_pipeline, **more))
-    monkeypatch.setattr(cli, "open_run", partial(pipeline.open_run, **more))
-    monkeypatch.setattr(cli, "resolve_settings", partial(pipeline.resolve_settings, profiles=small_project.PROFILES))
+    monkeypatch.setattr(run_commands, "run_pipeline", partial(pipeline.run_pipeline, **more))
+    monkeypatch.setattr(run_commands, "open_run", partial(pipeline.open_run, **more))
+    monkeypatch.setattr(run_commands, "resolve_settings", partial(pipeline.resolve_settings, profiles=small_project.PROFILES))
     return partial(lambda *arguments: cli.main(["run", "--profile", "small", "--out", str(project/"run"), *arguments]))
 
 
@@ -186,7 +186,7 @@ def test_what_children_write_is_not_the_answer(capfd):
         os.write(1, b"written\n")
         subprocess.run(["echo", "from a child"])
         return {"rows": 1}
-    assert cli._counted(work) == 0
+    assert options.print_counts(work) == 0
     out, error = capfd.readouterr()
     assert out == '{"rows": 1}\n' and {"printed", "written", "from a child"} <= set(error.splitlines())
 
