@@ -7,7 +7,7 @@ import sys
 import time
 
 from stepdr.core.artifacts import root
-from stepdr.core.teacher import Answer, SetAside, Work
+from stepdr.core.outcomes import Answer, SetAside, Work
 from stepdr.core.config import InputError
 from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply

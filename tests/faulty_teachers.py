@@ -5,7 +5,7 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from stepdr.core.teacher import Answer, Work
+from stepdr.core.outcomes import Answer, Work
 from stepdr.core.replies import EndpointError
 from stepdr.core.prompts import PROMPTS, SCHEMAS, schema_in
 from stepdr.core.scripted_teacher import RULES, OfflineTeacher

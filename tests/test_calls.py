@@ -368,7 +368,7 @@ def test_streams_of_odd_servers():
 # citations and failed calls
 
 def test_a_citation_of_several_is_read_everywhere():
-    from stepdr.core.teacher import cites
+    from stepdr.core.reply_checks import cites
     from stepdr.evaluate.citations import extract_citations
     from stepdr.evaluate.closed_web import citation_support
     from stepdr.run.report import markdown

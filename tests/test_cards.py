@@ -12,7 +12,7 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import root, sha256_path, write_json, write_jsonl
-from stepdr.core.teacher import Work, work_counts
+from stepdr.core.outcomes import Work, work_counts
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.cards import (CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, compare, compare_text, cost_table, decontaminated, front, load_prices, paired_test, price_for, prompt_hashes, quality_cost_figure,

@@ -18,7 +18,8 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import root
-from stepdr.core.teacher import TeacherClient, TeacherSettings, spent
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.reply_cache import spent
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.citations import (EndpointCitations, Source, SourceReader, Statement, TruthCitations, WordCitations, check_report, check_reports, citation_figure, citation_judge_from, citation_table, cut_text,

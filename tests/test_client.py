@@ -15,8 +15,13 @@ from pathlib import Path
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.core.teacher import (CHECKS, SetAside, TeacherClient, TeacherSettings, ask_many, faults_of, free_texts, judge_reply, language_shares, mend_json, read_objects, refuses, request_key,
-                           schema_validator, spent, teach)
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.items import ask_many, teach
+from stepdr.core.reply_cache import request_key, spent
+from stepdr.core.outcomes import SetAside
+from stepdr.core.reply_checks import CHECKS, faults_of, judge_reply
+from stepdr.core.structured import free_texts, mend_json, read_objects, refuses, schema_validator
+from stepdr.core.languages import language_shares
 from stepdr.core.config import InputError
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
@@ -198,7 +203,8 @@ def test_broken_entries_are_set_aside_and_asked_again(tmp_path):
 
 SCRIPT = """
 import asyncio, json, sys
-from stepdr.core.teacher import TeacherClient, TeacherSettings, ask_many
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.items import ask_many
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 url, cache, rows = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -339,7 +345,7 @@ def test_from_file_to_file_with_dirty_lines(tmp_path):
 
 def test_a_cut_gz_and_an_overlong_line_harm_only_themselves(tmp_path):
     import gzip
-    from stepdr.core.teacher import read_items
+    from stepdr.core.items import read_items
     line = json.dumps({"statement": "case 1 ok", "paragraphs": "p"}).encode() + b"\n"
     (tmp_path / "in.jsonl").write_bytes(line + b'{"x": "' + b"y" * 5000 + b'"}\n' + line)
     kinds = [item.get("wrong", "")[:40] for item in read_items(tmp_path / "in.jsonl", "verify_statement", longest=1000)]

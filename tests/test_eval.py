@@ -16,7 +16,8 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
-from stepdr.core.teacher import TeacherClient, TeacherSettings, request_key
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.reply_cache import request_key
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_file
 from stepdr.evaluate.cards import compare

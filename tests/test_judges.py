@@ -18,7 +18,8 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import root
-from stepdr.core.teacher import TeacherSettings, request_key, spent
+from stepdr.core.teacher import TeacherSettings
+from stepdr.core.reply_cache import request_key, spent
 from stepdr.core.config import InputError
 from stepdr.judge.agreement import agreement, agreement_table, calibration, cohen_kappa, krippendorff_alpha
 from stepdr.judge.judges import (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stepdr.core.teacher import TeacherClient, judge_reply, shown_ids
+from stepdr.core.teacher import TeacherClient
+from stepdr.core.reply_checks import judge_reply, shown_ids
 from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
 from stepdr.core.prompts import SCHEMAS

@@ -12,7 +12,8 @@ import pytest
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import root
-from stepdr.core.teacher import SetAside, TeacherClient, TeacherSettings
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.outcomes import SetAside
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.core.replies import EndpointError

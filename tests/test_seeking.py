@@ -13,7 +13,8 @@ import pytest
 
 from scripted_model import ScriptedModel, turn
 from stepdr.core.artifacts import read_json, read_jsonl, root, write_jsonl
-from stepdr.core.teacher import SetAside, TeacherClient, TeacherSettings
+from stepdr.core.teacher import TeacherClient, TeacherSettings
+from stepdr.core.outcomes import SetAside
 from stepdr.core.config import InputError
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings

@@ -954,7 +954,7 @@ async def grade_predictions(bench,  # name or Bench
                             ):
     "Rows of verdicts for `score_verdicts`, and what was set aside: predictions for unknown tasks, gradings without a usable reply. Missing tasks have no rows: they score 0."
     import asyncio
-    from stepdr.core.teacher import SetAside
+    from stepdr.core.outcomes import SetAside
     bench, by_id, gate = bench_of(bench), {task["id"]: task for task in tasks}, asyncio.Semaphore(concurrency or max(8, getattr(client, "concurrency", 0)))
     aside = [{"task": name, "kind": "unknown task", "reason": "the benchmark has no such task"} for name in predictions if name not in by_id]
     if client is None and bench.rule is None: raise InputError(f"judge: {bench.title} has no exact rule; name an endpoint")

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from ..core.teacher import SetAside, TeacherClient, TeacherSettings
+from ..core.teacher import TeacherClient, TeacherSettings
+from ..core.outcomes import SetAside
 from ..core.config import InputError
 from ..judge.metrics import bootstrap, citation_scores, fact_scores, interval, resamples
 from ..core.usage import guess_tokens

@@ -18,7 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..core.artifacts import atomic_write, progress, sha256_path, write_json, write_jsonl
-from ..core.teacher import TeacherClient, TeacherSettings, own_partial, run_to_end, spent, work_counts
+from ..core.teacher import TeacherClient, TeacherSettings, run_to_end
+from ..core.artifacts import own_partial
+from ..core.reply_cache import spent
+from ..core.outcomes import work_counts
 from ..core.config import InputError, setting, validate
 from ..judge import metrics as m
 from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predictions, graded_headline, load_tasks, numbered_rows, question_task, read_rubrics, rule_answer, score_pairs, score_rubrics, score_verdicts, sound, Tally

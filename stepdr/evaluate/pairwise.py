@@ -34,7 +34,8 @@ import numpy as np
 
 import stepdr
 from ..core.artifacts import atomic_write, read_json, read_jsonl, sha256_path, write_json, write_jsonl
-from ..core.teacher import SetAside, language_shares
+from ..core.outcomes import SetAside
+from ..core.languages import language_shares
 from ..core.config import InputError, setting, validate
 from ..judge.agreement import krippendorff_alpha
 from ..judge.metrics import elo, few_tasks, interval, leagues, outcome, rating_intervals, resamples, share_interval, win_tie_loss

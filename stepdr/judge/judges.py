@@ -23,9 +23,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from ..core.artifacts import root
-from ..core.teacher import (
-    KINDS, ReplyCache, SetAside, TeacherClient, TeacherSettings, Work, as_asked, grounded, json_values, mend_json,
-    schema_faults, schema_validator)
+from ..core.teacher import TeacherClient, TeacherSettings
+from ..core.reply_cache import ReplyCache
+from ..core.outcomes import KINDS, SetAside, Work
+from ..core.reply_checks import grounded
+from ..core.structured import as_asked, json_values, mend_json, schema_faults, schema_validator
 from ..core.config import InputError, setting, validate
 from .metrics import VERDICTS
 from .perturbations import is_chinese

@@ -20,7 +20,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
 from ..core.artifacts import progress, write_json
-from ..core.teacher import Work, own_partial, run_to_end, work_counts
+from ..core.teacher import run_to_end
+from ..core.artifacts import own_partial
+from ..core.outcomes import Work, work_counts
 from ..core.config import InputError
 from .agreement import agreement, calibration, krippendorff_alpha
 from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score

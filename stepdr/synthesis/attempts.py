@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.artifacts import read_json, write_json
-from ..core.teacher import SetAside
+from ..core.outcomes import SetAside
 from ..core.config import InputError, setting, validate
 from ..core.answers import compare_answers, find_in_sentence
 from ..core.usage import Usage, guess_tokens

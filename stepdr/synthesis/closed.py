@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from ..core.artifacts import atomic_directory, atomic_write
-from ..core.teacher import SetAside
+from ..core.outcomes import SetAside
 from ..core.scripted_teacher import OfflineTeacher
 from .attempts import SeekingSettings
 from .planning import plan_agreement, plan_verdict, planning_task

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections import Counter
 
-from ..core.teacher import SetAside
+from ..core.outcomes import SetAside
 from ..core.config import InputError
 from ..agent.budget import ResearchSettings
 from ..agent.context import message_text, shrink

@@ -14,7 +14,7 @@ from dataclasses import fields
 from ..core.config import InputError
 from ..core.replies import EndpointError
 from ..core.connection import redact
-from ..core.teacher import SetAside, failure_line
+from ..core.outcomes import SetAside, failure_line
 from ..tools.tool import ToolError
 
 # %% ../../nbs/40_synthesis/25_records.ipynb #c6927fc6

@@ -19,7 +19,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core.teacher import SetAside
+from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.usage import guess_tokens
 from ..core.replies import ContextTooLong, EndpointError

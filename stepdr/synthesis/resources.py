@@ -18,7 +18,8 @@ from ..core.endpoint import ChatEndpoint
 from ..core.replies import EndpointError
 from ..core.connection import endpoint_settings
 from ..core.extras import missing_package
-from ..core.teacher import TeacherClient, TeacherSettings, Work, failure_line, work_counts
+from ..core.teacher import TeacherClient, TeacherSettings
+from ..core.outcomes import Work, failure_line, work_counts
 from .makers import FUNCTION_NAME, find_function
 from ..tools.tool import run_async
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
-from ..core.teacher import SetAside
+from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.writing_prompts import PRINCIPLES, ROLES
 from ..core.scripted_teacher import figures_in, keywords, rule, sentences

@@ -24,13 +24,13 @@ from pathlib import Path
 
 from ..core.answers import compare_answers, read_answer
 from ..core.artifacts import progress, write_json
-from ..core.teacher import SetAside, failure_line
+from ..core.outcomes import SetAside, failure_line
 from ..core.config import InputError
 from ..core.prompts import PROMPTS
 from ..core.quotes import quote_stands
 from ..core.scripted_teacher import (
     OfflineTeacher, figures_in, folded, keywords, names_in, rule, sentences, share_said)
-from ..core.teacher import EDGE
+from ..core.reply_checks import EDGE
 from .attempts import GAP, SeekingSettings, at_gap, gather, grade, hard_enough
 from .importers import Pending, rows_in
 from .formats import BadRow

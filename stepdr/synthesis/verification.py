@@ -13,7 +13,7 @@ __all__ = ['STANCES', 'SIDE', 'WORDING', 'Check', 'shown_findings', 'sources', '
 import re
 from dataclasses import dataclass, field
 
-from ..core.teacher import SetAside
+from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.replies import EndpointError
 from ..core.verification_prompts import VERDICTS

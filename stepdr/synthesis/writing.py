@@ -15,7 +15,8 @@ from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass
 
-from ..core.teacher import SetAside, language_shares
+from ..core.outcomes import SetAside
+from ..core.languages import language_shares
 from ..core.config import setting, validate
 from ..core.usage import guess_tokens
 from ..core.replies import EndpointError
