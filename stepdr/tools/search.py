@@ -18,8 +18,8 @@ from ..core.config import InputError, setting, validate
 from ..core.usage import guess_tokens
 from .extract import extract, guess_language
 from .providers import SearchHit, date_bound, on_site, site_name, store_hit
-from .results import (ROOM, SURFER, cover, cut_short, document_text, failed_block, fit, missing_line,
-    paragraph_text, read_text, relevances, safe, source_line)
+from .results import (FORMS, ROOM, SURFER, cover, cut_short, document_text, failed_block, fit, missing_line,
+    paragraph_line, paragraph_text, read_text, relevances, safe, source_line)
 from .tool import ToolError, ToolResult, call_text, result_tokens
 from ..world.paragraphs import Paragraph, paragraph_id, passage
 
@@ -27,6 +27,10 @@ from ..world.paragraphs import Paragraph, paragraph_id, passage
 @dataclass(frozen=True)
 class SurferSettings:
     "`batch_web_surfer`."
+    form: str = setting(
+        "full", "what is shown of results: full, with titles, tiers, addresses and notes; line, one line a paragraph",
+        choices=FORMS)
+    topk: int = setting(5, "results of a query where a call does not say how many", 1, 20)
     items: int = setting(10, "queries or addresses of one call; more are refused", 1, 100)
     candidates: int = setting(20, "results asked of the provider for a query", 1, 100)
     concurrency: int = setting(8, "queries under way at once", 1, 256)
@@ -177,7 +181,9 @@ class _Results:
     def blocks(self, pairs, topk, filters, authority_only, page):
         blocks, room = [], result_tokens(self.settings.tokens)
         for number, (query, answer) in enumerate(pairs): # what one query does not need is left to the next
-            text, paragraphs, failed = self._block(query, answer, topk, filters, authority_only, page, room // (len(pairs) - number))
+            block = self._block if self.settings.form == "full" else self._line_block
+            share = room // (len(pairs) - number)
+            text, paragraphs, failed = block(query, answer, topk, filters, authority_only, page, share)
             room -= guess_tokens(text)
             blocks.append((text, paragraphs, failed))
         if self.memory.store is not None and self.settings.keep_snippets:
@@ -203,6 +209,21 @@ class _Results:
         if not found and not failed: lines.append("no more results" if ranked else "no results" + (f" with {', '.join(given)}; try without" if given else ""))
         if found and self.memory.provider.local and (line := missing_line(query, [" ".join([rows[0].title, *(f"{p.heading} {p.text}" for p in rows)]) for _, rows in found])): lines.append(safe(line))
         return "\n".join(lines), tuple(new + again), failed and not found
+
+    def _line_block(self, query, answer, topk, filters, authority_only, page, room): # as `_block`
+        "A line a paragraph, best first, whether it was shown before or not."
+        failed = isinstance(answer, ToolError)
+        ranked = self.ranking.order(query, [] if failed else answer, topk, filters, authority_only)
+        lines, shown = [f"## {safe(query)}", *([f"error: {safe(str(answer))}"] if failed else [])], []
+        room -= guess_tokens("\n".join(lines))
+        for p, _ in ranked[(page - 1) * topk:page * topk]:
+            text = read_text(p) or p.text
+            if shown and guess_tokens(text) + ROOM > room: break
+            lines.append(paragraph_line(p, fit(text, max(30, room - ROOM))))
+            shown.append(p)
+            room -= guess_tokens(lines[-1])
+        if not shown and not failed: lines.append("no more results" if ranked else "no results")
+        return "\n".join(lines), tuple(shown), failed and not shown
 
     def _by_page(self, ranked): # [(Paragraph, read before)], best first -> [(read before, [Paragraph])], a page each, its passages in the order of the page
         pages = {}
@@ -250,7 +271,7 @@ class WebSurfer:
         "What was shown is gone from the agent's eyes: show it again when it is found again."
         self.results.shown.clear()
 
-    async def batch_web_surfer(self, action: Literal["batch_search", "batch_open"], queries: list[str] = None, urls: list[str] = None, topk: int = 5,
+    async def batch_web_surfer(self, action: Literal["batch_search", "batch_open"], queries: list[str] = None, urls: list[str] = None, topk: int = None,
                                site: str = "", language: str = "", since: str = "", until: str = "", authority_only: bool = False, page: int = 1) -> ToolResult:
         """Search or read pages, several at once; results are paragraphs to cite by their \\cite{web_...}; what was shown before is named by its id.
 
@@ -266,6 +287,7 @@ class WebSurfer:
         page: of results or of a long document, from 1
         """
         items = self._items(*((queries, "queries") if action == "batch_search" else (urls, "urls")))
+        topk = self.settings.topk if topk is None else topk
         if not 1 <= topk <= 20: raise ToolError(f"topk must be 1 to 20; got {topk}")
         if page < 1: raise ToolError(f"page must be 1 or more; got {page}")
         filters = dict(site=site_name(site), language=language.strip().lower()[:2], since=date_bound(since, "since"), until=date_bound(until, "until", last=True))
@@ -303,7 +325,9 @@ class WebSurfer:
         room, blocks = result_tokens(self.settings.tokens), {}
         for number, name in enumerate(sorted(good, key=lambda name: sum(len(p.text) for p in good[name][1].paragraphs))): # what a short page does not need is left to the longer ones
             url, document, start = good[name]
-            try: text, shown = document_text(document, name, room // (len(good) - number), max(3, self.settings.links // len(pages)), page, start, self.ranking.record(document.url))
+            share, links = room // (len(good) - number), max(3, self.settings.links // len(pages))
+            record, form = self.ranking.record(document.url), self.settings.form
+            try: text, shown = document_text(document, name, share, links, page, start, record, form)
             except ToolError as error: blocks[name] = failed_block(name, error); continue
             self.results.shown.update(p.id for p in shown)
             room -= min(room, guess_tokens(text))

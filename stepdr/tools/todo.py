@@ -8,6 +8,7 @@ __all__ = ['STATES', 'TodoSettings', 'check_todo', 'render_todo', 'Todo']
 # %% ../../nbs/20_tools/07_todo.ipynb #95f2cc6b
 import json
 import os
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,16 +76,13 @@ def render_todo(items): # {id: item} -> text
     return "\n".join(out)
 
 # %% ../../nbs/20_tools/07_todo.ipynb #6c4d5c1b
-class Todo:
-    "The `todo` tool; the list lives in the workspace's `.stepdr/todo.json`."
-    def __init__(self, workspace, # Workspace
-                 settings=TodoSettings(),
-                 ):
-        self.workspace, self.settings, self.name = workspace, settings, ".stepdr/todo.json"
+class _FileList:
+    "The list in the workspace's `.stepdr/todo.json`."
+    def __init__(self, workspace):
+        self.workspace, self.lock, self.name = workspace, workspace.lock, ".stepdr/todo.json"
 
-    @property
-    def items(self): # -> {id: {"text", "state", "after"}}
-        "The list as it is stored; a broken file is set aside."
+    def read(self): # -> {id: {"text", "state", "after"}}
+        "A broken file is set aside."
         if not os.path.lexists(self.workspace.state / "todo.json"): return {}
         data = self.workspace.read_bytes(self.name, own=True)
         try:
@@ -98,6 +96,28 @@ class Todo:
             (self.workspace.state / "todo.json").unlink(missing_ok=True)
             return {}
 
+    def write(self, items):
+        text = json.dumps(items, ensure_ascii=False, indent=1)
+        self.workspace.write_bytes(self.name, text.encode(errors="replace"), own=True)
+
+class _HeldList:
+    "The list in memory."
+    def __init__(self): self.items, self.lock = {}, threading.Lock()
+    def read(self): return self.items
+    def write(self, items): self.items = items
+
+class Todo:
+    "The `todo` tool."
+    def __init__(self, workspace=None, # Workspace that keeps the list; None: it is gone with this object
+                 settings=TodoSettings(),
+                 ):
+        self.settings, self.kept = settings, _FileList(workspace) if workspace else _HeldList()
+
+    @property
+    def items(self): # -> {id: {"text", "state", "after"}}
+        "The list as it is kept."
+        return self.kept.read()
+
     def todo(
         self, action: Literal["create", "update", "rewrite", "clear"], items: list[dict] = None, texts: list[str] = None
     ) -> str:
@@ -108,7 +128,7 @@ class Todo:
         texts: new items as texts, in place of items
         """
         given = [_item(item, self.settings) for item in [*(items or []), *(texts or [])]]
-        with self.workspace.lock:
+        with self.kept.lock:
             old = self.items
             if action == "create" and any(item["state"] in ("pending", "in_progress") for item in old.values()):
                 raise ToolError("there is a list with open items; use update, rewrite or clear\n" + render_todo(old))
@@ -118,15 +138,13 @@ class Todo:
                 raise ToolError(f"{len(new)} items are too many; at most {self.settings.items}")
             check_todo(new)
             if new == old: return render_todo(new)
-            self.workspace.write_bytes(
-                self.name, json.dumps(new, ensure_ascii=False, indent=1).encode(errors="replace"), own=True
-            )
+            self.kept.write(new)
         return render_todo(new)
 
     def reminder(self, turns_without): # turns since the agent last used the list -> text, "" if there is nothing to say
         "What the agent is shown when it has gone without its list for some turns."
         if turns_without < self.settings.remind_after or turns_without % self.settings.remind_after: return ""
-        try:items = self.items
+        try: items = self.items
         except ToolError as error: return f"(the todo list cannot be read: {error})"
         return (
             f"(for {turns_without} turns the todo list was not updated)\n{render_todo(items)}"
