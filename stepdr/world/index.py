@@ -56,8 +56,8 @@ class ParagraphIndex:
         shares = {
             number: sum(weight for term, weight in weights.items() if term in self.words[number])
             for _, number in scored}
-        return tuple(p for _, p in self.rerank(
-            [row for row in scored if shares[row[1]] > 0.999 * max(shares.values())], terms))[:topk]
+        best = max(shares.values(), default=0)
+        return tuple(p for _, p in self.rerank([row for row in scored if shares[row[1]] > 0.999 * best], terms))[:topk]
 
     def scored(self, terms, limit, every): # words, most results, whether all words must occur -> [(BM25 score, paragraph number)]
         if not terms: return []
