@@ -24,7 +24,13 @@ from ..core.reply_cache import spent
 from ..core.outcomes import work_counts
 from ..core.config import InputError, setting, validate
 from ..judge import metrics as m
-from .benchmarks import BENCHES, GRADE, IDS, bench_of, find_source, grade_predictions, graded_headline, load_tasks, numbered_rows, question_task, read_rubrics, rule_answer, score_pairs, score_rubrics, score_verdicts, sound, Tally
+from .benchmarks import (
+    BENCHES, bench_of, find_source, graded_headline, load_tasks, rule_answer, score_verdicts)
+from .grading import GRADE, grade_predictions
+from .report_scores import score_pairs
+from .rubric_scores import read_rubrics, score_rubrics, Tally
+from .benchmark_tasks import question_task
+from .row_files import IDS, numbered_rows, sound
 from .cards import card_html, cost_table, decontaminated, report_cost, score_card
 from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, web_of
 from ..judge.reports import judge_reports, rows_of
@@ -352,7 +358,7 @@ def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None
     more = {}
     if bench.name == "race":
         if not reference: raise InputError("--reference: RACE compares with reference reports; give their file")
-        from stepdr.evaluate.benchmarks import read_predictions
+        from stepdr.evaluate.grading import read_predictions
         more = {"reference": read_predictions(reference)}
     if bench.name == "fact": more = {"page_of": lambda url: _page_text(reader, url)}
     return _judge_answers(bench, judge, tasks, predictions, settings.trials or 1, reader, more)
