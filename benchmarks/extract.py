@@ -71,7 +71,8 @@ def main():
     import trafilatura
 
     from stepdr.core.artifacts import root
-    from stepdr.tools.extract import ExtractSettings, extract
+    from stepdr.tools.extract import extract
+    from stepdr.tools.document import ExtractSettings
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     sets = {"OI Wiki (zh)": oiwiki(root().parent / "shared" / "data"), "Node.js API": beside(Path("/usr/share/doc/nodejs/api"), Path("/usr/share/doc/nodejs/api")),
             "npm": beside(Path("/usr/lib/node_modules/npm/docs/output/commands"), Path("/usr/lib/node_modules/npm/docs/content/commands"))}

@@ -11,7 +11,8 @@ import pytest
 
 from stepdr.tools.tool import ToolError
 from stepdr.tools.content import binary_kind, codec_of, decode_bytes, moved_to, text_kind
-from stepdr.tools.extract import ExtractSettings, extract, parse_document
+from stepdr.tools.extract import extract, parse_document
+from stepdr.tools.document import ExtractSettings
 
 HERE = ExtractSettings(isolate=False)
 THAI, HEBREW, GREEK, RUSSIAN, CHINESE = "ประเทศไทยเป็นประเทศในเอเชีย", "ירושלים היא עיר הבירה של מדינת ישראל", "Η Αθήνα είναι η πρωτεύουσα", "Москва — столица России", "北京是中华人民共和国的首都，也是全国政治、文化中心。"

@@ -9,7 +9,8 @@ import pytest
 
 from stepdr.tools import extract as module
 from stepdr.tools.tool import ToolError, run_async
-from stepdr.tools.extract import ExtractSettings, cut_text, decode, extract, extract_async, guess_language, make_document, parse_document, safe_text
+from stepdr.tools.extract import decode, extract, extract_async, parse_document
+from stepdr.tools.document import ExtractSettings, cut_text, guess_language, make_document, safe_text
 
 QUICK = ExtractSettings(cpu_seconds=1, timeout=20.0)
 GOOD = ("<html lang=en><head><title>Tides</title></head><body><nav><a href=/menu>Menu</a></nav><main><h1>Tides</h1><p>" + "The sea rises and falls twice a day. " * 10 + "</p></main></body></html>").encode()

@@ -24,7 +24,7 @@ from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.trajectories import (
     answer_of, calls_of, citations, failed_responses, malformed, own_texts, row_id, texts, well_formed)
 from stepdr.tools.tool import ToolError, Toolbox
-from stepdr.tools.extract import make_document
+from stepdr.tools.document import make_document
 from stepdr.tools.file import Files
 from stepdr.tools.search import WebSurfer
 from stepdr.tools.providers import Provider, SearchHit

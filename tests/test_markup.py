@@ -1,7 +1,8 @@
 """A page's text says what a browser shows: figures, columns, questions and notes keep their place, and what is left out is told."""
 import pytest
 
-from stepdr.tools.extract import ExtractSettings, extract
+from stepdr.tools.extract import extract
+from stepdr.tools.document import ExtractSettings
 
 SETTINGS = ExtractSettings(isolate=False)
 SENTENCES = "".join(f"<p>Sentence number {number} of the ordinary text, long enough to be kept by a reader of pages.</p>" for number in range(4))

@@ -5,7 +5,8 @@ import zipfile
 
 import pytest
 
-from stepdr.tools.extract import ExtractSettings, parse_document
+from stepdr.tools.extract import parse_document
+from stepdr.tools.document import ExtractSettings
 
 INLINE = ExtractSettings(isolate=False)
 SPACES = ('xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math" '

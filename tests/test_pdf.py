@@ -1,7 +1,8 @@
 """What a PDF says is what is read: raised figures, hyphens, turned pages, and lines that look like running heads."""
 import pytest
 
-from stepdr.tools.extract import ExtractSettings, parse_document
+from stepdr.tools.extract import parse_document
+from stepdr.tools.document import ExtractSettings
 
 INLINE = ExtractSettings(isolate=False)
 

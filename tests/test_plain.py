@@ -1,7 +1,8 @@
 """Tables in Markdown and tables of text keep every cell in its column."""
 import pytest
 
-from stepdr.tools.extract import ExtractSettings, parse_document
+from stepdr.tools.extract import parse_document
+from stepdr.tools.document import ExtractSettings
 from stepdr.tools.plain import find_delimiter, read_csv, read_markdown
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from stepdr.tools.extract import block_text
+from stepdr.tools.document import block_text
 from stepdr.synthesis.wiki import read_wiki
 
 ABOUT = {"base": "https://wiki.example/wiki/", "language": "en", "first_letter": True, "namespaces": {"6": "File", "14": "Category", "0": ""}}

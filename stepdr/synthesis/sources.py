@@ -23,7 +23,8 @@ from urllib.parse import quote, unquote, urljoin
 from ..core.config import InputError, setting, validate
 from ..tools.tool import ToolError
 from ..tools.content import decode_bytes, moved_to
-from ..tools.extract import Document, ExtractSettings, extract, join_lines, left_out, make_document
+from ..tools.extract import extract
+from ..tools.document import Document, ExtractSettings, join_lines, left_out, make_document
 from ..world.authority import host_of
 from ..world.dumps import TarTail
 from .wiki import read_wiki, wiki_title

@@ -11,7 +11,7 @@ import html
 import re
 from collections import Counter
 
-from ..tools.extract import join_lines, lowered, raised
+from ..tools.document import join_lines, lowered, raised
 from ..tools.plain import tagged_letters
 
 # %% ../../nbs/40_synthesis/20_wiki.ipynb #e1d0ca08

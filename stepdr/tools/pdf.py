@@ -14,7 +14,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from .tool import ToolError
-from .extract import find_date, join_lines, lowered, raised
+from .document import find_date, join_lines, lowered, raised
 
 # %% ../../nbs/20_tools/30_pdf.ipynb #a1b0c005
 class Run(NamedTuple):
@@ -32,9 +32,13 @@ def _direction(textpage, count): # -> (a, b, c, d): along and across the line, o
     import pypdfium2.raw as pdfium
     matrix, ways = pdfium.FS_MATRIX(), Counter()
     for number in range(0, count, count // 40 + 1):
-        if pdfium.FPDFText_IsGenerated(textpage, number) == 1 or not pdfium.FPDFText_GetMatrix(textpage, number, matrix): continue
+        if (pdfium.FPDFText_IsGenerated(textpage, number) == 1
+            or not pdfium.FPDFText_GetMatrix(textpage, number, matrix)):
+            continue
         along, across = math.hypot(matrix.a, matrix.b), math.hypot(matrix.c, matrix.d)
-        if along and across: ways[tuple(round(part, 4) for part in (matrix.a / along, matrix.b / along, matrix.c / across, matrix.d / across))] += 1
+        if along and across:
+            ways[tuple(round(part, 4)
+                       for part in (matrix.a / along, matrix.b / along, matrix.c / across, matrix.d / across))] += 1
     return ways.most_common(1)[0][0] if ways else (1.0, 0.0, 0.0, 1.0)
 
 def _letter_size(textpage, number): # -> points
@@ -57,13 +61,14 @@ def page_runs(page): # page of pypdfium2 -> list of Run and of "\\n" or " " betw
     textpage = page.get_textpage()
     count, (left, bottom, right, top) = textpage.count_chars(), page.get_bbox()
     codes = [pdfium.FPDFText_GetUnicode(textpage, number) for number in range(count)]
-    way, out, held, level, before = _direction(textpage, count), [], [], None, 0
+    way, out, held, level = _direction(textpage, count), [], [], None
     x, y = ctypes.c_double(), ctypes.c_double()
-    begin = end = 0.0
+    begin = 0.0
     def flush():
         if not held: return
         size = _letter_size(textpage, held[0])
-        out.append(Run("".join(chr(codes[number]) for number in held), begin, _letter_end(textpage, held[-1], way), level, size))
+        out.append(Run("".join(chr(codes[number]) for number in held), begin, _letter_end(textpage, held[-1], way),
+                       level, size))
         held.clear()
     for number, code in enumerate(codes):
         if code in (10, 13) or code == 32 and pdfium.FPDFText_IsGenerated(textpage, number) == 1:
@@ -104,15 +109,20 @@ def runs_text(runs): # Runs and separators -> text
         tail = out[-1] if out else ""
         if way:
             words = run.text.strip()
-            if last is not line and last.level > line.level > run.level and run.begin < last.end and tail[-1:] in _FIGURES: out.append("/")   # ½ as two figures
+            # ½ as two figures
+            if (last is not line and last.level > line.level > run.level and run.begin < last.end
+                and tail[-1:] in _FIGURES):
+                out.append("/")
             out.append(raised(tail, words) if way > 0 else lowered(tail, words, after.text if after else ""))
         elif begins > 0 and "\n" in between + "\n" * (not out):
             out += [between, raised("", run.text.strip())]
             line = None
         else:
-            returns = line and last is not line and abs(run.level - line.level) < 0.1 * line.size and run.begin > last.end - line.size
+            returns = (line and last is not line and abs(run.level - line.level) < 0.1 * line.size
+                       and run.begin > last.end - line.size)
             after_mark = line is None and last is not None
-            if returns or after_mark: between = " " if run.begin - last.end > 0.08 * run.size and run.text[:1] not in ".,;:!?)]%" else ""
+            if returns or after_mark:
+                between = " " if run.begin - last.end > 0.08 * run.size and run.text[:1] not in ".,;:!?)]%" else ""
             out += [between, run.text]
             line = run
         last, between = run, ""
@@ -126,7 +136,8 @@ def _groups(row): # Runs of a row -> lists of Runs, parted where a gap is wider 
     for run in row:
         if not isinstance(run, Run):
             if groups: groups[-1].append(run)
-        elif groups and run.begin - max(each.end for each in groups[-1] if isinstance(each, Run)) < 1.5 * run.size: groups[-1].append(run)
+        elif groups and run.begin - max(each.end for each in groups[-1] if isinstance(each, Run)) < 1.5 * run.size:
+            groups[-1].append(run)
         else: groups.append([run])
     return groups
 
@@ -147,7 +158,8 @@ def in_columns(runs): # Runs and separators -> the same in the order of reading
     out, place = [], 0
     while place < len(rows):
         end, first = place, rows[place]
-        same = lambda other: len(other) == len(first) and all(abs(one[0].begin - two[0].begin) < 3 for one, two in zip(first, other))
+        same = (lambda other: len(other) == len(first)
+                and all(abs(one[0].begin - two[0].begin) < 3 for one, two in zip(first, other)))
         while end < len(rows) and same(rows[end]): end += 1
         columns = list(zip(*rows[place:end])) if len(first) > 1 and end - place >= 4 else []
         if columns and all(map(_is_prose, columns)): lines = [group for column in columns for group in column]
@@ -158,19 +170,24 @@ def in_columns(runs): # Runs and separators -> the same in the order of reading
 
 # %% ../../nbs/20_tools/30_pdf.ipynb #a1b0c011
 _EDGE = 3  # lines at the top and at the bottom of a page that may be running heads
-_PAGE_WORDS = frozenset("page pages p pg seite s página pagina pág страница стр sida side strona 第 页 頁 of von de di sur из av z 共 / - – — | ·".split())
+_PAGE_WORDS = frozenset(("page pages p pg seite s página pagina pág страница стр sida side strona 第 页 頁 of von de di "
+                         "sur из av z 共 / - – — | ·").split())
 
 def _pattern(line): # -> (words with figures as 0, figures)
     return re.sub(r"\d+", "0", line.strip()), tuple(map(int, re.findall(r"\d+", line[:500])))
 
-def _counts_pages(words, changing): # pattern of a line, {place of a figure: offset} -> whether its figures may be page numbers
-    "A figure alone, one with a word for page, or one at an end of a line that is written like a title and says no year."
+# pattern of a line, {place of a figure: offset} -> whether its figures may be page numbers
+def _counts_pages(words, changing):
+    """A figure alone, one with a word for page, or one at an end of a line that is written like a title and says no
+    year."""
     rest = [word for word in re.findall(r"[^\W\d_]+", words)]
     if all(word.lower() in _PAGE_WORDS for word in rest): return True
     if any(offset > 1000 for offset in changing.values()): return False
     if re.search(r"(?<!\d)0 ?(?:/|of|von|de|sur|di|из) ?0$", words): return True
     title = [not word[0].islower() for word in rest if len(word) > 3]
-    return len(rest) > 1 and sum(title) > 0.5 * len(title) and (re.match(r"0\b", words) or re.search(r"\b0$", words)) is not None or re.search(r"\b(?:page|seite|página|pagina|стр)\.? 0", words.lower()) is not None
+    return (len(rest) > 1 and sum(title) > 0.5 * len(title)
+            and (re.match(r"0\b", words) or re.search(r"\b0$", words)) is not None
+            or re.search(r"\b(?:page|seite|página|pagina|стр)\.? 0", words.lower()) is not None)
 
 def running_lines(pages): # list of lists of lines -> {(number of the page, number of the line): first place or None}
     "Lines at the edges of pages that say nothing new: None for bare page numbers, else where the line stands first."
@@ -184,7 +201,8 @@ def running_lines(pages): # list of lists of lines -> {(number of the page, numb
             groups.setdefault(words, []).append((number, place, figures))
     for words, members in groups.items():
         if len({number for number, *_ in members}) <= share: continue
-        for same in _alike(words, members, share): found.update(dict.fromkeys(same, same[0] if words.strip("0 -–—|·/.") else None))
+        for same in _alike(words, members, share):
+            found.update(dict.fromkeys(same, same[0] if words.strip("0 -–—|·/.") else None))
     return found
 
 def _alike(words, members, share): # -> lists of (page, line) that say the same
@@ -196,11 +214,14 @@ def _alike(words, members, share): # -> lists of (page, line) that say the same
     shifted = Counter((at, figure - number) for number, _, figures in members for at, figure in enumerate(figures))
     counting = {at: offset for (at, offset), times in shifted.items() if times > share}
     if not counting or not _counts_pages(words, counting): return []
-    rest = Counter(tuple(figure for at, figure in enumerate(figures) if at not in counting) for _, _, figures in members)
+    rest = Counter(tuple(figure for at, figure in enumerate(figures) if at not in counting)
+                   for _, _, figures in members)
     usual, times = rest.most_common(1)[0]
     if times <= share: return []
-    kept = [(number, place) for number, place, figures in members if all(at < len(figures) and figures[at] - number == offset for at, offset in counting.items())
-            and tuple(figure for at, figure in enumerate(figures) if at not in counting) == usual]
+    kept = [(number, place)
+            for number, place, figures in members if all(at < len(figures) and figures[at] - number == offset
+                                                         for at, offset in counting.items()) and tuple(
+                figure for at, figure in enumerate(figures) if at not in counting) == usual]
     return [kept] if len({number for number, _ in kept}) > share else []
 
 # %% ../../nbs/20_tools/30_pdf.ipynb #a1b0c012
@@ -219,15 +240,21 @@ def without_running(pages): # list of lists of lines -> (pages without running l
         gone = {place for place in gone if found[number, place] != (number, place)}
         for place in gone:
             if found[number, place] is None: bare += 1
-            else: cut[" ".join(lines[found[number, place][1]].split())[:60] if found[number, place][0] == number else _first(pages, found[number, place])] += 1
-        if sum(len(lines[place].strip()) for place in gone) > 0.5 * sum(len(line.strip()) for line in lines): most.append(number + 1)
+            else:
+                cut[" ".join(lines[found[number, place][1]].split())[:60] if found[number, place][0] == number
+                    else _first(pages, found[number, place])] += 1
+        if sum(len(lines[place].strip()) for place in gone) > 0.5 * sum(len(line.strip()) for line in lines):
+            most.append(number + 1)
         out.append([line for place, line in enumerate(lines) if place not in gone])
     warnings = []
     if cut or bare:
         named = ", ".join(f"{line!r}" for line, _ in cut.most_common(3))
-        parts = [f"{cut.total()} running heads or feet after the first of each ({named})"] * bool(cut) + [f"{bare} page numbers"] * bool(bare)
+        parts = ([f"{cut.total()} running heads or feet after the first of each ({named})"] * bool(cut)
+                 + [f"{bare} page numbers"] * bool(bare))
         warnings.append("left out: " + " and ".join(parts))
-    if most: warnings.append(f"running lines were most of the text of {len(most)} pages ({', '.join(map(str, most[:10]))}{', ...' if len(most) > 10 else ''})")
+    if most:
+        warnings.append(f"running lines were most of the text of {len(most)} pages "
+                        f"({', '.join(map(str, most[:10]))}{', ...' if len(most) > 10 else ''})")
     return out, warnings
 
 def _first(pages, place): return " ".join(pages[place[0]][place[1]].split())[:60]
@@ -235,8 +262,11 @@ def _first(pages, place): return " ".join(pages[place[0]][place[1]].split())[:60
 # %% ../../nbs/20_tools/30_pdf.ipynb #a1b0c015
 _WORD = re.compile(r"[^\W\d_]+(?:[-\u2010][^\W\d_]+)*")
 _LINE_HYPHEN = re.compile(r"([^\W_]+)([-\u2010\u00ad])\n([^\W_]+)")
-_ENDING = re.compile(r"(?:[aeiou]?[a-z]?[aeiou])?[ts]ions?|ments?|ings?|ness|i?ty|ities|ly|a?bly|tives?|i?cally|u?ally|ously|i?sm|i?sts?|[ai]nces?|ences?|ungen|ung|keit|heit|lich(?:e[nrsm]?)?|schaft|eurs?|euses?|ción|ções|zione")
-_NO_ENDING = frozenset("motion motions nation nations ration rations notion notions potion potions lotion lotions vision visions ty edition editions emotion emotions ovation oration action".split())
+_ENDING = re.compile(r"(?:[aeiou]?[a-z]?[aeiou])?[ts]ions?|ments?|ings?|ness|i?ty|ities|ly|a?bly|tives?|i?cally|"
+                     r"u?ally|ously|i?sm|i?sts?|[ai]nces?|ences?|ungen|ung|keit|heit|lich(?:e[nrsm]?)?|schaft|eurs?|"
+                     r"euses?|ción|ções|zione")
+_NO_ENDING = frozenset(("motion motions nation nations ration rations notion notions potion potions lotion lotions "
+                        "vision visions ty edition editions emotion emotions ovation oration action").split())
 _DOUBLED = re.compile(r"([bdfgklmnprstz])(?:ed|ing|ings|er|ers|est|en|y|ance|ence|ent|al|ally|able)")
 _REAL = frozenset("red ring rings bed ten king ping sing bring ting led let sent rent tent".split())
 _SUSPENDED = frozenset("and or to und oder bis et ou y o e and/or".split())  # pre- and post-war
@@ -252,7 +282,8 @@ def document_words(pages): # list of lists of lines -> Counter of the words that
             words.update(found[before:len(found) - goes_on])
     return words
 
-def _printers(before, after, words): # halves of a word, Counter of words -> whether the hyphen between them is the printer's
+# halves of a word, Counter of words -> whether the hyphen between them is the printer's
+def _printers(before, after, words):
     first, second = before.lower(), after.lower()
     joined, hyphened = words[first + second], words[f"{first}-{second}"]
     if joined or hyphened: return joined > hyphened
@@ -260,7 +291,8 @@ def _printers(before, after, words): # halves of a word, Counter of words -> whe
     if _ENDING.fullmatch(second) and second not in _NO_ENDING: return len(first) > 1
     return second[0] == first[-1] and _DOUBLED.fullmatch(second) is not None
 
-def join_hyphens(text, words=Counter()): # lines of a paragraph, words of the document -> lines without a hyphen at the end of one
+# lines of a paragraph, words of the document -> lines without a hyphen at the end of one
+def join_hyphens(text, words=Counter()):
     "Put words together that end one line and begin the next."
     def together(found):
         before, mark, after = found.groups()
@@ -294,7 +326,8 @@ def read_pdf(data, settings): # bytes -> (blocks, title, date, warnings)
     import pypdfium2
     try: pdf = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
-        if "assword" in str(error) or "ecurity" in str(error): raise ToolError("the PDF is protected by a password") from None
+        if "assword" in str(error) or "ecurity" in str(error):
+            raise ToolError("the PDF is protected by a password") from None
         raise ToolError(f"the PDF is damaged ({str(error)[:80]})") from None
     pages, count, broken, size = [], len(pdf), 0, 0
     for number in range(min(count, settings.max_pages)):
@@ -313,8 +346,10 @@ def read_pdf(data, settings): # bytes -> (blocks, title, date, warnings)
     for number, lines in enumerate(kept, 1):
         blocks.append(("h", 1, f"page {number}"))
         blocks += [("p", 0, text) for text in pdf_paragraphs(lines, words)]
-    warnings += [f"only the first {len(pages)} of {count} pages were kept"] * (count > len(pages)) + [f"{broken} pages could not be read"] * bool(broken)
-    if size < 20 * len(pages): warnings.append("hardly any text: the pages may be pictures (scanned); use analyze_image on them")
+    warnings += ([f"only the first {len(pages)} of {count} pages were kept"] * (count > len(pages))
+                 + [f"{broken} pages could not be read"] * bool(broken))
+    if size < 20 * len(pages):
+        warnings.append("hardly any text: the pages may be pictures (scanned); use analyze_image on them")
     facts = pdf.get_metadata_dict(skip_empty=True)
     made = re.match(r"D:(\d{4})(\d\d)(\d\d)", facts.get("ModDate") or facts.get("CreationDate") or "")
     return blocks, facts.get("Title", ""), find_date("-".join(made.groups())) if made else "", warnings

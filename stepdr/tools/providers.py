@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from .extract import Document
+from .document import Document
 from .tool import ToolError
 from ..world.authority import TIER_SCORE, Authority, Record, blend, host_of
 from ..world.paragraphs import Paragraph

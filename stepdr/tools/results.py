@@ -13,7 +13,7 @@ import textwrap
 
 from ..core.usage import guess_tokens
 from ..core.trajectory import neutralize
-from .extract import join_lines
+from .document import join_lines
 from .tool import ToolError, call_text
 from ..world.paragraphs import pairs_of, passage_kind, query_terms, split_scripts, without_captions
 

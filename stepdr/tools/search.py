@@ -16,7 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..core.config import InputError, setting, validate
 from ..core.usage import guess_tokens
-from .extract import extract, guess_language
+from .extract import extract
+from .document import guess_language
 from .providers import SearchHit, date_bound, on_site, site_name, store_hit
 from .results import (FORMS, ROOM, SURFER, cover, cut_short, document_text, failed_block, fit, missing_line,
     paragraph_line, paragraph_text, read_text, relevances, safe, source_line)

@@ -13,7 +13,7 @@ import zipfile
 from collections import Counter
 from decimal import Decimal
 
-from .extract import lowered, raised
+from .document import lowered, raised
 from .office import local_name, part_tree, repacked, value_at
 
 # %% ../../nbs/20_tools/28_sheets.ipynb #b2c0d019

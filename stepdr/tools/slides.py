@@ -10,7 +10,7 @@ import io
 import re
 from collections import Counter
 
-from .extract import left_out, lowered, raised
+from .document import left_out, lowered, raised
 from .office import as_document, chosen_child, graphic_blocks, local_name, math_text, part_tree, private_letters
 
 # %% ../../nbs/20_tools/29_slides.ipynb #b2c0d026
