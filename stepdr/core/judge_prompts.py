@@ -126,6 +126,28 @@ for _kind, _head in _SCALES:
         object_schema(verdicts=list_schema("one for each criterion", object_schema(**_WHICH, **_row), 1, 400)),
         *_judging(_kind, _head, True))
 
+# %% ../../nbs/00_core/22_judge_prompts.ipynb #48770627
+_BRIEF_ASKED = {  # kind -> what is asked of a criterion, and the verdicts by head, in English and Chinese
+    "positive": (("Does the report do this?", "satisfied: wholly, and what it cites bears it out; partially: in part, or without a source "
+                  "that bears it out; not: no.", "satisfied: wholly; not: no."),
+                 ("报告做到了吗？", "satisfied：完全做到，且引用的来源支持；partially：做到一部分，或没有支持它的来源；not：没有。",
+                  "satisfied：完全做到；not：没有。")),
+    "negative": (("Is this flaw in the report?", "satisfied: yes; partially: a part of it; not: no.", "satisfied: yes; not: no."),
+                 ("报告中有这种缺陷吗？", "satisfied：有；partially：有一部分；not：没有。", "satisfied：有；not：没有。"))}
+
+def _judging_briefly(kind, head): # -> (English, Chinese) templates
+    (ask, *scales), (ask_zh, *scales_zh) = _BRIEF_ASKED[kind]
+    end = "</sources>\n<task>\n{task}\n</task>"
+    material = "<report>\n{report}\n</report>\n<sources>\n{sources}\n" + end
+    criterion = "<criterion>\n{criterion}\n</criterion>"
+    number = ("", "_binary").index(head)
+    return (f"You judge a research report by one criterion, by what stands in it and in the sources that it cites.\n=====\n{material}\n"
+            f"{ask} {scales[number]}\n{criterion}",
+            f"你按一条标准评判一份研究报告，只依据报告和它所引用的来源中写了什么。\n=====\n{material}\n{ask_zh}{scales_zh[number]}\n{criterion}")
+
+for _kind, _head in _SCALES:
+    JUDGE_PROMPTS.add(f"judge_{_kind}{_head}_brief", JUDGE_PROMPTS.schemas[f"judge_{_kind}{_head}"], *_judging_briefly(_kind, _head))
+
 # %% ../../nbs/00_core/22_judge_prompts.ipynb #f4fb9d78
 _POINTS = list_schema(
     "what in this part bears on the criterion, each with its words from the report; empty if nothing does",

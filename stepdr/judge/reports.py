@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEALS', 'HUMAN', 'judged_score', 'rows_of', 'task_fault', 'prediction_of', 'Journal', 'load_tasks', 'judge_reports',
-           'judged_rows', 'compare_judges', 'probe_judge', 'trials_apart', 'cost_of', 'same_by_place', 'judge_modes',
-           'read_factscore', 'statement_agreement', 'reading_rows', 'other_system']
+           'labels_of', 'judged_rows', 'compare_judges', 'probe_judge', 'trials_apart', 'cost_of', 'same_by_place',
+           'judge_modes', 'read_factscore', 'statement_agreement', 'reading_rows', 'other_system']
 
 # %% ../../nbs/70_judge/16_reports.ipynb #f2f3c838
 import asyncio
@@ -29,6 +29,7 @@ from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score
 from .perturbations import PROBES, bootstrap_share, flip_rates, probe_items
 from ..core.calls import mend
 from .judges import EndpointJudge, Judgement
+from .labels import cited_sources, label_row
 
 # %% ../../nbs/70_judge/16_reports.ipynb #9fa09abb
 def judged_score(rubrics, # rubric rows
@@ -230,6 +231,20 @@ def judge_reports(judge, # RubricJudge
                "bad_rows": dict(Counter(fault["reason"] for fault in faults)), **work_counts(used), "card": card}
     write_json(out.with_name(out.name + ".card.json"), summary)
     return summary
+
+# %% ../../nbs/70_judge/16_reports.ipynb #fff146ec
+def labels_of(verdicts,  # .jsonl of verdicts as `judge_reports` writes them, or rows
+              items,  # [(task, report, paragraphs)] that were judged
+              room=20_000,  # estimated tokens of sources in a label
+              ):
+    "Yield a label row for each verdict on one of the reports; verdicts on others, and on reports that were missing, give none."
+    known = {task["id"]: (task, report, cited_sources(report, paragraphs, room)) for task, report, paragraphs in items}
+    for place, row, wrong in rows_of(verdicts):
+        if wrong:
+            raise InputError(f"{place}: {wrong}")
+        if row["task"] in known and not row.get("missing"):
+            task, report, sources = known[row["task"]]
+            yield label_row(task, row["number"], report, sources, row["verdict"], row.get("explanation", ""))
 
 # %% ../../nbs/70_judge/16_reports.ipynb #42fc12fd
 def judged_rows(task, truth, judgements, **more): # task, true verdicts, Judgements, further fields -> rows for `stepdr.judge.agreement`
