@@ -14,7 +14,7 @@ import torch
 
 from stepdr.core.artifacts import root
 from stepdr.core.config import SynthesisSettings
-from stepdr.judge.metrics import bootstrap
+from stepdr.judge.intervals import bootstrap
 from stepdr.model.base import SKELETON, make_model, train_tokenizer, training_text
 from stepdr.model.decoder import decode
 from stepdr.model.encoding import encode_rows, training_namer

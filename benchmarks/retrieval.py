@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-from stepdr.judge.metrics import bootstrap
+from stepdr.judge.intervals import bootstrap
 from stepdr.tools.tool import Toolbox
 from stepdr.tools.search import WebSurfer
 from stepdr.tools.folder import FolderProvider, folder_store

@@ -15,11 +15,11 @@ from stepdr.core.config import InputError
 from stepdr.evaluate.answer_scores import read_decision, read_grade
 from stepdr.evaluate.benchmark_tasks import DIMENSIONS, banded_task, fact_task, points_task, question_task, race_task
 from stepdr.evaluate.benchmarks import (
-    ALL_BENCHES, BENCHES, bench_of, compare_scores, load_tasks, rule_decision, rule_grade, score_file, score_verdicts)
+    ALL_BENCHES, BENCHES, bench_of, load_tasks, rule_decision, rule_grade, score_file, score_verdicts)
 from stepdr.evaluate.grading import evaluate_predictions, grade_predictions, read_predictions
 from stepdr.evaluate.rubric_scores import LEFT_OPEN
 from stepdr.evaluate.row_files import numbered_rows
-from stepdr.judge import metrics as m
+from stepdr.judge.intervals import paired_test, share_interval
 from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
 
@@ -423,10 +423,10 @@ def test_compare_two_systems():
     rows = [[verdict(str(n), "x", 1, "satisfied" if n % 5 else "not") for n in range(40)], [verdict(str(n), "x", 1, "satisfied" if n % 2 else "not") for n in range(1, 41)]]
     one, other = (score_verdicts("researchrubrics", found) for found in rows)
     # common tasks 1 to 39: the first is right in 32 of them (7 multiples of 5 are not), the second in 20
-    found = compare_scores(one, other)
-    assert found["difference"]["mean"] == pytest.approx((32 - 20) / 39) and found["difference"]["n"] == 39 and (found["only_first"], found["only_second"]) == (1, 1)
-    assert found["verdict"] == "first" and compare_scores(other, one)["verdict"] == "second" and compare_scores(one, one)["verdict"] == "no difference shown"
-    with pytest.raises(InputError, match="variant: ternary and strict cannot be compared"): compare_scores(one, score_verdicts("researchrubrics", rows[0], "strict"))
+    found = paired_test(one["per_task"], other["per_task"])
+    assert found["difference"]["mean"] == pytest.approx((32 - 20) / 39) and found["difference"]["n"] == 39
+    assert found["better"] == "a" and paired_test(other["per_task"], one["per_task"])["better"] == "b"
+    assert paired_test(one["per_task"], one["per_task"])["better"] is None
 
 
 # ---- importers
@@ -523,7 +523,7 @@ def test_question_graders(tmp_path):
     rows, aside, asked = graded("simpleqa", tasks[:2], said, lambda shown: "A" if "Lima" in shown["right_answer"] else {"reason": "r", "grade": "A"})
     assert aside[-1]["kind"] == "invalid" and len(asked) == 3 and rows[1]["grade"] is None # asked again, then set aside and counted
     found = score_verdicts("simpleqa", rows, tasks=tasks[:2])
-    assert found["score"] == m.share_interval(1, 1) and found["aside"]["reasons"] == {"no verdict": 1} and found["missing"]["count"] == 0
+    assert found["score"] == share_interval(1, 1) and found["aside"]["reasons"] == {"no verdict": 1} and found["missing"]["count"] == 0
     frames = [{**task, "kind": "frames"} for task in tasks]
     rows, _, _ = graded("frames", frames, {"1": "Canberra", "2": ""}, lambda shown: {"reason": "r", "decision": "TRUE"})
     assert score_verdicts("frames", rows)["accuracy"]["mean"] == 0.5

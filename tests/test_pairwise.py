@@ -20,7 +20,7 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
 from stepdr.core.config import InputError
 from stepdr.evaluate import pairwise as pw
-from stepdr.judge.metrics import bradley_terry
+from stepdr.judge.ratings import bradley_terry
 from stepdr.evaluate.pairwise import ALLOWED, DIMENSIONS, VERDICTS, Pair, PairwiseSettings, RatingServer, Session, Study
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings

@@ -14,7 +14,8 @@ import numpy as np
 from ..core.config import InputError
 from .row_files import IDS, number_field, parsed_field, text_field, word_field
 from .rubric_scores import LEFT_OPEN, require_rows
-from ..judge import metrics as m
+from ..judge.intervals import interval, resamples, share_interval, trial_spread
+from ..judge.metrics import exact_match, token_f1
 
 # %% ../../nbs/90_evaluate/06_answer_scores.ipynb #b4bed60c
 _GRADE = {"CORRECT": "A", "INCORRECT": "B", "NOT CORRECT": "B", "NOT INCORRECT": "A", "NOT ATTEMPTED": "C", "A": "A",
@@ -88,10 +89,10 @@ def mean_by_question(runs, value=float): # {trial: {id: x}} -> {id: mean of valu
 def share(tally, values): # numbers, one a question -> interval; Wilson's where all are yes or no
     "Interval of a mean of questions."
     values = list(values)
-    return m.share_interval(int(sum(values)), len(values)) if set(values) <= {0.0, 1.0} else tally.mean(values)
+    return share_interval(int(sum(values)), len(values)) if set(values) <= {0.0, 1.0} else tally.mean(values)
 
 def spread_of(runs, value=float):
-    return (m.trial_spread({trial: {name: value(x) for name, x in run.items()} for trial, run in runs.items()})
+    return (trial_spread({trial: {name: value(x) for name, x in run.items()} for trial, run in runs.items()})
             if len(runs) > 1 else None)
 
 def by_domain(tally, values, domains): # -> {domain: interval}
@@ -117,8 +118,8 @@ def score_grades(tally): # -> dict
     require_rows(shares["A"], tally, "questions")
     names = list(shares["A"])
     counts = np.array([[shares[grade][name] for grade in "ABC"] for name in names])
-    draws = np.array([_simpleqa(counts[draw]) for draw in m.resamples(len(names), tally.seed, 2000)])
-    found = {name: m.interval(_simpleqa(counts)[i], draws[:, i], len(names))
+    draws = np.array([_simpleqa(counts[draw]) for draw in resamples(len(names), tally.seed, 2000)])
+    found = {name: interval(_simpleqa(counts)[i], draws[:, i], len(names))
              for i, name in ((1, "accuracy_given_attempted"), (2, "f1"))}
     parts = {name: share(tally, shares[grade].values())
              for grade, name in zip("ABC", ("is_correct", "is_incorrect", "is_not_attempted"))}
@@ -159,7 +160,7 @@ def score_answers(tally): # -> dict
             raise InputError(
                 f"{place}: aliases: expected a list of texts that count as right; or give the benchmark's file")
         answer = str(row["answer"] or "")
-        return float(m.exact_match(answer, aliases)), m.token_f1(answer, aliases)
+        return float(exact_match(answer, aliases)), token_f1(answer, aliases)
     runs, domains = by_question(tally, read)
     absent = tally.absent()
     exact, f1 = (mean_by_question(runs, lambda pair, i=i: pair[i]) | dict.fromkeys(absent, 0.0) for i in (0, 1))

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALL_BENCHES', 'BENCHES', 'NAMES', 'Bench', 'rule_grade', 'rule_decision', 'rule_answer', 'graded_headline',
-           'bench_of', 'Loaded', 'hub_rows', 'find_source', 'load_tasks', 'score_verdicts', 'score_file',
-           'compare_scores']
+           'bench_of', 'Loaded', 'hub_rows', 'find_source', 'load_tasks', 'score_verdicts', 'score_file']
 
 # %% ../../nbs/90_evaluate/09_benchmarks.ipynb #44768844
 import hashlib
@@ -25,7 +24,8 @@ from .benchmark_tasks import banded_task, fact_task, points_task, question_task,
 from .report_scores import score_banded, score_fact, score_pairs, score_points, score_race
 from .row_files import numbered_rows, sound
 from .rubric_scores import Tally, score_rubrics
-from ..judge import metrics as m
+from ..judge.intervals import few_tasks
+from ..judge.metrics import VARIANTS
 
 # %% ../../nbs/90_evaluate/09_benchmarks.ipynb #e78f4ce9
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def score_verdicts(bench,  # name or Bench
                    ) -> dict:
     "Score grades or verdicts that exist already. `InputError` names the row and the field that is wrong."
     bench, rows = bench_of(bench), list(rows)
-    if variant not in m.VARIANTS: raise InputError(f"variant: {variant!r} is not one of {', '.join(m.VARIANTS)}")
+    if variant not in VARIANTS: raise InputError(f"variant: {variant!r} is not one of {', '.join(VARIANTS)}")
     places = list(places) if places is not None else [f"row {number}" for number in range(1, len(rows) + 1)]
     if not rows: raise InputError("verdicts: there is no row to score")
     rows = [(place, sound(place, row)) for place, row in zip(places, rows)]
@@ -222,7 +222,7 @@ def score_verdicts(bench,  # name or Bench
         bench = BENCHES["adr-general"]
     tally = Tally(rows, variant, seed, {task["id"]: task for task in tasks} if tasks is not None else None)
     found = bench.score(tally, model) if bench.score is score_pairs else bench.score(tally)
-    reasons, few = Counter(one["reason"] for one in tally.aside), m.few_tasks(found["score"].get("n") or 0)
+    reasons, few = Counter(one["reason"] for one in tally.aside), few_tasks(found["score"].get("n") or 0)
     about = {"headline": bench.headline, "rows": len(rows),
              "aside": {"count": len(tally.aside), "reasons": dict(reasons), "first": tally.aside[:20]},
              "missing": {"count": len(tally.missing), "first": tally.missing[:20]},
@@ -243,20 +243,3 @@ def score_file(bench,  # name or Bench
     if not rows: raise InputError(f"{path}: is empty; expected rows {bench_of(bench).row}")
     return score_verdicts(bench, [row for _, row in rows], variant, seed,
         load_tasks(bench, data).tasks if data is not None else None, model, [place for place, _ in rows])
-
-# %% ../../nbs/90_evaluate/09_benchmarks.ipynb #d1de6306
-def compare_scores(first: dict,  # what `score_verdicts` gave for one system
-                   second: dict,  # and for the other, same benchmark and variant
-                   seed: int = 0) -> dict:
-    """First minus second over common tasks: {difference: {mean, low, high, n}, verdict: first, second or no difference
-    shown, only_first, only_second}."""
-    for name in ("bench", "variant"):
-        if first.get(name) != second.get(name):
-            raise InputError(f"{name}: {first.get(name)} and {second.get(name)} cannot be compared")
-    one, other = first["per_task"], second["per_task"]
-    common = [task for task in one if task in other]
-    if not common: raise InputError("per_task: the two results have no task in common")
-    difference = m.paired_difference([one[task] for task in common], [other[task] for task in common], seed)
-    verdict = "first" if difference["low"] > 0 else "second" if difference["high"] < 0 else "no difference shown"
-    return {"bench": first["bench"], "difference": difference, "verdict": verdict,
-            "only_first": len(one) - len(common), "only_second": len(other) - len(common)}

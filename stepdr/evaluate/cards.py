@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COSTS', 'PUBLISHED', 'CARD_FIELDS', 'LIBRARIES', 'Price', 'load_prices', 'price_for', 'make_cost', 'trace_cost',
            'report_cost', 'cost_table', 'front', 'quality_cost_figure', 'prompt_hashes', 'versions', 'file_card',
-           'score_card', 'check_card', 'decontaminated', 'card_line', 'card_html', 'sign_flip_p', 'paired_test',
-           'Evaluated', 'load_results', 'identity', 'refuse_unlike', 'compare', 'in_words', 'compare_text']
+           'score_card', 'check_card', 'decontaminated', 'card_line', 'card_html', 'Evaluated', 'load_results',
+           'identity', 'refuse_unlike', 'compare', 'in_words', 'compare_text']
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #60dce59d
 import csv
@@ -27,7 +27,8 @@ import numpy as np
 import stepdr
 from ..core.artifacts import read_json, root, sha256_path
 from ..core.config import InputError
-from ..judge.metrics import VARIANTS, bootstrap, resamples, interval
+from ..judge.intervals import bootstrap, paired_test
+from ..judge.metrics import VARIANTS
 from ..core.usage import Usage
 from ..core.prompts import PROMPTS, wording
 
@@ -313,29 +314,6 @@ def card_html(card): # -> HTML snippet
     "A card as a <details> element with a table; no script, no request."
     rows = "".join(f"<tr><th style='text-align:left;vertical-align:top;padding:2px 12px 2px 0;font-weight:600'>{html.escape(name)}</th><td style='text-align:left;overflow-wrap:anywhere'>{_shown(value)}</td></tr>" for name, value in check_card(card).items())
     return f"<details class='card' style='font-size:.85em;margin:.4em 0'><summary>{html.escape(card_line(card))}</summary><table style='border-collapse:collapse;margin:.4em 0'>{rows}</table></details>"
-
-# %% ../../nbs/90_evaluate/16_cards.ipynb #2266ef2f
-def sign_flip_p(differences, seed=0, draws=10_000): # numbers -> two-sided p
-    "Share of all ways to turn signs that give a mean at least as far from 0 (Fisher's randomisation test): all of them up to 13 differences, else so many draws."
-    values = np.abs(np.asarray([d for d in differences if d], float))
-    if not len(values): return 1.0
-    seen = abs(math.fsum(d for d in differences)) - 1e-12 * values.sum()
-    if len(values) <= 13: signs_SN = 1 - 2 * (np.arange(1 << len(values))[:, None] >> np.arange(len(values)) & 1)
-    else: return float((1 + sum(int((np.abs(np.random.default_rng([seed, part]).choice([-1, 1], (min(1000, draws), len(values))) @ values) >= seen).sum()) for part in range(max(1, draws // 1000)))) / (1 + min(1000, draws) * max(1, draws // 1000)))
-    return float((np.abs(signs_SN @ values) >= seen).mean())
-
-def paired_test(first, second, seed=0, samples=2000): # {task: score} of both -> dict
-    "Paired bootstrap over common tasks, and the randomisation test. A difference is shown only if the interval leaves out 0 and p < 0.05: with few tasks the bootstrap alone finds differences too easily."
-    common = [task for task in first if task in second]
-    if not common: raise InputError("tasks: the two evaluations have no task in common")
-    values = np.array([first[task] - second[task] for task in common], float)
-    draws = [values[draw].mean() for draw in resamples(len(values), seed, samples)]
-    found = interval(float(values.mean()), draws, len(values))
-    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    p = sign_flip_p(values, seed)
-    shown = (found["low"] > 0 or found["high"] < 0) and p < 0.05
-    return {"difference": found, "p": p, "effect_size": float(values.mean()) / spread if spread > 1e-12 else None, "wins": int((values > 1e-9).sum()), "ties": int((np.abs(values) <= 1e-9).sum()), "losses": int((values < -1e-9).sum()),
-            "shown": bool(shown), "better": ("a" if found["mean"] > 0 else "b") if shown else None}
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #d7e80040
 @dataclass(frozen=True)

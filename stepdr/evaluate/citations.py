@@ -23,7 +23,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from ..core.teacher import TeacherClient, TeacherSettings
 from ..core.outcomes import SetAside
 from ..core.config import InputError
-from ..judge.metrics import bootstrap, citation_scores, fact_scores, interval, resamples
+from ..judge.metrics import citation_scores, fact_scores
+from ..judge.intervals import bootstrap, interval, resamples
 from ..core.usage import guess_tokens
 from ..core.prompts import GRADERS, teacher_messages, wording
 from ..synthesis.tasks import mentions

@@ -21,9 +21,11 @@ from pathlib import Path
 from ..model.rollout import AgentEpisode, Budget, run_episodes
 from ..core.artifacts import atomic_directory, atomic_write, read_json, read_jsonl, root, sha256_path, write_json, write_jsonl, write_parquet
 from ..core.config import EvaluateSettings, InputError
-from ..judge.metrics import (bootstrap, citation_scores, compare, exact_match, frames_decision, interval, outcome,
-                                     paired_difference, rating_intervals, report_success, resamples, rubric_score, simpleqa_grade,
-                                     simpleqa_scores, token_f1, win_tie_loss)
+from ..judge.metrics import (
+    citation_scores, exact_match, frames_decision, report_success, rubric_score, simpleqa_grade,
+    simpleqa_scores, token_f1)
+from ..judge.ratings import outcome, rating_intervals, score_outcome, win_tie_loss
+from ..judge.intervals import bootstrap, interval, paired_difference, resamples
 from ..model.base import check_weights, load_model
 from ..core.processes import pick_device
 from ..synthesis.tasks import mentions, oracle, sections
@@ -265,7 +267,7 @@ MARGIN = 0.0  # differences up to this are a tie
 
 def judge_sides(left, right): # strict scores -> "left", "right" or "tie"
     "Which of two reports is better, by a judge that does not know whose they are."
-    return {"win": "left", "loss": "right", "tie": "tie"}[compare(left, right, MARGIN)]
+    return {"win": "left", "loss": "right", "tie": "tie"}[score_outcome(left, right, MARGIN)]
 
 def play(records, first, second, seed=0): # -> list of (task, first, second, outcome for the first)
     "All blind games between two models' greedy reports."

@@ -38,7 +38,8 @@ from ..core.outcomes import SetAside
 from ..core.languages import language_shares
 from ..core.config import InputError, setting, validate
 from ..judge.agreement import krippendorff_alpha
-from ..judge.metrics import elo, few_tasks, interval, leagues, outcome, rating_intervals, resamples, share_interval, win_tie_loss
+from ..judge.ratings import elo, leagues, outcome, rating_intervals, win_tie_loss
+from ..judge.intervals import few_tasks, interval, resamples, share_interval
 from ..core.prompts import wording
 from ..core.judge_prompts import SIDE_VERDICTS
 from ..core.trajectory import CITE, cited_ids

@@ -16,7 +16,9 @@ from .answer_scores import by_domain, by_question, mean_by_question, spread_of
 from .benchmark_tasks import DIMENSIONS
 from .row_files import IDS, _json, number_field, text_field, word_field
 from .rubric_scores import require_rows
-from ..judge import metrics as m
+from ..judge.intervals import bootstrap, interval, resamples, share_interval
+from ..judge.metrics import FACT_VERDICTS, fact_scores, points_scores, race_score, race_weight
+from ..judge.ratings import TIES, elo, leagues, outcome, rating_intervals, win_tie_loss
 
 # %% ../../nbs/90_evaluate/07_report_scores.ipynb #26d59c1b
 def race_rows(place, row): # row in any form -> list of flat rows
@@ -55,7 +57,7 @@ def read_race(
             own = tally.tasks[task] if tally.tasks else None
             weight = number_field(place, row, "weight", low=0, needed=own is None)
             if weight is None:
-                weight, how = m.race_weight(criterion,
+                weight, how = race_weight(criterion,
                                             {one["criterion"]: one["weight"] for one in own["criteria"][dimension]})
                 found[how] += 1
             of_dimension = number_field(place, row, "dimension_weight", low=0, needed=own is None)
@@ -99,7 +101,7 @@ def score_race(tally): # -> dict
         if lacking:
             tally.drop(f"task {task}", f"no score for {', '.join(lacking)}")
             continue # the official code asks again; half a report has no score
-        runs.setdefault(trial, {})[task] = m.race_score(dimensions, weights[task])
+        runs.setdefault(trial, {})[task] = race_score(dimensions, weights[task])
     return _race_result(tally, runs, {"criteria_found": dict(found)} if found else {})
 
 # %% ../../nbs/90_evaluate/07_report_scores.ipynb #d0b759ac
@@ -111,27 +113,27 @@ def score_fact(tally): # -> dict
         if not tally.known(place, task): continue
         found = tasks.setdefault(task, [])
         if row.get("citations") == 0 and "verdict" not in row: continue
-        verdict = word_field(place, row, "verdict", {word: word for word in m.FACT_VERDICTS})
+        verdict = word_field(place, row, "verdict", {word: word for word in FACT_VERDICTS})
         if not tally.once(seen, (task, text_field(place, row, "url"),
                 text_field(place, row, "statement", "fact").strip()), verdict, place, f"statement of task {task}"):
             continue
         if verdict is None: tally.drop(place, "no verdict")
         else: found.append(verdict)
     tasks |= dict.fromkeys(tally.absent(), [])
-    whole = m.fact_scores(tasks)
+    whole = fact_scores(tasks)
     if whole["citation_accuracy"] is None:
         raise InputError("verdicts: no citation is supported or unsupported, so there is no accuracy"
                          + (f" ({len(tally.aside)} rows set aside)" if tally.aside else ""))
     names, draws = list(tasks), {"citation_accuracy": [], "effective_citations": []}
-    for draw in m.resamples(len(names), tally.seed, 2000):
-        one = m.fact_scores({i: tasks[names[j]] for i, j in enumerate(draw)})
+    for draw in resamples(len(names), tally.seed, 2000):
+        one = fact_scores({i: tasks[names[j]] for i, j in enumerate(draw)})
         for name, values in draws.items():
             if one[name] is not None: values.append(one[name])
-    accuracy, effective = (m.interval(whole[name], draws[name], len(names)) for name in draws)
+    accuracy, effective = (interval(whole[name], draws[name], len(names)) for name in draws)
     counts = Counter(verdict for found in tasks.values() for verdict in found)
     return {"score": accuracy, "citation_accuracy": accuracy, "effective_citations": effective,
             "tasks_with_citations": whole["tasks_with_citations"],
-            "citations": {verdict: counts[verdict] for verdict in m.FACT_VERDICTS},
+            "citations": {verdict: counts[verdict] for verdict in FACT_VERDICTS},
             "per_task": {task: found.count("supported") / checked
                          for task, found in tasks.items() if (checked := len(found) - found.count("unknown"))}}
 
@@ -165,11 +167,11 @@ def score_points(tally): # -> dict
             else: tasks.setdefault(task, []).append((axis, int(value)))
     absent = tally.absent()
     require_rows(tasks, tally, "tasks")
-    whole = ({task: m.points_scores([value for _, value in rows]) for task, rows in tasks.items()}
+    whole = ({task: points_scores([value for _, value in rows]) for task, rows in tasks.items()}
              | {task: {"share": 0.0, "blocked": 0.0, "mean": 0.0} for task in absent})
     parts = {}
     for axis in dict.fromkeys(axis for rows in tasks.values() for axis, _ in rows):
-        found = [m.points_scores(values) for rows in tasks.values()
+        found = [points_scores(values) for rows in tasks.values()
                  if (values := [value for name, value in rows if name == axis])]
         parts[axis] = {name: tally.mean([one[name] for one in found] + [0.0] * len(absent))
                        for name in ("share", "blocked", "mean")}
@@ -200,7 +202,7 @@ def score_banded(tally): # -> dict
 
 # %% ../../nbs/90_evaluate/07_report_scores.ipynb #9bacbb29
 PAIR_WORDS = {"left": "left", "right": "right", "left better": "left", "right better": "right",
-              "left is better": "left", "right is better": "right", **{word: word for word in m.TIES}}
+              "left is better": "left", "right is better": "right", **{word: word for word in TIES}}
 
 def read_pairs(tally): # -> list of (task, left, right, verdict, {dimension: verdict})
     "One game a task, pair and rater; a rating that has a time replaces the rater's earlier one."
@@ -228,10 +230,10 @@ def standing(games, model, seed=0): # [(task, outcome for the model)] -> win-tie
     averaged first."""
     outcomes, tasks = [result for _, result in games], [task for task, _ in games]
     several = len(set(tasks)) < len(tasks)
-    table = m.win_tie_loss(outcomes)
-    table["non_inferior"] = m.bootstrap([result != "loss" for result in outcomes], seed, 2000,
-                                        tasks) if several else m.share_interval(table["win"] + table["tie"], table["n"])
-    return {**table, "balance": m.bootstrap([{"win": 1, "tie": 0, "loss": -1}[result] for result in outcomes], seed,
+    table = win_tie_loss(outcomes)
+    table["non_inferior"] = bootstrap([result != "loss" for result in outcomes], seed, 2000,
+                                        tasks) if several else share_interval(table["win"] + table["tie"], table["n"])
+    return {**table, "balance": bootstrap([{"win": 1, "tie": 0, "loss": -1}[result] for result in outcomes], seed,
                                             2000, tasks), "tasks": len(set(tasks))}
 
 # %% ../../nbs/90_evaluate/07_report_scores.ipynb #20b9b4e0
@@ -248,16 +250,16 @@ def score_pairs(tally, model=None): # -> dict
             if first not in (left, right) or (second and second not in (left, right)) or (dimension
                     and not more.get(dimension)):
                 continue
-            found.append((task, m.outcome(more[dimension] if dimension else verdict, swapped=right == first)))
+            found.append((task, outcome(more[dimension] if dimension else verdict, swapped=right == first)))
         return found
     pairs = {f"{first} vs {second}": standing(found, first, tally.seed) for i, first in enumerate(models)
              for second in models[i + 1:] if (found := played(first, second))}
-    rated = [(task, left, right, m.outcome(verdict)) for task, left, right, verdict, _ in games]
+    rated = [(task, left, right, outcome(verdict)) for task, left, right, verdict, _ in games]
     mine = standing(played(model), model, tally.seed)
     verdicts = Counter(verdict for _, _, _, verdict, _ in games)
     dimensions, per_task = dict.fromkeys(name for *_, more in games for name in more), {}
     for task, result in played(model): per_task.setdefault(task, []).append(result != "loss")
-    apart = m.leagues(rated)
+    apart = leagues(rated)
     if len(apart) > 1:
         tally.say(
             f"ratings of {' and of '.join(', '.join(group) for group in apart)} cannot be compared: no chain of pairs "
@@ -269,6 +271,6 @@ def score_pairs(tally, model=None): # -> dict
             "verdicts": dict(verdicts),
             "by_dimension": {name: standing(found, model, tally.seed)
                              for name in dimensions if (found := played(model, dimension=name))},
-            "left_share": sum(verdict == "left" for *_, verdict, _ in games) / len(games), "elo": m.elo(rated),
-            "ratings": m.rating_intervals(rated, tally.seed, 200),
+            "left_share": sum(verdict == "left" for *_, verdict, _ in games) / len(games), "elo": elo(rated),
+            "ratings": rating_intervals(rated, tally.seed, 200),
             "per_task": {task: float(np.mean(found)) for task, found in per_task.items()}}

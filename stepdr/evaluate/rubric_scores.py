@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from ..core.config import InputError
 from .row_files import IDS, number_field, text_field, word_field
-from ..judge import metrics as m
+from ..judge.intervals import bootstrap, share_interval, trial_spread
+from ..judge.metrics import VARIANTS, VERDICTS, part_score, report_score
 
 # %% ../../nbs/90_evaluate/05_rubric_scores.ipynb #73600920
 @dataclass
@@ -51,7 +52,7 @@ class Tally:
         self.missing += found
         return found
 
-    def mean(self, values, tasks=None): return m.bootstrap(values, self.seed, 2000, tasks)
+    def mean(self, values, tasks=None): return bootstrap(values, self.seed, 2000, tasks)
 
 LEFT_OPEN = "left open by the exact rule"
 
@@ -123,7 +124,7 @@ def _parts(tally, tasks, key): # {task: rubrics} -> {value of a field: mean over
     found = {}
     for rubrics in tasks.values():
         for value in dict.fromkeys(rubric[key] for rubric in rubrics if rubric[key]):
-            score = m.part_score([rubric for rubric in rubrics if rubric[key] == value], tally.variant,
+            score = part_score([rubric for rubric in rubrics if rubric[key] == value], tally.variant,
                                  flaws=value == "negative")
             if score is not None: found.setdefault(value, []).append(score)
     return {value: tally.mean(scores) for value, scores in found.items()}
@@ -138,13 +139,13 @@ def _runs(tally, tasks): # {task: rubrics with verdicts by trial} -> {trial: {ta
             one = [{**r, "verdicts": [r["verdicts"].get(trial) or next(iter(r["verdicts"].values()))]}
                    for r in rubrics if trial in r["verdicts"] or len(r["verdicts"]) == 1]
             if any(r["weight"] > 0 for r in one):
-                runs.setdefault(trial, {})[task] = m.report_score(one, tally.variant)["score"]
+                runs.setdefault(trial, {})[task] = report_score(one, tally.variant)["score"]
     return runs
 
 def score_rubrics(tally): # -> dict
     "Rubric scores: the chosen variant, all variants side by side, parts, fatal errors and the spread over trials."
-    if tally.variant not in m.VARIANTS:
-        raise InputError(f"variant: {tally.variant!r} is not one of {', '.join(m.VARIANTS)}")
+    if tally.variant not in VARIANTS:
+        raise InputError(f"variant: {tally.variant!r} is not one of {', '.join(VARIANTS)}")
     read, domains = read_rubrics(tally)
     absent = tally.absent()
     tasks = {task: _judged(rubrics) for task, rubrics in read.items()}
@@ -153,8 +154,8 @@ def score_rubrics(tally): # -> dict
                    if any(rubric["weight"] > 0 for rubric in read[task]) else "no positive weight")
         del tasks[task]
     require_rows(tasks, tally, "tasks")
-    scores = {variant: {task: m.report_score(rubrics, variant) for task, rubrics in tasks.items()}
-              for variant in m.VARIANTS}
+    scores = {variant: {task: report_score(rubrics, variant) for task, rubrics in tasks.items()}
+              for variant in VARIANTS}
     chosen = scores[tally.variant]
     values = {task: found["score"] for task, found in chosen.items()} | dict.fromkeys(absent, 0.0)
     all_domains = domains | {task: tally.tasks[task]["domain"] for task in absent}
@@ -170,9 +171,9 @@ def score_rubrics(tally): # -> dict
             "by_axis": _parts(tally, tasks, "axis"), "by_role": _parts(tally, tasks, "role"),
             "by_domain": {name: tally.mean([value for task, value in values.items() if all_domains[task] == name])
                           for name in dict.fromkeys(filter(None, all_domains.values()))},
-            "success": m.share_interval(sum(map(_all_right, tasks.values())), len(values)),
-            "verdicts": {name: verdicts[name] for name in m.VERDICTS},
-            "spread": m.trial_spread(runs) if len(runs) > 1 else None, "per_task": values}
+            "success": share_interval(sum(map(_all_right, tasks.values())), len(values)),
+            "verdicts": {name: verdicts[name] for name in VERDICTS},
+            "spread": trial_spread(runs) if len(runs) > 1 else None, "per_task": values}
 
 def _all_right(rubrics): # -> whether each wanted rubric is satisfied and each flaw absent, in every trial
     return all(verdict == ("satisfied" if rubric["weight"] > 0 else "not") for rubric in rubrics

@@ -12,7 +12,8 @@ from pathlib import Path
 from ..core.artifacts import read_json
 from ..core.config import EvaluateSettings
 from .cards import decontaminated, score_card
-from ..judge.metrics import bootstrap, part_score
+from ..judge.metrics import part_score
+from ..judge.intervals import bootstrap
 from .closed_web import MODELS, evaluate_models, evaluate_run, select
 
 # %% ../../nbs/90_evaluate/22_summary.ipynb #7b277316

@@ -12,7 +12,8 @@ from collections import Counter
 import numpy as np
 
 from ..core.config import InputError
-from .metrics import VERDICTS, confusion_matrix, interval, macro_f1_interval, resamples
+from .metrics import VERDICTS
+from .intervals import confusion_matrix, interval, macro_f1_interval, resamples
 
 # %% ../../nbs/70_judge/06_agreement.ipynb #ba625a4f
 def by_task(rows): # judged rows -> list of lists, one a task, in order

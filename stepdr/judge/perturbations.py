@@ -15,7 +15,8 @@ import re
 import numpy as np
 
 from ..core.config import InputError
-from .metrics import VERDICTS, interval, resamples
+from .metrics import VERDICTS
+from .intervals import interval, resamples
 from ..synthesis.tasks import mentions
 from ..core.trajectory import CITE_FORM, all_cited
 from ..world.pages import PHRASES

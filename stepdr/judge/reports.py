@@ -25,7 +25,8 @@ from ..core.artifacts import own_partial
 from ..core.outcomes import Work, work_counts
 from ..core.config import InputError
 from .agreement import agreement, calibration, krippendorff_alpha
-from .metrics import VERDICTS, bootstrap, paired_difference, rubric_score
+from .metrics import VERDICTS, rubric_score
+from .intervals import bootstrap, paired_difference
 from .perturbations import PROBES, bootstrap_share, flip_rates, probe_items
 from ..core.calls import mend
 from .judges import EndpointJudge, Judgement
@@ -356,7 +357,7 @@ async def statement_agreement(judge, # RubricJudge
                               seed=0, samples=500,
                               ): # -> agreement, with "left_out" and "always": macro-F1 of saying the commoner label always
     "Agreement of a judge with labels of people on statements; *partially* counts as not supported. Intervals draw topics."
-    from stepdr.judge.metrics import confusion_matrix, macro_f1
+    from stepdr.judge.intervals import confusion_matrix, macro_f1
     groups, left = {}, 0
     for row in rows:
         text, truth = text_of(row), truth_of(row)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from .data import (
     encode_tree, held_out_relations, make_records, other_words, plain_words, research_tasks_of, training_row)
-from .metrics import VERDICTS, confusion_matrix, macro_f1_interval, paired_difference
+from .metrics import VERDICTS
+from .intervals import confusion_matrix, macro_f1_interval, paired_difference
 from .perturbations import PROBES, bootstrap_share, probe_items
 from .quotes import HEADS, collapse, other_readers, read_criterion
 from .trained import Judge, Speller, read_as_tree
