@@ -67,7 +67,7 @@ def tool_schema(function): # typed, documented function -> JSON schema as chat t
     properties, required = {}, []
     for name, parameter in _parameters(function).items():
         kind = _kind_schema(parameter.annotation)
-        properties[name] = {"type": kind.pop("type"), "description": about[name], **kind}
+        properties[name] = {**kind, "description": about[name]}
         if parameter.default is inspect.Parameter.empty: required.append(name)
     return {"type": "function", "function": {"name": function.__name__, "description": first,
             "parameters": {"type": "object", "properties": properties, "required": required}}}
