@@ -1,6 +1,8 @@
 "The tools as TRL's environment: schemas, a real GRPO run over the closed web, episodes that are given back."
+import copy
 import inspect
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -12,27 +14,31 @@ from pathlib import Path
 
 import pytest
 
+from stepdr.agent.budget import ResearchSettings
+from stepdr.agent.protocol import PROTOCOLS, opening
 from stepdr.core.artifacts import root
-from stepdr.rl.environment import RESPONSE_TEMPLATE, environment_class, kit_environment, trl_tokenizer
-from stepdr.model.base import make_model, train_tokenizer, training_text
-from stepdr.tools.tool import Toolbox, ToolError, tool_schema
-from stepdr.tools.closed import ClosedToolbox, Environment
-from stepdr.tools.toolset import TOOL_NAMES, KitSettings, open_kit
+from stepdr.core.trajectory import assistant_text
+from stepdr.model.base import make_model, train_tokenizer
+from stepdr.model.renderer import CHATML, LLAMA3, renderer_for
+from stepdr.rl.environment import environment_class, kit_environment, reward_function, trl_tokenizer
+from stepdr.rl.rewards import FunctionReward
 from stepdr.tools.sandbox import probe
+from stepdr.tools.tool import Toolbox, ToolError, tool_schema
+from stepdr.tools.toolset import TOOL_NAMES, KitSettings, episode_toolbox, open_kit
 from stepdr.tools.workspace import Workspace
-from stepdr.core.trajectory import END, assistant_text, parse_turn, render, segments
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
 
 NAMES = ("Jack Lemmon", "Yoko Ono")  # both are in the closed web
 BATCH, STEPS = 32, 10
+BRIEF = PROTOCOLS["brief"]
 
 
 @pytest.fixture(scope="module")
 def web(): return ClosedWeb(load_graph(root() / "data" / "kg"))
 
 
-def question(name): return {"role": "user", "content": f"What is known of {name} ?"}
+def asked(name): return opening(f"What is known of {name}?", BRIEF)
 
 
 def tool_turn(name, **arguments):
@@ -54,99 +60,121 @@ def methods_of(made):
     return {name for name, _ in inspect.getmembers(made, predicate=inspect.isfunction) if not name.startswith("_")}
 
 
-def test_methods_are_the_tools_and_nothing_else(whole_kit):
+def test_methods_are_the_tools_and_nothing_else(web, whole_kit):
     assert methods_of(whole_kit) == {*TOOL_NAMES, "reset"}
-    rewarded = environment_class(None, [Environment.todo], reward=lambda row, toolbox: 0.0)
+    rewarded = environment_class(None, [episode_toolbox(web).tools["todo"]], reward=lambda row, toolbox: 0.0)
     assert methods_of(rewarded) == {"todo", "reset", "get_reward"}
 
 
 def the_tools(web):
-    with tempfile.TemporaryDirectory() as folder, open_kit(Workspace(folder), KitSettings(tools="all"), web) as kit: return {**kit.tools, "todo, closed": Environment.todo, "batch_web_surfer, closed": Environment.batch_web_surfer}
+    with tempfile.TemporaryDirectory() as folder, open_kit(Workspace(folder), KitSettings(tools="all"), web) as kit:
+        return dict(kit.tools)
 
 
-def test_schemas_agree_with_transformers(web, whole_kit):
+def test_schemas_are_written_as_transformers_writes_them(web, whole_kit):
+    "To the letter: a template writes them into the prompt."
     from transformers.utils import get_json_schema
-    closed = environment_class(None, [Environment.batch_web_surfer, Environment.todo])
     tools, enums = the_tools(web), 0
-    assert len(tools) == len(TOOL_NAMES) + 2
+    assert len(tools) == len(TOOL_NAMES)
     for name, tool in tools.items():
-        method = getattr((closed if name.endswith(", closed") else whole_kit)(), tool.__name__)  # bound to an instance, as TRL passes it
-        theirs, ours = get_json_schema(method)["function"], tool_schema(tool)["function"]
-        theirs.pop("return", None)
-        theirs["parameters"].setdefault("required", [])
-        assert theirs == ours
-        enums += sum("enum" in p for p in ours["parameters"]["properties"].values())
+        theirs, ours = get_json_schema(getattr(whole_kit(), name)), tool_schema(tool)  # bound to an instance, as TRL passes it
+        theirs["function"]["parameters"].setdefault("required", [])
+        assert json.dumps(theirs) == json.dumps(ours)
+        enums += sum("enum" in p for p in ours["function"]["parameters"]["properties"].values())
     assert enums >= 4
 
 
-# 2. the wire format as TRL reads it
+# 2. a turn as TRL reads it
 
-TURNS = (assistant_text(tool_turn("todo", action="create", items=["a <b>", "北京"])) + END, "<think>a\nb</think><answer> London</answer>" + END, "<answer>Lon", END,
-         '<tool_call>{"name": "x", "arguments": {}}</tool_call><tool_call>{"name": "y", "arguments": {"z": [1, null]}}</tool_call>' + END,
-         'so<tool_call>{"name": "x", "arguments": {"q": "</think>"}}</tool_call>' + END)
+TURNS = (assistant_text(tool_turn("todo", action="create", items=["a <b>", "北京"])), "<think>\na\nb\n</think>\n\n<answer> London</answer>", "<answer>Lon", "",
+         '<tool_call>\n{"name": "x", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": "y", "arguments": {"z": [1, null]}}\n</tool_call>',
+         'so\n<tool_call>\n{"name": "x", "arguments": {"q": "</think>"}}\n</tool_call>')
 
 
-def test_turns_are_read_as_by_our_parser():
+@pytest.mark.parametrize("template", ["chatml", "llama3"])
+def test_turns_are_read_as_by_our_parser(template):
     from trl.chat_template_utils import is_chat_template_prefix_preserving, parse_response, supports_tool_calling
     tokenizer = train_tokenizer(map(str, TURNS), 700)
-    with pytest.raises((AttributeError, ValueError)): tokenizer.parse_response("x", prefix="")  # without the template TRL cannot
-    tokenizer = trl_tokenizer(tokenizer)
+    tokenizer.chat_template = None
+    if template == "llama3":
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "bos_token": "<|begin_of_text|>"})
+    renderer = renderer_for(tokenizer, template)
+    assert renderer.tokenizer.chat_template in (CHATML, LLAMA3)
+    with pytest.raises((AttributeError, ValueError)):
+        renderer.tokenizer.parse_response("x", prefix="")  # without the template TRL cannot
+    tokenizer = trl_tokenizer(renderer)
     assert supports_tool_calling(tokenizer) and is_chat_template_prefix_preserving(tokenizer)
-    prefix, _ = render([question("Ada")], tokenizer, generation_prompt=True)
-    for text in TURNS: assert parse_response(tokenizer, tokenizer.encode(text), prefix=prefix) == parse_turn(text)
+    prefix = renderer.prompt(asked("Ada"))
+    for text in TURNS:
+        for end in ([], [renderer.end_id]):
+            ids = tokenizer.encode(text, add_special_tokens=False) + end
+            if ids:
+                assert parse_response(tokenizer, ids, prefix=prefix) == renderer.parse(ids)
 
 
 def test_a_saved_tokenizer_keeps_the_template(tmp_path):
     from transformers import AutoTokenizer
-    trl_tokenizer(train_tokenizer(["a b"], 600)).save_pretrained(tmp_path)
-    assert AutoTokenizer.from_pretrained(tmp_path).response_template == RESPONSE_TEMPLATE
-
-
-def test_another_format_is_left_alone():
     tokenizer = train_tokenizer(["a b"], 600)
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert getattr(trl_tokenizer(tokenizer), "response_template", None) is None
+    tokenizer.chat_template = None
+    made = trl_tokenizer(renderer_for(tokenizer))
+    made.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.response_template == made.response_template
+    assert trl_tokenizer(renderer_for(again)).response_template == made.response_template  # the checkpoint's own template is this project's
+
+
+def test_another_template_is_left_alone():
+    from trl.chat_template_utils import qwen3_training_chat_template
+    tokenizer = train_tokenizer(["a b"], 600)
+    tokenizer.chat_template = qwen3_training_chat_template
+    assert getattr(trl_tokenizer(renderer_for(tokenizer)), "response_template", None) is None
 
 
 # 3. a real GRPO run
 
 def first_turns(name): # five habits; one of them is rewarded, two are mistakes
-    return {"search": tool_turn("batch_web_surfer", action="batch_search", queries=[name], topk=2), "todo": tool_turn("todo", action="create", items=[name]),
+    return {"search": tool_turn("batch_web_surfer", action="batch_search", queries=[name], topk=2), "todo": tool_turn("todo", action="create", texts=[name]),
             "wrong action": tool_turn("batch_web_surfer", action="batch_find", queries=[name]), "no such tool": tool_turn("calculator", x=1), "answer": None}
 
 
 def example_episodes(web):
     "Each habit once for each name, with what the tools really answer."
     for name in NAMES:
-        end = {"role": "assistant", "content": f"<answer> {name}</answer>"}
+        end = {"role": "assistant", "content": f"<answer>{name}</answer>"}
         for habit, first in first_turns(name).items():
-            if first is None: yield [question(name), end]; continue
+            if first is None:
+                yield [*asked(name), end]
+                continue
             call = first["tool_calls"][0]["function"]
-            text = str({"error": "Tool calculator not found."}) if habit == "no such tool" else Environment(web, failure_rate=0.0).call(call)
-            yield [question(name), first, {"role": "tool", "content": text}, end]
+            text = str({"error": "Tool calculator not found."}) if habit == "no such tool" else episode_toolbox(web).call(call).text
+            yield [*asked(name), first, {"role": "tool", "content": text}, end]
 
 
 @pytest.fixture(scope="module")
 def policy(web):
-    "A tokenizer and a model that has learned the five habits, in a few seconds."
+    "A renderer and a model that has learned the five habits, in a few seconds."
     import torch
     from stepdr.train.loop import train_rows
     torch.set_num_threads(1)
-    episodes = list(example_episodes(web))
-    tokenizer = trl_tokenizer(train_tokenizer((training_text({"messages": m}) for m in episodes), 800))
-    rows = [{"input_ids": ids, "labels": [i if own else -100 for i, own in zip(ids, mask)]} for ids, mask in (render(m, tokenizer) for m in episodes)]
-    return train_rows(make_model(len(tokenizer), width=64, layers=2, heads=4, seed=1), rows * 40, 120, 600, 3e-3, 0.02, 0), tokenizer
+    schemas, episodes = episode_toolbox(web).schemas, list(example_episodes(web))
+    tokenizer = train_tokenizer([json.dumps([schemas, episodes], ensure_ascii=False), CHATML] * 3, 2000)
+    tokenizer.chat_template = None
+    renderer = renderer_for(tokenizer)
+    rows = [{"input_ids": ids, "labels": [i if own else -100 for i, own in zip(ids, mask)]} for ids, mask in (renderer.render(m, schemas) for m in episodes)]
+    model = make_model(len(renderer.tokenizer), width=64, layers=2, heads=4, context=2048, seed=1)
+    return train_rows(model, rows * 40, 160, 4000, 3e-3, 0.02, 0), renderer
 
 
 def watched_trainer():
-    "GRPOTrainer that keeps what it sampled, its batches, and the log-probabilities with their gradients."
+    "GRPOTrainer that keeps what it was asked and what it sampled, its batches, and the log-probabilities with their gradients."
     from trl import GRPOTrainer
 
     class Watched(GRPOTrainer):
-        sampled, batches, logps = set(), [], []
+        sampled, prompted, batches, logps = set(), set(), [], []
 
-        def _generate_single_turn(self, *args, **kwargs):
-            ids, *rest = super()._generate_single_turn(*args, **kwargs)
+        def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+            ids, *rest = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            self.prompted.update(map(tuple, prompt_ids))
             self.sampled.update(map(tuple, ids))
             return ids, *rest
 
@@ -156,70 +184,76 @@ def watched_trainer():
 
         def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
             logps, *rest = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-            if logps.requires_grad: logps.retain_grad(); self.logps.append(logps)
+            if logps.requires_grad:
+                logps.retain_grad()
+                self.logps.append(logps)
             return logps, *rest
     return Watched
 
 
 @pytest.fixture(scope="module")
 def run(web, policy, tmp_path_factory):
-    "Some steps of GRPO with the closed web as the environment; paragraphs read are the reward."
-    import copy
-
+    "Some steps of GRPO with the closed web as the environment; paragraphs read are the reward, by the tools and by a `Reward`."
     from datasets import Dataset
     from trl import GRPOConfig
-    model, tokenizer = copy.deepcopy(policy[0]), policy[1]
-    opened, closed, scored, read = [], [], [], []
-
-    class Watched(ClosedToolbox):
-        def close(self): closed.append(self); super().close()
+    model, renderer = copy.deepcopy(policy[0]), policy[1]
+    opened, closed, scored, outcomes = [], [], [], []
 
     def open_toolbox(row):
-        opened.append(Watched(Environment(web, seed=row["id"], failure_rate=0.0)))
-        return opened[-1]
+        toolbox = episode_toolbox(web, seed=row["id"])
+        toolbox.toolbox.on_close.append(lambda: closed.append(toolbox))
+        opened.append(toolbox)
+        return toolbox
 
     def reward(row, toolbox):
         scored.append(len(toolbox.read))
-        read.append((row["id"], row["query"]))
         return len(toolbox.read)
 
-    made = environment_class(open_toolbox, [Environment.batch_web_surfer, Environment.todo], reward)
-    rows = [{"prompt": [question(name)], "id": f"t{at}", "query": name} for at, name in enumerate(NAMES)]
-    settings = GRPOConfig(output_dir=str(tmp_path_factory.mktemp("grpo")), per_device_train_batch_size=BATCH, num_generations=BATCH // 2, max_completion_length=200, max_steps=STEPS,
+    def judged(outcome):
+        outcomes.append(outcome)
+        return len(outcome.read)
+
+    made = environment_class(open_toolbox, list(episode_toolbox(web).tools.values()), reward, ResearchSettings(tool_calls=2))
+    rows = [{"prompt": asked(name), "id": f"t{at}", "query": name} for at, name in enumerate(NAMES)]
+    settings = GRPOConfig(output_dir=str(tmp_path_factory.mktemp("grpo")), per_device_train_batch_size=BATCH, num_generations=BATCH // 2, max_completion_length=400, max_steps=STEPS,
                           learning_rate=1e-3, lr_scheduler_type="constant", max_tool_calling_iterations=3, temperature=1.0, logging_steps=1, save_strategy="no",
                           report_to="none", bf16=False, use_cpu=True, gradient_checkpointing=False, disable_tqdm=True, seed=0)
-    trainer = watched_trainer()(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, environment_factory=made)
+    trainer = watched_trainer()(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=trl_tokenizer(renderer),
+                                reward_funcs=[reward_function(FunctionReward(judged, "paragraphs"))], environment_factory=made)
     trainer.train()
     still_open = len(opened) - len(closed)
     made.close_all()
-    return {"trainer": trainer, "opened": opened, "closed": closed, "still_open": still_open, "scored": scored, "read": read, "tokenizer": tokenizer, "start": policy[0]}
+    return {"trainer": trainer, "opened": opened, "closed": closed, "still_open": still_open, "scored": scored, "outcomes": outcomes, "renderer": renderer, "start": policy[0]}
 
 
 def completions(run): # of all batches: (ids, tool mask or 0 where there is no token, text)
     for batch in run["trainer"].batches:
         for ids, there, own in zip(batch["completion_ids"], batch["completion_mask"], batch["tool_mask"]):
             ids, own = ids[there.bool()].tolist(), own[there.bool()].tolist()
-            yield ids, own, run["tokenizer"].decode(ids)
+            yield ids, own, run["renderer"].tokenizer.decode(ids)
 
 
 def test_the_environments_received_the_calls(run):
     assert len(run["opened"]) == BATCH * STEPS  # each rollout with a fresh episode
     searched = [toolbox for toolbox in run["opened"] if toolbox.read]
     assert sum(toolbox.calls for toolbox in run["opened"]) > BATCH and BATCH // 4 < len(searched) < len(run["opened"])
-    assert any(toolbox.environment.todos for toolbox in run["opened"])
-    shown = [ids for ids, own, _ in completions(run) if "\\cite{web_" in run["tokenizer"].decode([i for i, mine in zip(ids, own) if not mine])]
+    shown = [ids for ids, own, _ in completions(run)
+             if "\\cite{web_" in run["renderer"].tokenizer.decode([i for i, mine in zip(ids, own) if not mine])]
     assert len(shown) == len(searched)  # what was read stands in the conversation that was trained on
-
-
-def test_rows_reach_the_episodes(run):
-    assert set(run["read"]) == {("t0", NAMES[0]), ("t1", NAMES[1])}
-    assert {toolbox.environment.seed for toolbox in run["opened"]} == {"t0", "t1"}
 
 
 def test_wrong_calls_come_back_as_corrections(run):
     texts = [text for _, _, text in completions(run)]
-    assert any("error : unknown action batch_find" in text for text in texts) and any("Tool calculator not found" in text for text in texts)
+    assert any("error: action must be one of batch_search, batch_open" in text for text in texts)
+    assert any("Tool calculator not found" in text for text in texts)
     assert sum(row.get("tools/failure_frequency", 0) for row in run["trainer"].state.log_history) > 0
+
+
+def test_a_rollout_begins_with_the_driver_s_prompt(web, run):
+    "The schemas that TRL takes from the methods, and the instructions, are fed token for token as `play_episodes` feeds them."
+    schemas = episode_toolbox(web).schemas
+    prompts = {tuple(run["renderer"].prompt(asked(name), schemas)) for name in NAMES}
+    assert prompts == {ids for ids in run["trainer"].prompted if len(ids) <= max(map(len, prompts))}
 
 
 def pieces(ids, own): # -> runs of ids with the same mask
@@ -227,14 +261,16 @@ def pieces(ids, own): # -> runs of ids with the same mask
 
 
 def test_only_the_agents_tokens_are_trained_on(run):
-    "Each run of trained tokens is a turn as it was sampled, each masked one is exactly what this project's renderer puts between two turns."
-    tokenizer, seen = run["tokenizer"], 0
+    "Each run of trained tokens is a turn as it was sampled, each masked one is exactly what the renderer puts between two turns."
+    renderer, seen = run["renderer"], 0
     for ids, own, _ in completions(run):
         for mask, part in pieces(ids, own):
-            if mask: assert tuple(part) in run["trainer"].sampled; continue
-            content = tokenizer.decode(part).split("<tool_response>\n", 1)[1].rsplit("\n</tool_response>", 1)[0]
-            between = [("\n", False), *segments([{"role": "tool", "content": content}], generation_prompt=True)]
-            assert part == [i for piece, _ in between for i in tokenizer.encode(piece, add_special_tokens=False)]
+            if mask:
+                assert tuple(part) in run["trainer"].sampled
+                continue
+            content = renderer.tokenizer.decode(part).split("<tool_response>\n", 1)[1].rsplit("\n</tool_response>", 1)[0]
+            rows = [{"role": "tool", "content": one} for one in content.split("\n</tool_response>\n<tool_response>\n")]
+            assert part == renderer.bridge(rows, [renderer.end_id])
             seen += 1
     assert seen > BATCH
 
@@ -247,10 +283,16 @@ def test_masked_tokens_have_no_gradient(run):
         assert logps.grad[own][(batch["advantages"][:, None] * own)[own] != 0].all()
 
 
-def test_the_reward_is_the_environments(run):
-    logged = [row["rewards/ToolEnvironment/mean"] for row in run["trainer"].state.log_history if "rewards/ToolEnvironment/mean" in row]
-    assert logged == pytest.approx([sum(run["scored"][at * BATCH:(at + 1) * BATCH]) / BATCH for at in range(STEPS)]) and min(logged) > 0
-    assert run["scored"] == [len(toolbox.read) for toolbox in run["opened"]]
+def test_rewards_come_from_the_environment_and_from_a_reward(run):
+    history = run["trainer"].state.log_history
+    for name in ("ToolEnvironment", "paragraphs"):
+        logged = [row[f"rewards/{name}/mean"] for row in history if f"rewards/{name}/mean" in row]
+        assert logged == pytest.approx([sum(run["scored"][at * BATCH:(at + 1) * BATCH]) / BATCH for at in range(STEPS)]) and min(logged) > 0
+    assert run["scored"] == [len(toolbox.read) for toolbox in run["opened"]] == [len(outcome.read) for outcome in run["outcomes"]]
+    assert {(outcome.task["id"], outcome.task["query"]) for outcome in run["outcomes"]} == {("t0", NAMES[0]), ("t1", NAMES[1])}
+    answers = [outcome.answer for outcome in run["outcomes"]]
+    assert sum(any(name in (answer or "") for name in NAMES) for answer in answers) > len(answers) // 2
+    assert sum(row.get("reward_paragraphs", 0) for row in history) > 0  # the reward's parts are among the metrics
 
 
 def test_it_learns_to_search(run):
@@ -297,6 +339,22 @@ def test_reset_closes_and_wrong_calls_do_not_raise():
     assert sorted(events) == [1, 2, 3]
     one.reset(id=4)
     assert one.add(first=4) == "5"
+    made.close_all()
+
+
+def test_calls_beyond_the_budget_are_refused():
+    def add(first: int) -> str:
+        """Add one.
+
+        first: a number
+        """
+        return str(first + 1)
+
+    made = environment_class(lambda row: Toolbox([add]), [add], settings=ResearchSettings(tool_calls=2))
+    one = made()
+    for number in range(2):
+        one.reset(id=number)
+        assert [one.add(first=1), one.add(first="x")[:6], one.add(first=1)] == ["2", "error:", "error: no tool calls left"]
     made.close_all()
 
 

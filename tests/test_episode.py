@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from stepdr.agent.drivers import ResearchAgent
-from stepdr.agent.episode import Episode, ModelTurn, ToolCalls, result_row
+from stepdr.agent.episode import Episode, ModelTurn, ToolCalls, result_row, without_forced
 from stepdr.agent.protocol import PROTOCOLS, Protocol, opening
 from stepdr.agent.budget import ResearchSettings
 from stepdr.core.config import InputError
@@ -17,6 +17,7 @@ from stepdr.core.trajectory import parse_turn
 from stepdr.model.base import train_tokenizer
 from stepdr.model.batched import play_episodes
 from stepdr.model.renderer import renderer_for
+from stepdr.rl.environment import environment_class
 from stepdr.tools.tool import Toolbox, ToolError, run_async
 from stepdr.tools.workspace import Workspace
 
@@ -236,6 +237,21 @@ def test_an_endpoint_and_a_batch_play_the_same_episode(tmp_path, renderer, case,
         assert getattr(played.result.spent, name) == getattr(driven.spent, name)
     assert played.result.internal_errors == driven.internal_errors == (case == "tools that fail")
     assert (len(played.contexts) > 1) == (case == "a context that is summarised")
+
+
+@pytest.mark.parametrize("case", [case for case in SHARED if case != "a context that is summarised"])
+def test_trl_s_environment_answers_as_the_drivers_do(renderer, case):
+    "TRL's loop calls one method for each call of a turn."
+    texts, settings = SHARED[case]
+    played, = play(renderer, [texts], settings)
+    environment = environment_class(lambda row: Toolbox([page]), [page], settings=ResearchSettings(seconds=1e6, **settings))()
+    environment.reset(prompt=opening(QUESTION, PROTOCOLS["brief"]), query=QUESTION)
+    calls = [call["function"] for message in played.messages for call in message.get("tool_calls") or []]
+    rows = [row for row in played.messages if row["role"] == "tool"]
+    assert [getattr(environment, call["name"])(**call["arguments"]) for call in calls] == [without_forced(row["content"]) for row in rows]
+    assert environment._agent.spent.tool_calls == played.tool_calls and environment._toolbox.read == played.read
+    assert environment._agent.internal_errors == played.result.internal_errors
+    environment.close_all()
 
 
 @pytest.mark.parametrize("case", SHARED)

@@ -13,10 +13,9 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass, field
 
 from ..agent.budget import ResearchSettings
-from ..agent.drivers import run_call
+from ..agent.drivers import keep_in, run_call
 from ..agent.episode import Episode, ModelTurn, Outside, ResearchResult, ToolCalls, check_room
 from ..agent.protocol import PROTOCOLS
-from ..core.artifacts import atomic_write
 from ..core.config import InputError
 from ..core.limits import Limits
 from ..core.replies import ContextTooLong, Reply
@@ -107,7 +106,7 @@ class Player:
     def __init__(self, number, task, toolbox, renderer, settings, protocol, positions):
         self.number, self.task, self.toolbox = number, task, toolbox
         self.conversation = Conversation(renderer)
-        outside = Outside(keep=self.keep, forget=toolbox.forget, reminder=lambda: toolbox.reminder())
+        outside = Outside(keep=keep_in(toolbox.workspace), forget=toolbox.forget, reminder=lambda: toolbox.reminder())
         self.episode = Episode(settings, toolbox.schemas, list(toolbox.tools), toolbox.read, outside,
                                renderer.tokenizer.name_or_path, protocol=protocol)
         self.begin("", positions)
@@ -123,11 +122,6 @@ class Player:
     def key(self) -> tuple[int, int]:
         "Of the present context, for the engine."
         return self.number, len(self.conversation.contexts)
-
-    def keep(self, path, text):
-        "A text that has left the conversation, for tools that can read it."
-        if self.toolbox.workspace is not None:
-            atomic_write(self.toolbox.workspace.folder / path, text)
 
     def next(self):
         "What is wanted: (ids, tokens of the turn) for the engine, `ToolCalls`, or at the end a `ResearchResult`."
