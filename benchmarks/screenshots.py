@@ -54,7 +54,7 @@ class Reader:
         began = time.perf_counter()
         result = await self.browser.browser(action, **arguments)
         self.seconds.append(time.perf_counter() - began)
-        page = self.browser._page
+        page = self.browser.chromium.window.page
         self.kept.append((action, page.url, await page.evaluate("scrollY"), result.images[0]))
         return result.text
 
@@ -123,7 +123,8 @@ def main():
     import cv2, numpy
     from stepdr.core.artifacts import root
     from stepdr.tools.tool import run_async
-    from stepdr.tools.browser import Browser, BrowserSettings
+    from stepdr.tools.browser import Browser
+    from stepdr.tools.chromium import BrowserSettings
     from stepdr.tools.addresses import FetchSettings
     from stepdr.tools.workspace import Workspace
     from stepdr.world.closed_web import ClosedWeb

@@ -20,7 +20,9 @@ import pytest
 from stepdr.core.artifacts import root
 from stepdr.tools import addresses
 from stepdr.tools.tool import Toolbox, ToolError, run_async
-from stepdr.tools.browser import Browser, BrowserSettings, CheckingProxy, browser_protections
+from stepdr.tools.browser import Browser
+from stepdr.tools.proxy import CheckingProxy
+from stepdr.tools.chromium import BrowserSettings, browser_protections
 from stepdr.tools.addresses import FetchSettings
 from stepdr.tools.workspace import Workspace
 from stepdr.world.closed_web import ClosedWeb
@@ -407,7 +409,7 @@ def test_downloads_dialogs_and_popups(tool, trap, tmp_path):
     text = visit(tool, "/popups", goes_on=False).text
     use(tool, "click", element=element(text, "button", "go"))
     still_works(tool)
-    assert len(tool.browser._pages) <= tool.browser.settings.pages
+    assert len(tool.browser.chromium.windows) <= tool.browser.settings.pages
 
 
 @chromium
@@ -480,7 +482,7 @@ def test_a_page_that_never_stops_computing(tool, trap):
 
 def browser_pid(tool):
     async def find():
-        session = await tool.browser._browser.new_browser_cdp_session()
+        session = await tool.browser.chromium.browser.new_browser_cdp_session()
         return next(p["id"] for p in (await session.send("SystemInfo.getProcessInfo"))["processInfo"] if p["type"] == "browser")
     return run_async(find())
 
@@ -489,7 +491,7 @@ def browser_pid(tool):
 def test_a_crash_of_page_or_browser_is_got_over(tool):
     still_works(tool)
     async def crash():
-        page = tool.browser._page
+        page = tool.browser.chromium.window.page
         session = await page.context.new_cdp_session(page)
         try: await asyncio.wait_for(session.send("Page.crash"), 2)
         except Exception: pass
@@ -499,7 +501,7 @@ def test_a_crash_of_page_or_browser_is_got_over(tool):
     still_works(tool)
     os.kill(browser_pid(tool), signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while tool.browser._browser.is_connected() and time.monotonic() < deadline: time.sleep(0.05)
+    while tool.browser.chromium.browser.is_connected() and time.monotonic() < deadline: time.sleep(0.05)
     assert use(tool, "scroll").text == "error: the browser had stopped and was started again; open a page first"
     still_works(tool)
 
@@ -520,7 +522,7 @@ def test_the_browser_sees_no_keys(server, trap, tmp_path, monkeypatch):
         (tmp_path / "screens").symlink_to(outside)                      # a link out of the workspace is not followed
         use(box, "open", url="http://hostile.example/get")
         assert use(box, "screenshot").failed and not list(outside.iterdir())
-        home = browser._home
+        home = browser.chromium.home
     finally: box.close()
     assert not os.path.exists(home)
 
@@ -537,8 +539,8 @@ from stepdr.tools.workspace import Workspace
 browser = Browser(Workspace({str(tmp_path)!r}), fetch=FetchSettings(host_map="hostile.example=127.0.0.1:{trap.port}"))
 run_async(browser.browser("open", url="http://hostile.example/safe"))
 async def find():
-    session = await browser._browser.new_browser_cdp_session()
-    print(next(p["id"] for p in (await session.send("SystemInfo.getProcessInfo"))["processInfo"] if p["type"] == "browser"), browser._home, flush=True)
+    session = await browser.chromium.browser.new_browser_cdp_session()
+    print(next(p["id"] for p in (await session.send("SystemInfo.getProcessInfo"))["processInfo"] if p["type"] == "browser"), browser.chromium.home, flush=True)
 run_async(find())
 time.sleep(60)
 """

@@ -45,7 +45,7 @@ def check_programs() -> list:
 def check_protections() -> list:
     "(active, name, text): what stands between a model's commands and pages and this machine; each one is tried, not assumed."
     try:
-        from stepdr.tools.browser import browser_protections
+        from stepdr.tools.chromium import browser_protections
         from stepdr.tools.sandbox import protections
         rows = [*protections(), *browser_protections()]
     except ImportError as error: return [(False, "tools", f"missing {error.name}; pip install 'stepdr[tools]'")]

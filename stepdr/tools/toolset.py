@@ -70,7 +70,7 @@ KINDS = {
 KINDS = {name: frozenset(kinds.split()) for name, kinds in KINDS.items()}
 
 def missing_program(settings): # KitSettings -> {tool: program that it needs and that is not here}
-    from stepdr.tools.browser import CHROMIUM
+    from stepdr.tools.chromium import CHROMIUM
     needs = {
         "browser": [CHROMIUM], "shell": [("tmux",)] + [("bwrap",)] * (not settings.unsafe_shell),
         "analyze_image": [("tesseract",)] * (not settings.vision)}
