@@ -1,7 +1,6 @@
 """An episode is a state machine: played by hand, with an endpoint or in a batch on one device it says, ends and costs the same."""
 import asyncio
 import json
-from dataclasses import dataclass
 
 import pytest
 
@@ -14,8 +13,9 @@ from stepdr.core.replies import ContextTooLong, EndpointError, Reply, read_turn
 from stepdr.core.limits import Limits
 from stepdr.core.usage import Usage
 from stepdr.core.trajectory import parse_turn
-from stepdr.model.base import train_tokenizer
-from stepdr.model.batched import play_episodes
+from stepdr.model.base import make_model, train_tokenizer
+from stepdr.model.batched import play_episodes, run_episodes, turn_ends
+from stepdr.model.engine import Turn
 from stepdr.model.renderer import renderer_for
 from stepdr.rl.environment import environment_class
 from stepdr.tools.tool import Toolbox, ToolError, run_async
@@ -169,14 +169,6 @@ class Endpoint(Script):
         ids, finished = self.turn(prompt, min(max_tokens or 10**6, (self.context or 10**6) - len(prompt)))
         message = self.renderer.parse(opened + (ids[:-1] if finished else ids))
         return Reply(message, Usage(len(prompt), len(ids)), 0.0, "stop" if finished else "length", 0.0)
-
-
-@dataclass
-class Turn:
-    key: tuple
-    ids: list
-    logprobs: list
-    finished: bool
 
 
 class Engine:
@@ -334,3 +326,49 @@ def test_toolboxes_are_closed_when_something_breaks(renderer):
     with pytest.raises(RuntimeError, match="memory"):
         play_episodes(Broken(renderer, [[]] * 5), renderer, tasks, lambda task, number: Toolbox([page], on_close=[lambda: closed.append(number)]), slots=3)
     assert closed == [0, 1, 2]
+
+
+# With a model
+
+@pytest.fixture(scope="module")
+def model(renderer):
+    "It was never trained: what it writes ends at the limit of a turn, and it is told to go on."
+    return make_model(len(renderer.tokenizer), width=64, layers=2, heads=4, context=3000, seed=3).eval()
+
+
+def spans(context):
+    "(begin, end) of the turns in a context."
+    own = [0, *context.mask, 0]
+    return list(zip([at for at in range(len(own) - 1) if own[at + 1] > own[at]], [at for at in range(len(own) - 1) if own[at + 1] < own[at]]))
+
+
+TASKS = [{"query": "How high is the river?"}, {"query": "And how long?" * 9}, {"query": "Does it rise?"}, {"query": "?"}]
+
+
+def test_greedy_turns_are_those_of_transformers(renderer, model):
+    import torch
+    settings = ResearchSettings(reply_tokens=24, turns=5)
+    for one in run_episodes(model, renderer, TASKS[:2], lambda task, number: Toolbox([page]), settings):
+        turns = [span for context in one.contexts for span in spans(context)]
+        assert len(turns) == one.result.spent.turns > 1 and one.result.spent.tokens == sum(end for _, end in turns)
+        for begin, end in turns:
+            ids = torch.tensor([one.contexts[0].ids[:begin]])
+            more = model.generate(ids, do_sample=False, max_new_tokens=end - begin, eos_token_id=sorted(turn_ends(model, renderer)), pad_token_id=0)
+            assert more[0, begin:].tolist() == one.contexts[0].ids[begin:end]
+
+
+def test_sampled_turns_depend_on_the_seed_alone(renderer, model):
+    import torch
+    settings = ResearchSettings(reply_tokens=16, turns=4)
+
+    def run(**options):
+        return run_episodes(model, renderer, TASKS, lambda task, number: Toolbox([page]), settings, temperature=0.7, **options)
+    one, few, other = run(seed="a"), run(seed="a", slots=2, workers=2), run(seed="b")
+    assert [played.contexts[0].ids for played in one] == [played.contexts[0].ids for played in few]
+    assert all(a.contexts[0].ids != b.contexts[0].ids for a, b in zip(one, other))
+    for played in one:
+        for context in played.contexts:
+            ids = torch.tensor([context.ids])
+            logs = torch.log_softmax(model(ids).logits[0].detach().float() / 0.7, -1)[:-1].gather(1, ids[0, 1:, None]).squeeze(1)
+            for at, own in enumerate(context.mask):
+                assert not own or abs(context.logprobs[at] - float(logs[at - 1])) < 1e-3

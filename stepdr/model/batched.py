@@ -230,7 +230,7 @@ def run_episodes(model,  # causal language model of transformers
                  tasks, open_toolbox, settings=ResearchSettings(), protocol=PROTOCOLS["brief"],  # as `play_episodes` takes them
                  temperature=0.0,  # of sampling; 0 is greedy
                  seed=0, slots=32, workers=0, progress=lambda done: None) -> list[Played]:
-    "`play_episodes` by a model."
+    "`play_episodes` by a model, as it is now: trained further, it gets a new engine."
     from stepdr.model.engine import engine_for
     engine = engine_for(model, turn_ends(model, renderer), slots=slots, temperature=temperature, seed=seed)
     positions = getattr(model.config, "max_position_embeddings", None) or 0
