@@ -13,7 +13,8 @@ from stepdr.core.answers import same_answer
 from stepdr.core.teacher import TeacherClient, TeacherSettings
 from stepdr.core.config import InputError
 from stepdr.evaluate.answer_scores import read_decision, read_grade
-from stepdr.evaluate.benchmark_tasks import DIMENSIONS, banded_task, fact_task, points_task, question_task, race_task
+from stepdr.evaluate.benchmark_tasks import (
+    RACE_DIMENSIONS, banded_task, fact_task, points_task, question_task, race_task)
 from stepdr.evaluate.benchmarks import (
     ALL_BENCHES, BENCHES, bench_of, load_tasks, rule_decision, rule_grade, score_file, score_verdicts)
 from stepdr.evaluate.grading import evaluate_predictions, grade_predictions, read_predictions
@@ -262,8 +263,8 @@ def test_fields_that_hold_json_as_text(tmp_path):
 # ---- RACE
 
 def criteria(weights=(0.3, 0.4, 0.2, 0.1), inside=(0.75, 0.25)):
-    return {"id": 7, "prompt": "Compare.", "dimension_weight": dict(zip(DIMENSIONS, weights)),
-            "criterions": {d: [{"criterion": f"{d} has part {n}", "explanation": "", "weight": w} for n, w in enumerate(inside)] for d in DIMENSIONS}}
+    return {"id": 7, "prompt": "Compare.", "dimension_weight": dict(zip(RACE_DIMENSIONS, weights)),
+            "criterions": {d: [{"criterion": f"{d} has part {n}", "explanation": "", "weight": w} for n, w in enumerate(inside)] for d in RACE_DIMENSIONS}}
 
 
 def flat(task, scores, **more): # scores: {dimension: [(target, reference), …]}
@@ -272,11 +273,11 @@ def flat(task, scores, **more): # scores: {dimension: [(target, reference), …]
 
 def test_race_by_hand():
     task = race_task("here", criteria(), 1, "race")
-    scores = dict(zip(DIMENSIONS, ([(8, 6), (4, 6)], [(5, 10), (5, 10)], [(0, 0), (0, 0)], [(9, 7), (5, 3)])))
+    scores = dict(zip(RACE_DIMENSIONS, ([(8, 6), (4, 6)], [(5, 10), (5, 10)], [(0, 0), (0, 0)], [(9, 7), (5, 3)])))
     # dimensions: 7 against 6, 5 against 10, 0 against 0, 8 against 6; T = 2.1 + 2 + 0 + 0.8 = 4.9, R = 1.8 + 4 + 0 + 0.6 = 6.4
     found = score_verdicts("race", flat(7, scores), tasks=[task])
     assert found["score"]["mean"] == pytest.approx(4.9 / 11.3) and found["criteria_found"] == {"exact": 8}
-    assert [found[d]["mean"] for d in DIMENSIONS] == pytest.approx([7 / 13, 5 / 15, 0, 8 / 14])
+    assert [found[d]["mean"] for d in RACE_DIMENSIONS] == pytest.approx([7 / 13, 5 / 15, 0, 8 / 14])
     # a criterion written otherwise: case, part, not there (mean weight 0.5 each)
     rows = flat(7, scores)
     rows[0]["criterion"], rows[1]["criterion"], rows[2]["criterion"] = rows[0]["criterion"].upper(), "Criterion: comprehensiveness HAS part 1.", "Something else"
@@ -285,20 +286,20 @@ def test_race_by_hand():
     # unknown criterion in the first place changes the weights there: (0.5 * 8 + 0.25 * 4) / 0.75 = 6.6667
     rows = flat(7, scores); rows[0]["criterion"] = "Something else"
     assert score_verdicts("race", rows, tasks=[task])["comprehensiveness"]["mean"] == pytest.approx((20 / 3) / (20 / 3 + 6))
-    assert score_verdicts("race", flat(7, {d: [(5, 5), (5, 5)] for d in DIMENSIONS}), tasks=[task])["score"]["mean"] == 0.5
-    assert score_verdicts("race", flat(7, {d: [(0, 0), (0, 0)] for d in DIMENSIONS}), tasks=[task])["score"]["mean"] == 0.0
+    assert score_verdicts("race", flat(7, {d: [(5, 5), (5, 5)] for d in RACE_DIMENSIONS}), tasks=[task])["score"]["mean"] == 0.5
+    assert score_verdicts("race", flat(7, {d: [(0, 0), (0, 0)] for d in RACE_DIMENSIONS}), tasks=[task])["score"]["mean"] == 0.0
 
 
 def test_race_forms_and_spread():
     task = race_task("here", criteria(), 1, "race")
-    runs = [[row for trial, target in ((0, 6), (1, 4)) for row in flat(7, {d: [(target, 6)] * 2 for d in DIMENSIONS}, trial=trial)]]
+    runs = [[row for trial, target in ((0, 6), (1, 4)) for row in flat(7, {d: [(target, 6)] * 2 for d in RACE_DIMENSIONS}, trial=trial)]]
     found = score_verdicts("race", runs[0], tasks=[task])
     assert found["score"]["mean"] == pytest.approx(0.45) and found["spread"]["run_means"] == {"0": 0.5, "1": 0.4} and found["spread"]["within_task_sd"] == pytest.approx(np.std([0.5, 0.4], ddof=1))
-    reply = {"id": 7, **{d: [{"criterion": f"{d} has part {n}", "analysis": "…", "article_1_score": 6, "article_2_score": 4} for n in (0, 1)] for d in DIMENSIONS}}
+    reply = {"id": 7, **{d: [{"criterion": f"{d} has part {n}", "analysis": "…", "article_1_score": 6, "article_2_score": 4} for n in (0, 1)] for d in RACE_DIMENSIONS}}
     assert score_verdicts("race", [reply], tasks=[task])["score"]["mean"] == pytest.approx(0.6)
-    weighted = [{**row, "weight": 0.5, "dimension_weight": 0.25} for row in flat(7, {d: [(6, 4)] * 2 for d in DIMENSIONS})]
+    weighted = [{**row, "weight": 0.5, "dimension_weight": 0.25} for row in flat(7, {d: [(6, 4)] * 2 for d in RACE_DIMENSIONS})]
     assert score_verdicts("race", weighted)["score"]["mean"] == pytest.approx(0.6)
-    half = score_verdicts("race", [*flat(7, {d: [(6, 4)] * 2 for d in DIMENSIONS}), {"task": 8, "dimension": "insight", "criterion": "insight has part 0", "target": 5, "reference": 5}], tasks=[task, {**task, "id": "8"}, {**task, "id": "9"}])
+    half = score_verdicts("race", [*flat(7, {d: [(6, 4)] * 2 for d in RACE_DIMENSIONS}), {"task": 8, "dimension": "insight", "criterion": "insight has part 0", "target": 5, "reference": 5}], tasks=[task, {**task, "id": "8"}, {**task, "id": "9"}])
     assert half["missing"]["first"] == ["9"] and any("no score for" in reason for reason in half["aside"]["reasons"]) and half["score"] == pytest.approx({"mean": 0.3, "low": 0.0, "high": 0.6, "n": 2})
     for wrong, says in (({"target": 11}, "target: 11 is out of range"), ({"target": "6"}, "target: expected a number"), ({"dimension": "beauty"}, "dimension: 'beauty' is not one of"), ({"criterion": ""}, "criterion: is missing")):
         with pytest.raises(InputError, match=f"row 1: {says}"): score_verdicts("race", [{**weighted[0], **wrong}])
@@ -316,14 +317,14 @@ def possible_points(ratio, denominator): # official T/(T+R) of a dimension -> (n
 def points_behind(row, weights): # official result of a task -> {dimension: (target, reference)} on the scale of 0 to 10, or None
     "Scores are multiples of a small step, so the ratios of the four dimensions leave few possible points; only those are taken that give the overall score to 12 digits."
     for denominator in (400, 800, 2000, 4000):
-        sets = [possible_points(row[d], denominator) for d in DIMENSIONS]
+        sets = [possible_points(row[d], denominator) for d in RACE_DIMENSIONS]
         if not 0 < np.prod([len(one) for one in sets]) <= 2e6: continue
         target, reference = 0.0, 0.0
-        for i, (d, one) in enumerate(zip(DIMENSIONS, sets)):
+        for i, (d, one) in enumerate(zip(RACE_DIMENSIONS, sets)):
             shape = [1] * 4; shape[i] = -1
             target, reference = target + weights[d] * one[:, 0].reshape(shape), reference + weights[d] * one[:, 1].reshape(shape)
         hits = np.argwhere(np.abs(target / (target + reference) - row["overall_score"]) < 1e-12)
-        if len(hits) == 1: return {d: tuple(one[i] * 20 / denominator) for d, one, i in zip(DIMENSIONS, sets, hits[0])}
+        if len(hits) == 1: return {d: tuple(one[i] * 20 / denominator) for d, one, i in zip(RACE_DIMENSIONS, sets, hits[0])}
 
 
 def test_race_against_the_official_scores_of_every_task():
@@ -347,9 +348,9 @@ def test_race_against_the_official_scores_of_every_task():
     assert len(known) >= 95
     again = score_verdicts("race", rows, tasks=[by_id[name] for name in known])
     for name, row in known.items(): assert again["per_task"][name] == pytest.approx(row["overall_score"], abs=1e-9), name
-    for d in DIMENSIONS: assert again[d]["mean"] == pytest.approx(np.mean([row[d] for row in known.values()]), abs=1e-9)
+    for d in RACE_DIMENSIONS: assert again[d]["mean"] == pytest.approx(np.mean([row[d] for row in known.values()]), abs=1e-9)
     # the mean of the dimensions' ratios, a likely mistake, is another number for almost all of them
-    mistaken = [sum(by_id[name]["dimension_weight"][d] * row[d] for d in DIMENSIONS) for name, row in known.items()]
+    mistaken = [sum(by_id[name]["dimension_weight"][d] * row[d] for d in RACE_DIMENSIONS) for name, row in known.items()]
     assert np.mean(np.abs(np.array(mistaken) - [row["overall_score"] for row in known.values()]) > 1e-6) > 0.9
 
 

@@ -231,7 +231,8 @@ def test_every_command_that_asks_is_tried():
 def test_every_command_that_asks_takes_timeout_and_concurrency(command, tmp_path, monkeypatch, capsys):
     "From the command line to the endpoint's settings; a number that makes no sense is one line."
     import stepdr.core.endpoint
-    from stepdr.evaluate.pairwise import PairwiseSettings, make_command
+    from stepdr.evaluate.pairwise import study_from_files
+    from stepdr.evaluate.studies import PairwiseSettings
     parser = next(parser for words, parser in commands() if " ".join(words) == command)
     told = parser.format_help()
     assert "--timeout 600 for a slow server" in " ".join(told.split()) and "--concurrency 1 for a server that takes one at a time" in " ".join(told.split())
@@ -246,7 +247,7 @@ def test_every_command_that_asks_takes_timeout_and_concurrency(command, tmp_path
     (tmp_path / "w").mkdir()
     from PIL import Image
     Image.new("RGB", (8, 8)).save(tmp_path / "w" / "a.png")
-    make_command(tmp_path / "tasks.jsonl", {"a": tmp_path / "reports.jsonl", "b": tmp_path / "reports.jsonl"}, tmp_path / "study", "", PairwiseSettings()) if command == "pairwise judge" else None
+    study_from_files(tmp_path / "tasks.jsonl", {"a": tmp_path / "reports.jsonl", "b": tmp_path / "reports.jsonl"}, tmp_path / "study", "", PairwiseSettings()) if command == "pairwise judge" else None
     seen = []
     def watch(self, settings):
         seen.append(settings)

@@ -19,16 +19,22 @@ import pytest
 from scripted_model import ScriptedModel, turn
 from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
 from stepdr.core.config import InputError
-from stepdr.evaluate import pairwise as pw
+from stepdr.core.judge_prompts import SIDE_VERDICTS
+from stepdr.evaluate.leaderboards import comparisons_needed, simulate, win_tie_loss_chances
+from stepdr.evaluate.pairwise import (
+    EndpointPairJudge, both_orders, comparison, conclusion, judge_study, majority, net_interval, rater_agreement,
+    side_preference, study_from_files, study_results, versus, votes, write_results)
+from stepdr.evaluate.rating import RatingServer, Session
+from stepdr.evaluate.shown_reports import ALLOWED, PAIR_DIMENSIONS, render_report
+from stepdr.evaluate.studies import Pair, PairwiseSettings, Study, load_reports, make_pairs, make_study, study_tasks
 from stepdr.judge.ratings import bradley_terry
-from stepdr.evaluate.pairwise import ALLOWED, DIMENSIONS, VERDICTS, Pair, PairwiseSettings, RatingServer, Session, Study
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (Debian package: chromium)")
-FAIR = dict.fromkeys(DIMENSIONS, "both fair")
+FAIR = dict.fromkeys(PAIR_DIMENSIONS, "both fair")
 HOSTILE = """# Report <script>window.pwned = 1</script>
 <img src="http://tracker.example/a.png" onerror="window.pwned = 2"> ![a chart](http://tracker.example/b.png "onload=1")
 <svg onload="window.pwned = 3"><iframe src="http://tracker.example/"></iframe><meta http-equiv="refresh" content="0; url=http://tracker.example/">
@@ -54,7 +60,7 @@ def pairs(n=10, hostile=()):
 
 
 @pytest.fixture
-def study(tmp_path): return pw.make_study(tmp_path / "study", pairs(), PairwiseSettings(seed=3))
+def study(tmp_path): return make_study(tmp_path / "study", pairs(), PairwiseSettings(seed=3))
 
 
 class Tags(HTMLParser):
@@ -67,7 +73,7 @@ class Tags(HTMLParser):
 
 @pytest.mark.parametrize("text", [HOSTILE, "", "x" * 50_000, "> " * 3000 + "x", "[" * 20_000, "*" * 20_000, "`" * 20_001, "|a|b|\n|-|-|\n" + "|x|y|\n" * 3000, "\ud800 \x00 \x1b[2J", "![](a)" * 2000, "&lt;script&gt; &#60;script&#62;"])
 def test_a_report_becomes_allowed_tags_only(text):
-    shown = Tags(pw.render_report(text))
+    shown = Tags(render_report(text))
     assert {tag for tag, _ in shown.tags} <= ALLOWED and shown.depth == 0 and shown.low == 0  # and it cannot close what it did not open
     for tag, attrs in shown.tags:
         assert set(attrs) <= ({"href", "target", "rel"} if tag == "a" else {"start"} if tag == "ol" else {"align"} if tag in ("td", "th") else set())
@@ -75,56 +81,56 @@ def test_a_report_becomes_allowed_tags_only(text):
 
 
 def test_two_megabytes_are_cut_and_said():
-    shown = pw.render_report("Cost and cause. " * 125_000)
+    shown = render_report("Cost and cause. " * 125_000)
     assert len(shown) < 310_000 and "1700000 characters, is not shown" in shown
-    assert "\N{REPLACEMENT CHARACTER}right to left" in pw.render_report(HOSTILE)
+    assert "\N{REPLACEMENT CHARACTER}right to left" in render_report(HOSTILE)
 
 
 def test_citations_are_numbered_alike_for_all_systems():
-    assert re.findall(r"<sup>\[(\d+)\]</sup>", pw.render_report("a \\cite{web_0000000b} b \\cite{web_0000000a,web_0000000b}\n\nc \\cite{other-style}")) == ["1", "2", "1", "3"]
+    assert re.findall(r"<sup>\[(\d+)\]</sup>", render_report("a \\cite{web_0000000b} b \\cite{web_0000000a,web_0000000b}\n\nc \\cite{other-style}")) == ["1", "2", "1", "3"]
 
 
 # --- pairs and files
 
 def test_pairs_keep_what_is_missing_and_name_what_is_unknown():
     tasks = {"a": {"query": "?"}, "b": {"query": "?"}}
-    made, notes = pw.make_pairs(tasks, {"z": {"a": "x"}, "m": {"a": "y", "b": "y", "c": "y"}, "k": {"a": "w", "b": "w"}})
+    made, notes = make_pairs(tasks, {"z": {"a": "x"}, "m": {"a": "y", "b": "y", "c": "y"}, "k": {"a": "w", "b": "w"}})
     assert len(made) == 6 and [(pair.first, pair.second) for pair in made[:3]] == [("k", "m"), ("k", "z"), ("m", "z")] and made[4].second_report == ""
     assert any("c), left out" in note for note in notes) and any("z: no report on 1 of 2" in note for note in notes)
-    assert len(pw.make_pairs(tasks, {"z": {}, "m": {}, "k": {}}, against="m")[0]) == 4
+    assert len(make_pairs(tasks, {"z": {}, "m": {}, "k": {}}, against="m")[0]) == 4
     for wrong in ({"one": {}}, {}):
-        with pytest.raises(InputError, match="two systems"): pw.make_pairs(tasks, wrong)
+        with pytest.raises(InputError, match="two systems"): make_pairs(tasks, wrong)
 
 
 def test_what_betrays_a_system_is_masked_for_people_and_judges(tmp_path):
     logo = "<img\nsrc='https://cdn.maker.example/logo.png' class=\"logo\"/> <SVG onload=1> <picture><source srcset=x></picture>\nThe MAKER report: 3 < 4 and 5 > 4."
-    made, notes = pw.make_pairs({"a": {"query": "?"}}, {"maker": {"a": logo}, "other": {"a": "plain"}})
+    made, notes = make_pairs({"a": {"query": "?"}}, {"maker": {"a": logo}, "other": {"a": "plain"}})
     assert notes == ["maker: 1 of its reports hold the word 'maker'; mask it if that betrays them (settings: mask)"]
-    study, seen = pw.make_study(tmp_path / "s", made, PairwiseSettings(mask="Maker, maker.example")), []
+    study, seen = make_study(tmp_path / "s", made, PairwiseSettings(mask="Maker, maker.example")), []
     class Looks:
         async def compare(self, *texts): seen.extend(texts); return {"verdict": "both good", "dimensions": {}, "reason": "x"}
-    run_to_end(pw.judge_study(Looks(), study, "judge"))
+    run_to_end(judge_study(Looks(), study, "judge"))
     for text in (Session(study, "ann").view()["left"] + Session(study, "ann").view()["right"], *seen): assert "maker" not in text.lower() and "logo" not in text and "onload" not in text
     assert "[…] report: 3 &lt; 4 and 5 &gt; 4." in json.dumps(Session(study, "ann").view(), ensure_ascii=False) and len(seen) == 6
 
 
 def test_files_are_read_or_named_with_their_row(tmp_path):
     (tmp_path / "ok.jsonl").write_text('{"id": 1, "prompt": "p", "topic": "law"}\n')
-    assert pw.load_tasks(tmp_path / "ok.jsonl") == {"1": {"query": "p", "domain": "law"}}
-    for text, what in (('{"id": 1}\n', "row 1: none of the fields"), ('{"id": 1, "report": "a"}\n{"task": "1", "report": "b"}\n', "'1' occurs twice"), ("", "no report"), ("{", "line 1: not JSON")):
+    assert study_tasks(tmp_path / "ok.jsonl") == {"1": {"query": "p", "domain": "law"}}
+    for text, what in (('{"id": 1}\n', "line 1: answer: is missing"), ('{"id": 1, "report": "a"}\n{"task": "1", "report": "b"}\n', "line 2: id: 1 occurred before"), ("", "no prediction"), ("{", "line 1: not JSON")):
         (tmp_path / "bad.jsonl").write_text(text)
-        with pytest.raises(InputError, match=re.escape(what)): pw.load_reports(tmp_path / "bad.jsonl")
+        with pytest.raises(InputError, match=re.escape(what)): load_reports(tmp_path / "bad.jsonl")
     (tmp_path / "x.jsonl.gz").write_bytes(b"\x1f\x8b broken")
-    with pytest.raises(InputError, match="not gzipped"): pw.load_reports(tmp_path / "x.jsonl.gz")
+    with pytest.raises(InputError, match="not a whole gzip file"): load_reports(tmp_path / "x.jsonl.gz")
     (tmp_path / "folder").mkdir(); (tmp_path / "folder" / "t1.md").write_text("report")
-    assert pw.load_reports(tmp_path / "folder") == {"t1": "report"}
+    assert load_reports(tmp_path / "folder") == {"t1": "report"}
 
 
 def test_a_study_is_not_mixed_up_with_another(tmp_path, study):
-    assert pw.make_study(study.folder, pairs(), PairwiseSettings(seed=3)).order("a") == study.order("a")
+    assert make_study(study.folder, pairs(), PairwiseSettings(seed=3)).order("a") == study.order("a")
     for other, settings in ((pairs(9), PairwiseSettings(seed=3)), (pairs(), PairwiseSettings(seed=4))):
-        with pytest.raises(InputError, match="holds another study"): pw.make_study(study.folder, other, settings)
-    with pytest.raises(InputError, match="occurs twice"): pw.make_study(tmp_path / "b", pairs() + pairs(1))
+        with pytest.raises(InputError, match="holds another study"): make_study(study.folder, other, settings)
+    with pytest.raises(InputError, match="occurs twice"): make_study(tmp_path / "b", pairs() + pairs(1))
     (study.folder / "pairs.jsonl").write_text((study.folder / "pairs.jsonl").read_text().replace("Bridge 3", "Bridge 4"))
     with pytest.raises(InputError, match="was changed"): Study(study.folder)
 
@@ -132,7 +138,7 @@ def test_a_study_is_not_mixed_up_with_another(tmp_path, study):
 # --- the session
 
 def test_sides_are_random_balanced_and_fixed_by_the_seed(tmp_path):
-    study = pw.make_study(tmp_path / "s", pairs(40), PairwiseSettings(seed=1))
+    study = make_study(tmp_path / "s", pairs(40), PairwiseSettings(seed=1))
     orders = {rater: study.order(rater) for rater in map(str, range(200))}
     assert all(sum(order.values()) == 20 for order in orders.values()) and orders["7"] == Study(tmp_path / "s").order("7")
     left = {key: sum(order[key] for order in orders.values()) for key in study.pairs}
@@ -148,9 +154,9 @@ def test_a_view_is_blind_and_a_rating_is_not(study):
         row = session.submit(view["key"], "left", FAIR, "the left one says why")
         first_left = study.order("ann")[view["key"]]
         assert (row["left"], row["right"]) == (("alpha-system", "beta-system") if first_left else ("beta-system", "alpha-system"))
-        assert "report says" in view["left"] and view["left"] == pw.render_report(study.pairs[view["key"]].report(row["left"]))
+        assert "report says" in view["left"] and view["left"] == render_report(study.pairs[view["key"]].report(row["left"]))
     assert session.view() == {"rater": "ann", "done": 10, "total": 10, "language": "en", "finished": True}
-    assert pw.votes(study.ratings())[0]["label"] in ("first", "second") and Counter(row["left"] for row in study.ratings()) == {"alpha-system": 5, "beta-system": 5}
+    assert votes(study.ratings())[0]["label"] in ("first", "second") and Counter(row["left"] for row in study.ratings()) == {"alpha-system": 5, "beta-system": 5}
 
 
 def test_a_revision_keeps_its_sides_and_replaces(study):
@@ -176,7 +182,7 @@ def test_raters_have_plain_names(study, name):
 
 
 def test_each_pair_is_given_to_so_many_raters(tmp_path):
-    study = pw.make_study(tmp_path / "s", pairs(), PairwiseSettings(ratings_per_pair=2))
+    study = make_study(tmp_path / "s", pairs(), PairwiseSettings(ratings_per_pair=2))
     for rater in ("a", "b", "c"):
         session = Session(study, rater)
         while not (view := session.view())["finished"] and view["done"] < 8: session.submit(view["key"], "left", FAIR, "a good reason")
@@ -211,16 +217,18 @@ def test_a_full_disk_leaves_the_file_as_it_was(study, monkeypatch):
 
 WRITER = """
 import sys
-from stepdr.evaluate.pairwise import DIMENSIONS, Session, Study
+from stepdr.evaluate.shown_reports import PAIR_DIMENSIONS
+from stepdr.evaluate.rating import Session
+from stepdr.evaluate.studies import Study
 session = Session(Study(sys.argv[1]), sys.argv[2])
 while not (view := session.view())["finished"]:
-    session.submit(view["key"], "left", dict.fromkeys(DIMENSIONS, "left"), "a good reason " * 300)
+    session.submit(view["key"], "left", dict.fromkeys(PAIR_DIMENSIONS, "left"), "a good reason " * 300)
     print(view["key"], flush=True)
 """
 
 
 def test_what_was_acknowledged_survives_kills_of_several_writers(tmp_path):
-    study = pw.make_study(tmp_path / "s", pairs(60))
+    study = make_study(tmp_path / "s", pairs(60))
     said = {}
     for _ in range(2):
         running = {rater: subprocess.Popen([sys.executable, "-c", WRITER, str(study.folder), rater], stdout=subprocess.PIPE, text=True) for rater in ("a", "b")}
@@ -275,18 +283,18 @@ def browser():
 
 
 def rate(page, verdict, reason, dimensions=None):
-    for name in DIMENSIONS: page.locator(f"fieldset.{name} label:has(input[value='{(dimensions or {}).get(name, verdict)}'])").click()
+    for name in PAIR_DIMENSIONS: page.locator(f"fieldset.{name} label:has(input[value='{(dimensions or {}).get(name, verdict)}'])").click()
     page.locator(f"fieldset.overall label:has(input[value='{verdict}'])").click()
     page.locator("#reason").fill(reason)
 
 
 @chromium
 def test_a_person_rates_ten_pairs_and_ratings_survive_reload_and_restart(tmp_path, browser):
-    study = pw.make_study(tmp_path / "study", pairs(10, hostile=(4,)), PairwiseSettings(seed=3))
+    study = make_study(tmp_path / "study", pairs(10, hostile=(4,)), PairwiseSettings(seed=3))
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page, asked, dialogs = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url)); page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    verdicts = [VERDICTS[i % 5] for i in range(10)]
+    verdicts = [SIDE_VERDICTS[i % 5] for i in range(10)]
     server = RatingServer(study).__enter__()
     try:
         page.goto(server.url)
@@ -327,12 +335,12 @@ def test_a_person_rates_ten_pairs_and_ratings_survive_reload_and_restart(tmp_pat
         server.__exit__(); context.close()
     rows = Study(study.folder).ratings()
     assert [row["verdict"] for row in rows] == verdicts[:9] + ["both fair"] and [row["reason"] for row in rows] == [f"reason number {n}" for n in range(1, 11)]
-    assert [row["pair"] for row in rows] == list(study.order("ann")) and all(set(row["dimensions"]) == set(DIMENSIONS) for row in rows) and all(row["seconds"] > 0 for row in rows)
+    assert [row["pair"] for row in rows] == list(study.order("ann")) and all(set(row["dimensions"]) == set(PAIR_DIMENSIONS) for row in rows) and all(row["seconds"] > 0 for row in rows)
 
 
 @chromium
 def test_hostile_reports_do_nothing_in_the_page(tmp_path, browser):
-    study = pw.make_study(tmp_path / "study", pairs(1, hostile=(0,)), PairwiseSettings(language="zh"))
+    study = make_study(tmp_path / "study", pairs(1, hostile=(0,)), PairwiseSettings(language="zh"))
     context = browser.new_context()
     page, asked = context.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
@@ -354,8 +362,8 @@ def test_hostile_reports_do_nothing_in_the_page(tmp_path, browser):
 @chromium
 def test_the_form_in_jupyterlab(tmp_path, browser):
     pytest.importorskip("jupyterlab"); pytest.importorskip("ipywidgets"); import nbformat
-    study = pw.make_study(tmp_path / "study", pairs(3, hostile=(1,)))
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"from stepdr.evaluate.pairwise import rating_form\nrating_form({str(study.folder)!r}, 'ann')")], metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    study = make_study(tmp_path / "study", pairs(3, hostile=(1,)))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"from stepdr.evaluate.rating import rating_form\nrating_form({str(study.folder)!r}, 'ann')")], metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
     nbformat.write(book, tmp_path / "rate.ipynb")
     home = {**os.environ, "HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "c"), "JUPYTER_DATA_DIR": str(tmp_path / "d"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "r"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--ServerApp.port_retries=0", "--IdentityProvider.token=here", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -403,7 +411,7 @@ def judged(messages):  # prefers what says why; for bridge 7 always the left one
     left, right = re.search(r"<left>(.*)</left>\s*<right>(.*)</right>", text, re.DOTALL).groups()
     if "Bridge 8" in left: return turn("I would rather not choose a format.")
     verdict = "left" if "Bridge 7" in left or "The a" in left else "right"
-    return turn(json.dumps({"reason": "It says why.", **dict.fromkeys(DIMENSIONS, verdict), "verdict": verdict}))
+    return turn(json.dumps({"reason": "It says why.", **dict.fromkeys(PAIR_DIMENSIONS, verdict), "verdict": verdict}))
 
 
 def named_pairs(n=10):
@@ -414,26 +422,27 @@ def endpoint(server): return ChatEndpoint(EndpointSettings(base_url=server.url, 
 
 
 def test_a_judge_in_both_orders_over_a_faulty_endpoint(tmp_path):
-    study = pw.make_study(tmp_path / "study", named_pairs())
+    study = make_study(tmp_path / "study", named_pairs())
     with ScriptedModel(judged, faults={1: "500", 4: "cut", 7: "garbage", 9: "429:0.05", 11: "drop"}) as server:
-        judge = pw.EndpointPairJudge(TeacherClient(endpoint(server), TeacherSettings(repairs=1, most_aside=1.0), tmp_path / "cache"))
-        counts = run_to_end(pw.judge_study(judge, study, "judge"))
+        judge = EndpointPairJudge(TeacherClient(endpoint(server), TeacherSettings(repairs=1, most_aside=1.0), tmp_path / "cache"))
+        counts = run_to_end(judge_study(judge, study, "judge"))
         assert counts["done"] + counts["aside"] + counts["before"] == counts["pairs"] == 10 and counts["kinds"] == {"invalid": 1} and counts["aside"] == 1
         assert (judge.teacher.totals.usage.prompt, judge.teacher.totals.usage.completion) == (server.billed.prompt, server.billed.completion)
         verdicts = {row["task"]: row["verdict"] for row in study.ratings()}
         assert verdicts == {f"t{i:02}": "tie" if i == 7 else "left" for i in range(10) if i != 8}
         aside = [json.loads(line) for line in (study.folder / "aside.jsonl").read_text().splitlines()]
         assert [row["task"] for row in aside] == ["t08"] and aside[0]["replies"]
-        assert pw.side_preference(study.ratings())["contradictions"]["mean"] == pytest.approx(1 / 9)
+        assert side_preference(study.ratings())["contradictions"]["mean"] == pytest.approx(1 / 9)
         asked = len(server.requests)
-        again = run_to_end(pw.judge_study(judge, Study(study.folder), "judge"))
+        again = run_to_end(judge_study(judge, Study(study.folder), "judge"))
         assert again["before"] == 9 and again["done"] == 0 and len(server.requests) == asked  # even the bad replies come from the cache
 
 
 JUDGE = """
 import sys
 from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
-from stepdr.evaluate.pairwise import EndpointPairJudge, Study, judge_study
+from stepdr.evaluate.pairwise import EndpointPairJudge, judge_study
+from stepdr.evaluate.studies import Study
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 url, folder, cache = sys.argv[1:]
@@ -443,7 +452,7 @@ print(run_to_end(judge_study(EndpointPairJudge(TeacherClient(endpoint, TeacherSe
 
 
 def test_nothing_is_asked_twice_after_a_kill(tmp_path):
-    study = pw.make_study(tmp_path / "study", [pair for pair in named_pairs(12) if "8" not in pair.task])
+    study = make_study(tmp_path / "study", [pair for pair in named_pairs(12) if "8" not in pair.task])
     with ScriptedModel(lambda messages: (time.sleep(0.02), judged(messages))[1]) as server:
         run = lambda: subprocess.Popen([sys.executable, "-c", JUDGE, server.url, str(study.folder), str(tmp_path / "cache")], stdout=subprocess.PIPE, text=True)
         first = run()
@@ -461,15 +470,15 @@ def test_nothing_is_asked_twice_after_a_kill(tmp_path):
 def test_missing_reports_cost_nothing(tmp_path):
     class Never:
         async def compare(self, *texts): raise AssertionError("asked")
-    study = pw.make_study(tmp_path / "s", [Pair("a", "q", "x", "y", "", "text"), Pair("b", "q", "x", "y", " \n", ""), Pair("c", "q", "x", "y", "text", "")])
-    counts = run_to_end(pw.judge_study(Never(), study, "judge"))
+    study = make_study(tmp_path / "s", [Pair("a", "q", "x", "y", "", "text"), Pair("b", "q", "x", "y", " \n", ""), Pair("c", "q", "x", "y", "text", "")])
+    counts = run_to_end(judge_study(Never(), study, "judge"))
     assert counts["done"] == 3 and {row["task"]: row["verdict"] for row in study.ratings()} == {"a": "right", "b": "both poor", "c": "left"}
 
 
 def test_a_mistake_of_the_user_stops_a_judge_with_one_line(tmp_path):
-    study = pw.make_study(tmp_path / "s", named_pairs(4))
+    study = make_study(tmp_path / "s", named_pairs(4))
     with ScriptedModel(judged, key="secret") as server, pytest.raises(InputError, match="401|key"):
-        run_to_end(pw.judge_study(pw.EndpointPairJudge(TeacherClient(endpoint(server))), study, "judge"))
+        run_to_end(judge_study(EndpointPairJudge(TeacherClient(endpoint(server))), study, "judge"))
     assert study.ratings() == []
 
 
@@ -481,16 +490,16 @@ def test_a_mistake_of_the_user_comes_before_what_else_fails(tmp_path):
         async def compare(self, *texts):
             raise self.errors.pop(0)
 
-    study = pw.make_study(tmp_path / "s", named_pairs(4))
+    study = make_study(tmp_path / "s", named_pairs(4))
     with pytest.raises(InputError, match="wrong key"):
-        run_to_end(pw.judge_study(Judge(KeyError("x"), InputError("wrong key"), InputError("again"), KeyError("y")), study, "judge"))
+        run_to_end(judge_study(Judge(KeyError("x"), InputError("wrong key"), InputError("again"), KeyError("y")), study, "judge"))
     with pytest.raises(ExceptionGroup) as several: # a fault of the program is shown whole
-        run_to_end(pw.judge_study(Judge(KeyError("x"), KeyError("y")), study, "judge", concurrency=2))
+        run_to_end(judge_study(Judge(KeyError("x"), KeyError("y")), study, "judge", concurrency=2))
     assert [type(error) for error in several.value.exceptions] == [KeyError, KeyError]
 
 
 @pytest.mark.parametrize("forward, backward, joined", [("left", "right", "left"), ("right", "left", "right"), ("left", "left", "tie"), ("right", "right", "tie"), ("both fair", "both fair", "both fair"), ("both good", "both poor", "tie"), ("left", "both good", "tie")])
-def test_two_orders_make_one_verdict(forward, backward, joined): assert pw.both_orders(forward, backward) == joined
+def test_two_orders_make_one_verdict(forward, backward, joined): assert both_orders(forward, backward) == joined
 
 
 # --- numbers, by hand
@@ -503,45 +512,45 @@ def test_majority_by_hand():
                row("2", "a", "b", "left", "x"), row("2", "a", "b", "both good", "y"),                                 # win, tie -> no majority -> tie
                row("3", "b", "a", "left", "x"),                                                                       # loss
                row("4", "a", "b", "left", "x"), row("4", "a", "b", "both poor", "y"), row("4", "a", "b", "right", "z")]  # one each -> tie
-    assert pw.majority(pw.votes(ratings)) == [("1", "a", "b", "win"), ("2", "a", "b", "tie"), ("3", "a", "b", "loss"), ("4", "a", "b", "tie")]
-    found = pw.comparison(ratings, samples=50)["pairs"]["a_vs_b"]
+    assert majority(votes(ratings)) == [("1", "a", "b", "win"), ("2", "a", "b", "tie"), ("3", "a", "b", "loss"), ("4", "a", "b", "tie")]
+    found = comparison(ratings, samples=50)["pairs"]["a_vs_b"]
     assert (found["win"], found["tie"], found["loss"], found["n"]) == (1, 2, 1, 4) and found["non_inferior"]["mean"] == 0.75 and found["net"]["mean"] == 0
 
 
 def test_the_reports_figures():
     published = {(59, 6, 5): .929, (30, 17, 23): .671, (33, 12, 25): .643, (41, 16, 13): .814}
     for (win, tie, loss), share in published.items():
-        found = pw.versus(["win"] * win + ["tie"] * tie + ["loss"] * loss)
+        found = versus(["win"] * win + ["tie"] * tie + ["loss"] * loss)
         assert round(found["non_inferior"]["mean"], 3) == share and found["non_inferior"]["low"] < share < found["non_inferior"]["high"]
     # Wilson for 47 of 70: centre (47 + 1.9207) / (70 + 3.8415) = 0.66251, half width 1.96 sqrt(47 * 23 / 70 + 0.96036) / 73.8415 = 0.10738
-    gemini = pw.versus(["win"] * 30 + ["tie"] * 17 + ["loss"] * 23)["non_inferior"]
+    gemini = versus(["win"] * 30 + ["tie"] * 17 + ["loss"] * 23)["non_inferior"]
     assert gemini["low"] == pytest.approx(0.66251 - 0.10738, abs=2e-4) and gemini["high"] == pytest.approx(0.66251 + 0.10738, abs=2e-4)
 
 
 @pytest.mark.parametrize("low, high, margin, said", [(0.01, 0.2, 0.1, "superior"), (-0.05, 0.2, 0.1, "non-inferior"), (-0.2, 0.2, 0.1, "undecided"), (-0.3, -0.01, 0.1, "inferior"), (-0.09, -0.01, 0.1, "non-inferior"), (0.0, 0.1, 0.0, "undecided")])
-def test_conclusions(low, high, margin, said): assert pw.conclusion({"low": low, "high": high, "n": 70}, margin) == said
+def test_conclusions(low, high, margin, said): assert conclusion({"low": low, "high": high, "n": 70}, margin) == said
 
 
 def test_the_ratings_of_a_study_score_as_the_bench_of_pairs(study):
     from stepdr.evaluate.benchmarks import score_file
     session, rng = Session(study, "ann"), random.Random(0)
-    while not (view := session.view())["finished"]: session.submit(view["key"], rng.choice(VERDICTS), FAIR, "a good reason")
-    session.submit(session.view(1) and next(iter(session.mine())), "both poor", dict.fromkeys(DIMENSIONS, "right"), "a second thought")
-    mine, theirs = pw.study_results(study.folder, samples=50)["pairs"]["alpha-system_vs_beta-system"], score_file("pairs", study.path, model="alpha-system")
+    while not (view := session.view())["finished"]: session.submit(view["key"], rng.choice(SIDE_VERDICTS), FAIR, "a good reason")
+    session.submit(session.view(1) and next(iter(session.mine())), "both poor", dict.fromkeys(PAIR_DIMENSIONS, "right"), "a second thought")
+    mine, theirs = study_results(study.folder, samples=50)["pairs"]["alpha-system_vs_beta-system"], score_file("pairs", study.path, model="alpha-system")
     assert {name: mine[name] for name in ("win", "tie", "loss")} == theirs["win_tie_loss"] and theirs["score"]["mean"] == pytest.approx(mine["non_inferior"]["mean"])
 
 
 def test_net_wins_by_hand():
     # 10-0-0: centre 10 / 12, standard error sqrt((11 / 12 - (10 / 12) ** 2) / 12) = 0.13612
-    assert pw.net_interval(10, 0, 10) == pytest.approx({"mean": 1.0, "low": 0.83333 - 1.95996 * 0.13612, "high": 1.0, "n": 10}, abs=1e-4)
-    assert pw.versus(["win"] * 9)["conclusion"] == "too few tasks" and pw.versus(["win"] * 10)["conclusion"] == "superior"
-    mirrored = pw.net_interval(5, 9, 20), pw.net_interval(9, 5, 20)
+    assert net_interval(10, 0, 10) == pytest.approx({"mean": 1.0, "low": 0.83333 - 1.95996 * 0.13612, "high": 1.0, "n": 10}, abs=1e-4)
+    assert versus(["win"] * 9)["conclusion"] == "too few tasks" and versus(["win"] * 10)["conclusion"] == "superior"
+    mirrored = net_interval(5, 9, 20), net_interval(9, 5, 20)
     assert (mirrored[0]["low"], mirrored[0]["high"]) == pytest.approx((-mirrored[1]["high"], -mirrored[1]["low"]))
     # it holds what it promises: of 400 studies of 70 tasks, the true net is inside about 95 %
     rng, inside = np.random.default_rng(0), 0
     for _ in range(400):
         win, tie, loss = rng.multinomial(70, (0.4, 0.3, 0.3))
-        found = pw.net_interval(int(win), int(loss), 70)
+        found = net_interval(int(win), int(loss), 70)
         inside += found["low"] <= 0.1 <= found["high"]
     assert 0.92 <= inside / 400 <= 0.98
 
@@ -554,50 +563,50 @@ def test_alpha_does_not_depend_on_the_sides():
             verdict = rng.choice(verdicts)
             ratings.append(row(str(task), "a", "b", verdict, rater))
             turned.append(row(str(task), "b", "a", {"left": "right", "right": "left"}.get(verdict, verdict), rater) if rng.random() < 0.5 else ratings[-1])
-    assert pw.agreement(ratings, samples=0) == pw.agreement(turned, samples=0) and abs(pw.agreement(ratings, samples=0)["verdicts"]["mean"]) < 0.25
+    assert rater_agreement(ratings, samples=0) == rater_agreement(turned, samples=0) and abs(rater_agreement(ratings, samples=0)["verdicts"]["mean"]) < 0.25
     same = [row(str(task), "a", "b", verdicts[task % 3], rater) for task in range(9) for rater in "xy"]
-    assert pw.agreement(same, samples=0)["verdicts"]["mean"] == 1.0 and pw.agreement(same[:1]) == {}
+    assert rater_agreement(same, samples=0)["verdicts"]["mean"] == 1.0 and rater_agreement(same[:1]) == {}
     # by hand, two raters, two pairs, verdicts (win, win) and (win, loss): observed disagreement 2/4, expected 2 * 3 * 1 / (4 * 3) = 1/2, so alpha = 0
     hand = [row("1", "a", "b", "left", "x"), row("1", "a", "b", "left", "y"), row("2", "a", "b", "left", "x"), row("2", "a", "b", "right", "y")]
-    assert pw.agreement(hand, samples=0)["verdicts"]["mean"] == pytest.approx(0)
+    assert rater_agreement(hand, samples=0)["verdicts"]["mean"] == pytest.approx(0)
 
 
 def test_a_leaderboard_and_its_ratings():
     rng = random.Random(1)
     ratings = [row(str(task), left, right, rng.choices(("left", "both fair", "right"), (3, 1, 1))[0]) for task in range(60) for left, right in (("a", "b"), ("b", "c"), ("a", "c"))]
-    found = pw.comparison(ratings, samples=100)
+    found = comparison(ratings, samples=100)
     order = lambda name: sorted(found[name], key=lambda system: -found[name][system]["mean"])
     assert order("bradley_terry") == order("elo") == ["a", "b", "c"] and all(cell["low"] <= cell["mean"] <= cell["high"] and cell["n"] == 60 for name in ("bradley_terry", "elo") for cell in found[name].values())
-    assert found == pw.comparison(ratings, samples=100) and np.isclose(sum(cell["mean"] for cell in found["elo"].values()), 3000)
-    with pytest.raises(InputError, match="none yet"): pw.comparison([])
+    assert found == comparison(ratings, samples=100) and np.isclose(sum(cell["mean"] for cell in found["elo"].values()), 3000)
+    with pytest.raises(InputError, match="none yet"): comparison([])
 
 
 def test_the_simulation_against_arithmetic_and_the_fit():
     from math import comb
     for gap, n in ((50, 9), (100, 25)):
-        p = pw.win_tie_loss_chances(gap, 0.0)[0]
+        p = win_tie_loss_chances(gap, 0.0)[0]
         exact = sum(comb(n, k) * p ** k * (1 - p) ** (n - k) for k in range(n // 2 + 1, n + 1))
-        assert pw.simulate(2, gap, n, ties=0.0, samples=40_000)["order"] == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 40_000) ** 0.5)
-    p = pw.win_tie_loss_chances(100, 0.0)[0]
-    assert p == pytest.approx(1 / (1 + 10 ** (-100 / 400))) and pw.win_tie_loss_chances(300, 0.4).sum() == pytest.approx(1)
+        assert simulate(2, gap, n, ties=0.0, samples=40_000)["order"] == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 40_000) ** 0.5)
+    p = win_tie_loss_chances(100, 0.0)[0]
+    assert p == pytest.approx(1 / (1 + 10 ** (-100 / 400))) and win_tie_loss_chances(300, 0.4).sum() == pytest.approx(1)
     rng = np.random.default_rng(0)
     for _ in range(20):  # points in a full round give the fit's order
         points = np.zeros((5, 5))
         for i in range(5):
             for j in range(i + 1, 5): points[i, j] = rng.integers(0, 41) / 2; points[j, i] = 20 - points[i, j]
         if len(set(points.sum(1))) == 5: assert (np.argsort(bradley_terry(points)) == np.argsort(points.sum(1))).all()
-    needed = pw.comparisons_needed(3, 100, samples=400)
-    assert needed["order"] >= 0.95 > pw.simulate(3, 100, max(1, int(needed["rounds"] * 0.8)), samples=400)["order"] - 0.02
+    needed = comparisons_needed(3, 100, samples=400)
+    assert needed["order"] >= 0.95 > simulate(3, 100, max(1, int(needed["rounds"] * 0.8)), samples=400)["order"] - 0.02
 
 
 def test_commands(tmp_path):
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps({"id": f"t{i}", "query": f"q{i}"}) + "\n" for i in range(4)))
     for name in ("north", "south"): (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"task": f"t{i}", "report": f"a northern report {i}"}) + "\n" for i in range(4)))
-    made = pw.make_command(tmp_path / "tasks.jsonl", {name: tmp_path / f"{name}.jsonl" for name in ("north", "south")}, tmp_path / "study", settings=PairwiseSettings(dimensions=False, reason_characters=0))
+    made = study_from_files(tmp_path / "tasks.jsonl", {name: tmp_path / f"{name}.jsonl" for name in ("north", "south")}, tmp_path / "study", settings=PairwiseSettings(dimensions=False, reason_characters=0))
     assert made["pairs"] == 4 and made["notes"] == []
-    with pytest.raises(InputError, match="none yet"): pw.results_command(tmp_path / "study")
+    with pytest.raises(InputError, match="none yet"): write_results(tmp_path / "study")
     session = Session(Study(tmp_path / "study"), "ann")
     while not (view := session.view())["finished"]: session.submit(view["key"], "left", {}, "")
-    found = pw.results_command(tmp_path / "study", samples=50)
+    found = write_results(tmp_path / "study", samples=50)
     assert found["card"]["pairs_sha256"] == json.loads((tmp_path / "study" / "study.json").read_text())["pairs_sha256"] and len(found["card"]["judge_prompt_sha256"]) == 64
     assert found == json.loads((tmp_path / "study" / "results.json").read_text()) and found["pairs"]["north_vs_south"]["n"] == 4 and "plotly" in (tmp_path / "study" / "results.html").read_text()

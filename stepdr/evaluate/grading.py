@@ -17,7 +17,7 @@ from ..core.config import InputError
 from ..core.outcomes import SetAside
 from ..core.prompts import GRADERS, prompt, teacher_messages
 from ..core.teacher import run_to_end
-from .benchmark_tasks import DIMENSIONS
+from .benchmark_tasks import RACE_DIMENSIONS
 from .benchmarks import bench_of, find_source, graded_headline, load_tasks, score_verdicts
 from .row_files import IDS, numbered_rows, sound, text_field
 from .rubric_scores import score_rubrics
@@ -48,7 +48,7 @@ async def grade_race(bench, task, answer, client, draw=0, reference=None): # -> 
     """Both reports' scores on every criterion, in one request; an empty report gets 0 against the reference's own
     scores."""
     if not reference: raise InputError(f"reference: task {task['id']} has no reference report; RACE compares with one")
-    criteria = [(dimension, one) for dimension in DIMENSIONS for one in task["criteria"][dimension]]
+    criteria = [(dimension, one) for dimension in RACE_DIMENSIONS for one in task["criteria"][dimension]]
     shown = [f"({prompt(dimension, task['language'])}) {one['criterion']}: {one['explanation']}"
              for dimension, one in criteria]
     value = await _asked(client, "race", task["language"], draw, task=task["query"],
@@ -109,7 +109,7 @@ def failed_rows(bench, task,
     if "grade_decision" in bench.prompts: return [{"id": task["id"], "decision": None, "trial": draw}]
     if bench.name == "race":
         return [{"task": task["id"], "dimension": d, "criterion": one["criterion"], "target": None, "reference": None,
-                 "weight": one["weight"], "trial": draw} for d in DIMENSIONS for one in task["criteria"][d]]
+                 "weight": one["weight"], "trial": draw} for d in RACE_DIMENSIONS for one in task["criteria"][d]]
     if bench.name == "fact":
         return [{"task": task["id"], "statement": "(not extracted or not checked)", "url": "(none)", "verdict": None}]
     return [{"task": task["id"], "dimension": r["axis"] or "all", "criterion": r["criterion"], "number": n,

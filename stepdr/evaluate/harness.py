@@ -334,7 +334,8 @@ def _judge_answers(bench, client, tasks, predictions, trials, reader, more): # -
 # %% ../../nbs/90_evaluate/18_harness.ipynb #05e1ca2f
 def _judge_pairs(bench, client, tasks, predictions, against, folder): # -> Judged
     "Blind, in both orders, against another system's reports."
-    from stepdr.evaluate.pairwise import EndpointPairJudge, PairwiseSettings, judge_study, load_reports, make_pairs, make_study
+    from stepdr.evaluate.pairwise import EndpointPairJudge, judge_study
+    from stepdr.evaluate.studies import PairwiseSettings, load_reports, make_pairs, make_study
     if not against: raise InputError(f"--against: {bench.title} compares two systems; give the other one's reports")
     pairs, _ = make_pairs({task["id"]: task for task in tasks}, {"ours": predictions.texts(), "theirs": load_reports(against)})
     study = make_study(folder / "pairs", pairs, PairwiseSettings())
@@ -594,7 +595,7 @@ def probes_text(found): # of `probe_file` -> text
     lines = [f"{found['judge']}: share of verdicts that a change flips, {found['reports']} reports; " + ("what the change really alters is left out" if found["truth"] == "oracle" else "the truth is not known")]
     return "\n".join(lines + [_line(name, {**cell, "n": cell["verdicts"]}) if cell and cell.get("mean") is not None else f"  {name}: nothing to change" for name, cell in found["flips"].items()])
 
-def pairs_text(found): # of `stepdr.evaluate.pairwise.results_command` -> text
+def pairs_text(found): # of `stepdr.evaluate.pairwise.write_results` -> text
     "Wins, ties and losses as a table."
     lines = [f"{found['n']} ratings, {found['progress']['rated']} of {found['progress']['pairs']} pairs rated"]
     for pair in found["pairs"].values():

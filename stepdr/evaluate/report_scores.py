@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.config import InputError
 from .answer_scores import by_domain, by_question, mean_by_question, spread_of
-from .benchmark_tasks import DIMENSIONS
+from .benchmark_tasks import RACE_DIMENSIONS
 from .row_files import IDS, _json, number_field, text_field, word_field
 from .rubric_scores import require_rows
 from ..judge.intervals import bootstrap, interval, resamples, share_interval
@@ -23,7 +23,7 @@ from ..judge.ratings import TIES, elo, leagues, outcome, rating_intervals, win_t
 # %% ../../nbs/90_evaluate/07_report_scores.ipynb #26d59c1b
 def race_rows(place, row): # row in any form -> list of flat rows
     "Flat criterion rows of an official judge's reply; flat rows as they are."
-    nested = [dimension for dimension in DIMENSIONS if isinstance(row.get(dimension), list)]
+    nested = [dimension for dimension in RACE_DIMENSIONS if isinstance(row.get(dimension), list)]
     if not nested: return [row]
     about = {key: row[key] for key in (*IDS, "trial") if key in row}
     found = []
@@ -43,8 +43,8 @@ def read_race(
         for row in race_rows(place, outer):
             task, trial, dimension = text_field(place, row, *IDS), str(row.get("trial", "")), text_field(place, row,
                 "dimension", "axis").strip().lower().replace(" ", "_")
-            if dimension not in DIMENSIONS:
-                raise InputError(f"{place}: dimension: {dimension[:40]!r} is not one of {', '.join(DIMENSIONS)}")
+            if dimension not in RACE_DIMENSIONS:
+                raise InputError(f"{place}: dimension: {dimension[:40]!r} is not one of {', '.join(RACE_DIMENSIONS)}")
             criterion = text_field(place, row, "criterion").strip()
             if not tally.known(place, task): continue
             pair = tuple(number_field(place, row, *names, low=0, high=10, needed=None if names[0] in row else True)
@@ -75,7 +75,7 @@ def _race_result(tally, runs, extra): # {trial: {task: {"overall", "dimensions"}
     require_rows(overall, tally, "tasks")
     dimensions = {d: mean_by_question({t: {k: x for k, x in run.items() if d in x["dimensions"]}
         for t, run in runs.items()}, lambda one, d=d: one["dimensions"][d]) | dict.fromkeys(absent, 0.0)
-        for d in DIMENSIONS}
+        for d in RACE_DIMENSIONS}
     score = tally.mean(overall.values())
     return {"score": score, "overall_score": score,
             **{d: tally.mean(values.values()) for d, values in dimensions.items() if values}, **extra,
@@ -92,7 +92,7 @@ def score_race(tally): # -> dict
                 f"scores do not mix")
         def read(place, row):
             return {"overall": number_field(place, row, "overall_score", low=0, high=1),
-                    "dimensions": {d: number_field(place, row, d, low=0, high=1) for d in DIMENSIONS if d in row}}
+                    "dimensions": {d: number_field(place, row, d, low=0, high=1) for d in RACE_DIMENSIONS if d in row}}
         return _race_result(tally, by_question(tally, read)[0], {})
     reports, weights, found = read_race(tally)
     runs = {}

@@ -25,16 +25,19 @@ def named_files(texts, option) -> dict:
 # %% ../../nbs/95_run/22_pairwise_commands.ipynb #4a8f62c4
 def pairwise_command(options) -> int:
     "Make, rate or judge pairs of reports, show what came of it, or plan how many are needed."
-    from stepdr.evaluate import pairwise as p
+    from stepdr.evaluate.leaderboards import comparisons_needed
+    from stepdr.evaluate.pairwise import study_from_files, write_results
+    from stepdr.evaluate.rating import serve_study
+    from stepdr.evaluate.studies import PairwiseSettings
     if options.action == "make":
-        settings = p.PairwiseSettings(seed=options.seed, ratings_per_pair=options.ratings_per_pair,
+        settings = PairwiseSettings(seed=options.seed, ratings_per_pair=options.ratings_per_pair,
                                       language=options.language, mask=options.mask)
-        return print_counts(lambda: p.make_command(options.tasks, named_files(options.reports, "--reports"),
+        return print_counts(lambda: study_from_files(options.tasks, named_files(options.reports, "--reports"),
                                                    options.out, options.against, settings))
-    if options.action == "serve": return p.serve_study(options.folder, options.port) or 0
+    if options.action == "serve": return serve_study(options.folder, options.port) or 0
     if options.action == "judge": return judge_pairs_command(options)
     if options.action == "plan":
-        found = p.comparisons_needed(options.systems, options.gap, options.what, options.share, seed=options.seed)
+        found = comparisons_needed(options.systems, options.gap, options.what, options.share, seed=options.seed)
         if found is None:
             raise InputError(f"--gap {options.gap:g}: no leaderboard of {options.systems} systems is right in "
                              f"{options.share:.0%} of cases within 4096 comparisons of each pair; look for a larger "
@@ -45,13 +48,14 @@ def pairwise_command(options) -> int:
                     f"{options.gap:g} Elo points between neighbours",
                     options.json)
     from stepdr.evaluate.harness import pairs_text
-    with reserved_output(): found = p.results_command(options.folder, options.margin, options.seed)
+    with reserved_output(): found = write_results(options.folder, options.margin, options.seed)
     return show(found, pairs_text(found), options.json)
 
 def judge_pairs_command(options) -> int:
     "Let an endpoint judge every pair of a study in both orders."
     from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
-    from stepdr.evaluate.pairwise import EndpointPairJudge, Study, judge_study
+    from stepdr.evaluate.pairwise import EndpointPairJudge, judge_study
+    from stepdr.evaluate.studies import Study
     from stepdr.core.endpoint import ChatEndpoint
     from stepdr.core.connection import endpoint_settings
     study = Study(options.folder)
