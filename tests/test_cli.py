@@ -116,25 +116,25 @@ def test_closed_pipe_is_silent(finished):
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "results", "doctor", "tool", "ask"])
+@pytest.mark.parametrize("command", ["run", "results", "doctor", "tool", "research"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as ended: cli.main([command, "--help"])
     assert ended.value.code == 0 and f"example:\n  stepdr {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["walk"], ["run", "--nothing"], ["run", "--seed", "x"], ["ask", "Who?"], []])
+@pytest.mark.parametrize("arguments", [["walk"], ["run", "--nothing"], ["run", "--seed", "x"], ["research", "Who?"], []])
 def test_bad_options_are_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended: cli.main(arguments)
     assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_tool_and_ask_check_what_they_are_given(capsys, tmp_path):
+def test_tool_and_research_check_what_they_are_given(capsys, tmp_path):
     assert cli.main(["tool", "todo", "{bad"]) == 2
     assert "arguments, line 1, column 2: not JSON" in complaint(capsys)
     assert cli.main(["tool", "todo", "[1]"]) == 2
     assert "expected a JSON object" in complaint(capsys)
-    assert cli.main(["ask", "Who?", "--model", str(tmp_path)]) == 2
-    assert "no checkpoint there" in complaint(capsys)
+    assert cli.main(["research", "Who?", "--model", str(tmp_path)]) == 2
+    assert "neither a URL nor a checkpoint (config.json is missing)" in complaint(capsys)
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):
@@ -212,7 +212,7 @@ def options_of(parser): return {option for action in parser._actions for option 
 
 
 ASKS = {"--model", "--judge", "--teacher", "--vision"}  # options that may name an endpoint
-LOCAL = {("ask",), ("midtrain",), ("sft",)}  # take a folder alone
+LOCAL = {("midtrain",), ("sft",)}  # take a folder alone
 
 ASKING = {  # command -> arguments that make it ask; PORT is where nothing listens, DIR a folder
     "research": ["What?", "--model", "URL", "--workspace", "DIR/w", "--web", "DIR/papers"], "eval": ["simpleqa", "--data", "DIR/qa.csv", "--model", "URL", "--out", "DIR/out"],

@@ -220,7 +220,7 @@ def test_an_agent_researches_the_closed_web_and_the_oracle_judges(tmp_path):
         return turn(f"<answer>## {asked[0]}\nIt is known \\cite{{{cited[0]}}}, and made up \\cite{{web_ffffffff}}.</answer>")
     with ScriptedModel(agent) as server:
         for _ in range(2):
-            found = run_eval("researchrubrics", tmp_path / "out", model=Answering(endpoint(server), "agent", agent=True, kit=default_kit(bench_of("researchrubrics")), workers=1), data=tmp_path / "tasks.jsonl", judge="oracle")
+            found = run_eval("researchrubrics", tmp_path / "out", model=Answering(endpoint(server), "agent", agent=True, kit=default_kit(), workers=1), data=tmp_path / "tasks.jsonl", judge="oracle")
             assert len(server.requests) == 2                                                  # nothing is asked in the second run
     row = read_jsonl(tmp_path / "out" / "predictions.jsonl")[0]
     assert list(row["paragraphs"]) == re.findall(r"web_[0-9a-f]{8}", row["report"])[:1] and row["cost"]["tool_calls"] == 1 and row["cost"]["turns"] == 2
@@ -234,7 +234,7 @@ def test_a_models_limit_is_kept_to_in_an_evaluation(tmp_path):
     write_jsonl(tmp_path / "q.jsonl", [{"id": "q", "question": "Year of 7?", "answer": "1907"}])
     with ScriptedModel([turn("1907")], limit=4096, kind="old vllm") as server:
         model, bench = f"{server.url}#{server.model}", bench_of("simpleqa")
-        for number, kit in enumerate((None, default_kit(bench_of("researchrubrics")))):
+        for number, kit in enumerate((None, default_kit())):
             found = run_eval("simpleqa", tmp_path / f"out{number}", model=model, data=tmp_path / "q.jsonl", kit=kit, fit={"reply_tokens": 200})
             assert found["complete"] and found["score"]["mean"] == 1.0
         assert not server.problems and all(request["max_tokens"] == 200 for request in server.requests)

@@ -211,9 +211,8 @@ def test_bad_checkpoints_are_told_in_one_line(small, what, wanted):
     if what == "weights": (folder / "model.safetensors").unlink()
     if what == "truncated": (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     if what == "json": (folder / "config.json").write_text("{")
-    for call in (lambda: e.ask("Who ?", folder, "cpu"), lambda: e.evaluate_models(small, SETTINGS, models=("sft",), device="cpu")):
-        with pytest.raises(InputError, match=wanted) as error: call()
-        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+    with pytest.raises(InputError, match=wanted) as error: e.evaluate_models(small, SETTINGS, models=("sft",), device="cpu")
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
     assert not (small / "evaluation").exists()
 
 
@@ -223,30 +222,3 @@ def test_bad_runs_are_told_in_one_line(small):
     with pytest.raises(InputError, match="device: 'tpu9'"): e.evaluate_models(small, SETTINGS, device="tpu9")
     write_jsonl(small / "data" / "tasks_dev.jsonl", [t for t in read_jsonl(small / "data" / "tasks_dev.jsonl") if t["kind"] != "frames"])
     with pytest.raises(InputError, match="no task of the set 'frames'"): e.evaluate_models(small, SETTINGS, models=("sft",), device="cpu")
-
-
-def test_ask_prints_the_episode(small, capsys):
-    budget = e.Budget(tokens=120, turn_tokens=10)
-    answer = e.ask("What is the birthplace of Jack Lemmon ?", small / "models" / "sft", "cpu", budget)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "question What is the birthplace of Jack Lemmon ?" and len(lines) > 1
-    assert answer is not None or lines[-1].startswith("no answer within 120 tokens")
-    with pytest.raises(InputError, match="^question: is empty"): e.ask("  ", small / "models" / "sft")
-    with pytest.raises(InputError, match="^question: .* too many"): e.ask("why " * 400, small / "models" / "sft", "cpu")
-
-
-def test_ask_shows_calls_and_results(small, monkeypatch):
-    "A model that says what it is told: it searches, reads and answers."
-    from stepdr.model import decoder
-    turns = ['<think>plan : birthplace</think><tool_call>{"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["Jack Lemmon"]}}</tool_call>',
-             "<think>found</think><answer> Newton</answer>"]
-    def decode(model, prompts, on_turn, *more, rows, **keywords):
-        rows.append(SimpleNamespace(ids=prompts[0]))
-        assert on_turn(0, tokenizer.encode(turns[0])) and on_turn(0, tokenizer.encode(turns[1])) is None
-    from stepdr.model.base import load_model
-    _, tokenizer = load_model(small / "models" / "sft")
-    monkeypatch.setattr(decoder, "decode", decode)
-    said = []
-    assert e.ask("Where was Jack Lemmon born ?", small / "models" / "sft", "cpu", say=said.append) == "Newton"
-    assert [text.split()[0] for text in said] == ["question", "thought", "result", "thought"]
-    assert "batch_search" in said[1] and "\\cite{web_" in said[2] and said[3].splitlines()[-1] == "answer   Newton"

@@ -166,15 +166,44 @@ def test_a_broken_checkpoint_is_named(checkpoint, tmp_path):
     with pytest.raises(InputError, match="broken"): policy_of(tmp_path / "broken")
 
 
-def test_the_research_command_drives_a_local_model(checkpoint, tmp_path):
-    "The same loop as for an endpoint: the model searches the closed web and answers; short tools, no instructions."
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    "A small model that has learnt one episode of the brief protocol by heart, saved as training saves it."
+    import torch
+    from stepdr.agent.protocol import PROTOCOLS, opening
+    from stepdr.model.renderer import renderer_for
+    from stepdr.tools.toolset import episode_toolbox
+    from stepdr.train.rows import save_trained
+    brief, folder = PROTOCOLS["brief"], tmp_path_factory.mktemp("agent") / "m"
+    call = {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["Jack Lemmon birthplace"]}}
+    toolbox = episode_toolbox(ClosedWeb(load_graph(root() / "data" / "kg")), brief.results, brief.topk, brief.tools)
+    rows = [*opening(QUESTION[0]["content"], brief),
+            {"role": "assistant", "reasoning_content": "Look it up.", "content": "", "tool_calls": [{"type": "function", "function": call}]},
+            {"role": "tool", "content": toolbox.call(call).text}, {"role": "assistant", "content": "<answer>unknown 水</answer>"}]
+    tokenizer = train_tokenizer([m["content"] for m in rows] + [str(toolbox.schemas)] * 3, 900)
+    renderer, model = renderer_for(tokenizer, "chatml"), make_model(len(tokenizer), width=64, layers=2, context=4096)
+    ids, mask = (torch.tensor(part)[None] for part in renderer.render(rows, toolbox.schemas))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(80):
+        loss = model(input_ids=ids, labels=torch.where(mask == 1, ids, -100)).loss
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+    assert loss < 0.05
+    save_trained(folder, model.eval(), renderer, brief)
+    return folder
+
+
+def test_the_research_command_drives_a_local_model(agent, tmp_path):
+    "The same loop as for an endpoint, in the protocol of the checkpoint: the model searches the closed web and answers."
     import json, subprocess, sys
     from pathlib import Path
-    done = subprocess.run([str(Path(sys.executable).with_name("stepdr")), "research", QUESTION[0]["content"], "--model", str(checkpoint), "--workspace", "w", "--device", "cpu"],
+    done = subprocess.run([str(Path(sys.executable).with_name("stepdr")), "research", QUESTION[0]["content"], "--model", str(agent), "--workspace", "w", "--device", "cpu"],
                           cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "protocol: brief, as the model was trained" in done.stderr, done.stderr
     events = [json.loads(line) for line in (tmp_path / "w" / ".stepdr" / "trace.jsonl").read_text().splitlines()]
     assert done.returncode == 0 and "unknown 水" in done.stdout, done.stderr
-    assert [e["event"] for e in events] == ["start", "model", "call", "result", "model", "end"] and "## Jack Lemmon birthplace" in events[3]["text"]
+    kinds = [e["event"] for e in events]
+    assert [kind for kind in kinds if kind not in ("context", "tools", "note")] == ["start", "model", "call", "result", "model", "end"]
+    assert "## Jack Lemmon birthplace" in events[kinds.index("result")]["text"]
     assert "search Jack Lemmon birthplace" in done.stderr and events[-1]["spent"]["money"] == 0 and events[-1]["spent"]["tokens"] > 50
 
 
@@ -260,9 +289,7 @@ def test_a_stepdr_checkpoint_is_told_of_other_tools_in_a_system_turn(checkpoint)
     assert "A list." in policy.tokenizer.decode(policy.prompt(RESEARCH, TOOLS)) and policy.prompt(QUESTION, TOOLS) == policy.prompt(QUESTION)
 
 
-def test_only_a_checkpoint_of_the_tiny_profile_gets_the_short_tools(checkpoint, tmp_path):
-    "A small context alone does not make a chat model one of ours: it works with all tools, fitted to what it has."
-    assert policy_of(checkpoint).small and policy_of(checkpoint, context=128).small and not with_template(checkpoint, tmp_path, PLAIN).small
+def test_a_context_that_was_asked_for_is_told_so(checkpoint):
     limits = run_limits(policy_of(checkpoint, context=128))
     assert (limits.context, limits.source) == (128, "as asked") and run_limits(policy_of(checkpoint)).context == 1024
 

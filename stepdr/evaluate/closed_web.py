@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'SETS', 'TEMPERATURES', 'SUFFIX', 'RESEARCH', 'GAINS', 'MAR
            'score_report', 'score_question', 'episode_record', 'make_units', 'unit_name', 'run_unit', 'check_model',
            'unit_key', 'unit_records', 'claim', 'tell', 'evaluate_rank', 'make_job', 'evaluate_models',
            'wrong_value_rate', 'model_metrics', 'select', 'differences', 'judge_sides', 'play', 'pairwise', 'ratings',
-           'summarise', 'choose_tasks', 'make_samples', 'evaluate_run', 'turn_lines', 'ask_web', 'ask']
+           'summarise', 'choose_tasks', 'make_samples', 'evaluate_run']
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #c7dfe96c
 import json
@@ -18,8 +18,8 @@ from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
-from ..model.rollout import AgentEpisode, Budget, run_episodes
-from ..core.artifacts import atomic_directory, atomic_write, read_json, read_jsonl, root, sha256_path, write_json, write_jsonl, write_parquet
+from ..model.rollout import Budget, run_episodes
+from ..core.artifacts import atomic_directory, atomic_write, read_json, read_jsonl, sha256_path, write_json, write_jsonl, write_parquet
 from ..core.config import EvaluateSettings, InputError
 from ..judge.metrics import (
     citation_scores, exact_match, frames_decision, report_success, rubric_score, simpleqa_grade,
@@ -30,11 +30,9 @@ from ..model.base import check_weights, load_model
 from ..core.processes import pick_device
 from ..synthesis.tasks import mentions, oracle, sections
 from ..tools.tool import chance
-from ..tools.closed import Environment
-from ..core.trajectory import all_cited, answer_of, cited_ids, parse_turn
-from ..world.closed_web import ClosedWeb, load_web
+from ..core.trajectory import all_cited, cited_ids
+from ..world.closed_web import load_web
 from ..world.pages import AUTHORITY
-from ..world.facts import load_graph
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #22e867dd
 MODELS = ("base", "midtrain", "sft_without_midtrain", "sft", "ppo")
@@ -351,45 +349,3 @@ def evaluate_run(run_dir, # folder of the run
         write_parquet(folder / "episodes.parquet", records, json_columns=("verdicts", "cited"))
         write_json(folder / "samples.json", make_samples(records, tasks, web))
     return results
-
-# %% ../../nbs/90_evaluate/02_closed_web.ipynb #78a121f4
-def turn_lines(message): # assistant message -> text to print
-    "A turn as people read it."
-    lines = [f"thought  {message['reasoning_content'].strip()}"] if message.get("reasoning_content") else []
-    for call in message.get("tool_calls") or []:
-        call = call["function"]
-        lines.append(f"call     {call['error']}" if call.get("error") else f"call     {call['name']} {json.dumps(call.get('arguments'), ensure_ascii=False)}")
-    answer = answer_of([message])
-    if answer is not None: lines.append(f"answer   {answer}")
-    elif message.get("content") and not message.get("tool_calls"): lines.append(f"text     {message['content']}")
-    return "\n".join(line.replace("\n", "\n         ") for line in lines)
-
-# %% ../../nbs/90_evaluate/02_closed_web.ipynb #cd97a3ad
-def ask_web(model_dir): # checkpoint folder -> ClosedWeb
-    "The web of the run that the checkpoint belongs to, else the one of the shipped facts."
-    world = Path(model_dir).absolute().parent.parent / "world"
-    return load_web(world) if (world / "pages.json").is_file() else ClosedWeb(load_graph(root() / "data" / "kg"))
-
-# %% ../../nbs/90_evaluate/02_closed_web.ipynb #e7ae66e8
-def ask(question, # text
-        model_dir, # Hugging Face directory of a trained model
-        device="auto", budget=Budget(),
-        say=lambda text: print(text, flush=True), # where the lines go
-        ): # -> the answer, or None
-    "One greedy episode against the closed web, printed turn by turn."
-    if not question.strip(): raise InputError("question: is empty; ask something, for example 'What is the school of Jack Lemmon ?'")
-    model, tokenizer = load_model(check_model(model_dir), pick_device(device))
-    from stepdr.model.decoder import decode
-    episode, rows = AgentEpisode({"id": "ask", "query": question}, Environment(ask_web(model_dir), failure_rate=0.0), budget), []
-    def on_turn(number, ids):
-        text, before = tokenizer.decode(ids), len(episode.messages)
-        say(turn_lines(parse_turn(("<answer>" if episode.forced else "") + text)))
-        more = episode.after_turn(text, used=len(rows[0].ids))
-        for message in episode.messages[before + 1:]: say("result   " + message["content"].replace("\n", "\n         "))
-        return None if more is None else tokenizer.encode(more, add_special_tokens=False)
-    prompt = tokenizer.encode(episode.prompt(), add_special_tokens=False)
-    if len(prompt) > budget.tokens // 2: raise InputError(f"question: {len(prompt)} tokens are too many for an episode of {budget.tokens}; ask a shorter one")
-    say(f"question {question}")
-    decode(model.eval(), [prompt], on_turn, tokenizer.eos_token_id, 0.0, budget.tokens, budget.turn_tokens, rows=rows)
-    if episode.answer is None: say(f"no answer within {budget.tokens} tokens and {budget.tool_calls} tool calls")
-    return episode.answer

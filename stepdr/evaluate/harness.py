@@ -14,7 +14,7 @@ __all__ = ['RUN_KINDS', 'TEXTS', 'SHORT', 'RULES', 'TITLES', 'STYLE', 'LATER', '
 # %% ../../nbs/90_evaluate/18_harness.ipynb #95f00757
 import fcntl, hashlib, html, json, os, queue, re, tempfile, threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..core.artifacts import atomic_write, progress, sha256_path, write_json, write_jsonl
@@ -39,7 +39,9 @@ from ..core.replies import EndpointError
 from ..agent.episode import find_answer
 from ..agent.budget import ResearchSettings, parse_budget
 from ..agent.drivers import ResearchAgent
+from ..agent.protocol import AGENT_FILE, PROTOCOLS, protocol_of, protocol_words
 from ..tools.tool import run_async
+from ..tools.toolset import KitSettings, kit_in, open_kit
 from ..tools.workspace import Workspace
 
 # %% ../../nbs/90_evaluate/18_harness.ipynb #b435dd68
@@ -196,26 +198,39 @@ class Answering:
     budget: dict = field(default_factory=dict) # fields of ResearchSettings
     web: object = None # ClosedWeb
     workers: int = 4 # tasks at the same time
-
-    @property
-    def small(self): return getattr(self.policy, "small", False) # a model of the tiny profile, with the short tools it was trained with
+    protocol: object = PROTOCOLS["full"] # what an agent is shown beside the question
 
     def card(self): # -> JSON object
-        kit = {name: getattr(self.kit, name) for name in ("web", "tools", "search")} if self.agent and self.kit and not self.small else {}
-        return {"model": self.identity, "agent": self.agent, **({"brief": SHORT["en"]} if self.brief and not self.agent else {}), **kit, **self.budget}
+        kit = {name: getattr(self.kit, name) for name in ("web", "tools", "search")} if self.agent and self.kit else {}
+        shown = {"protocol": protocol_words(self.protocol)} if self.agent and self.protocol != PROTOCOLS["full"] else {}
+        brief = {"brief": SHORT["en"]} if self.brief and not self.agent else {}
+        return {"model": self.identity, "agent": self.agent, **brief, **kit, **shown, **self.budget}
 
 def is_short(bench): return bench.task is question_task # questions with short answers, not reports
 
-def answering(model, bench, kit=None, budget="", price="", device="auto", workers=4, brief=False, web=None, fit=None, endpoint=None): # DIR or URL, Bench …, context_tokens and reply_tokens, fields of EndpointSettings -> Answering
-    "The model that a user names. A checkpoint answers one task at a time, and with a context as small as the tiny profile's by the short tools only."
+def answering(model, # a Hugging Face directory, or an address as URL#NAME
+              bench, # Bench
+              kit=None, # KitSettings; None: `default_kit`, and for questions only if the checkpoint was trained as an agent
+              budget="", # of an episode, as `parse_budget` takes it
+              price="", device="auto", workers=4, # of an endpoint; of a checkpoint; tasks at the same time
+              brief=False, # ask for the answer alone
+              web=None, # ClosedWeb
+              fit=None, # context_tokens and reply_tokens
+              endpoint=None, # fields of EndpointSettings
+              protocol=None, # Protocol; None: as the model was trained
+              ) -> Answering:
+    "The model that a user names. A checkpoint answers one task at a time. Raises `InputError` for what is neither an address nor a checkpoint."
     from stepdr.model.policy import policy_from
-    short = is_short(bench)
-    fit = fit or {}
+    fit, local = fit or {}, "://" not in model
     policy = policy_from(model, price, device, context=fit.get("context_tokens", 0), **(endpoint or {}))
-    local = "://" not in model
-    if local and not (Path(model) / "config.json").is_file(): raise InputError(f"--model {model}: neither a URL nor a checkpoint (config.json is missing)")
-    made = Answering(policy, f"{Path(model).name}@{sha256_path(model)[:16]}" if local else model, not short or kit is not None, brief, kit, {**parse_budget(budget), **fit}, web, 1 if local else workers)
-    return replace(made, agent=True) if made.small else made
+    if local and not (Path(model) / "config.json").is_file():
+        raise InputError(f"--model {model}: neither a URL nor a checkpoint (config.json is missing)")
+    trained = local and (Path(model) / AGENT_FILE).is_file()
+    agent = not is_short(bench) or kit is not None or trained
+    protocol = protocol or protocol_of(model)
+    kit = kit_in(kit or default_kit(protocol), protocol) if agent else None
+    identity = f"{Path(model).name}@{sha256_path(model)[:16]}" if local else model
+    return Answering(policy, identity, agent, brief, kit, {**parse_budget(budget), **fit}, web, 1 if local else workers, protocol)
 
 # %% ../../nbs/90_evaluate/18_harness.ipynb #25da9ae7
 def _asked_alone(task, how): # -> {"report", "cost", "ended"}
@@ -227,14 +242,10 @@ def _asked_alone(task, how): # -> {"report", "cost", "ended"}
 
 def _researched(task, how, folder): # -> {"report", "paragraphs", "cost", "ended"}
     "One episode of the agent in a workspace of its own; one that was killed goes on."
-    from stepdr.tools.closed import ClosedToolbox, Environment
-    from stepdr.tools.toolset import open_kit
     workspace = Workspace(folder)
-    settings = ResearchSettings(bare=how.small, **{**({"tool_calls": 4, "reply_tokens": 160} if how.small else {}), **how.budget})
-    def work(kit): return run_async(ResearchAgent(how.policy, kit, workspace, settings, reminder=kit.reminder).run(task["query"]))
-    if how.small: result = work(ClosedToolbox(Environment(how.web or web_of(None), failure_rate=0.0, seed=task["id"])))
-    else:
-        with open_kit(workspace, how.kit, how.web) as kit: result = work(kit)
+    with open_kit(workspace, how.kit, how.web) as kit:
+        agent = ResearchAgent(how.policy, kit, workspace, ResearchSettings(**how.budget), reminder=kit.reminder, protocol=how.protocol)
+        result = run_async(agent.run(task["query"]))
     if not result.answer and result.ended.startswith("no answer"): return {"report": "", "cost": report_cost(result), "ended": result.ended}
     return {"report": result.answer, "paragraphs": {p.id: asdict(p) for p in result.sources}, "cost": report_cost(result), "ended": result.ended}
 
@@ -480,9 +491,9 @@ def write_results(bench, out, source, tasks, given, judged, results, settings): 
     return results
 
 # %% ../../nbs/90_evaluate/18_harness.ipynb #ee78b3e5
-def default_kit(bench): # -> KitSettings for reports, None for short questions
-    from stepdr.tools.toolset import KitSettings
-    return None if is_short(bench) else KitSettings(tools="batch_web_surfer,file,todo")
+def default_kit(protocol=PROTOCOLS["full"]) -> KitSettings:
+    "The closed web, with the tools that the model is used to."
+    return KitSettings(tools=protocol.tools or "batch_web_surfer,file,todo")
 
 def model_run(model): # folder of a checkpoint -> folder of its run, or None
     "The run that a checkpoint belongs to."
@@ -528,6 +539,7 @@ def run_eval(bench, # name or Bench
              limit=0, # only the first so many tasks; 0: all
              fit=None, # context_tokens and reply_tokens of the model, where they are to be other than it says
              endpoint=None, # fields of EndpointSettings, such as timeout and concurrency, of a model and a judge that are endpoints
+             protocol=None, # Protocol of the model as an agent; None: as it was trained
              ): # -> results, as in results.json
     "Evaluate predictions or a model: `results.json`, `tasks.jsonl`, `verdicts.jsonl`, `aside.jsonl` and `index.html` in OUT."
     bench, out = bench_of(bench), Path(out)
@@ -540,7 +552,8 @@ def run_eval(bench, # name or Bench
     (out / "judge").mkdir(parents=True, exist_ok=True)
     if model is None: given, how = gather_predictions(predictions, by_id, out / "predictions.jsonl"), None
     else:
-        how = model if isinstance(model, Answering) else answering(model, bench, kit or default_kit(bench), budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)), fit, endpoint)
+        how = model if isinstance(model, Answering) else answering(
+        model, bench, kit, budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)), fit, endpoint, protocol)
         given = answer_tasks(tasks, how, out, out / "predictions.jsonl")
     judged = judge_tasks(bench, judge, tasks, given, out / "judge", settings, against, reference, page_reader(bench, kit, out))
     write_jsonl(out / "verdicts.jsonl", judged.rows)

@@ -193,11 +193,6 @@ class LocalPolicy:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.held, self.sampled, self.lock = [], {}, threading.Lock()   # ids in the cache; text of a turn -> its ids as they were sampled
 
-    @property
-    def small(self): # of the tiny profile, which knows only the short tools that it was trained with
-        config = getattr(getattr(self.steps, "model", None), "config", None)
-        return self.own and (getattr(config, "max_position_embeddings", None) or self.context) < 8192
-
     async def limits(self): # -> Limits
         "What fits, as `ChatEndpoint.limits` tells it."
         return Limits(self.context, source="as asked" if self.settings.context else "the checkpoint's positions")

@@ -66,7 +66,9 @@ class RubricReward(Reward):
         rubrics = task.get("rubrics") or []
         if not rubrics:
             return "has no rubrics"
-        return "" if any(rubric.get("weight", 0) > 0 for rubric in rubrics) else "has no rubric of positive weight"
+        if not any(rubric.get("weight", 0) > 0 for rubric in rubrics):
+            return "has no rubric of positive weight"
+        return self.judge.fault(task)
 
     async def score_many(self, outcomes) -> list[Scored]:
         judged = await self.judge.judge_many([(one.task, one.answer or "", one.read) for one in outcomes])

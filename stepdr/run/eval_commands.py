@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.artifacts import reserved_output, write_json
 from ..core.config import InputError
 from .options import (add_command, add_fit_options, add_grouping_option, add_judge_options, add_kit_options,
-                                endpoint_fields, fit_settings, kit_settings, show)
+                                add_protocol_option, chosen_protocol, endpoint_fields, fit_settings, kit_settings, show)
 
 # %% ../../nbs/95_run/18_eval_commands.ipynb #0d59ae19
 def benches_table() -> str:
@@ -40,16 +40,16 @@ def eval_command(options) -> int:
     if not options.out:
         raise InputError("eval: --out DIR is missing; the folder for the score, the verdicts and what a killed run "
                          "goes on from")
-    from stepdr.evaluate.harness import EvalSettings, default_kit, results_text, run_eval
-    from stepdr.evaluate.benchmarks import bench_of
+    from stepdr.evaluate.harness import EvalSettings, results_text, run_eval
     settings = EvalSettings(options.variant, options.seed, options.trials, options.head,
                             options.workers or options.concurrency or 4, options.rubrics_per_request)
-    kit = kit_settings(options) if options.web else default_kit(bench_of(options.bench))
+    kit = kit_settings(options) if options.web else None
+    protocol = chosen_protocol(options) if options.model else None
     with reserved_output():
         found = run_eval(options.bench, options.out, options.predictions, options.model, options.data, options.judge,
                          settings, kit, options.budget, options.price, options.judge_price, options.device,
                          options.against, options.reference, options.trained_on, options.limit, fit_settings(options),
-                         endpoint_fields(options))
+                         endpoint_fields(options), protocol)
     show(found, results_text(found), options.json)
     print(f"page: {Path(options.out)/'index.html'}", file=sys.stderr)
     if not found["complete"]:
@@ -121,6 +121,7 @@ def add_eval_commands(commands):
     test.add_argument("--budget", default="", metavar="NAME=N,...",
                       help="of an episode: turns, tool_calls, tokens, seconds, money, as in turns=20,tokens=100k")
     add_fit_options(test)
+    add_protocol_option(test)
     test.add_argument("--price", default="", metavar="IN/OUT",
                       help="price of a million prompt and completion tokens of --model")
     test.add_argument("--device", default="auto", help="of a checkpoint: auto, cpu or cuda (default: auto)")

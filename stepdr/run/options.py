@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['OneLineParser', 'add_command', 'add_actions', 'add_endpoint_options', 'endpoint_fields', 'add_fit_options',
-           'fit_settings', 'add_kit_options', 'kit_settings', 'add_judge_options', 'add_grouping_option',
-           'print_counts', 'show']
+           'fit_settings', 'add_kit_options', 'kit_settings', 'add_protocol_option', 'chosen_protocol',
+           'add_judge_options', 'add_grouping_option', 'print_counts', 'show']
 
 # %% ../../nbs/95_run/09_options.ipynb #ef266dbb
 import argparse
+import sys
 from ..core.artifacts import json_text, reserved_output
 from ..core.config import InputError
 
@@ -112,6 +113,23 @@ def kit_settings(options):
                        shell_network=options.shell_network, unsafe_shell=options.unsafe_shell,
                        allow_hosts=options.allow_host, vision=options.vision, transcription=options.transcription,
                        **{name: value for name, value in endpoint_fields(options).items() if name != "total_timeout"})
+
+# %% ../../nbs/95_run/09_options.ipynb #cb4b4f34
+def add_protocol_option(parser):
+    "What chooses the protocol of a model that works with tools."
+    parser.add_argument("--protocol", default="", metavar="NAME|FILE|DIR",
+                        help="what the model is shown beside the question: full, brief, a JSON file, or as the "
+                             "checkpoint in DIR (default: as a checkpoint was trained, full for an address)")
+
+
+def chosen_protocol(options):
+    "The protocol of a command's model; one that is not the full one is said on standard error."
+    from stepdr.agent.protocol import PROTOCOLS, protocol_from, protocol_of, protocol_words
+    protocol = protocol_from(options.protocol) if options.protocol else protocol_of(options.model)
+    if protocol != PROTOCOLS["full"] and not getattr(options, "quiet", False):
+        print(f"protocol: {protocol_words(protocol)}, {'as asked' if options.protocol else 'as the model was trained'}",
+              file=sys.stderr, flush=True)
+    return protocol
 
 # %% ../../nbs/95_run/09_options.ipynb #9195184f
 def add_judge_options(parser, needed=True):
