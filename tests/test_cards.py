@@ -16,8 +16,9 @@ from stepdr.core.outcomes import Work, work_counts
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.cards import (
-    CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, compare, compare_text, cost_table, decontaminated, front,
-    load_prices, price_for, prompt_hashes, quality_cost_figure, report_cost, score_card, trace_cost)
+    CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, cost_table, decontaminated, front, load_prices,
+    price_for, prompt_hashes, quality_cost_figure, report_cost, score_card, trace_cost)
+from stepdr.evaluate.comparison import compare, compare_text
 from stepdr.judge.intervals import paired_test, sign_flip_p
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings

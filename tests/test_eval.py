@@ -20,7 +20,7 @@ from stepdr.core.teacher import TeacherClient, TeacherSettings
 from stepdr.core.reply_cache import request_key
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_file
-from stepdr.evaluate.cards import compare
+from stepdr.evaluate.comparison import compare
 from stepdr.evaluate.harness import Answering, Answers, EvalSettings, eval_tasks, gather_predictions, page_reader, probe_file, results_text, run_eval
 from stepdr.judge.judges import EndpointJudge, JudgingSettings
 from stepdr.core.endpoint import ChatEndpoint

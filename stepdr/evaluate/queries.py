@@ -27,8 +27,11 @@ from ..synthesis.filter_files import load_evaluation
 from ..core.trajectory import neutralize
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #2368271d
-DOMAINS = {"general": ("computing & IT", "education", "science & engineering", "social life", "literature & arts", "healthcare", "politics"), "professional": ("law", "finance & business")}
-COUNTS = {**{("general", domain): 10 for domain in DOMAINS["general"]}, **{("professional", domain): 20 for domain in DOMAINS["professional"]}} # the report's 110 queries
+DOMAINS = {"general": ("computing & IT", "education", "science & engineering", "social life", "literature & arts",
+                       "healthcare", "politics"), "professional": ("law", "finance & business")}
+# the report's 110 queries
+COUNTS = {**{("general", domain): 10 for domain in DOMAINS["general"]},
+          **{("professional", domain): 20 for domain in DOMAINS["professional"]}}
 DIFFICULTIES = ("easy", "medium", "hard")
 TEXTS = ("id", "track", "domain", "query", "query_en", "scenario", "scenario_en", "difficulty", "language")
 CHINESE_AND_ENGLISH = {"query": "query_en", "scenario": "scenario_en", "criterion": "criterion_en"}
@@ -50,11 +53,16 @@ class Query:
     def task(self, language=""): # "en" for the English version; "" for the query's own language -> task row
         "The query as the agent, the judges and the scores take it."
         other = language == "en" and self.language != "en"
-        if language not in ("", "en", self.language) or other and not self.query_en: raise InputError(f"language: {self.id} is not there in {language!r}")
-        rubrics = [{**row, "criterion": row["criterion_en"] if other else row["criterion"], "weight": float(row["weight"]), "fatal": bool(row.get("fatal"))} for row in self.rubrics]
+        if language not in ("", "en", self.language) or other and not self.query_en:
+            raise InputError(f"language: {self.id} is not there in {language!r}")
+        rubrics = [{**row, "criterion": row["criterion_en"] if other else row["criterion"],
+                    "weight": float(row["weight"]), "fatal": bool(row.get("fatal"))} for row in self.rubrics]
         for row in rubrics: row.pop("criterion_en", None)
-        return {"id": self.id, "kind": "research", "split": "test", "language": language or self.language, "query": self.query_en if other else self.query, "answer": "", "aliases": [], "plan": [], "rubrics": rubrics,
-                "meta": {"track": self.track, "domain": self.domain, "difficulty": self.difficulty, "scenario": self.scenario_en if other else self.scenario}}
+        return {"id": self.id, "kind": "research", "split": "test", "language": language or self.language,
+                "query": self.query_en if other else self.query, "answer": "", "aliases": [], "plan": [],
+                "rubrics": rubrics,
+                "meta": {"track": self.track, "domain": self.domain, "difficulty": self.difficulty,
+                         "scenario": self.scenario_en if other else self.scenario}}
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #3d90f1e2
 @dataclass(frozen=True)
@@ -67,7 +75,10 @@ class Problem:
     reason: str
     level: str = "error" # or "note"
 
-    def __str__(self): return f"{self.file}{f', line {self.line}' if self.line else ''}{f' ({self.id})' if self.id else ''}: {self.field + ': ' if self.field else ''}{self.reason}{' [note]' if self.level == 'note' else ''}"
+    def __str__(self):
+        return (
+            f"{self.file}{f', line {self.line}' if self.line else ''}{f' ({self.id})' if self.id else ''}: "
+            f"{self.field + ': ' if self.field else ''}{self.reason}{' [note]' if self.level == 'note' else ''}")
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #919cfdc3
 def _short(value): return repr(value)[:60]
@@ -75,15 +86,22 @@ def _short(value): return repr(value)[:60]
 def rubric_form(rubric, english): # a rubric row; whether it must have an English version -> list of (field, reason)
     "What is wrong with the form of one rubric."
     if not isinstance(rubric, dict): return [("", f"expected an object, got {_short(rubric)}")]
-    found = [(name, f"missing or not a text: {_short(rubric.get(name))}") for name in ("criterion", *(["criterion_en"] if english else [])) if not isinstance(rubric.get(name), str) or not rubric[name].strip()]
-    if "criterion_en" in rubric and not english and not isinstance(rubric["criterion_en"], str): found.append(("criterion_en", f"not a text: {_short(rubric['criterion_en'])}"))
+    found = [(name, f"missing or not a text: {_short(rubric.get(name))}")
+        for name in ("criterion", *(["criterion_en"] if english else []))
+        if not isinstance(rubric.get(name), str) or not rubric[name].strip()]
+    if "criterion_en" in rubric and not english and not isinstance(rubric["criterion_en"], str):
+        found.append(("criterion_en", f"not a text: {_short(rubric['criterion_en'])}"))
     weight = rubric.get("weight")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < abs(weight) <= 10: found.append(("weight", f"{_short(weight)}; a weight is between -10 and 10 and not 0"))
-    found += [(name, f"{_short(rubric.get(name))} is none of {', '.join(known)}") for name, known in (("axis", AXES), ("role", ROLES)) if rubric.get(name) not in known]
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < abs(weight) <= 10:
+        found.append(("weight", f"{_short(weight)}; a weight is between -10 and 10 and not 0"))
+    found += [(name, f"{_short(rubric.get(name))} is none of {', '.join(known)}")
+              for name, known in (("axis", AXES), ("role", ROLES)) if rubric.get(name) not in known]
     fatal = rubric.get("fatal", False)
     if not isinstance(fatal, bool): found.append(("fatal", f"{_short(fatal)}; true or false"))
-    elif fatal and rubric.get("role") in ROLES and rubric["role"] != "negative": found.append(("fatal", f"only a negative rubric can be fatal, this one is {rubric['role']}"))
-    return found + [(name, "unknown field") for name in rubric if name not in ("criterion", "criterion_en", "weight", "axis", "role", "fatal")]
+    elif fatal and rubric.get("role") in ROLES and rubric["role"] != "negative":
+        found.append(("fatal", f"only a negative rubric can be fatal, this one is {rubric['role']}"))
+    return (found + [(name, "unknown field") for name in rubric
+                     if name not in ("criterion", "criterion_en", "weight", "axis", "role", "fatal")])
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #7a4a00d5
 KNOWN = {"track": tuple(DOMAINS), "difficulty": DIFFICULTIES, "language": ("zh", "en")}
@@ -93,15 +111,20 @@ HALF = re.compile(r"[\ud800-\udfff]") # cannot be written as UTF-8
 def row_form(row, english=False): # a row; whether the English version must be there -> list of (field, reason)
     "What is wrong with the form of one row."
     needed = [name for name in TEXTS if english or name not in OPTIONAL]
-    found = [(name, f"missing or not a text: {_short(row.get(name))}") for name in needed if not isinstance(row.get(name), str) or not row[name].strip()]
-    found += [(name, f"not a text: {_short(row[name])}") for name in OPTIONAL if name in row and name not in needed and not isinstance(row[name], str)]
+    found = [(name, f"missing or not a text: {_short(row.get(name))}")
+             for name in needed if not isinstance(row.get(name), str) or not row[name].strip()]
+    found += [(name, f"not a text: {_short(row[name])}")
+              for name in OPTIONAL if name in row and name not in needed and not isinstance(row[name], str)]
     bad = {name for name, _ in found}
     if HALF.search(json.dumps(row, ensure_ascii=False)): found.append(("", "holds half a character (a lone surrogate)"))
-    found += [(name, f"{_short(row[name])} is none of {', '.join(known)}") for name, known in KNOWN.items() if name not in bad and row[name] not in known]
-    if "id" not in bad and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,79}", row["id"]): found.append(("id", f"{_short(row['id'])}; small letters, digits and -, at most 80"))
+    found += [(name, f"{_short(row[name])} is none of {', '.join(known)}")
+              for name, known in KNOWN.items() if name not in bad and row[name] not in known]
+    if "id" not in bad and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,79}", row["id"]):
+        found.append(("id", f"{_short(row['id'])}; small letters, digits and -, at most 80"))
     rubrics = row.get("rubrics", [])
     if not isinstance(rubrics, list): return found + [("rubrics", f"expected a list, got {_short(rubrics)}")]
-    found += [(f"rubrics[{number}].{name}".rstrip("."), reason) for number, rubric in enumerate(rubrics) for name, reason in rubric_form(rubric, english)]
+    found += [(f"rubrics[{number}].{name}".rstrip("."), reason) for number, rubric in enumerate(rubrics)
+              for name, reason in rubric_form(rubric, english)]
     return found + [(name, "unknown field") for name in row if name not in (*TEXTS, "rubrics")]
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #99b062b3
@@ -110,7 +133,8 @@ def set_files(path="adr"): # "adr", a file, or a folder of .jsonl files -> sorte
     own = path == "adr" and not Path(path).exists()
     path = root() / "data" / "adr" if own else Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
-    if not files: raise InputError(f"queries: {path} has no .jsonl file; name 'adr', a file, or a folder of .jsonl files")
+    if not files:
+        raise InputError(f"queries: {path} has no .jsonl file; name 'adr', a file, or a folder of .jsonl files")
     return files
 
 def read_lines(file): # -> pairs (line number, row), or (line number, reason as text) for a line that is no JSON object
@@ -121,7 +145,8 @@ def read_lines(file): # -> pairs (line number, row), or (line number, reason as 
         try: row = json.loads(line.decode("utf-8"), parse_constant=lambda name: float("nan"))
         except UnicodeDecodeError as error: yield number, f"not UTF-8 text (byte {error.start} of the line)"
         except json.JSONDecodeError as error: yield number, f"not JSON ({error.msg}, column {error.colno})"
-        except (RecursionError, ValueError) as error: yield number, f"not JSON that can be read ({type(error).__name__})"
+        except (RecursionError, ValueError) as error:
+            yield number, f"not JSON that can be read ({type(error).__name__})"
         else: yield number, row if isinstance(row, dict) else f"expected a JSON object, got {_short(row)}"
 
 def load_queries(path="adr", track="", domain=""): # "adr", file or folder; only these -> list of Query
@@ -130,13 +155,17 @@ def load_queries(path="adr", track="", domain=""): # "adr", file or folder; only
     for file in set_files(path):
         for number, row in read_lines(file):
             problems = [("", row)] if isinstance(row, str) else row_form(row)
-            if problems: raise InputError(str(Problem(file.name, number, row.get("id") if isinstance(row, dict) and isinstance(row.get("id"), str) else "", *problems[0])))
+            if problems:
+                raise InputError(str(Problem(file.name, number,
+                    row.get("id") if isinstance(row, dict) and isinstance(row.get("id"), str) else "", *problems[0])))
             found.append(Query(**{**dict.fromkeys(TEXTS, ""), **row, "rubrics": tuple(row.get("rubrics", []))}))
-    if twice := next((name for name, count in Counter(query.id for query in found).items() if count > 1), None): raise InputError(f"{path}: id: {twice!r} occurs more than once")
+    if twice := next((name for name, count in Counter(query.id for query in found).items() if count > 1), None):
+        raise InputError(f"{path}: id: {twice!r} occurs more than once")
     return [query for query in found if track in ("", query.track) and domain in ("", query.domain)]
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #241e6954
-RELATIVE = re.compile(r"最新|近年|近期|今年|去年|(?<![注说写标])明年(?!份)|当前|如今|目前|眼下|本年度|(?:最近|近|过去|未来)(?:这)?[一二三四五六七八九十两几0-9]+个?[年月]|\b(?:latest|nowadays|currently|today|(?:this|last|next) (?:year|month|quarter)|recently|in recent years|up[- ]to[- ]date|so far|(?:past|last|next|coming) (?:\w+ )?(?:years|months))\b", re.IGNORECASE)
+RELATIVE = re.compile(
+    r"最新|近年|近期|今年|去年|(?<![注说写标])明年(?!份)|当前|如今|目前|眼下|本年度|(?:最近|近|过去|未来)(?:这)?[一二三四五六七八九十两几0-9]+个?[年月]|\b(?:latest|nowadays|currently|today|(?:this|last|next) (?:year|month|quarter)|recently|in recent years|up[- ]to[- ]date|so far|(?:past|last|next|coming) (?:\w+ )?(?:years|months))\b", re.IGNORECASE)
 
 def undated(text): # -> the word, or ""
     "A word whose meaning depends on when it is read, in a text that states no year."
@@ -156,7 +185,8 @@ def _language_problem(text, language, least=4, terms=False): # terms: a short se
     found = main_language(text, least)
     if found and found != language: return f"is in {'Chinese' if found == 'zh' else 'English'}, expected {language}"
     chinese, latin = language_units(text)
-    if not terms and not found and chinese + latin >= least: return f"mixes Chinese and English ({chinese:.0f} and {latin} words)"
+    if not terms and not found and chinese + latin >= least:
+        return f"mixes Chinese and English ({chinese:.0f} and {latin} words)"
     runs = foreign_runs(text)
     return f"switches language: {runs[0][0]!r}" if found and runs else ""
 
@@ -164,14 +194,24 @@ def text_problems(row, least=12, most=1500): # a row of good form; words in a qu
     "What is wrong with the texts of a row."
     found, language = [], row["language"]
     size = sum(language_units(row["query"]))
-    if not least <= size <= most: found.append(("query", f"{size:.0f} words; a research question has {least} to {most}", "error"))
-    places = {**{name: row.get(name, "") for name in CHINESE_AND_ENGLISH if name != "criterion"}, **{f"rubrics[{number}].criterion": rubric["criterion"] for number, rubric in enumerate(row.get("rubrics", []))}}
-    places_en = {**{name: row.get(name, "") for name in CHINESE_AND_ENGLISH.values() if name != "criterion_en"}, **{f"rubrics[{number}].criterion_en": rubric.get("criterion_en", "") for number, rubric in enumerate(row.get("rubrics", []))}}
-    found += [(name, reason, "error") for name, text in places.items() if (reason := _language_problem(text, language, terms=name.startswith("rubrics")))]
-    found += [(name, reason, "error") for name, text in places_en.items() if (reason := _language_problem(text, "en", terms=name.startswith("rubrics")))]
-    found += [(name, "holds tool markup or control characters", "error") for name, text in {**places, **places_en}.items() if neutralize(text) != text or re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)]
-    found += [(name, f"{word!r} without a year: the answer would depend on when it is asked", "error") for name in ("query", "query_en") if (word := undated(row.get(name, "")))]
-    if row.get("query_en") and (differ := other_years(row["query"], row["query_en"])): found.append(("query_en", f"differs from the query in the years {', '.join(map(str, differ))}", "error"))
+    if not least <= size <= most:
+        found.append(("query", f"{size:.0f} words; a research question has {least} to {most}", "error"))
+    places = {**{name: row.get(name, "") for name in CHINESE_AND_ENGLISH if name != "criterion"},
+        **{f"rubrics[{number}].criterion": rubric["criterion"] for number, rubric in enumerate(row.get("rubrics", []))}}
+    places_en = {**{name: row.get(name, "") for name in CHINESE_AND_ENGLISH.values() if name != "criterion_en"},
+        **{f"rubrics[{number}].criterion_en": rubric.get("criterion_en", "")
+           for number, rubric in enumerate(row.get("rubrics", []))}}
+    found += [(name, reason, "error") for name, text in places.items()
+              if (reason := _language_problem(text, language, terms=name.startswith("rubrics")))]
+    found += [(name, reason, "error") for name, text in places_en.items()
+              if (reason := _language_problem(text, "en", terms=name.startswith("rubrics")))]
+    found += [(name, "holds tool markup or control characters", "error")
+        for name, text in {**places, **places_en}.items()
+        if neutralize(text) != text or re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)]
+    found += [(name, f"{word!r} without a year: the answer would depend on when it is asked", "error")
+              for name in ("query", "query_en") if (word := undated(row.get(name, "")))]
+    if row.get("query_en") and (differ := other_years(row["query"], row["query_en"])):
+        found.append(("query_en", f"differs from the query in the years {', '.join(map(str, differ))}", "error"))
     return found
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #64aa8461
@@ -182,37 +222,56 @@ def rubric_problems(row): # a row of good form -> list of (field, reason, level)
     rubrics, found = row.get("rubrics", []), []
     for name, english in (("criterion", ""), ("criterion_en", "_en")):
         about = f"{row.get('query' + english, '')}\n{row.get('scenario' + english, '')}"
-        written = [(number, {**rubric, "criterion": rubric[name]}) for number, rubric in enumerate(rubrics) if rubric.get(name)]
+        written = [(number, {**rubric, "criterion": rubric[name]})
+                   for number, rubric in enumerate(rubrics) if rubric.get(name)]
         for place, (number, rubric) in enumerate(written):
             faults = rubric_faults(rubric, [other["criterion"] for _, other in written[:place]], about)
-            found += [(f"rubrics[{number}].{name}", f"not {principle}: {reason}", "note" if reason.startswith("nothing in it") else "error") for principle, reason in faults.items()]
+            found += [(f"rubrics[{number}].{name}", f"not {principle}: {reason}",
+                "note" if reason.startswith("nothing in it") else "error") for principle, reason in faults.items()]
     professional = row["track"] == "professional"
-    if rubrics or professional: found += [("rubrics", reason, "error") for reason in set_faults(rubrics, RUBRICS[0] if professional else 5)]
-    if professional and len(rubrics) > RUBRICS[1]: found.append(("rubrics", f"{len(rubrics)} rubrics, at most {RUBRICS[1]}", "error"))
-    if professional and not any(rubric.get("fatal") for rubric in rubrics): found.append(("rubrics", "no fatal rubric", "error"))
-    away = given_away(row["query"], rubrics, 14 if row["language"] == "zh" else 7) # a Chinese word has about two characters
-    found += [("rubrics", f"the query gives away rubric {number}: {what}", "note") for number, what in away.items() if not (professional and what.startswith("the figure"))] # a case states its figures
+    if rubrics or professional:
+        found += [("rubrics", reason, "error") for reason in set_faults(rubrics, RUBRICS[0] if professional else 5)]
+    if professional and len(rubrics) > RUBRICS[1]:
+        found.append(("rubrics", f"{len(rubrics)} rubrics, at most {RUBRICS[1]}", "error"))
+    if professional and not any(rubric.get("fatal") for rubric in rubrics):
+        found.append(("rubrics", "no fatal rubric", "error"))
+    # a Chinese word has about two characters
+    away = given_away(row["query"], rubrics, 14 if row["language"] == "zh" else 7)
+    # a case states its figures
+    found += [("rubrics", f"the query gives away rubric {number}: {what}", "note")
+              for number, what in away.items() if not (professional and what.startswith("the figure"))]
     return found
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #375af7f1
-def _as_trajectory(key, text, asked=False): return {"id": key, "messages": [{"role": "user", "content": text if asked else "?"}, {"role": "assistant", "content": "-" if asked else text}]}
+def _as_trajectory(key, text, asked=False):
+    return {"id": key, "messages": [{"role": "user", "content": text if asked else "?"},
+                                    {"role": "assistant", "content": "-" if asked else text}]}
 
-def copies(texts, threshold=0.5): # {key: query}; estimated Jaccard similarity of 5-word shingles -> {key: (key of the earlier one, likeness)}
+def copies(
+        # {key: query}; estimated Jaccard similarity of 5-word shingles -> {key: (key of the earlier one, likeness)}
+        texts, threshold=0.5):
     "Queries that repeat an earlier one, or nearly."
     seen, found = {}, {}
     for key, text in texts.items():
         if (same := seen.setdefault(" ".join(words(text)), key)) != key: found[key] = (same, 1.0)
     rest = [_as_trajectory(key, text) for key, text in texts.items() if key not in found]
-    return {**found, **{row["id"]: (row["duplicate_of"], row["measure"]) for row in near_duplicates(rest, threshold, compiled=False)[1] if "duplicate_of" in row}}
+    return {**found, **{row["id"]: (row["duplicate_of"], row["measure"])
+                        for row in near_duplicates(rest, threshold, compiled=False)[1] if "duplicate_of" in row}}
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #9040304c
-def leaked(texts, tasks, n=8, overlap=0.3): # {key: query}; evaluation tasks; words in a run; share of a task's runs that is too much -> {key: (reason, measure)}
-    "Queries that hold another set's question, or much of one; stricter than for training data, as a question must be new here."
+def leaked(texts, tasks, n=8,
+        # {key: query}; evaluation tasks; words in a run; share of a task's runs that is too much -> {key: (reason,
+        # measure)}
+        overlap=0.3):
+    """Queries that hold another set's question, or much of one; stricter than for training data, as a question must be
+    new here."""
     rows = [_as_trajectory(key, text, True) for key, text in texts.items()]
     ours = {run for text in texts.values() for run in ngrams(words(text), n)}
     asked = [(task, words(task["query"])) for task in tasks]
-    near = [task for task, told in asked if len(told) < n or not ours.isdisjoint(ngrams(told, n))] # no other can be in a query
-    return {row["id"]: (row["reason"], row["measure"]) for row in decontamination(rows, near, n=n, overlap=overlap, compiled=False)[1]}
+    # no other can be in a query
+    near = [task for task, told in asked if len(told) < n or not ours.isdisjoint(ngrams(told, n))]
+    return {row["id"]: (row["reason"], row["measure"])
+            for row in decontamination(rows, near, n=n, overlap=overlap, compiled=False)[1]}
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #75ee2a2e
 def validate_queries(path="adr", # "adr", a file, or a folder of .jsonl files
@@ -232,28 +291,42 @@ def validate_queries(path="adr", # "adr", a file, or a folder of .jsonl files
             if isinstance(row, str): found.append(say("", row)); continue
             if form := row_form(row, english): found += [say(*problem) for problem in form]; continue
             found += [say(*problem) for problem in text_problems(row) + rubric_problems(row)]
-            if name in at: found.append(say("id", f"occurs twice, first in {at[name][0]}, line {at[name][1]}")); continue
+            if name in at:
+                found.append(say("id", f"occurs twice, first in {at[name][0]}, line {at[name][1]}"))
+                continue
             at[name], texts[name], texts_en[name] = (file.name, number), row["query"], row.get("query_en", "")
             seen[row["track"], row["domain"]] += 1
-    found += [Problem(*at[key], key, "query", f"repeats {other} ({likeness:.0%} alike)") for key, (other, likeness) in copies(texts).items()]
+    found += [Problem(*at[key], key, "query", f"repeats {other} ({likeness:.0%} alike)")
+              for key, (other, likeness) in copies(texts).items()]
     tasks = [task for file in against for task in load_evaluation(file)]
     both = {(key, field): text for field, of in (("query", texts), ("query_en", texts_en)) for key, text in of.items()}
-    found += [Problem(*at[key], key, field, f"{reason}: {measure}") for number, (reason, measure) in (leaked(dict(enumerate(both.values())), tasks) if tasks else {}).items() for key, field in [[*both][number]]]
-    found += [Problem(Path(path).name, 0, "", "", f"{track}, {domain}: {seen[track, domain]} queries, expected {counts.get((track, domain), 0)}")
-              for track, domain in (sorted({*counts, *seen}) if counts is not None else []) if seen[track, domain] != counts.get((track, domain), 0)]
+    found += [Problem(*at[key], key, field, f"{reason}: {measure}")
+        for number, (reason, measure) in (leaked(dict(enumerate(both.values())), tasks) if tasks else {}).items()
+        for key, field in [[*both][number]]]
+    found += [Problem(Path(path).name, 0, "", "",
+                      f"{track}, {domain}: {seen[track, domain]} queries, expected {counts.get((track, domain), 0)}")
+              for track, domain in (sorted({*counts, *seen}) if counts is not None else [])
+              if seen[track, domain] != counts.get((track, domain), 0)]
     return sorted(found, key=lambda problem: (problem.line == 0, problem.file, problem.line))
 
 # %% ../../nbs/90_evaluate/08_queries.ipynb #8b43fee1
 def count_queries(queries): # Query rows -> {"n", "tracks", "domains", "difficulties", "rubrics", "negative", "fatal"}
     "How many queries a set has, by what."
     rubrics = [rubric for query in queries for rubric in query.rubrics]
-    return {"n": len(queries), "tracks": dict(Counter(query.track for query in queries)), "domains": dict(Counter(query.domain for query in queries)), "difficulties": dict(Counter(query.difficulty for query in queries)),
-            "rubrics": len(rubrics), "negative": sum(rubric["role"] == "negative" for rubric in rubrics), "fatal": sum(bool(rubric.get("fatal")) for rubric in rubrics)}
+    return {"n": len(queries), "tracks": dict(Counter(query.track for query in queries)),
+            "domains": dict(Counter(query.domain for query in queries)),
+            "difficulties": dict(Counter(query.difficulty for query in queries)),
+            "rubrics": len(rubrics), "negative": sum(rubric["role"] == "negative" for rubric in rubrics),
+            "fatal": sum(bool(rubric.get("fatal")) for rubric in rubrics)}
 
-def check_queries(path="adr", against=(), notes=True): # as in `validate_queries`; whether notes are wanted -> {"ok", "errors", "notes", "counts", "problems"}
+def check_queries(path="adr", against=(),
+        # as in `validate_queries`; whether notes are wanted -> {"ok", "errors", "notes", "counts", "problems"}
+        notes=True):
     "Validate a set for the command line; `ok` is whether there is no error."
     problems = validate_queries(path, against=against)
     errors = sum(problem.level == "error" for problem in problems)
     try: counts = count_queries(load_queries(path))
     except InputError: counts = None # a row cannot be used: its problem is in the list
-    return {"ok": not errors, "errors": errors, "notes": len(problems) - errors, "counts": counts, "problems": [{**asdict(problem), "text": str(problem)} for problem in problems if notes or problem.level == "error"]}
+    return {"ok": not errors, "errors": errors, "notes": len(problems) - errors, "counts": counts,
+        "problems": [{**asdict(problem), "text": str(problem)}
+                     for problem in problems if notes or problem.level == "error"]}

@@ -73,7 +73,7 @@ def queries_command(options) -> int:
 
 def compare_command(options) -> int:
     "Test the difference of two evaluations."
-    from stepdr.evaluate.cards import compare, compare_text
+    from stepdr.evaluate.comparison import compare, compare_text
     with reserved_output(): found = compare(options.first, options.second, tuple(options.allow), options.seed)
     return show(found, compare_text(found), options.json)
 
