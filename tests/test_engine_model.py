@@ -189,6 +189,23 @@ def test_going_back_and_on(model):
     assert finish(engine)[0].ids == generate(model, first[:12] + second, LIMIT)
 
 
+def test_two_sequences_of_one_beginning(model):
+    "A second one that begins as the first, whether or not that goes on meanwhile; what cannot be copied is computed again."
+    first, second = prompts((30, 25))
+    engine = quiet(model, slots=2)
+    engine.add(0, first, 2)
+    begun = finish(engine)[0].ids
+    copied = engine.fork(0, 1, 12)
+    assert copied in (0, 12) and (copied == 12 or fused_fault(model)) and engine.length(1) == 12
+    engine.add(0, [5], LIMIT)
+    engine.add(1, second, LIMIT)
+    assert engine.fork(0, 2, 12) == 0  # no place is free
+    engine.add(2, second, LIMIT)
+    turns = finish(engine)
+    assert turns[0].ids == generate(model, first + begun + [5], LIMIT)
+    assert turns[1].ids == turns[2].ids == generate(model, first[:12] + second, LIMIT)
+
+
 @pytest.fixture(scope="module")
 def small():
     return random_model("qwen2")

@@ -6,14 +6,15 @@
 __all__ = ['FUSED', 'STATIC_ROPE', 'FAMILIES', 'KeyValues', 'Projection', 'Norm', 'Place', 'grouped_attention', 'Block',
            'FusedForward', 'TransformersForward', 'fused_fault']
 
-# %% ../../nbs/50_model/05_forward.ipynb #fdd51840
+# %% ../../nbs/50_model/05_forward.ipynb #26680c7e
+import copy
 import inspect
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-# %% ../../nbs/50_model/05_forward.ipynb #f354e7d9
+# %% ../../nbs/50_model/05_forward.ipynb #6b70dbe0
 class KeyValues:
     "Keys and values of one block, each of shape (rows, K, positions, D)."
     def __init__(self, heads, size, dtype, device):
@@ -43,6 +44,11 @@ class KeyValues:
         "Let two rows change places."
         for part in (self.keys, self.values):
             part[[a, b], :, :stop] = part[[b, a], :, :stop]
+
+    def copy(self, row, to, length):
+        "Let a row begin as another does."
+        for part in (self.keys, self.values):
+            part[to, :, :length] = part[row, :, :length]
 
 # %% ../../nbs/50_model/05_forward.ipynb #7d0e22b1
 FUSED = 1_000_000_000  # parameters up to which matrices are copied into one
@@ -128,7 +134,7 @@ class Block:
         gate, up = self.gate_up(self.norms[1](x_BTW)).chunk(2, -1)
         return x_BTW + self.down(F.silu(gate) * up)
 
-# %% ../../nbs/50_model/05_forward.ipynb #8e3e8f33
+# %% ../../nbs/50_model/05_forward.ipynb #251a4955
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the length of the context
 
 
@@ -185,6 +191,13 @@ class FusedForward:
         for block in self.blocks:
             block.cache.swap(a, b, stop)
 
+    def copy(self, row, to, length, has):
+        "Let a row begin as another does: how much of it does."
+        self.reserve(max(row, to) + 1, length)
+        for block in self.blocks:
+            block.cache.copy(row, to, length)
+        return length
+
     def cut(self, row, length, has):
         "Shorten a row: how much of it is left."
         return length
@@ -192,7 +205,7 @@ class FusedForward:
     def release(self, row):
         "A row that is no longer used: its place is kept for the next one."
 
-# %% ../../nbs/50_model/05_forward.ipynb #d8d00058
+# %% ../../nbs/50_model/05_forward.ipynb #c7f4c734
 class TransformersForward:
     "Any causal language model of transformers, row by row. Sets the model to evaluation."
     def __init__(self, model):
@@ -215,6 +228,11 @@ class TransformersForward:
         "Let two rows change places."
         held = {a: self.caches.pop(b, None), b: self.caches.pop(a, None)}
         self.caches |= {row: cache for row, cache in held.items() if cache is not None}
+
+    def copy(self, row, to, length, has):
+        "Let a row begin as another, of `has` tokens, does: how much of it does."
+        self.caches[to] = copy.deepcopy(self.caches[row])
+        return self.cut(to, length, has)
 
     def cut(self, row, length, has):
         "Shorten a row of `has` tokens: how much of it is left, nothing where the cache cannot go back."
