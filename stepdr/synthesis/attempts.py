@@ -23,6 +23,7 @@ from ..core.usage import Usage, guess_tokens
 from ..core.replies import ContextTooLong, EndpointError, Reply
 from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
+from ..agent.protocol import protocol_words
 from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said
 from .filters import dead_end
 from .trajectories import sources_read
@@ -134,7 +135,8 @@ async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings
     messages, other_calls = respelled(messages, tools)
     why = unread(answer, tools.schemas, agent.spent.tool_calls, tools.read or sources_read({"messages": messages}))
     row = {"id": f"{task['id']}-try{number}", "kind": "seeking" if task.get("answer") else "research", "maker": "attempt", "task_id": task["id"], "split": task.get("split", "train"),
-           "language": task.get("language", "en"), "messages": messages, "tools": tools.schemas, "success": False, "tool_calls": agent.spent.tool_calls, "tokens": agent.spent.tokens,
+           "language": task.get("language", "en"), "messages": messages, "tools": tools.schemas,
+           "protocol": protocol_words(agent.episode.protocol), "success": False, "tool_calls": agent.spent.tool_calls, "tokens": agent.spent.tokens,
            "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name, "unread": why, "calls_respelled": other_calls}}
     if not ended.startswith("broke"): write_json(kept, row)
     return row

@@ -24,6 +24,7 @@ from ..core.config import setting, validate
 from ..core.usage import guess_tokens
 from ..core.replies import ContextTooLong, EndpointError
 from ..agent.episode import find_answer, without_forced
+from ..agent.protocol import Protocol, protocol_words
 from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..agent.context import message_text, shrink, split_turns
@@ -329,7 +330,7 @@ def trajectory_row(task, messages, tools, success, **meta): # -> trajectory row 
     "A trajectory with what the filters need to know of it."
     rows = [{**row, "content": _TIMES.sub(r"\1", row["content"])} if row["role"] == "tool" else row for row in numbered_calls(messages)]
     row = {"id": f"{task['id']}", "kind": task.get("kind", "question"), "task_id": str(task["id"]), "split": task.get("split", "train"), "query": task["query"], "success": success,
-           "messages": rows, "tools": list(tools), "tokens": guess_tokens(rows), "meta": meta}
+           "messages": rows, "tools": list(tools), "protocol": protocol_words(Protocol()), "tokens": guess_tokens(rows), "meta": meta}
     return {**row, "tool_calls": len(calls_of(row))}
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #774d09f9
