@@ -369,7 +369,7 @@ def test_streams_of_odd_servers():
 
 def test_a_citation_of_several_is_read_everywhere():
     from stepdr.core.reply_checks import cites
-    from stepdr.evaluate.citations import extract_citations
+    from stepdr.evaluate.cited_statements import extract_citations
     from stepdr.evaluate.closed_web import citation_support
     from stepdr.run.report import markdown
     from stepdr.synthesis.writing import report_measures

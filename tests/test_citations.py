@@ -22,8 +22,10 @@ from stepdr.core.teacher import TeacherClient, TeacherSettings
 from stepdr.core.reply_cache import spent
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
-from stepdr.evaluate.citations import (EndpointCitations, Source, SourceReader, Statement, TruthCitations, WordCitations, check_report, check_reports, citation_figure, citation_judge_from, citation_table, cut_text,
-                                       extract_asked, extract_citations, fact_rows, source_key, split_sentences)
+from stepdr.evaluate.citations import (
+    EndpointCitations, Source, SourceReader, TruthCitations, WordCitations, check_report, check_reports,
+    citation_figure, citation_judge_from, citation_table, cut_page, extract_asked, fact_rows)
+from stepdr.evaluate.cited_statements import Statement, extract_citations, source_key, split_sentences
 from stepdr.evaluate.closed_web import citation_support
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
@@ -277,8 +279,8 @@ def test_an_endpoint_with_faults_leaves_no_citation_without_a_verdict_or_a_reaso
 
 def test_a_long_page_is_read_in_parts_until_it_supports():
     text = "\n".join(f"Line {n} says nothing." for n in range(2000)) + "\nAt last claim-needle: needle"
-    parts = cut_text(text, 2000)
-    assert len(parts) > 3 and "\n".join(parts) == text and cut_text("", 10) == [""] and "".join(cut_text("x" * 5000, 300)) == "x" * 5000
+    parts = cut_page(text, 2000)
+    assert len(parts) > 3 and "\n".join(parts) == text and cut_page("", 10) == [""] and "".join(cut_page("x" * 5000, 300)) == "x" * 5000
     with Judge(faulty=False) as server:
         judge = endpoint(server, page_tokens=2000)
         async def work():
