@@ -547,7 +547,7 @@ def test_robots(make):
     assert "closed to programs by the site's robots.txt" in refused(fetcher, "http://site.example/no-robots-of-ours/x", "robots")
     works(fetcher)
     works(fetcher, "http://site.example/private")  # the section for everyone is not ours
-    assert server.count("/robots.txt") == 1 and server.count("/no-robots-of-ours/x") == 0 and fetcher._hosts["site.example"].delay == 0.001
+    assert server.count("/robots.txt") == 1 and server.count("/no-robots-of-ours/x") == 0 and fetcher.wire.hosts["site.example"].delay == 0.001
     server.paths["/to"] = answer(b"", "302 Found", Location="/no-robots-of-ours/x")
     refused(fetcher, "http://site.example/to", "robots")
     works(make.fetcher(server.settings(robots=False)), "http://site.example/no-robots-of-ours/x")
