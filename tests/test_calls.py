@@ -16,7 +16,7 @@ from stepdr.agent.budget import ResearchSettings
 from stepdr.agent.drivers import ResearchAgent
 from stepdr.synthesis.filters import citation_format
 from stepdr.synthesis.trajectories import answer_of as filter_answer, calls_of, citations, failed_responses
-from stepdr.synthesis.formats import trajectory_of
+from stepdr.synthesis.foreign_rows import trajectory_of
 from stepdr.tools.tool import Toolbox, ToolError, check_arguments, run_async
 from stepdr.tools.closed import Environment
 from stepdr.tools.workspace import Workspace

@@ -16,7 +16,8 @@ import pytest
 from stepdr.core.config import InputError
 from stepdr.synthesis import filters, importers, trajectories
 from stepdr.synthesis.decontamination import decontamination
-from stepdr.synthesis.formats import BadRow, reads_back, trajectory_of
+from stepdr.synthesis.foreign_rows import trajectory_of
+from stepdr.synthesis.threads import BadRow, reads_back
 from stepdr.synthesis.importers import array_items, dataset_features, import_file
 from stepdr.core.trajectory import END, START, segments
 

@@ -25,7 +25,8 @@ from pathlib import Path
 # %% ../../nbs/40_synthesis/18_importers.ipynb #72151e98
 from ..core.artifacts import progress
 from ..core.config import InputError
-from .formats import BadRow, ImportSettings, KINDS, identity, loads, trajectory_of
+from .foreign_rows import ImportSettings, KINDS, identity, trajectory_of
+from .threads import BadRow, loads
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #86038f63
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.artifacts import read_json, write_json
 from ..core.config import InputError
 from .importers import rows_in
-from .formats import BadRow
+from .threads import BadRow
 from .makers import Plan, checked_options, find_function, option_fields
 from .records import broken_item
 

@@ -33,7 +33,7 @@ from ..core.scripted_teacher import (
 from ..core.reply_checks import EDGE
 from .attempts import GAP, SeekingSettings, at_gap, gather, grade, hard_enough
 from .importers import Pending, rows_in
-from .formats import BadRow
+from .threads import BadRow
 from .planning import planned_work, planning_task
 from .records import as_settings, dropped, malformed_item, tally, task_row
 from ..tools.tool import ToolError, run_async

@@ -10,7 +10,6 @@ __all__ = ['Page', 'retry_after', 'pause', 'refusal', 'next_url', 'read_page', '
 import asyncio
 import email.utils
 import http
-import json
 import random
 import re
 import time

@@ -11,7 +11,7 @@ from collections import Counter
 
 from ..core.artifacts import progress
 from ..core.config import InputError
-from ..synthesis.formats import BadRow
+from ..synthesis.threads import BadRow
 from ..synthesis.importers import files_in, rows_in
 
 
