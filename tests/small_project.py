@@ -5,7 +5,8 @@ from pathlib import Path
 
 from stepdr.core.artifacts import write_json
 from stepdr.core.config import setting, validate
-from stepdr.run.pipeline import Stage, run_pipeline
+from stepdr.run.pipeline import run_pipeline
+from stepdr.run.stages import Stage
 
 STAGES = (Stage("source", "source.ipynb", writes=("data",)),
           Stage("slow", "slow.ipynb", reads=("data",), writes=("models/slow",), metrics=("slow",)),

@@ -18,9 +18,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from stepdr.core.artifacts import read_json, read_jsonl, read_metrics, root, sha256_path
-from stepdr.run import pipeline
+import stepdr as stepdr_package
 from stepdr.core.config import PROFILES
-from stepdr.run.pipeline import STAGES, _end_leftover_kernels
+from stepdr.run.stages import STAGES
+from stepdr.run.kernels import end_leftover_kernels
+from stepdr.run.settings import open_run
+from stepdr.run.state import code_hashes
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
 SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.sft_rows": 120, "synthesis.heldout_research": 10, "synthesis.heldout_questions": 8,
@@ -159,20 +162,20 @@ def test_a_changed_line_in_any_module_that_a_stage_imported_makes_it_stale(chain
     assert set(imported) == {stage.name for stage in STAGES if stage.notebook} and "stepdr.rl.ppo" in imported["ppo"]
     monkeypatch.setenv("STEPDR_HOME", str(root()))
     package = tmp_path / "stepdr"
-    shutil.copytree(Path(pipeline.stepdr.__file__).parent, package)
-    monkeypatch.setattr(pipeline.stepdr, "__file__", str(package / "__init__.py"))
-    opened = pipeline.open_run(out=tmp_path / "run")
+    shutil.copytree(Path(stepdr_package.__file__).parent, package)
+    monkeypatch.setattr(stepdr_package, "__file__", str(package / "__init__.py"))
+    opened = open_run(out=tmp_path / "run")
     stages = {stage.name: stage for stage in STAGES}
-    before = {name: pipeline._code_hashes(opened, stage) for name, stage in stages.items()}
+    before = {name: code_hashes(opened, stage) for name, stage in stages.items()}
     for module in sorted(set().union(*imported.values())):
         stem = package.joinpath(*module.split(".")[1:])
         file = stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")
         text = file.read_text()
         file.write_text(text + "CHANGED = True\n")
         for name in imported:
-            if module in imported[name]: assert pipeline._code_hashes(opened, stages[name]) != before[name], (name, module)
+            if module in imported[name]: assert code_hashes(opened, stages[name]) != before[name], (name, module)
         file.write_text(text)
-    assert {name: pipeline._code_hashes(opened, stage) for name, stage in stages.items()} == before
+    assert {name: code_hashes(opened, stage) for name, stage in stages.items()} == before
 
 
 def test_every_file_of_the_project_that_a_stage_opened_is_declared(chain):
@@ -249,7 +252,7 @@ def test_killed_in_four_stages_it_ends_with_the_same_results(chain, tmp_path):
             assert kill_during(folder, pattern, count), f"{stage}: the command ended before it could be killed"
             assert not (folder / f"manifests/{stage}.json").exists(), f"{stage}: was finished when it was killed"
         printed = run(folder)
-    finally: _end_leftover_kernels(folder)
+    finally: end_leftover_kernels(folder)
     assert "interrupted" in printed and printed.count("unchanged, kept") == 7       # all before the stage that was killed last
     assert not list(folder.rglob(".*.partial*"))
     for model in MODELS | {"judge"}: assert sha256_path(folder / "models" / model) == sha256_path(undisturbed / "models" / model), model

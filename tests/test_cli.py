@@ -12,7 +12,8 @@ import pytest
 import small_project
 from example_run import write_results
 
-from stepdr.run import cli, options, pipeline, run_commands
+import stepdr
+from stepdr.run import cli, options, pipeline, run_commands, settings
 from stepdr.core.config import InputError
 from stepdr.run.cli import main, make_parser
 
@@ -24,8 +25,8 @@ def small(project, monkeypatch):
     "The command line on the small pipeline."
     more = dict(stages=small_project.STAGES, notebooks=project/"nbs", profiles=small_project.PROFILES)
     monkeypatch.setattr(run_commands, "run_pipeline", partial(pipeline.run_pipeline, **more))
-    monkeypatch.setattr(run_commands, "open_run", partial(pipeline.open_run, **more))
-    monkeypatch.setattr(run_commands, "resolve_settings", partial(pipeline.resolve_settings, profiles=small_project.PROFILES))
+    monkeypatch.setattr(run_commands, "open_run", partial(settings.open_run, **more))
+    monkeypatch.setattr(run_commands, "resolve_settings", partial(settings.resolve_settings, profiles=small_project.PROFILES))
     return partial(lambda *arguments: cli.main(["run", "--profile", "small", "--out", str(project/"run"), *arguments]))
 
 
@@ -193,7 +194,7 @@ def test_what_children_write_is_not_the_answer(capfd):
 
 def test_every_bar_is_made_in_one_place():
     "`progress_bar` draws on standard error; another call of tqdm might not."
-    package = Path(pipeline.stepdr.__file__).parent
+    package = Path(stepdr.__file__).parent
     found = [path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text() or "file=sys.stdout" in path.read_text()]
     assert found == ["artifacts.py"]
 

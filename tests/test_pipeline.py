@@ -14,7 +14,10 @@ from small_project import PROFILES, run, write_notebook
 
 from stepdr.core.artifacts import read_json, read_metrics
 from stepdr.core.config import InputError
-from stepdr.run.pipeline import STAGES, StageError, open_run, resolve_settings, stage_state
+from stepdr.run.stages import STAGES
+from stepdr.run.kernels import StageError
+from stepdr.run.state import stage_state
+from stepdr.run.settings import open_run, resolve_settings
 
 
 def notes(lines):

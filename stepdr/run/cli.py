@@ -19,7 +19,7 @@ from .pairwise_commands import add_pairwise_commands
 from .train_commands import add_train_commands
 from .doctor import doctor_command
 from .options import OneLineParser, add_command
-from .pipeline import StageError
+from .kernels import StageError
 
 # %% ../../nbs/95_run/30_cli.ipynb #f2dfce76
 def make_parser():

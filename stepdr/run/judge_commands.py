@@ -11,7 +11,7 @@ from ..core.artifacts import read_json, reserved_output, write_jsonl
 from ..core.config import InputError
 from .options import (add_actions, add_endpoint_options, add_grouping_option, add_judge_options, endpoint_fields,
                                 print_counts, show)
-from .pipeline import resolve_settings
+from .settings import resolve_settings
 
 # %% ../../nbs/95_run/20_judge_commands.ipynb #165970b6
 def judge_command(options) -> int:

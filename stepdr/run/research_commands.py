@@ -14,7 +14,7 @@ from ..core.artifacts import read_json, reserved_output
 from ..core.config import InputError
 from .options import (add_command, add_fit_options, add_kit_options, add_protocol_option, chosen_protocol,
                                 endpoint_fields, fit_settings, kit_settings)
-from .pipeline import _clock
+from .state import clock
 
 # %% ../../nbs/95_run/14_research_commands.ipynb #ca7cb9b2
 def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
@@ -47,7 +47,7 @@ def about_line(policy, result) -> str:
     spent, currency = result.spent, getattr(getattr(policy, "settings", None), "currency", "")
     money = f", {spent.money:.4f} {currency}" if spent.money else ""
     return (f"{policy.name.rpartition('#')[2]}: {spent.turns} turns, {spent.tool_calls} tool calls, {result.read} "
-            f"paragraphs read, {len(result.sources)} cited, {spent.tokens} tokens{money}, {_clock(spent.seconds)}; "
+            f"paragraphs read, {len(result.sources)} cited, {spent.tokens} tokens{money}, {clock(spent.seconds)}; "
             f"{result.ended}")
 
 # %% ../../nbs/95_run/14_research_commands.ipynb #0b79d409

@@ -12,7 +12,9 @@ from ..core.artifacts import json_text
 from ..core.config import InputError
 from ..core.extras import need
 from .options import add_command
-from .pipeline import _clock, check_inputs, open_run, resolve_settings, run_pipeline, stage_state
+from .pipeline import check_inputs, run_pipeline
+from .settings import open_run, resolve_settings
+from .state import clock, stage_state
 
 # %% ../../nbs/95_run/12_run_commands.ipynb #1593623d
 def run_command(options) -> int:
@@ -60,7 +62,7 @@ def results_text_of_run(folder) -> str:
     from stepdr.run.report import load_results, results_table
     results = load_results(folder)
     cost = (f"profile {results.get('profile')}, seed {results.get('seed')}: "
-            f"{_clock(results.get('wall_seconds') or 0)} of wall time, peak memory "
+            f"{clock(results.get('wall_seconds') or 0)} of wall time, peak memory "
             f"{results.get('peak_rss_mb') or 0:.0f} MB")
     return f"{results_table(results)}\n{cost}"
 
