@@ -47,8 +47,8 @@ class Scripted:
 
     def __init__(self, texts): self.texts = list(texts)
 
-    async def complete(self, messages, tools=None, max_tokens=None, prefix="", **_):
-        return reply_of(prefix + self.texts.pop(0))
+    async def complete(self, messages, tools=None, max_tokens=None, **_):
+        return reply_of(self.texts.pop(0))
 
 
 def by_hand(texts, settings, protocol):
@@ -58,7 +58,7 @@ def by_hand(texts, settings, protocol):
     episode.room.begin(Limits(), opening(QUESTION, episode.protocol))
     while isinstance(wanted := episode.next(), (ModelTurn, ToolCalls)):
         if isinstance(wanted, ModelTurn):
-            episode.took_reply(reply_of(wanted.more.get("prefix", "") + texts.pop(0)))
+            episode.took_reply(reply_of(texts.pop(0)))
         else:
             episode.took_results([(result_row(call, tools.call(call["function"], wanted.tokens).text), ())
                                   for call in wanted.calls])

@@ -125,6 +125,12 @@ def test_an_architecture_that_the_decoder_does_not_know(tmp_path, checkpoint):
     assert longer.message == fresh.message and 0 < longer.usage.cached <= len(ids) and fresh.usage.cached == 0   # a cache set back is as good as a new one
 
 
+def test_a_turn_that_may_call_no_tool_begins_as_a_report(checkpoint):
+    policy, messages = policy_of(checkpoint, max_tokens=4), [{"role": "user", "content": "Which river?"}]
+    reply = run(policy, messages, tool_choice="none")
+    assert reply.text.startswith("<answer>") and reply.usage.prompt == len(policy.prompt(messages)) + len(policy.tokenizer.encode("<answer>", add_special_tokens=False))
+
+
 def test_a_prompt_that_does_not_fit_and_the_next_that_does(checkpoint):
     policy = policy_of(checkpoint, context=128)
     with pytest.raises(ContextTooLong, match="128 positions"): run(policy, [{"role": "user", "content": "水" * 200}])

@@ -28,7 +28,6 @@ class ResearchSettings:
     repairs: int = setting(2, "attempts to repair unknown citations in a strict episode", 0, 10)
     strict: bool = setting(False, "let the agent repair citations of what it has not read")
     images: bool = setting(False, "send pictures that tools return to the model, which must be able to see")
-    bare: bool = setting(False, "no instructions and no budget lines: for models trained without them, such as the tiny profile's")
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/30_agent/01_budget.ipynb #3954f518

@@ -142,8 +142,6 @@ class ResearchAgent:
         "Learn what the model has room for. Raises InputError if that is too little to work with."
         episode, toolbox = self.episode, self.toolbox
         episode.room.begin(await self.limits(), opening(episode.question, episode.protocol))
-        if self.settings.bare:
-            return
         if hasattr(self.policy, "tell_tools") and (note := self.policy.tell_tools(episode.tools)):
             self.trace("note", text=note)
         self.trace("tools", offered=episode.names, tokens=guess_tools(episode.tools), left_out=toolbox.left_out)
@@ -153,7 +151,7 @@ class ResearchAgent:
         try:
             reply = await self.policy.complete(
                 wanted.messages, tools=wanted.tools, max_tokens=wanted.max_tokens, **wanted.more)
-            limits = await self.limits() if reply.attempts > 1 and not self.settings.bare else Limits()
+            limits = await self.limits() if reply.attempts > 1 else Limits()
         except EndpointError as error:
             self.episode.took_error(error)
         else:

@@ -62,14 +62,14 @@ class ModelTurn:
     "A reply of the model is wanted; it goes to `Episode.took_reply`."
     messages: list # chat rows
     tools: list # schemas, or None
-    max_tokens: int # of the reply, or None for as many as the model gives
-    more: dict # further arguments of the policy: `tool_choice`, `prefix`
+    max_tokens: int # of the reply
+    more: dict # further arguments of the policy: `tool_choice`
 
 @dataclass(frozen=True)
 class ToolCalls:
     "Calls to run at the same time; their results, in this order, go to `Episode.took_results`."
     calls: list # as the model's message has them
-    tokens: int # that one result may have, or None
+    tokens: int # that one result may have
 
 @dataclass(frozen=True)
 class Outside:
@@ -103,8 +103,6 @@ class Episode:
     internal_errors: int = 0 # calls in which a tool broke
 
     def __post_init__(self):
-        if self.settings.bare:
-            self.protocol = Protocol("none", False)
         self.room, self._steps = Room(self.settings.context_tokens, self.settings.reply_tokens, self.tools), None
 
     def state(self): # -> plain data
@@ -191,15 +189,15 @@ def ask(episode, tools, final=False, **more): # schemas, whether nothing follows
     "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
     room, spent, settings, trace = episode.room, episode.spent, episode.settings, episode.outside.trace
     for attempt in range(4):
-        if settings.bare or settings.reply_tokens:
-            tokens = settings.reply_tokens or None
+        if settings.reply_tokens:
+            tokens = settings.reply_tokens
         else:
             tokens = room.longest_reply(episode.messages, tools) if final else room.reserve()
         try:
             reply, limits = yield ModelTurn(episode.messages, tools, tokens, more)
             break
         except ContextTooLong as error:
-            if settings.bare or attempt == 3 or not split_turns(episode.messages)[1]:
+            if attempt == 3 or not split_turns(episode.messages)[1]:
                 raise # nothing that could be made shorter
             refused(episode, error, tools)
             yield from make_room(episode, tools)
@@ -207,8 +205,7 @@ def ask(episode, tools, final=False, **more): # schemas, whether nothing follows
     spent.turns += 1
     spent.tokens += reply.usage.prompt + reply.usage.completion
     spent.money += reply.cost
-    if not settings.bare:
-        episode.adopt(limits)
+    episode.adopt(limits)
     if reply.attempts > 1:
         trace("retried", attempts=reply.attempts, troubles=reply.troubles)
     trace("model", turn=spent.turns, message=reply.message, usage=asdict(reply.usage), cost=reply.cost,
@@ -224,7 +221,7 @@ def refused(episode, error, tools):
 def make_room(episode, tools=None): # schemas that go with the next request
     "Summarise old turns to disk when the conversation and a reply would not fit, down to half of the room, so that it is done seldom: it changes what a server has cached. What is still too long is cut."
     room, most = episode.room, episode.room.context - episode.room.reserve()
-    if episode.settings.bare or room.length(episode.messages, tools) <= most:
+    if room.length(episode.messages, tools) <= most:
         return
     first, turns = split_turns(episode.messages)
     keep = min(episode.settings.keep_turns, len(turns))
@@ -269,11 +266,10 @@ def act(episode, calls): # tool calls of a turn
     settings, spent = episode.settings, episode.spent
     left = max(0, settings.tool_calls - spent.tool_calls)
     spent.tool_calls += min(left, len(calls))
-    share = None if settings.bare else episode.room.turn_tokens() // max(1, left and len(calls[:left]))
+    share = episode.room.turn_tokens() // max(1, left and len(calls[:left]))
     answers = (yield ToolCalls(calls[:left], share)) if calls[:left] else []
     rows = [row for row, _ in answers]
-    if not settings.bare:
-        fit_results(episode, rows)
+    fit_results(episode, rows)
     rows += refusals(calls[left:])
     used = {call["function"].get("name") for call in calls}
     episode.turns_without_todo = 0 if "todo" in used else episode.turns_without_todo + 1
@@ -341,7 +337,7 @@ def used_up(episode): # -> what is used up, or ""
     turn = Usage(longest, room.reserve()) # at most: the next turn, and after it the report
     known = hasattr(episode.prices, "price_in")
     money = price_of(turn, episode.prices) if known else spent.money / max(1, spent.turns)
-    reserve = {"turns": 2, "tool_calls": 1, "tokens": 1 if settings.bare else 2 * turn.total,
+    reserve = {"turns": 2, "tool_calls": 1, "tokens": 2 * turn.total,
                "seconds": min(60.0, 0.1 * settings.seconds), "money": 2 * money + 1e-12}
     left = spent.left(settings)
     return next((name for name, value in left.items() if value < reserve[name]), "").replace("_", " ")
@@ -377,11 +373,11 @@ def turns(episode): # -> (report or "", how it ended)
 def no_room(episode, error): # ContextTooLong that making room did not help against
     "Raises `InputError` where nothing can be left out."
     first = not split_turns(episode.messages)[1] # the very first request has no turns to leave out
-    if error.limits.context and not episode.settings.bare:
+    if error.limits.context:
         refused(episode, error, episode.tools)
         if first or episode.room.free() < 600:
             raise InputError(f"{too_small(episode)} ({error})") from None
-    elif first and not episode.settings.bare:
+    elif first:
         raise InputError(f"{error}; the first request has no turns to leave out: name fewer tools, "
                          "as in --tools batch_web_surfer,todo") from None
 
@@ -396,10 +392,7 @@ def force(episode, reason): # what is used up -> (report or "", how it ended)
     "Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is named the second time only: a server may then leave them out of the prompt, which is cached no more."
     episode.outside.trace("forced", reason=reason)
     for more in ({}, {"tool_choice": "none"}):
-        if episode.settings.bare:
-            more = {"prefix": "<answer>"}
-        else:
-            tell(episode, prompt("forced", reason=reason))
+        tell(episode, prompt("forced", reason=reason))
         yield from make_room(episode, episode.tools)
         try:
             reply = yield from ask(episode, episode.tools, final=True, **more)
@@ -416,7 +409,7 @@ def whole_answer(episode, reply): # Reply with a report -> the report, also if o
     "Let a report that was cut at the reply's limit go on, at most three times."
     text = reply.message.get("content") or ""
     for _ in range(3):
-        if reply.finish_reason != "length" or episode.settings.bare or "</answer>" in text and not answer_open(text):
+        if reply.finish_reason != "length" or "</answer>" in text and not answer_open(text):
             break
         episode.messages.append({"role": "user", "content": prompt("go_on")})
         yield from make_room(episode, episode.tools)

@@ -85,7 +85,7 @@ class Conversation:
             self.contexts.append(Context())
         self.contexts[-1].extend(ids + opened)
         self.shown, self.tools, self.opened = copy.deepcopy(wanted.messages), wanted.tools, opened
-        return ids + opened, min(wanted.max_tokens or room, room - prompt)
+        return ids + opened, min(wanted.max_tokens, room - prompt)
 
     def answer_opening(self) -> list[int]:
         "Ids of a turn that is made to be a report; a thought that the template has opened is closed first."

@@ -275,12 +275,13 @@ class LocalPolicy:
                        max_tokens=None, # tokens the turn may have
                        temperature=None, # of sampling
                        on_text=None, # called with each piece as it is written
-                       prefix="", # text that the turn begins with, such as <answer> when the budget for tools is used up
-                       tool_choice="", # for endpoints; a local model is told in the conversation
+                       prefix="", # text that the turn begins with
+                       tool_choice="", # none: the turn is made to begin as a report
                        ): # -> Reply; its cost is 0
         "One turn. Raises ContextTooLong; when the caller is cancelled, the model stops at its next token."
         loop, stopped = asyncio.get_running_loop(), threading.Event()
         show = (lambda piece: loop.call_soon_threadsafe(on_text, piece)) if on_text else None
+        prefix = prefix or ("<answer>" if tool_choice == "none" else "")
         try: return await asyncio.to_thread(self.turn, messages, tools, max_tokens, temperature, prefix, show, stopped)
         finally: stopped.set()
 
