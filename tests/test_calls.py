@@ -18,7 +18,6 @@ from stepdr.synthesis.filters import citation_format
 from stepdr.synthesis.trajectories import answer_of as filter_answer, calls_of, citations, failed_responses
 from stepdr.synthesis.foreign_rows import trajectory_of
 from stepdr.tools.tool import Toolbox, ToolError, check_arguments, run_async
-from stepdr.tools.closed import Environment
 from stepdr.tools.workspace import Workspace
 from stepdr.core.trajectory import all_cited, answer_of, assistant_text, cited_ids, neutralize, parse_turn
 
@@ -318,21 +317,24 @@ def values(rng, depth=0): return rng.choice([None, 0, 5, 1.5, -1, 10**30, True, 
 
 
 def test_a_call_of_wrong_types_ends_no_training_and_no_evaluation():
-    from stepdr.model.rollout import AgentEpisode
+    from stepdr.agent.drivers import run_call
     from stepdr.core.artifacts import root
+    from stepdr.tools.toolset import episode_toolbox
     from stepdr.world.closed_web import ClosedWeb
     from stepdr.world.facts import load_graph
-    web, rng = ClosedWeb(load_graph(root() / "data" / "kg")), random.Random(0)
+    rng, web = random.Random(0), ClosedWeb(load_graph(root() / "data" / "kg"))
+    box = episode_toolbox(web, failure_rate=0.2)
     for body in ('{"name": "todo", "arguments": {"action": "create", "items": 5}}', '{"name": ["todo"], "arguments": {}}', '{"name": "todo", "arguments": [1]}', '{"name": "batch_web_surfer", "arguments": {"action": ["batch_search"], "queries": "x"}}',
                  '{"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": ["\\ud800"]}}', '{"name": {"a": 1}}', "7", "null", '"x"', '{"name": "todo", "arguments": {"action": "create", "items": {"a": 1}}}'):
-        follows = AgentEpisode({"query": "q"}, Environment(web, failure_rate=0)).after_turn(f"<tool_call>{body}</tool_call>")
-        follows.encode()
-        assert "<tool_response>" in follows and ("error : " in follows or "\ufffd" in follows), body
-    environment = Environment(web, failure_rate=0.2)
+        call, = read_turn(f"<tool_call>{body}</tool_call>")["tool_calls"]
+        row, _, broke = run_async(run_call(box, call))
+        row["content"].encode()
+        assert not broke and ("error: " in row["content"] or "\ufffd" in row["content"]), body
     for _ in range(3000):
         call = rng.choice([{"name": rng.choice(["todo", "batch_web_surfer", values(rng)]), "arguments": rng.choice([values(rng), {rng.choice(["action", "items", "queries", "urls", "topk", "x"]): values(rng) for _ in range(3)}])}, values(rng)])
-        environment.call(call).encode()
-    assert environment.call({"name": "todo", "arguments": {"action": "create", "items": "buy milk"}}) == "[ ] buy milk" # and not one item a letter
+        box.call(call).text.encode()
+    whole = episode_toolbox(web).call({"name": "todo", "arguments": {"action": "create", "texts": "buy milk"}}).text
+    assert whole.count("[ ]") == 1 and "buy milk" in whole  # and not one item a letter
 
 
 # streams
