@@ -42,7 +42,6 @@ def write_results(folder):
 
 def make_run(folder):
     "A run's folder with a closed web, tasks, untrained models and the results of a run that never was."
-    from stepdr.judge.trained import Judge  # noqa: F401 (its tokens)
     from stepdr.model.base import make_model, save_model, train_tokenizer
     from stepdr.synthesis.tasks import question_tasks, research_tasks
     from stepdr.world.closed_web import ClosedWeb, save_web

@@ -30,7 +30,8 @@ SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.
          "synthesis.subgraphs": 20, "synthesis.walks": 40, "synthesis.research": 60,
          "base.width": 64, "base.layers": 2, "tokens_per_step": 1024,
          "midtrain.stage1_steps": 60, "midtrain.stage2_steps": 20, "sft.steps": 60,      # a checkpoint after 50 steps
-         "judge.steps": 10, "judge.train_reports": 24, "judge.test_reports": 4, "judge.rl_iterations": 1, "judge.rl_reports": 8, "judge.rl_dev_reports": 4,
+         "judge.steps": 10, "judge.train_reports": 12, "judge.test_reports": 4, "judge.probed_reports": 2, "judge.rl_iterations": 1, "judge.rl_labels": 4, "judge.rl_samples": 2,
+         "judge.rl_dev_labels": 4, "judge.answer_tokens": 32,
          "ppo.iterations": 7, "ppo.episodes": 8, "ppo.minibatch": 8, "ppo.critic_warmup": 1,  # a checkpoint after 5 iterations
          "ppo.tokens": 240, "ppo.turn_tokens": 40, "evaluate.tokens": 240, "evaluate.turn_tokens": 40, "evaluate.samples": 50}
 MODELS = {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}

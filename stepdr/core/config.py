@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'PROFILES', 'InputError', 'setting', 'validate', 'WorldSettings', 'SynthesisSettings', 'BaseSettings',
-           'MidtrainSettings', 'SftSettings', 'TrainSettings', 'JudgeSettings', 'PpoSettings', 'EvaluateSettings',
-           'vary']
+           'MidtrainSettings', 'SftSettings', 'TrainSettings', 'ReinforceSettings', 'JudgeSettings', 'PpoSettings',
+           'EvaluateSettings', 'vary']
 
 # %% ../../nbs/00_core/02_config.ipynb #dc1872af
 import dataclasses
@@ -140,28 +140,35 @@ class TrainSettings:
 
 # %% ../../nbs/00_core/02_config.ipynb #65ac3713
 @dataclass(frozen=True)
-class JudgeSettings:
-    "The Rubrics Judge."
+class ReinforceSettings:
+    "Reinforcement of a judge after its supervised steps, and how it is asked."
+    rl_iterations: int = setting(8, "batches of labels whose answers are sampled and learned from; 0: none", 0, 1_000_000)
+    rl_labels: int = setting(32, "labels of such a batch", 1, 1_000_000)
+    rl_samples: int = setting(4, "answers to each of them", 2, 1000)
+    rl_steps: int = setting(2, "optimiser steps on a batch", 1, 1000)
+    rl_lr: float = setting(1e-6, "AdamW's learning rate (small models bear more: 4e-5 for 135M parameters)", 0.0, 1.0)
+    rl_clip: float = setting(0.2, "clip range of the probability ratio", 0.0, 10.0)
+    rl_every: int = setting(2, "batches between trials on development labels, by which the weights are chosen", 1, 1_000_000)
+    rl_dev_labels: int = setting(200, "labels of such a trial at most; they are of queries that training does not see", 2, 1_000_000)
+    form: str = setting("brief", "prompts that the judge is asked with: brief, or full as an endpoint's", choices=("brief", "full"))
+    head: str = setting("ternary", "verdicts: ternary (satisfied, partially, not) or binary (satisfied, not)", choices=("ternary", "binary"))
+    answer_tokens: int = setting(128, "tokens that an answer may have", 8, 100_000)
+    def __post_init__(self): validate(self)
+
+
+@dataclass(frozen=True)
+class JudgeSettings(ReinforceSettings):
+    "The Rubrics Judge of a run."
     steps: int = setting(300, "optimiser steps", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
     learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
-    train_reports: int = setting(1500, "reports to learn from", 2, 10_000_000)
-    test_reports: int = setting(120, "held-out reports to measure agreement on", 2, 100_000)
+    train_reports: int = setting(300, "reports to learn from", 2, 10_000_000)
+    test_reports: int = setting(60, "held-out reports to measure agreement on", 2, 100_000)
+    probed_reports: int = setting(24, "of these, reports that are also judged after changes that must not matter", 0, 100_000)
+    written: float = setting(0.25, "share of the reports to learn from that the model itself writes (of the held-out ones half)", 0.0, 1.0)
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
-    held_out_relations: int = setting(3, "relations that training does not see", 0, 100)
-    renamed_relations: float = setting(0.5, "share of training rows in which other words stand for the relations", 0.0, 1.0)
-    rl_iterations: int = setting(12, "batches of answers in reinforcement, after the supervised steps", 0, 1_000_000)
-    rl_reports: int = setting(24, "reports of such a batch", 1, 1_000_000)
-    rl_samples: int = setting(2, "answers to each question", 1, 1000)
-    rl_steps: int = setting(4, "optimiser steps on a batch", 1, 1000)
-    rl_learning_rate: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
-    rl_muon_learning_rate: float = setting(5e-3, "Muon's learning rate in reinforcement", 0.0, 1.0)
-    rl_supervised: int = setting(12, "labelled rows that such a step also learns from", 0, 1_000_000)
-    rl_every: int = setting(3, "iterations between trials on development reports, by which the weights are chosen", 1, 1_000_000)
-    rl_dev_reports: int = setting(96, "reports of such a trial", 2, 100_000)
-    head: str = setting("ternary", "grade that is rewarded: ternary or binary", choices=("ternary", "binary"))
-    def __post_init__(self): validate(self)
+    rl_lr: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
 
 # %% ../../nbs/00_core/02_config.ipynb #ba371cd2
 @dataclass(frozen=True)
@@ -219,7 +226,8 @@ PROFILES["micro"] = vary("tiny",
                                     "heldout_research": 10, "heldout_questions": 8},
                          base={"width": 64, "layers": 2}, midtrain={"stage1_steps": 10, "stage2_steps": 10, "tokens_per_step": 1024, "curve": 1},
                          sft={"steps": 10, "tokens_per_step": 1024},
-                         judge={"steps": 10, "tokens_per_step": 1024, "train_reports": 24, "test_reports": 4, "rl_iterations": 1, "rl_reports": 8, "rl_dev_reports": 4},
+                         judge={"steps": 10, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2, "rl_iterations": 1,
+                                "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32, "processes": 1},
                          ppo={"iterations": 2, "episodes": 8, "minibatch": 8, "critic_warmup": 1, "tokens": 240, "turn_tokens": 40},
                          evaluate={"tokens": 240, "turn_tokens": 40, "samples": 50, "curve_tasks": 8})
 

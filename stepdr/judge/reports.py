@@ -30,7 +30,7 @@ from .intervals import bootstrap, paired_difference
 from .perturbations import PROBES, bootstrap_share, flip_rates, probe_items
 from ..core.calls import mend
 from .judges import EndpointJudge, Judgement
-from .labels import cited_sources, label_row
+from .labels import SOURCES_TOKENS, cited_sources, label_row
 
 # %% ../../nbs/70_judge/16_reports.ipynb #9fa09abb
 def judged_score(rubrics, # rubric rows
@@ -236,7 +236,7 @@ def judge_reports(judge, # RubricJudge
 # %% ../../nbs/70_judge/16_reports.ipynb #fff146ec
 def labels_of(verdicts,  # .jsonl of verdicts as `judge_reports` writes them, or rows
               items,  # [(task, report, paragraphs)] that were judged
-              room=20_000,  # estimated tokens of sources in a label
+              room=SOURCES_TOKENS,  # estimated tokens of sources in a label
               ):
     "Yield a label row for each verdict on one of the reports; verdicts on others, and on reports that were missing, give none."
     known = {task["id"]: (task, report, cited_sources(report, paragraphs, room)) for task, report, paragraphs in items}

@@ -404,11 +404,14 @@ def judge_section(run) -> str:
     labels, counts, agreement = judge.get("labels", []), judge.get("confusion", []), judge.get("macro_f1")
     rows = [[f"<b>{escape(label)}</b>", *[f'<div class="heat" style="--share:{count / (sum(row) or 1):.2f}">{number(count)}<small>{100 * count / (sum(row) or 1):.0f} %</small></div>' for count in row]] for label, row in zip(labels, counts)]
     text = f'macro-F1 <b>{number(agreement["mean"], 3)}</b> (95 % interval {number(agreement["low"], 3)} – {number(agreement["high"], 3)}, n {number(agreement["n"])})' if isinstance(agreement, dict) else f"macro-F1 <b>{number(agreement, 3)}</b>"
-    groups = [("role", judge.get("by_role")), ("axis", judge.get("by_axis")), ("written by", judge.get("by_writer")), ("relation", judge.get("by_relation")), ("kind", judge.get("by_kind"))]
+    if isinstance(judge.get("readable"), dict):
+        text += f'; {100 * judge["readable"]["mean"]:.0f} % of the verdicts could be read'
+    groups = [("role", judge.get("by_role")), ("axis", judge.get("by_axis")), ("written by", judge.get("by_writer")),
+              ("without a model", judge.get("without_a_model"))]
     found = [[escape(kind), escape(name), *_interval_cells(cell)] for kind, cells in groups for name, cell in (cells or {}).items() if isinstance(cell, (dict, float, int))]
     probes = [[escape(name), *_interval_cells(cell, 100, " %"), number(cell.get("verdicts"))] for name, cell in (judge.get("probes") or {}).items()]
     return (f"<p>{text}.</p>" + table(["oracle ↓ judge →", *map(escape, labels)], rows, "confusion")
-            + (_details("macro-F1 by role, axis, writer, relation and kind", table(["", "", "macro-F1", "95 % interval", "reports"], found)) if found else "")
+            + (_details("macro-F1 by role, axis and writer, and of readers without a model", table(["", "", "macro-F1", "95 % interval", "reports"], found)) if found else "")
             + ("<h3>Verdicts flipped by changes that must not matter</h3>" + table(["change", "flipped", "95 % interval", "tasks", "verdicts"], probes) if probes else ""))
 
 def _interval_cells(cell, scale=1.0, unit=""):

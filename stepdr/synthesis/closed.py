@@ -28,8 +28,7 @@ from .planning import plan_agreement, plan_verdict, planning_task
 from .records import dropped
 from .reflection import Attempt, ReflectionSettings, WORDING, reflect_loop
 from .rubrics import RubricSettings, rubric_faults, two_steps
-from .question_checks import one_search_finds
-from .edge_checks import check_edges, read_subgraph
+from .seeking import check_edges, one_search_finds, read_subgraph
 from .tasks import REQUESTS, chains, mentions, question_task, question_tasks, research_task, sections
 from .expert import PERFECT, Care, choose, groups, make_trajectory, quote, seek, trajectory_names, turn
 from .verification import Check, VerificationSettings, judge_check, run_check
