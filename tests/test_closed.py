@@ -9,7 +9,9 @@ from stepdr.core.artifacts import read_json, read_jsonl, root
 from stepdr.core.config import InputError, SynthesisSettings
 from stepdr.core.prompts import SCHEMAS
 from stepdr.synthesis.build import CATEGORIES, make_sets, read_mixture
-from stepdr.synthesis.closed import CLOSED_RULES, aspects_of, role_in
+from stepdr.agent.protocol import PROTOCOLS, opening
+from stepdr.synthesis.closed import CLOSED_RULES, role_in
+from stepdr.synthesis.tasks import aspects_of
 from stepdr.synthesis.trajectories import malformed
 from stepdr.core.trajectory import CITE
 from stepdr.world.closed_web import ClosedWeb, save_web
@@ -51,7 +53,10 @@ def test_rows_are_whole(made):
     for rows in made.rows.values():
         for row in rows:
             assert row["text"] if not row["messages"] else not malformed(row)
-            assert "tools" not in row and row["meta"]["names"] is not None
+            assert row["meta"]["names"] is not None
+            if "tool_calls" not in row: continue
+            assert row["protocol"] == "brief" and [tool["function"]["name"] for tool in row["tools"]] == ["batch_web_surfer", "todo"]
+            assert [message["role"] for message in row["messages"][:2]] == ["system", "user"] and row["messages"][:2] == opening(row["messages"][1]["content"], PROTOCOLS["brief"])
         assert len({row["id"] for row in rows}) == len(rows)
 
 

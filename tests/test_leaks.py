@@ -132,7 +132,7 @@ def smuggled(web, tasks, kind):
     if kind == "renamed":                                           # the bare question, under a training topic's trajectory
         row = make_trajectory(web, "seeking", next(t for t in tasks["train"] if t["kind"] == "simpleqa"), PERFECT, 0)
         row = copy.deepcopy(row)
-        row["messages"][0]["content"] = task["query"]
+        next(message for message in row["messages"] if message["role"] == "user")["content"] = task["query"]
         return row
     if kind == "verification":
         with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,6 @@ from .filters import (
 from .decontamination import decontamination
 from .trajectories import drop_where, well_formed
 from .tasks import question_tasks, research_tasks
-from ..tools.closed import ClosedToolbox, Environment
 from ..world.closed_web import save_web
 from .documents import corpus_build
 from .walks import WalkSettings, corpus_walk
@@ -83,6 +82,7 @@ class Makers:
     "Runs the makers of one run, and counts."
     def __init__(self, world, work, seed, workers=1): # folders of the closed web and of the chunks, seed, processes
         self.world, self.work, self.seed, self.workers, self.funnel, self.aside = str(Path(world).absolute()), Path(work), seed, workers, [], []
+        self.schemas = {} # the tools of rows, once for all of them: they are most of a short row
 
     def __call__(self, name, maker, items, **options): # name of the part, function of stepdr.synthesis.closed, list -> rows
         "The rows of all items."
@@ -95,7 +95,9 @@ class Makers:
         shown = [{"id": str(row["id"]), "reason": row["reason"], "measure": str(row.get("measure", ""))[:200]} for row in aside[:3]]
         self.funnel.append({"filter": f"made by {maker}", "set": name, "read": counts["items"], "dropped": counts["items_aside"], "kept": counts["items"] - counts["items_aside"],
                             "reasons": dict(Counter(row["reason"] for row in aside)), "examples": shown})
-        return list(read_jsonl(self.work / name / "done.jsonl"))
+        return [self._shared(row) for row in read_jsonl(self.work / name / "done.jsonl")]
+
+    def _shared(self, row): return {**row, "tools": self.schemas.setdefault(repr(row["tools"]), row["tools"])} if "tools" in row else row
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #d6fa32d3
 def once(rows): # -> rows, the first of each id
@@ -174,11 +176,11 @@ def filters_for(kind, heldout, names, count=20): # text, reading, work, answer o
     return [*common, *own[kind], partial(near_duplicates, threshold=0.9, asked=True), *noise, *clean]
 
 def filtered(rows, kind, heldout, names, label, seen): # seen: as `not_twice` takes it -> (kept, dropped, funnel rows)
-    "Rows through the filters of their kind, which see the tools that the model was shown."
-    tools, texts = ClosedToolbox(Environment(None)).schemas, kind == "text"      # a page counts as if the model had said it
-    shown = [{**row, "tools": tools, **({"messages": [{"role": "assistant", "content": row["text"]}]} if texts else {})} for row in rows]
-    kept, dropped, funnel = apply_filters(shown, [*filters_for(kind, heldout, names, len(rows)), partial(not_twice, seen=seen)], label)
-    def bare(row): return {key: [] if texts and key == "messages" else value for key, value in row.items() if key != "tools"}
+    "Rows through the filters of their kind; a page counts as if the model had said it."
+    texts = kind == "text"
+    def said(row): return {**row, "messages": [{"role": "assistant", "content": row["text"]}]} if texts else row
+    def bare(row): return {**row, "messages": []} if texts else row
+    kept, dropped, funnel = apply_filters(map(said, rows), [*filters_for(kind, heldout, names, len(rows)), partial(not_twice, seen=seen)], label)
     return [bare(row) for row in kept], [{**bare(row), "set": label} for row in dropped], funnel
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #3c1a0b55

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'IMPLICIT', 'REQUESTS', 'UNSOURCED', 'TRUSTWORTHY', 'chains', 'question_task', 'question_tasks',
-           'fact_rubric', 'wrong_rubrics', 'research_task', 'research_tasks', 'sections', 'mentions', 'statements',
-           'verdict', 'oracle']
+           'request_text', 'aspects_of', 'fact_rubric', 'wrong_rubrics', 'research_task', 'research_tasks', 'sections',
+           'mentions', 'statements', 'verdict', 'oracle']
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #8b425ec1
 import random
@@ -28,7 +28,7 @@ def chains(graph, # facts
     return paths
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #eefd5a0d
-QUESTIONS = ("What is the {chain} of {name} ?", "Name the {chain} of {name} .", "I want to know the {chain} of {name} .")
+QUESTIONS = ("What is the {chain} of {name}?", "Name the {chain} of {name}.", "I want to know the {chain} of {name}.")
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #aca9c34a
 def question_task(graph, kind, split, relations, path, mention, rng): # -> task row
@@ -58,7 +58,17 @@ def question_tasks(web, split, seed): # -> list of task rows
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #92b57e70
 IMPLICIT = {"person": "occupation", "film": "genre"}
-REQUESTS = ("Write a report on {name} . Cover {aspects} .", "Research {name} : {aspects} .", "I need a report on {name} with {aspects} .")
+REQUESTS = ("Write a report on {name}. Cover {aspects}.", "Research {name}: {aspects}.", "I need a report on {name} with {aspects}.")
+_ASKED = [re.compile(re.escape(form).replace(r"\{name\}", "(?P<name>.+)").replace(r"\{aspects\}", "(?P<aspects>.+)")) for form in REQUESTS]
+
+def request_text(name, aspects, rng): # subject, what to cover, random.Random -> query of a research task
+    "A request for a report."
+    return rng.choice(REQUESTS).format(name=name, aspects=f"{', '.join(aspects[:-1])} and {aspects[-1]}")
+
+def aspects_of(query): # query of a research task -> (name, list of aspects), or None
+    "What a request names."
+    found = next(filter(None, (form.fullmatch(query) for form in _ASKED)), None)
+    return found and (found["name"], re.split(r", | and ", found["aspects"]))
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #92e975c9
 def fact_rubric(graph, entity, relation, role, weight): # -> rubric row
@@ -93,7 +103,7 @@ def research_task(web, split, entity, number, rng): # -> task row or None
     deeper = [(r, r2) for r in asked for r2 in graph.facts.get(facts[r], {}) if graph.facts[facts[r]][r2] != entity and r2 not in (*asked, implicit)]
     second = rng.choice(deeper) if deeper and rng.random() < 0.5 else None
     aspects = asked + ([f"{second[1]} of the {second[0]}"] if second else [])
-    query = rng.choice(REQUESTS).format(name=graph.names[entity], aspects=" , ".join(aspects[:-1]) + f" and {aspects[-1]}")
+    query = request_text(graph.names[entity], aspects, rng)
     rubrics = [fact_rubric(graph, entity, r, "explicit", 3.0) for r in asked]
     if second: rubrics.append(fact_rubric(graph, facts[second[0]], second[1], "explicit", 3.0))
     rubrics += [fact_rubric(graph, entity, implicit, "implicit", 3.0), TRUSTWORTHY, UNSOURCED]

@@ -322,7 +322,8 @@ class WebSurfer:
         pages = {}
         for item, result in zip(items, found): pages.setdefault(item if isinstance(result, ToolError) else result[2] or result[0], result)
         good = {name: result for name, result in pages.items() if not isinstance(result, ToolError)}
-        await asyncio.to_thread(self.memory.keep, {url: document for url, document, _ in good.values()})
+        if self.memory.store is not None:
+            await asyncio.to_thread(self.memory.keep, {url: document for url, document, _ in good.values()})
         room, blocks = result_tokens(self.settings.tokens), {}
         for number, name in enumerate(sorted(good, key=lambda name: sum(len(p.text) for p in good[name][1].paragraphs))): # what a short page does not need is left to the longer ones
             url, document, start = good[name]
@@ -343,6 +344,8 @@ class WebSurfer:
     async def _search_all(self, queries, topk, filters, authority_only, page, before): # -> [(text, paragraphs, failed)]
         answers = await _each([self.find(query, filters) for query in queries])
         if before is not None: await before
-        return await asyncio.to_thread(self.results.blocks, list(zip(queries, answers)), topk, filters, authority_only, page)
+        asked = list(zip(queries, answers)), topk, filters, authority_only, page
+        if self.memory.store is None: return self.results.blocks(*asked) # nothing waits for a disk
+        return await asyncio.to_thread(self.results.blocks, *asked)
 
     async def close(self): await self.provider.close()

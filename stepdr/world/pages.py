@@ -54,6 +54,7 @@ class Paragraph:
     entity: str  # subject's id
     value: str  # id of the value that is stated
     correct: bool  # False: a wrong or outdated value
+    date = ""  # these pages have none; other webs' paragraphs do
 
 # %% ../../nbs/10_world/04_pages.ipynb #705e1213
 @dataclass(frozen=True)
