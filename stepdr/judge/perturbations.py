@@ -100,7 +100,8 @@ SAME = {"also": "in addition", "therefore": "for that reason", "however": "never
         "因此": "所以", "但是": "不过", "由于": "因为", "例如": "比如", "非常": "十分", "表明": "显示", "根据": "依据", "目前": "现在", "此外": "另外", "通常": "一般"}
 _PROTECTED = re.compile(rf"({CITE_FORM}|https?://\S+|`[^`]*`|\"[^\"\n]*\"|“[^”\n]*”|《[^》\n]*》|^#{{1,6}} .*$)", re.MULTILINE)
 _SAME = re.compile("|".join((rf"(?<![\w-]){word}(?![\w-])" if word.isascii() else word) for word in sorted(map(re.escape, SAME), key=len, reverse=True)))
-_STATED = re.compile(r"^([\w.-]+ : )(" + "|".join(re.escape(p) for p in sorted((p for phrases in PHRASES.values() for p in phrases), key=len, reverse=True)) + r")(?= )", re.MULTILINE)
+_PHRASES = "|".join(re.escape(p) for p in sorted((p for phrases in PHRASES.values() for p in phrases), key=len, reverse=True))
+_STATED = re.compile(rf"^([^#\n][^\n]{{0,80}}? )({_PHRASES})(?= [^\n]{{1,80}}\. \\cite\{{web_\d{{8}}\}}$)", re.MULTILINE) # a statement of the closed web
 _OTHERS = {phrase: [p for p in phrases if p != phrase] for phrases in PHRASES.values() for phrase in phrases}
 
 def paraphrase(report, rng): # -> report
