@@ -15,16 +15,16 @@ from ..core.trajectory import CITE, all_cited, answer_of
 from .judges import OracleJudge
 from .labels import label_rows
 from ..model.rollout import run_episodes
-from ..synthesis.expert import Care, research
+from ..synthesis.expert import Care, expert_toolbox, paragraphs_read, research
 from ..synthesis.tasks import sections
-from ..tools.closed import Environment
+from ..tools.tool import run_async
 
 # %% ../../nbs/70_judge/11_data.ipynb #c961f5b4
 def teacher_report(web, task, care, seed): # -> {"task", "report", "paragraphs", "by"}
     "A report by the scripted teacher, with the paragraphs that it has read."
-    environment = Environment(web, seed=f"judge {seed} {task['id']}")
-    messages = research(task, environment, care, random.Random(f"judge teacher {seed} {task['id']}"))
-    return {"task": task, "report": answer_of(messages) or "", "paragraphs": environment.seen, "by": "teacher"}
+    toolbox = expert_toolbox(web, f"judge {seed} {task['id']}")
+    messages = run_async(research(task, toolbox, web, care, random.Random(f"judge teacher {seed} {task['id']}")))
+    return {"task": task, "report": answer_of(messages) or "", "paragraphs": paragraphs_read(web, toolbox), "by": "teacher"}
 
 # %% ../../nbs/70_judge/11_data.ipynb #c46b9df6
 def more_rubrics(record, rng, most=2): # -> rubric rows
