@@ -373,7 +373,7 @@ def test_a_citation_of_several_is_read_everywhere():
     from stepdr.core.reply_checks import cites
     from stepdr.evaluate.cited_statements import extract_citations
     from stepdr.evaluate.closed_web import citation_support
-    from stepdr.run.report import markdown
+    from stepdr.run.sections import markdown
     from stepdr.synthesis.writing import report_measures
     report = r"It is so \cite{web_0a1b2c3d,web_99ffee01} and so \cite{web_0a1b2c3d, web_4e5f6a7b}."
     ids = ["web_0a1b2c3d", "web_99ffee01", "web_4e5f6a7b"]

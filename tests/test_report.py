@@ -3,6 +3,7 @@ import json, math, random, re, shutil, subprocess
 from html.parser import HTMLParser
 import pytest
 from stepdr.run import report
+from stepdr.run.results import load_results, results_table
 from stepdr.core.artifacts import write_json, write_jsonl
 from stepdr.core.config import InputError
 
@@ -118,10 +119,10 @@ def test_everything_is_shown(run):
 
 
 def test_results_object_and_table(run):
-    results = report.load_results(run)
+    results = load_results(run)
     assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "elo", "differences", "curve", "axes", "cost", "card"]
     assert results["wall_seconds"] == 1183.2 and results["judge"]["macro_f1"] == 0.874 and set(results["stages"]) == set(STAGES)
-    table = report.results_table(results)
+    table = results_table(results)
     assert max(map(len, table.splitlines())) < 90 and table.count("sft_without_midtrain") == 5  # four blocks and a pair
     assert "temperature 1" in table and "0.66" in table and "[.61,.71]" in table and "+0.180 [+0.130, +0.230]" in table
 
@@ -129,9 +130,9 @@ def test_results_object_and_table(run):
 def test_judge_is_joined_from_its_own_file(tmp_path):
     write_json(tmp_path / "run.json", {"profile": "tiny", "seed": 2})
     write_json(tmp_path / "judge.json", {"macro_f1": cell(0.9), "reward_source": "judge"})
-    results = report.load_results(tmp_path)
+    results = load_results(tmp_path)
     assert results["judge"]["macro_f1"] == 0.9 and results["judge"]["n"] == 200 and results["stages"] == {} and results["seed"] == 2
-    assert "not run yet" in report.results_table(results)
+    assert "not run yet" in results_table(results)
 
 
 def test_a_run_that_has_only_begun(tmp_path):
@@ -139,19 +140,20 @@ def test_a_run_that_has_only_begun(tmp_path):
     text = report.write_index(tmp_path).read_text(encoding="utf-8")
     assert text.count("not run yet") == 14
     Page(text)
-    with pytest.raises(InputError, match="run.json is missing"): report.load_results(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="run.json is missing"): load_results(tmp_path / "nowhere")
 
 
+def browser():
+    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+@pytest.mark.skipif(not browser(), reason="no Chromium here (Debian package: chromium)")
 def test_small_version(run, tmp_path):
     path = report.write_sample_report(run, tmp_path / "sample.html")
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert path.stat().st_size < 300_000 and "<script" not in text and text.count("<svg") > 8
     assert page.loads == ["data:,"] and all(link.startswith("#") for link in page.links)
-
-
-def browser():
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
 @pytest.mark.skipif(not browser(), reason="no Chromium here (Debian package: chromium)")

@@ -59,7 +59,7 @@ def parameters_table(settings) -> str:
 # %% ../../nbs/95_run/12_run_commands.ipynb #88cdd9dc
 def results_text_of_run(folder) -> str:
     "The results table with what the run cost."
-    from stepdr.run.report import load_results, results_table
+    from stepdr.run.results import load_results, results_table
     results = load_results(folder)
     cost = (f"profile {results.get('profile')}, seed {results.get('seed')}: "
             f"{clock(results.get('wall_seconds') or 0)} of wall time, peak memory "
@@ -69,7 +69,7 @@ def results_text_of_run(folder) -> str:
 # %% ../../nbs/95_run/12_run_commands.ipynb #03286e47
 def results_command(options) -> int:
     "Print a run's results as a table or as one JSON object."
-    from stepdr.run.report import load_results
+    from stepdr.run.results import load_results
     if not Path(options.folder).is_dir():
         raise InputError(f"{options.folder}: no such run folder; `stepdr run` makes one in reports/")
     print(json_text(load_results(options.folder)) if options.json else results_text_of_run(options.folder))
