@@ -24,7 +24,7 @@ from stepdr.agent.report import report_markdown
 from stepdr.synthesis.attempts import attempt
 from stepdr.synthesis.filters import apply_filters, citation_format, dead_ends
 from stepdr.synthesis.rubrics import rubric_task
-from stepdr.synthesis.seeking import check_edge
+from stepdr.synthesis.edge_checks import check_edge
 from stepdr.synthesis.verification import VerificationSettings, verification_row
 from stepdr.synthesis.writing import cited_passages, drafted_report_row, findings_of
 from stepdr.tools.tool import Toolbox, run_async

@@ -25,8 +25,12 @@ from stepdr.synthesis.records import tally
 from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters, correct_and_shortest, dead_ends
 from stepdr.synthesis.trajectories import well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
-from stepdr.synthesis.seeking import (check_edges, exact_values, fuzz_dates, fuzz_numbers, graph_question, link_chooser, read_subgraph, search_words, secrets_told, seek, statements_of, vague_year,
-                                      walk_question)
+from stepdr.synthesis.seek_files import seek
+from stepdr.synthesis.walk_questions import link_chooser, walk_question
+from stepdr.synthesis.graph_questions import graph_question
+from stepdr.synthesis.question_checks import secrets_told
+from stepdr.synthesis.question_rules import exact_values, fuzz_dates, fuzz_numbers, vague_year
+from stepdr.synthesis.edge_checks import check_edges, read_subgraph, search_words, statements_of
 from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.toolset import provider_kit
 from stepdr.tools.search import WebSurfer

@@ -20,8 +20,10 @@ class ResearchSettings:
     tokens: int = setting(600_000, "prompt and completion tokens of all replies together", 100, 1_000_000_000)
     seconds: float = setting(1800.0, "wall time", 1.0, 1e7)
     money: float = setting(0.0, "cost in the currency of the endpoint's prices; 0 sets no limit", 0.0, 1e6)
-    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included, if the model has as much", 500, 10_000_000)
-    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave, at most 8192", 0, 1_000_000)
+    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included, if the model has as much",
+                                  500, 10_000_000)
+    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave, at most 8192",
+                                0, 1_000_000)
     keep_turns: int = setting(4, "last turns that are never summarised", 1, 100)
     parallel_calls: int = setting(8, "tool calls of one turn that run at the same time", 1, 64)
     todo_turns: int = setting(6, "turns without the todo list after which it is shown again; 0 is never", 0, 1000)
@@ -41,8 +43,10 @@ def parse_budget(text, # "turns=20,tokens=100k,seconds=10m,money=0.5"
         name, _, value = part.partition("=")
         found = re.fullmatch(r"([0-9.]+)\s*(k|M|m|h|s)?", value.strip())
         kind = {f.name: type(f.default) for f in fields(ResearchSettings)}.get(name.strip())
-        if name.strip() not in BUDGET or not found or found[1].count(".") > 1 or (found[2] in ("m", "h", "s")) and name.strip() != "seconds":
-            raise InputError(f"--budget {part!r}: expected NAME=NUMBER with NAME one of {', '.join(BUDGET)}; example: turns=20,tokens=100k,seconds=10m,money=0.5")
+        timed = bool(found) and found[2] in ("m", "h", "s")
+        if name.strip() not in BUDGET or not found or found[1].count(".") > 1 or timed and name.strip() != "seconds":
+            raise InputError(f"--budget {part!r}: expected NAME=NUMBER with NAME one of {', '.join(BUDGET)}; "
+                             "example: turns=20,tokens=100k,seconds=10m,money=0.5")
         values[name.strip()] = kind(float(found[1]) * {"k": 1e3, "M": 1e6, "m": 60, "h": 3600}.get(found[2], 1))
     return values
 
@@ -58,11 +62,15 @@ class Spent:
 
     def left(self, settings): # -> {name: what is left}; money only where it is limited
         "What remains of each budget."
-        return {name: getattr(settings, name) - getattr(self, name) for name in BUDGET if name != "money" or settings.money}
+        names = [name for name in BUDGET if name != "money" or settings.money]
+        return {name: getattr(settings, name) - getattr(self, name) for name in names}
 
 # %% ../../nbs/30_agent/01_budget.ipynb #19067126
 def left_line(left): # as `Spent.left` gives it -> "[left: 31 turns, ...]"
     "What is left, as the model reads it."
-    show = {"turns": lambda v: f"{v} turns", "tool_calls": lambda v: f"{v} tool calls", "tokens": lambda v: f"{v / 1000:.0f}k tokens",
-            "seconds": lambda v: f"{v / 60:.0f} min" if v >= 120 else f"{v:.0f} s", "money": lambda v: f"{v:.3f} to spend"}
+    show = {"turns": lambda v: f"{v} turns",
+            "tool_calls": lambda v: f"{v} tool calls",
+            "tokens": lambda v: f"{v / 1000:.0f}k tokens",
+            "seconds": lambda v: f"{v / 60:.0f} min" if v >= 120 else f"{v:.0f} s",
+            "money": lambda v: f"{v:.3f} to spend"}
     return "[left: " + ", ".join(show[name](max(0, value)) for name, value in left.items()) + "]"

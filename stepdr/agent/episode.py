@@ -45,10 +45,12 @@ class ResearchResult:
 
 # %% ../../nbs/30_agent/02_episode.ipynb #0dae54a7
 def find_answer(message): # assistant message -> the report in it, or None
-    "The answer (`stepdr.core.calls.answer_in`), else the whole text of a turn that calls no tool; markup of calls that was not read is never a report."
+    """The answer (`stepdr.core.calls.answer_in`), else the whole text of a turn that calls no tool; markup of calls that was
+    not read is never a report."""
     content = message.get("content") or ""
     found = answer_in(content)
-    if found is not None: return None if only_calls(found) else found or None
+    if found is not None:
+        return None if only_calls(found) else found or None
     return content.strip() or None if not message.get("tool_calls") and not unread_call(content) else None
 
 # %% ../../nbs/30_agent/02_episode.ipynb #f3e8fcb3
@@ -186,7 +188,8 @@ def too_small(episode): # -> text of the error
 
 # %% ../../nbs/30_agent/02_episode.ipynb #0d7bb248
 def ask(episode, tools, final=False, **more): # schemas, whether nothing follows the reply, for the policy -> Reply
-    "One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and asked again."
+    """One reply; what it cost is counted and traced. A conversation that the model finds too long is made shorter and
+    asked again."""
     room, spent, settings, trace = episode.room, episode.spent, episode.settings, episode.outside.trace
     for attempt in range(4):
         if settings.reply_tokens:
@@ -219,7 +222,8 @@ def refused(episode, error, tools):
 
 # %% ../../nbs/30_agent/02_episode.ipynb #b6420467
 def make_room(episode, tools=None): # schemas that go with the next request
-    "Summarise old turns to disk when the conversation and a reply would not fit, down to half of the room, so that it is done seldom: it changes what a server has cached. What is still too long is cut."
+    """Summarise old turns to disk when the conversation and a reply would not fit, down to half of the room, so that it
+    is done seldom: it changes what a server has cached. What is still too long is cut."""
     room, most = episode.room, episode.room.context - episode.room.reserve()
     if room.length(episode.messages, tools) <= most:
         return
@@ -288,7 +292,8 @@ def refusals(calls): # tool calls that are not made -> tool messages
     return [result_row(call, "error: no tool calls left") for call in calls]
 
 def fit_results(episode, rows): # tool messages of a turn
-    "Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can read it."
+    """Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can
+    read it."""
     sizes = [guess_tokens(row["content"]) for row in rows]
     for row, size, share in zip(rows, sizes, share_out(sizes, episode.room.turn_tokens())):
         if share >= 0.95 * size:
@@ -382,14 +387,16 @@ def no_room(episode, error): # ContextTooLong that making room did not help agai
                          "as in --tools batch_web_surfer,todo") from None
 
 def tell(episode, text):
-    "Say something at the end of the conversation: with results that the model has not seen yet, else as the user. What was sent before stays as it was; and a user's turn makes some templates drop all thoughts before it."
+    """Say something at the end of the conversation: with results that the model has not seen yet, else as the user. What
+    was sent before stays as it was; and a user's turn makes some templates drop all thoughts before it."""
     if episode.messages[-1]["role"] == "tool":
         episode.messages[-1]["content"] += "\n\n" + text
     else:
         episode.messages.append({"role": "user", "content": text})
 
 def force(episode, reason): # what is used up -> (report or "", how it ended)
-    "Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is named the second time only: a server may then leave them out of the prompt, which is cached no more."
+    """Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is
+    named the second time only: a server may then leave them out of the prompt, which is cached no more."""
     episode.outside.trace("forced", reason=reason)
     for more in ({}, {"tool_choice": "none"}):
         tell(episode, prompt("forced", reason=reason))
@@ -423,7 +430,8 @@ def whole_answer(episode, reply): # Reply with a report -> the report, also if o
 
 # %% ../../nbs/30_agent/02_episode.ipynb #08af7775
 def repair(episode, result): # ResearchResult -> ResearchResult
-    "Mend slips of one letter, and let the agent write the other sentences again that cite what it has not read; the report that this gives ends the conversation, how it came about is in the trace."
+    """Mend slips of one letter, and let the agent write the other sentences again that cite what it has not read; the
+    report that this gives ends the conversation, how it came about is in the trace."""
     rows, place, trace = episode.messages, len(episode.messages), episode.outside.trace
     slips, answer = slips_in(result.answer, episode.read), result.answer
     for one, meant in slips.items():

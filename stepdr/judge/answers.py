@@ -17,7 +17,7 @@ from .labels import judging_messages, read_answer
 from ..model.base import load_causal
 from ..model.batched import turn_ends
 from ..model.engine import engine_for
-from ..model.policy import beginning
+from ..model.serving import beginning
 from ..model.renderer import renderer_for
 
 # %% ../../nbs/70_judge/12_answers.ipynb #5ff8925e

@@ -48,11 +48,14 @@ def tool_method(tool): # -> function(self, **arguments) -> text
     name = tool.__name__
     def method(self, /, **arguments):
         return call_tool(self, {"name": name, "arguments": arguments})["content"]
-    parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=list[str] if p.annotation is list else p.annotation)  # a bare list is one of texts, as in `tool_schema`
-                  for n, p in inspect.signature(tool).parameters.items() if n != "self"]
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    for one in inspect.signature(tool).parameters.values():
+        kind = list[str] if one.annotation is list else one.annotation  # a list of what is not said is one of texts, as in `tool_schema`
+        if one.name != "self":
+            parameters.append(one.replace(kind=one.KEYWORD_ONLY, annotation=kind))
     method.__name__, method.__qualname__, method.__doc__ = name, f"ToolEnvironment.{name}", google_doc(tool)
-    method.__signature__ = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *parameters])
-    method.__annotations__ = {p.name: p.annotation for p in parameters}
+    method.__signature__ = inspect.Signature(parameters)
+    method.__annotations__ = {one.name: one.annotation for one in parameters[1:]}
     return method
 
 # %% ../../nbs/80_rl/02_environment.ipynb #3791f87f
@@ -83,7 +86,8 @@ def environment_class(open_toolbox, # function(row) -> Toolbox for one episode, 
             for instance in instances:
                 all_of_them.callback(instance._open.close)
 
-    members = {"__init__": __init__, "reset": reset, "close_all": classmethod(close_all), **{tool.__name__: tool_method(tool) for tool in tools}}
+    members = {"__init__": __init__, "reset": reset, "close_all": classmethod(close_all)}
+    members |= {tool.__name__: tool_method(tool) for tool in tools}
     if reward is not None:
         members["get_reward"] = lambda self: float(reward(self._row, self._toolbox))
     made = type("ToolEnvironment", (), {**members, "__doc__": "The tools of one episode."})
@@ -110,7 +114,9 @@ def reward_function(reward): # Reward -> function for `GRPOTrainer(reward_funcs=
 # %% ../../nbs/80_rl/02_environment.ipynb #7813dd85
 @contextmanager
 def _episode_kit(settings, web): # yields Toolbox
-    with tempfile.TemporaryDirectory(prefix="stepdr-episode-") as folder, open_kit(Workspace(folder), settings, web) as kit: yield kit
+    with tempfile.TemporaryDirectory(prefix="stepdr-episode-") as folder:
+        with open_kit(Workspace(folder), settings, web) as kit:
+            yield kit
 
 # %% ../../nbs/80_rl/02_environment.ipynb #c775455e
 def kit_environment(settings=KitSettings(), # which web, and which tools
@@ -122,7 +128,8 @@ def kit_environment(settings=KitSettings(), # which web, and which tools
         from stepdr.world.closed_web import ClosedWeb
         from stepdr.world.facts import load_graph
         web = ClosedWeb(load_graph(root() / "data" / "kg"))
-    with _episode_kit(settings, web) as kit: tools = list(kit.tools.values())
+    with _episode_kit(settings, web) as kit:
+        tools = list(kit.tools.values())
     return environment_class(lambda row: _episode_kit(settings, web), tools, reward)
 
 # %% ../../nbs/80_rl/02_environment.ipynb #2fca6002

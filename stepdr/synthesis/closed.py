@@ -27,7 +27,8 @@ from .planning import plan_agreement, plan_verdict, planning_task
 from .records import dropped
 from .reflection import Attempt, ReflectionSettings, reflect_loop
 from .rubrics import RubricSettings, rubric_faults, two_steps
-from .seeking import check_edges, one_search_finds, read_subgraph
+from .question_checks import one_search_finds
+from .edge_checks import check_edges, read_subgraph
 from .tasks import aspects_of, chains, mentions, question_task, question_tasks, request_text, research_task, sections
 from ..agent.protocol import PROTOCOLS, opening
 from .expert import (CLAIM, PERFECT, PROTOCOL, Care, asked, choose, expert_toolbox, groups, listed, trajectory,

@@ -93,8 +93,8 @@ class Known(NamedTuple):
 
 MAKERS = {
     "rows": Known("stepdr.synthesis.makers:as_it_is", "any row: taken over as it is"),
-    "graph_question": Known("stepdr.synthesis.seeking:graph_question", "a subgraph"),
-    "walk_question": Known("stepdr.synthesis.seeking:walk_question", "a walk through linked pages"),
+    "graph_question": Known("stepdr.synthesis.graph_questions:graph_question", "a subgraph"),
+    "walk_question": Known("stepdr.synthesis.walk_questions:walk_question", "a walk through linked pages"),
     "hard_enough": Known("stepdr.synthesis.attempts:hard_enough", "a task that a policy tries", {}, {"attempt": "attempts"}),
     "planning_task": Known("stepdr.synthesis.planning:planning_task", "a report"),
     "planned_work": Known("stepdr.synthesis.planning:planned_work", "a task with a plan that a policy works on"),
