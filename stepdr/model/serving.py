@@ -17,7 +17,7 @@ def beginning(left, right):
     most = min(len(left), len(right))
     return most if left[:most] == right[:most] else next(at for at in range(most) if left[at] != right[at])
 
-# %% ../../nbs/50_model/08_serving.ipynb #e09d9c51
+# %% ../../nbs/50_model/08_serving.ipynb #49479299
 class Kept:
     "Sequences that stay in an engine, at most as many as it has places; of those that nobody waits for, the one used longest ago goes."
     def __init__(self, engine):
@@ -26,6 +26,7 @@ class Kept:
     def begin(self, ids) -> tuple[int, int, int]:
         "Where a prompt goes on: (key, how many of its ids the sequence has, how many of these are computed)."
         sequences = self.engine.sequences
+        self.used = {key: True for key in self.used if key in sequences}
         shared, key = max(((beginning(sequences[key].ids, ids), key) for key in self.used), default=(0, None))
         shared, computed = min(shared, len(ids) - 1), 0  # one is left to feed
         source = sequences.get(key)
@@ -37,7 +38,8 @@ class Kept:
             del self.used[key]
         else:
             if full and idle:
-                self.drop(idle[0])
+                del self.used[idle[0]]
+                self.engine.drop(idle[0])
             new = next(self.numbers)
             if shared:
                 computed = self.engine.fork(key, new, shared)
@@ -45,12 +47,7 @@ class Kept:
         self.used[key] = True
         return key, shared, computed
 
-    def drop(self, key):
-        "Forget a sequence."
-        if self.used.pop(key, None) and key in self.engine.sequences:
-            self.engine.drop(key)
-
-# %% ../../nbs/50_model/08_serving.ipynb #64198aa4
+# %% ../../nbs/50_model/08_serving.ipynb #858152d0
 class Request:
     "A turn that somebody waits for; what it asks and what is made of it is its subclass's."
     def __init__(self):
@@ -61,7 +58,7 @@ class Request:
         raise NotImplementedError
 
     def wrote(self, ids):
-        "Called with the ids of the turn so far, after each step."
+        "Called with the ids of the turn so far, after each step; must not raise."
 
     def answer(self, turn) -> object:
         "What the caller gets of a `Turn`; of one that was cancelled too, then nobody gets it."
@@ -103,7 +100,7 @@ class Turns:
                 self.advance()
             except Exception as error:  # of the model, such as too little memory: everybody is told
                 for key, request in self.asked.items():
-                    self.kept.drop(key)
+                    self.engine.drop(key)
                     request.settle(error=error)
                 self.asked = {}
 
@@ -113,13 +110,12 @@ class Turns:
             return
         try:
             asked = request.ask()
+            ids = asked.pop("ids")
+            key, has, request.computed = self.kept.begin(ids)
+            self.engine.add(key, ids[has:], **asked)
+            self.asked[key] = request
         except Exception as error:  # whoever asked for what cannot be is told
             request.settle(error=error)
-            return
-        ids = asked.pop("ids")
-        key, has, request.computed = self.kept.begin(ids)
-        self.engine.add(key, ids[has:], **asked)
-        self.asked[key] = request
 
     def advance(self):
         "One step; answers for those whose turn has ended."
