@@ -33,12 +33,13 @@ SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.
          "judge.steps": 10, "judge.train_reports": 12, "judge.test_reports": 4, "judge.probed_reports": 2, "judge.rl_iterations": 1, "judge.rl_labels": 4, "judge.rl_samples": 2,
          "judge.rl_dev_labels": 4, "judge.answer_tokens": 32,
          "ppo.iterations": 7, "ppo.episodes": 8, "ppo.minibatch": 8, "ppo.critic_warmup": 1,  # a checkpoint after 5 iterations
-         "ppo.tokens": 240, "ppo.turn_tokens": 40, "evaluate.tokens": 240, "evaluate.turn_tokens": 40, "evaluate.samples": 50}
+         **{f"{stage}.{name}": value for stage in ("ppo", "evaluate") for name, value in {"turns": 3, "tool_calls": 3, "reply_tokens": 32}.items()},
+         "evaluate.samples": 50}
 MODELS = {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}
 METRICS = {"simpleqa", "triviaqa", "frames", "rubric", "rubric_strict", "report_success", "citation_precision", "citation_recall", "tool_calls", "tokens"}
 KILLS = {  # stage -> what lies in the run's folder at the moment of the kill, in the middle of the stage's work
     "midtrain": ("checkpoints/midtrain/midtrain1.pt", 1), "sft": ("checkpoints/sft/sft_without_midtrain.pt", 1),
-    "ppo": ("checkpoints/ppo/state.pt", 1), "evaluate": ("checkpoints/evaluate/*.jsonl", 6)}
+    "ppo": ("models/.ppo.training/checkpoint.pt", 1), "evaluate": ("checkpoints/evaluate/*.jsonl", 6)}
 
 
 def arguments(folder, **changed):

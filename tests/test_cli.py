@@ -117,7 +117,7 @@ def test_closed_pipe_is_silent(finished):
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "results", "doctor", "tool", "research"])
+@pytest.mark.parametrize("command", ["run", "results", "doctor", "tool", "research", "ppo"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as ended: cli.main([command, "--help"])
     assert ended.value.code == 0 and f"example:\n  stepdr {command}" in capsys.readouterr().out
@@ -213,7 +213,7 @@ def options_of(parser): return {option for action in parser._actions for option 
 
 
 ASKS = {"--model", "--judge", "--teacher", "--vision"}  # options that may name an endpoint
-LOCAL = {("midtrain",), ("sft",)}  # take a folder alone
+LOCAL = {("midtrain",), ("sft",), ("ppo",)}  # take a folder alone
 
 ASKING = {  # command -> arguments that make it ask; PORT is where nothing listens, DIR a folder
     "research": ["What?", "--model", "URL", "--workspace", "DIR/w", "--web", "DIR/papers"], "eval": ["simpleqa", "--data", "DIR/qa.csv", "--model", "URL", "--out", "DIR/out"],

@@ -8,6 +8,7 @@ import torch
 
 from stepdr.model.base import make_model, train_tokenizer
 from stepdr.model.decoder import decode
+from stepdr.model.batched import Context
 from stepdr.model.encoding import encode_row
 from stepdr.core.config import PpoSettings
 from stepdr.rl import actor_critic, ppo
@@ -129,10 +130,10 @@ def played():
         return None if left[number] == 0 else [rng.randrange(3, 48) for _ in range(4 + number)]
     prompts = [[rng.randrange(3, 48) for _ in range(4 + 2 * n)] for n in range(5)]
     rows = decode(model, prompts, on_turn, 2, SETTINGS.temperature, most=60, turn_limit=9, generator=torch.Generator().manual_seed(1))
-    return model, rows
+    return model, [Context(row.ids, row.mask, row.logs) for row in rows]
 
 
-def changed(rows, part): # "ids" or "logs" at positions that are not the agent's own
+def changed(rows, part): # "ids" or "logprobs" at positions that are not the agent's own
     rows = copy.deepcopy(rows)
     for row in rows:
         for at, own in enumerate(row.mask):
@@ -153,7 +154,7 @@ def test_log_probabilities_are_those_of_the_sampler(played):
     "With the sampler's own model the ratio of the first update is 1 on every action, so nothing is clipped."
     model, rows = played
     logs_N, _ = actor_critic.action_logs(model, *actor_critic.action_batch(rows, 0), SETTINGS.temperature)
-    sampled = torch.tensor([log for row in rows for log, own in zip(row.logs, row.mask) if own])
+    sampled = torch.tensor([log for row in rows for log, own in zip(row.logprobs, row.mask) if own])
     assert torch.allclose(logs_N, sampled, atol=1e-4)
 
 
@@ -171,7 +172,7 @@ def test_no_gradient_at_tool_positions_in_ppo(played, quantity):
     assert torch.equal(touched(model, value), actions_BT)
 
 
-@pytest.mark.parametrize("part", ["ids", "logs"])
+@pytest.mark.parametrize("part", ["ids", "logprobs"])
 def test_tool_tokens_change_nothing_given_the_logits(played, part):
     "Loss, entropy and KL with other tool tokens, or with nonsense for their log-probabilities."
     _, rows = played
@@ -179,7 +180,7 @@ def test_tool_tokens_change_nothing_given_the_logits(played, part):
         ids_BT, actions_BT = actor_critic.action_batch(rows, 0)
         model = Logits(torch.randn(*ids_BT.shape, 48, generator=torch.Generator().manual_seed(0)))
         logs_N, entropy_N = actor_critic.action_logs(model, ids_BT, actions_BT, 1.0)
-        old_N = torch.tensor([log for row in rows for log, own in zip(row.logs, row.mask) if own])
+        old_N = torch.tensor([log for row in rows for log, own in zip(row.logprobs, row.mask) if own])
         loss, clipped = ppo.policy_loss(logs_N, old_N, torch.linspace(-1, 1, len(old_N)), 0.2)
         return [loss, clipped, entropy_N.sum(), *map(torch.tensor, ppo.kl_to_reference(model, rows, 0, 1.0))]
     for before, after in zip(measured(rows), measured(changed(rows, part))): assert torch.equal(before, after)
@@ -193,16 +194,16 @@ def test_updates_do_not_see_the_tools_log_probabilities(played):
         critic = actor_critic.make_critic(policy)
         batch = [(row, torch.linspace(-1, 1, sum(row.mask))) for row in rows]
         ppo.update_policy(policy, torch.optim.SGD(policy.parameters(), 0.1), [batch], settings=SETTINGS, pad=0)
-        ppo.update_critic(critic, torch.optim.SGD(critic.parameters(), 0.1), [[(row, 0.5) for row in rows]], pad=0)
+        ppo.update_critic(critic, torch.optim.SGD(critic.parameters(), 0.1), [[(row, 0.5) for row in rows]], settings=SETTINGS, pad=0)
         return [*policy.parameters(), *critic.parameters()]
-    before, after = updated(rows), updated(changed(rows, "logs"))
+    before, after = updated(rows), updated(changed(rows, "logprobs"))
     assert all(torch.equal(a, b) for a, b in zip(before, after))
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
 def test_the_critic_speaks_only_before_actions(played):
     model, rows = played
-    values = actor_critic.estimate_values(actor_critic.make_critic(model), rows, 0, size=2)
+    values = actor_critic.estimate_values(actor_critic.make_critic(model), rows, 0, tokens=80)
     assert [len(v) for v in values] == [sum(row.mask) for row in rows]
 
 

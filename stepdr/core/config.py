@@ -82,7 +82,7 @@ class BaseSettings:
     width: int = setting(128, "hidden size", 32, 16384)
     layers: int = setting(4, "blocks", 2, 200)
     heads: int = setting(4, "attention heads", 1, 256)
-    context: int = setting(1024, "positions", 128, 1_000_000)
+    context: int = setting(4096, "positions", 128, 1_000_000)
     induction: bool = setting(True, "set the copying circuit by hand before training")
     renamed: float = setting(0.9, "share of training rows whose names and ids are replaced by invented ones", 0.0, 1.0)
     def __post_init__(self): validate(self)
@@ -180,8 +180,8 @@ class PpoSettings:
     minibatch: int = setting(32, "episodes of an optimiser step", 2, 1_000_000)
     epochs: int = setting(1, "passes of the policy over an iteration's episodes", 1, 100)
     critic_warmup: int = setting(3, "first iterations in which only the critic learns", 0, 1000)
-    learning_rate: float = setting(2e-4, "AdamW's learning rate of the policy", 0.0, 1.0)
-    critic_learning_rate: float = setting(5e-4, "AdamW's learning rate of the critic", 0.0, 1.0)
+    learning_rate: float = setting(1e-6, "AdamW's learning rate of the policy (small models bear more: 1e-5 for 135M parameters)", 0.0, 1.0)
+    critic_learning_rate: float = setting(1e-5, "AdamW's learning rate of the critic", 0.0, 1.0)
     clip: float = setting(0.2, "PPO's clip range of the probability ratio", 0.0, 10.0)
     max_gradient: float = setting(0.5, "gradients are clipped to this norm", 0.0, 1000.0)
     temperature: float = setting(1.0, "of sampling and of the policy in the loss", 0.01, 10.0)
@@ -189,10 +189,15 @@ class PpoSettings:
     lam: float = setting(1.0, "GAE's lambda (report: 1)", 0.0, 1.0)
     question_share: float = setting(0.12, "share of questions among the tasks", 0.0, 1.0)
     failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
-    tool_calls: int = setting(4, "tool calls an episode may use", 1, 1000)
-    tokens: int = setting(560, "tokens an episode may have", 64, 1_000_000)
-    turn_tokens: int = setting(160, "tokens a turn may have", 8, 1_000_000)
-    reward: str = setting("oracle", "oracle or judge", choices=("oracle", "judge"))
+    turns: int = setting(8, "replies of an episode", 1, 10_000)
+    tool_calls: int = setting(8, "tool calls an episode may use", 1, 1000)
+    reply_tokens: int = setting(256, "tokens a reply may have", 8, 1_000_000)
+    context_tokens: int = setting(4096, "tokens a conversation may have, its tools and the reply among them", 500, 10_000_000)
+    reward: str = setting("oracle", "what pays: oracle (closed web), words, exact, a judge's folder or address, or file.py:function")
+    template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts",
+                            choices=("", "own", "chatml", "llama3"))
+    slots: int = setting(32, "episodes that are sampled at the same time; does not change the result", 1, 100_000)
+    tokens_at_once: int = setting(8192, "padded tokens that go through a network at once in an update", 16, 100_000_000)
     processes: int = setting(2, "processes that work together, one thread each", 1, 64)
     def __post_init__(self): validate(self)
 
@@ -202,9 +207,11 @@ class EvaluateSettings:
     "Evaluation on held-out tasks."
     split: str = setting("test", "test, or dev to choose settings on", choices=("test", "dev"))
     failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
-    tool_calls: int = setting(4, "tool calls an episode may use", 1, 1000)
-    tokens: int = setting(560, "tokens an episode may have", 64, 1_000_000)
-    turn_tokens: int = setting(160, "tokens a turn may have", 8, 1_000_000)
+    turns: int = setting(8, "replies of an episode", 1, 10_000)
+    tool_calls: int = setting(8, "tool calls an episode may use", 1, 1000)
+    reply_tokens: int = setting(256, "tokens a reply may have", 8, 1_000_000)
+    context_tokens: int = setting(4096, "tokens a conversation may have, its tools and the reply among them", 500, 10_000_000)
+    slots: int = setting(32, "episodes that are played at the same time; does not change the result", 1, 100_000)
     samples: int = setting(2000, "bootstrap resamples", 10, 1_000_000)
     processes: int = setting(2, "processes that share the models' episodes", 1, 64)
     curve_tasks: int = setting(100, "questions of each set that mid-training's snapshots answer", 0, 100_000)
@@ -214,6 +221,7 @@ class EvaluateSettings:
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
 PROFILES = {"tiny": {stage: make() for stage, make in SETTINGS.items()}}
+PROFILES["tiny"]["ppo"] = PpoSettings(learning_rate=2e-4, critic_learning_rate=5e-4)
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
 def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of settings
@@ -228,8 +236,9 @@ PROFILES["micro"] = vary("tiny",
                          sft={"steps": 10, "tokens_per_step": 1024},
                          judge={"steps": 10, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2, "rl_iterations": 1,
                                 "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32, "processes": 1},
-                         ppo={"iterations": 2, "episodes": 8, "minibatch": 8, "critic_warmup": 1, "tokens": 240, "turn_tokens": 40},
-                         evaluate={"tokens": 240, "turn_tokens": 40, "samples": 50, "curve_tasks": 8})
+                         ppo={"iterations": 2, "episodes": 8, "minibatch": 8, "critic_warmup": 1,
+                              "turns": 3, "tool_calls": 3, "reply_tokens": 32},
+                         evaluate={"turns": 3, "tool_calls": 3, "reply_tokens": 32, "samples": 50, "curve_tasks": 8})
 
 # %% ../../nbs/00_core/02_config.ipynb #eea4b85c
 PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000},
@@ -238,5 +247,6 @@ PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows":
                        sft={"steps": 500, "tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1}, judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1},
                        ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5, "processes": 1}, evaluate={"processes": 1})
 PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072, "induction": False, "renamed": 0.0},
-                         ppo={"learning_rate": 1e-6, "critic_learning_rate": 1e-5, "episodes": 512, "tool_calls": 30, "tokens": 131072, "turn_tokens": 16384, "reward": "judge"},
-                         evaluate={"tool_calls": 30, "tokens": 131072, "turn_tokens": 16384})
+                         ppo={"learning_rate": 1e-6, "critic_learning_rate": 1e-5, "episodes": 512, "turns": 40, "tool_calls": 120,
+                              "context_tokens": 131072, "reply_tokens": 16384, "reward": "judge"},
+                         evaluate={"turns": 40, "tool_calls": 120, "context_tokens": 131072, "reply_tokens": 16384})

@@ -32,7 +32,7 @@ def count_actions(row) -> int:
 def sampled_logs(rows):
     "The log-probabilities that the rows' actions were sampled with, row by row: a tensor of N numbers."
     import torch
-    return torch.tensor([log for row in rows for log, own in zip(row.logs[1:], row.mask[1:]) if own])
+    return torch.tensor([log for row in rows for log, own in zip(row.logprobs[1:], row.mask[1:]) if own])
 
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #25afdf85
 def hidden_states(model, ids_BT):
@@ -82,18 +82,23 @@ def to_unit(value):
     return (value + 1) / 2
 
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #cdf4a4a8
-def by_length(part, size=8):
-    "Pieces of up to `size` of a minibatch's (row, anything), of similar length: less padding and less memory, the same sum."
-    ordered = sorted(part, key=lambda item: len(item[0].ids))
-    return [ordered[start:start + size] for start in range(0, len(ordered), size)]
+def by_length(part, tokens=8192):
+    "Pieces of a minibatch's (row, anything), of similar length and at most `tokens` padded tokens (a longer row by itself)."
+    pieces = []
+    for item in sorted(part, key=lambda item: len(item[0].ids)):
+        if pieces and len(item[0].ids) * (len(pieces[-1]) + 1) <= tokens:
+            pieces[-1].append(item)
+        else:
+            pieces.append([item])
+    return pieces
 
 
-def estimate_values(critic, rows, pad, size=16):
+def estimate_values(critic, rows, pad, tokens=8192):
     "The critic's expectation in -1..1 before each action, without gradients: a tensor for each row, as long as it has actions."
     import torch
     values, device = [None] * len(rows), next(critic.parameters()).device
     with torch.no_grad():
-        for piece in by_length(list(zip(rows, range(len(rows)))), size):
+        for piece in by_length(zip(rows, range(len(rows))), tokens):
             logits_N = value_logits(critic, *action_batch([row for row, _ in piece], pad, device))
             parts = (2 * logits_N.sigmoid() - 1).cpu().split([count_actions(row) for row, _ in piece])
             for (_, number), values_T in zip(piece, parts):

@@ -5,29 +5,39 @@
 # %% auto #0
 __all__ = ['outcome_of', 'policy_loss', 'kl_to_reference', 'iteration_tasks', 'reduce_sums', 'split_batches', 'optimizer_step',
            'update_critic', 'PolicyUpdate', 'update_policy', 'PpoTrainer', 'Sampled', 'sample_episodes',
-           'episode_advantages', 'iteration_metrics', 'ppo_iteration', 'run_reward', 'progress_line', 'train_ppo']
+           'episode_advantages', 'iteration_metrics', 'gathered', 'ppo_iteration', 'minibatches', 'ppo_identity',
+           'check_room', 'train_policy', 'finish', 'positions_of', 'ranks_of', 'reward_of', 'train_rank',
+           'train_network']
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #69f5e47e
 import io
 import random
+import shutil
+import sys
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..core.artifacts import MetricsLog, atomic_write, read_jsonl
-from ..core.config import PpoSettings
-from ..core.processes import add_gradients, pick_device
-from ..judge.judges import OracleJudge, TrainedJudge
-from ..model.rollout import Budget, run_episodes
+from ..agent.protocol import Protocol, opening, protocol_from, protocol_words
+from ..core.artifacts import (MetricsLog, atomic_directory, atomic_write, progress_bar, read_json, read_jsonl, read_metrics,
+                                   sha256_path, write_json, write_jsonl)
+from ..core.config import InputError, PpoSettings
+from ..core.processes import add_gradients, pick_device, run_ranks
+from ..model.base import load_causal
+from ..model.renderer import renderer_for
+from ..model.batched import run_episodes
 from .actor_critic import (action_batch, action_logs, by_length, count_actions, estimate_values, make_critic, sampled_logs,
-                           to_unit, value_logits)
+                                    to_unit, value_logits)
 from .advantages import gae, group_baseline, whiten
-from .rewards import ByTask, Outcome, RubricReward, mean_parts, rewardable
+from .episodes import EpisodeTools, episode_budget, own_protocol, read_tasks
+from .rewards import Outcome, mean_parts, reward_from, rewardable
+from ..train.rows import save_trained, working_folder
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #1b58b34c
-def outcome_of(episode):
-    "What a reward sees of an `AgentEpisode`."
-    return Outcome(episode.task, episode.answer, episode.environment.seen, tuple(episode.messages))
+def outcome_of(played, tools):
+    "What a reward sees of a `Played` episode."
+    return Outcome(played.task, played.answer, tools.paragraphs(played.read), tuple(played.messages))
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #b901fd11
 def policy_loss(logs_N, old_N, advantages_N, clip):
@@ -48,14 +58,14 @@ def kl_to_reference(reference, rows, pad, temperature):
     return float((sampled_N - logs_N).sum()), len(sampled_N)
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #b9dce5ca
-def iteration_tasks(research, questions, settings, seed, iteration) -> list[dict]:
-    "The task rows of one iteration, each as often as episodes work on it."
+def iteration_tasks(tasks, settings, seed, iteration) -> list[dict]:
+    "The task rows of one iteration, each as often as episodes work on it; a kind that there are too few of leaves its place to the other."
     rng, different = random.Random(f"ppo {seed} {iteration}"), max(1, settings.episodes // settings.episodes_per_task)
-    asked = round(different * settings.question_share)
-    tasks = rng.sample(research, min(different - asked, len(research)))
-    tasks += rng.sample(questions, min(asked, len(questions)))
-    rng.shuffle(tasks)
-    return [task for task in tasks for _ in range(settings.episodes_per_task)]
+    research, questions = ([task for task in tasks if bool(task["rubrics"]) == wanted] for wanted in (True, False))
+    asked = min(len(questions), max(round(different * settings.question_share), different - len(research)))
+    chosen = rng.sample(research, min(different - asked, len(research))) + rng.sample(questions, asked)
+    rng.shuffle(chosen)
+    return [task for task in chosen for _ in range(settings.episodes_per_task)]
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #9bf62c67
 def reduce_sums(values, ranks=1) -> dict[str, float]:
@@ -83,13 +93,13 @@ def optimizer_step(model, optimizer, max_gradient):
     optimizer.zero_grad()
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #3ad46f09
-def update_critic(critic, optimizer, minibatches, *, pad, ranks=1):
+def update_critic(critic, optimizer, minibatches, *, settings, pad, ranks=1):
     "One pass of the critic over minibatches, lists of (row, reward in -1..1): cross-entropy of the return at each action."
     import torch
     device = next(critic.parameters()).device
     for part in minibatches:
         actions = reduce_sums({"actions": sum(count_actions(row) for row, _ in part)}, ranks)["actions"]
-        for piece in by_length(part):
+        for piece in by_length(part, settings.tokens_at_once):
             ids_BT, actions_BT = action_batch([row for row, _ in piece], pad, device)
             target_N = torch.cat([torch.full((count_actions(row),), to_unit(reward)) for row, reward in piece]).to(device)
             logits_N = value_logits(critic, ids_BT, actions_BT)
@@ -111,7 +121,7 @@ def update_policy(policy, optimizer, minibatches, *, settings, pad, ranks=1) -> 
     seen, device = torch.zeros(3), next(policy.parameters()).device
     for part in minibatches:
         actions = reduce_sums({"actions": sum(count_actions(row) for row, _ in part)}, ranks)["actions"]
-        for piece in by_length(part):
+        for piece in by_length(part, settings.tokens_at_once):
             rows = [row for row, _ in piece]
             logs_N, entropy_N = action_logs(policy, *action_batch(rows, pad, device), settings.temperature)
             old_N, advantages_N = sampled_logs(rows).to(device), torch.cat([advantages for _, advantages in piece]).to(device)
@@ -123,14 +133,15 @@ def update_policy(policy, optimizer, minibatches, *, settings, pad, ranks=1) -> 
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #495628da
 class PpoTrainer:
-    "Policy, critic and their optimisers, the reference, the reward and the settings, in one of `ranks` processes."
+    "Policy, critic and their optimisers, the reference, tools, reward and settings, in one of `ranks` processes."
     CHANGING = ("policy", "critic", "optimizer", "critic_optimizer")
 
-    def __init__(self, policy, reference, tokenizer, reward, settings, *, seed=0, rank=0, ranks=1):
+    def __init__(self, policy, reference, renderer, tools, reward, settings, *, seed=0, rank=0, ranks=1):
         import torch
-        self.policy, self.reference, self.tokenizer, self.reward = policy, reference, tokenizer, reward
-        self.settings, self.seed, self.rank, self.ranks = settings, seed, rank, ranks
-        self.critic, self.pad = make_critic(policy), tokenizer.pad_token_id
+        self.policy, self.reference, self.renderer = policy, reference, renderer
+        self.tools, self.reward, self.settings = tools, reward, settings
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+        self.critic, self.pad = make_critic(policy), renderer.tokenizer.pad_token_id or 0
         self.optimizer = torch.optim.AdamW(policy.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), settings.critic_learning_rate,
                                                   betas=(0.9, 0.95), weight_decay=0.0)
@@ -161,10 +172,9 @@ class PpoTrainer:
 # %% ../../nbs/80_rl/06_ppo.ipynb #1a4144b4
 @dataclass(frozen=True)
 class Sampled:
-    "An iteration's episodes of one process: what was played, the rows to learn from, what each is worth."
-    episodes: list
-    rows: list  # with ids, mask and logs
-    scored: list
+    "An iteration's episodes of one process, with what each is worth."
+    played: list  # of `Played`
+    scored: list  # of `Scored`
     seconds: float
 
     @property
@@ -172,43 +182,58 @@ class Sampled:
         "The total of each episode."
         return [one.total for one in self.scored]
 
+    @property
+    def rows(self) -> list:
+        "The contexts of all episodes, one after another."
+        return [context for one in self.played for context in one.contexts]
 
-def sample_episodes(trainer, tasks, web, iteration) -> Sampled:
-    "Play the tasks with the policy as it is, and reward them."
+    def by_episode(self, items) -> list[list]:
+        "One item a context, cut into a list for each episode."
+        left = iter(items)
+        return [[next(left) for _ in one.contexts] for one in self.played]
+
+
+def sample_episodes(trainer, tasks, iteration, progress=lambda done: None) -> Sampled:
+    "Play the tasks with the policy as it is, and reward them. Raises `InputError` for a reward that is not between -1 and 1."
     settings, clock = trainer.settings, time.time()
-    budget = Budget(settings.tool_calls, settings.tokens, settings.turn_tokens)
     key = f"ppo {trainer.seed} {iteration} {trainer.rank}"
-    played = run_episodes(trainer.policy, trainer.tokenizer, tasks, web, settings.temperature, key, budget,
-                          settings.failure_rate, batch=len(tasks))
-    episodes = [episode for episode, _ in played]
-    scored = trainer.reward([outcome_of(episode) for episode in episodes])
-    return Sampled(episodes, [row for _, row in played], scored, time.time() - clock)
+    played = run_episodes(trainer.policy, trainer.renderer, tasks, trainer.tools.opener(key), settings=episode_budget(settings),
+                          protocol=trainer.tools.protocol, temperature=settings.temperature, seed=key,
+                          slots=settings.slots, progress=progress)
+    scored = trainer.reward([outcome_of(one, trainer.tools) for one in played])
+    for one, worth in zip(played, scored):
+        if not -1 <= worth.total <= 1:
+            raise InputError(f"reward {trainer.reward.name}: {worth.total} for task {one.task['id']}; the critic expects -1 to 1")
+    return Sampled(played, scored, time.time() - clock)
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #5c883a01
 def episode_advantages(sampled, values, settings, ranks=1):
-    "Advantages_T of each row's actions, from the terminal rewards and the critic's `values`, whitened over all processes."
+    "Advantages_T of each context's actions, from the terminal rewards and the critic's `values` of each, whitened over all processes."
     import torch
     advantages = []
-    for reward, values_T in zip(sampled.rewards, values, strict=True):
+    for reward, parts in zip(sampled.rewards, sampled.by_episode(values), strict=True):
+        values_T = torch.cat([torch.zeros(0), *parts])
         rewards_T = torch.zeros(len(values_T))
-        rewards_T[-1] = reward
+        rewards_T[-1:] = reward  # the last token that the policy wrote
         advantages.append(gae(rewards_T, values_T, settings.gamma, settings.lam))
-    centred = group_baseline(advantages, [episode.task["id"] for episode in sampled.episodes])
-    return whiten(torch.cat(centred), ranks).split([len(one) for one in advantages])
+    centred = group_baseline(advantages, [one.task["id"] for one in sampled.played])
+    return whiten(torch.cat(centred), ranks).split([len(one) for one in values])
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #8997fddf
 def iteration_metrics(sampled, values, kl, kl_actions, update, ranks=1) -> dict:
     "The row of an iteration in the metrics: means over all processes' episodes and actions."
-    rewards, kinds = sampled.rewards, [episode.task["kind"] for episode in sampled.episodes]
-    research = [reward for reward, kind in zip(rewards, kinds) if kind == "research"]
-    questions = [reward for reward, kind in zip(rewards, kinds) if kind != "research"]
-    pairs = [(reward, float(value)) for reward, values_T in zip(rewards, values) for value in values_T]
+    rewards, played = sampled.rewards, sampled.played
+    research = [reward for reward, one in zip(rewards, played) if one.task["rubrics"]]
+    questions = [reward for reward, one in zip(rewards, played) if not one.task["rubrics"]]
+    pairs = [(reward, float(value)) for reward, parts in zip(rewards, sampled.by_episode(values))
+             for values_T in parts for value in values_T]
     sums = reduce_sums({
         "episodes": len(rewards), "reward": sum(rewards),
         "research": len(research), "research reward": sum(research),
         "questions": len(questions), "questions reward": sum(questions),
-        "length": sum(sum(row.mask) for row in sampled.rows),
-        "calls": sum(episode.environment.calls for episode in sampled.episodes),
+        "answered": sum(one.answer is not None for one in played),
+        "contexts": len(sampled.rows), "length": sum(sum(row.mask) for row in sampled.rows),
+        "calls": sum(one.tool_calls for one in played), "failures": sum(one.failures for one in played),
         "kl": kl, "kl actions": kl_actions, "clipped": update.clipped, "entropy": update.entropy,
         "actions": len(pairs), "return": sum(reward for reward, _ in pairs),
         "squared return": sum(reward * reward for reward, _ in pairs),
@@ -218,82 +243,175 @@ def iteration_metrics(sampled, values, kl, kl_actions, update, ranks=1) -> dict:
     return {"reward": sums["reward"] / episodes,
             "reward_research": sums["research reward"] / max(sums["research"], 1),
             "reward_questions": sums["questions reward"] / max(sums["questions"], 1),
+            "answered": sums["answered"] / episodes, "contexts": sums["contexts"] / episodes,
             "length": sums["length"] / episodes, "tool_calls": sums["calls"] / episodes,
+            "tool_failures": sums["failures"] / episodes,
             "kl": sums["kl"] / max(sums["kl actions"], 1), "clip_fraction": sums["clipped"] / ranks,
             "entropy": sums["entropy"] / ranks,
             "explained_variance": 1 - (sums["squared error"] / actions) / max(variance, 1e-9)}
 
+
+def gathered(items, ranks=1) -> list:
+    "The items of all processes, in the order of the processes."
+    import torch
+    if ranks == 1:
+        return list(items)
+    parts = [None] * ranks
+    torch.distributed.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]
+
 # %% ../../nbs/80_rl/06_ppo.ipynb #95cc4dcd
-def ppo_iteration(trainer, tasks, web, iteration) -> dict:
+def ppo_iteration(trainer, tasks, iteration, progress=lambda done: None) -> dict:
     "Sample, score, advantages, update the critic, update the policy; the row of metrics. Every process has the same number of tasks."
     settings, ranks, clock = trainer.settings, trainer.ranks, time.time()
     share = len(tasks) // ranks  # the same number for every process, else they would wait for each other
-    sampled = sample_episodes(trainer, tasks[trainer.rank * share:(trainer.rank + 1) * share], web, iteration)
+    sampled = sample_episodes(trainer, tasks[trainer.rank * share:(trainer.rank + 1) * share], iteration, progress)
     rows = sampled.rows
-    values = estimate_values(trainer.critic, rows, trainer.pad)
+    values = estimate_values(trainer.critic, rows, trainer.pad, settings.tokens_at_once)
     kl, kl_actions = kl_to_reference(trainer.reference, rows[:24], trainer.pad, settings.temperature)
     advantages = episode_advantages(sampled, values, settings, ranks)
-    size, key = settings.minibatch // ranks, f"{trainer.seed} {iteration}"
-    warm, update = iteration < settings.critic_warmup, PolicyUpdate()
+    rewards = [reward for one, reward in zip(sampled.played, sampled.rewards) for _ in one.contexts]
+    more, warm, update = {"settings": settings, "pad": trainer.pad, "ranks": ranks}, iteration < settings.critic_warmup, PolicyUpdate()
     for epoch in range(2 if warm else 1):
-        batches = split_batches(zip(rows, sampled.rewards), size, f"critic {key} {epoch}")
-        update_critic(trainer.critic, trainer.critic_optimizer, batches, pad=trainer.pad, ranks=ranks)
+        update_critic(trainer.critic, trainer.critic_optimizer, minibatches(trainer, sampled, rewards, f"critic {iteration} {epoch}"), **more)
     if not warm:
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.learning_rate(iteration)
         for epoch in range(settings.epochs):
-            batches = split_batches(zip(rows, advantages), size, f"policy {key} {epoch}")
-            update = update_policy(trainer.policy, trainer.optimizer, batches, settings=settings, pad=trainer.pad, ranks=ranks)
-    return {**iteration_metrics(sampled, values, kl, kl_actions, update, ranks),
-            **mean_parts(sampled.scored),  # of this process's episodes
+            batches = minibatches(trainer, sampled, advantages, f"policy {iteration} {epoch}")
+            update = update_policy(trainer.policy, trainer.optimizer, batches, **more)
+    return {**iteration_metrics(sampled, values, kl, kl_actions, update, ranks), **mean_parts(gathered(sampled.scored, ranks)),
             "rollout_seconds": round(sampled.seconds, 2), "seconds": round(time.time() - clock, 2)}
 
-# %% ../../nbs/80_rl/06_ppo.ipynb #60ef71e6
-def run_reward(run, web, name):
-    "The reward of a run's research and questions: the oracle's verdicts, or those of the run's trained judge."
-    judge = TrainedJudge(run / "models/judge", web) if name == "judge" else OracleJudge(web)
-    return ByTask(RubricReward(judge))
+
+def minibatches(trainer, sampled, items, key) -> list[list]:
+    "Lists of (context, its item) of some episodes each, shuffled by episode: as many in every process."
+    episodes = sampled.by_episode(zip(sampled.rows, items, strict=True))
+    size = max(1, trainer.settings.minibatch // trainer.ranks)
+    return [[pair for pairs in part for pair in pairs] for part in split_batches(episodes, size, f"{trainer.seed} {key}")]
+
+# %% ../../nbs/80_rl/06_ppo.ipynb #e24443cb
+def ppo_identity(model, tasks, web, reward, settings, protocol, seed) -> dict:
+    "What decides the weights; the same wherever the folders lie."
+    def named(text):
+        "A name, with the hash of what it names if that is a file or a folder."
+        path = Path(str(text).rpartition(":")[0] if ".py:" in str(text) else str(text))
+        path = path / "world" if (path / "world" / "pages.json").is_file() else path
+        return [Path(text).name, sha256_path(path)] if path.exists() else str(text)
+    return {"model": named(model), "tasks": [named(file) for file in tasks], "web": named(web), "reward": named(reward),
+            "settings": asdict(settings), "protocol": asdict(protocol), "seed": seed}
 
 
-def progress_line(row, iteration, settings, left) -> str:
-    "An iteration in a line; `left` in seconds."
-    return (f"PPO {iteration + 1}/{settings.iterations}  reward {row['reward_research']:.3f}  questions {row['reward_questions']:.2f}  "
-            f"explained variance {row['explained_variance']:.2f}  KL {row['kl']:.4f}  entropy {row['entropy']:.3f}  "
-            f"{row['seconds']:.1f} s, {left:.0f} s left")
+def check_room(renderer, tools, tasks, settings, positions):
+    "Raise `InputError` unless the longest question leaves room for a reply and a result."
+    longest = max(tasks, key=lambda task: len(task["query"]))
+    used = len(renderer.prompt(opening(longest["query"], tools.protocol), tools.schemas))
+    context = min(settings.context_tokens, positions or settings.context_tokens)
+    if used + 2 * settings.reply_tokens > context:
+        raise InputError(f"ppo.context_tokens: instructions, tools and task {longest['id']} take {used} of {context} tokens, which leaves no "
+                         f"room for two replies of {settings.reply_tokens}; use a shorter protocol, smaller reply_tokens or another model")
 
-# %% ../../nbs/80_rl/06_ppo.ipynb #db14a7df
-def train_ppo(job, rank, ranks):
-    """PPO from models/sft to models/ppo of a run, in one of `ranks` processes; goes on from its checkpoint.
+# %% ../../nbs/80_rl/06_ppo.ipynb #eca1fd2f
+def train_policy(model,  # Hugging Face directory or hub name
+                 tasks,  # files or folders of tasks
+                 web,  # closed, live, a run's folder or a folder of documents
+                 reward,  # as `reward_from` takes it: oracle, words, exact, a judge's folder or address, file.py:function
+                 out,  # folder to make
+                 settings=PpoSettings(),
+                 *,
+                 protocol="",  # name, file or folder of what the model is shown; empty: as it was trained, else brief
+                 seed=0,  # of everything random
+                 device="auto",
+                 save_every=5,  # iterations between two checkpoints
+                 metrics=None,  # file for the rows of metrics, written as they come; OUT/metrics.jsonl if None
+                 endpoint=None,  # fields of EndpointSettings, for a judge at an address
+                 ) -> dict:
+    "PPO of a model on tasks; returns what `OUT/ppo.json` holds. Raises `InputError` for wrong input before anything is sampled."
+    out, protocol = Path(out), protocol_from(protocol) if protocol else own_protocol(model)
+    known = ppo_identity(model, tasks, web, reward, settings, protocol, seed)
+    if (out/"ppo.json").is_file() and read_json(out/"ppo.json").get("identity") == known:
+        return read_json(out/"ppo.json")
+    if out.exists():
+        raise InputError(f"{out}: exists already and was not made of this; choose another --out, or remove it")
+    read, rejected = read_tasks(tasks)
+    kept, faulty = rewardable(read, reward_of(reward, web, endpoint))
+    network, tokenizer = load_causal(model, device)
+    renderer = renderer_for(tokenizer, settings.template)
+    check_room(renderer, EpisodeTools(web, protocol), kept, settings, positions_of(network))
+    work, ranks = working_folder(out, known), ranks_of(settings, kept, device)
+    write_jsonl(work/"tasks.jsonl", kept)
+    job = {"model": str(model), "web": str(web), "reward": str(reward), "work": str(work), "settings": asdict(settings),
+           "protocol": asdict(protocol), "seed": seed, "device": device, "save_every": save_every,
+           "metrics": str(metrics or work/"metrics.jsonl"), "endpoint": endpoint}
+    if ranks == 1:
+        train_network(network, renderer, job)
+    else:
+        del network
+        run_ranks("stepdr.rl.ppo:train_rank", job, ranks)
+    return finish(out, work, {"identity": known, "template": renderer.source, "protocol": protocol_words(protocol), "tasks": len(kept),
+                              "rejected": dict(Counter(row["reason"] for row in rejected + faulty)), "iterations": settings.iterations},
+                  rejected + faulty, read_metrics(job["metrics"])[-1])
 
-    `job` holds run_dir, seed, device, settings (the fields of `PpoSettings`) and save_every (iterations between checkpoints)."""
+
+def finish(out, work, record, rejected, last) -> dict:
+    "Move what a training made to its place."
+    record["last"] = {name: value for name, value in last.items() if not name.endswith("seconds")}
+    with atomic_directory(out) as partial:
+        for path in [*(work/"trained").iterdir(), *([work/"metrics.jsonl"] if (work/"metrics.jsonl").exists() else [])]:
+            shutil.move(path, partial)
+        write_jsonl(partial/"rejected.jsonl", rejected)
+        write_json(partial/"ppo.json", record)
+    shutil.rmtree(work)
+    return record
+
+
+def positions_of(network):
+    "Tokens that a model has positions for; None where it does not tell."
+    return getattr(network.config.get_text_config(), "max_position_embeddings", None)
+
+
+def ranks_of(settings, tasks, device) -> int:
+    "Processes that train together: one on a GPU, and no more than there are episodes."
+    episodes = len(iteration_tasks(tasks, settings, 0, 0))
+    return min(settings.processes, episodes) if pick_device(device) == "cpu" else 1
+
+
+def reward_of(reward, web, endpoint=None):
+    "The reward that a name stands for, over this web."
+    run = web if (Path(str(web))/"world"/"pages.json").is_file() else None
+    return reward_from(str(reward), run, **(endpoint or {}))
+
+# %% ../../nbs/80_rl/06_ppo.ipynb #6057cc86
+def train_rank(job, rank, ranks):
+    "What each of several processes does (`core.processes.run_ranks`)."
+    network, tokenizer = load_causal(job["model"], job["device"])
+    train_network(network, renderer_for(tokenizer, job["settings"]["template"]), job, rank, ranks)
+
+
+def train_network(policy, renderer, job, rank=0, ranks=1):
+    "PPO on the tasks in the working folder, from its checkpoint on."
     import torch
-    from stepdr.model.base import load_model, save_model
-    from stepdr.world.closed_web import load_web
-    run, settings, seed = Path(job["run_dir"]), PpoSettings(**job["settings"]), job["seed"]
-    web, tasks = load_web(run / "world"), read_jsonl(run / "data/tasks_train.jsonl")
-    reward = run_reward(run, web, settings.reward)
-    tasks, rejected = rewardable(tasks, reward)
-    if rejected and rank == 0:
-        print(f"PPO: {len(rejected)} tasks left out; the first, {rejected[0]['id']}, {rejected[0]['reason']}", flush=True)
-    research, questions = ([task for task in tasks if (task["kind"] == "research") == wanted] for wanted in (True, False))
-    device = pick_device(job["device"])
-    policy, tokenizer = load_model(run / "models/sft", device)
-    reference, _ = load_model(run / "models/sft", device)
-    trainer = PpoTrainer(policy, reference, tokenizer, reward, settings, seed=seed, rank=rank, ranks=ranks)
-    checkpoint = run / "checkpoints/ppo/state.pt"
-    start = trainer.load(checkpoint)
+    settings, work, protocol = PpoSettings(**job["settings"]), Path(job["work"]), Protocol(**job["protocol"])
+    tools = EpisodeTools(job["web"], protocol, settings.failure_rate, work/f"web{rank}", show=rank == 0)
+    tasks = read_jsonl(work/"tasks.jsonl")
+    reference, _ = load_causal(job["model"], job["device"])
+    trainer = PpoTrainer(policy.float().eval(), reference.eval(), renderer, tools, reward_of(job["reward"], job["web"], job["endpoint"]), settings,
+                         seed=job["seed"], rank=rank, ranks=ranks)
+    start = trainer.load(work/"checkpoint.pt")
     if ranks > 1:
         torch.distributed.barrier()
-    log = MetricsLog(run / "metrics/ppo.jsonl", resume_step=start or None) if rank == 0 else None
-    clock = time.time()
+    log = MetricsLog(job["metrics"], resume_step=start or None) if rank == 0 else None
+    shown = {} if ranks == 1 else {"file": sys.stdout, "mininterval": 30.0}  # the starter of several prints what the first prints
+    bar = progress_bar(total=settings.iterations, initial=start, desc="ppo", **({"disable": True} if rank else shown))
     for iteration in range(start, settings.iterations):
-        row = ppo_iteration(trainer, iteration_tasks(research, questions, settings, seed, iteration), web, iteration)
+        row = ppo_iteration(trainer, iteration_tasks(tasks, settings, job["seed"], iteration), iteration)
         if rank:
             continue
         log.log(step=iteration + 1, **row)
-        left = (time.time() - clock) / (iteration + 1 - start) * (settings.iterations - iteration - 1)
-        print(progress_line(row, iteration, settings, left), flush=True)
+        bar.set_postfix(reward=f"{row['reward']:.3f}", kl=f"{row['kl']:.4f}", answered=f"{row['answered']:.2f}")
+        bar.update()
         if (iteration + 1) % job["save_every"] == 0 or iteration + 1 == settings.iterations:
-            trainer.save(checkpoint, iteration + 1)
+            trainer.save(work/"checkpoint.pt", iteration + 1)
+    bar.close()
     if rank == 0:
-        save_model(run / "models/ppo", policy, tokenizer)
+        save_trained(work/"trained", policy, renderer, protocol)

@@ -69,7 +69,8 @@ def stage_paths(stage: Stage) -> list[str]:
 def clear_stage(folder: Path, stage: Stage):
     "Remove all that a stage left in a run's folder: what it wrote, its manifest, and what an attempt was to go on from."
     records = [f"manifests/{stage.name}.json", f"checkpoints/{stage.name}.json", f"checkpoints/{stage.name}"]
-    for path in [*stage_paths(stage), *records]:
+    begun = [str(Path(path).with_name(f".{Path(path).name}.training")) for path in stage.writes]  # trainings that were killed
+    for path in [*stage_paths(stage), *records, *begun]:
         remove(folder/path)
 
 # %% ../../nbs/95_run/02_stages.ipynb #4bddc537

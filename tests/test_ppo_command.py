@@ -1,0 +1,153 @@
+"""PPO of any model on tasks of one's own: over documents and over the closed web, killed and gone on, parts of the reward apart, wrong input told first."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stepdr.agent.protocol import PROTOCOLS, protocol_from
+from stepdr.core.artifacts import read_json, read_jsonl, read_metrics, sha256_path, write_jsonl
+from stepdr.core.config import InputError, PpoSettings
+from stepdr.rl.episodes import EpisodeTools, read_tasks
+from stepdr.rl.ppo import train_policy
+
+FEW = PpoSettings(iterations=2, episodes=4, episodes_per_task=2, minibatch=2, critic_warmup=1, learning_rate=1e-3, turns=2, tool_calls=2,
+                  reply_tokens=12, context_tokens=4096, question_share=0.5, processes=1)
+STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
+TASKS = [{"id": "danube", "query": "Which river flows through Vienna?", "rubrics": [
+             {"criterion": "States that the Danube flows through Vienna.", "weight": 3.0},
+             {"criterion": "Names a river of another city.", "weight": -1.0, "role": "negative"}]},
+         {"id": "seine", "query": "Which river flows through Paris?", "answer": "Seine"}]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A small random model of a family with plain heads and of another, a folder of documents, and tasks."
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    folder = tmp_path_factory.mktemp("ppo")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    words = [json.dumps(TASKS), json.dumps(EpisodeTools("closed", PROTOCOLS["brief"]).open("0").schemas)] * 3
+    core.train_from_iterator(words, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False,
+                                                        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|endoftext|>")
+    torch.manual_seed(0)
+    size = len(tokenizer)
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+                                         num_key_value_heads=1, max_position_embeddings=4096, bos_token_id=None, eos_token_id=None))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=4096))
+    for name, model in (("llama", llama), ("gpt2", gpt2)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "pages").mkdir()
+    (folder / "pages/vienna.md").write_text("# Vienna\n\nThe Danube flows through Vienna, the capital of Austria.\n")
+    (folder / "pages/paris.md").write_text("# Paris\n\nThe Seine flows through Paris, the capital of France.\n")
+    write_jsonl(folder / "tasks.jsonl", [*TASKS, {"query": "Who pays for this?"}])
+    (folder / "mine.py").write_text("def short(outcome):\n    letters = len(outcome.answer or '')\n"
+                                    "    return {'total': letters % 7 / 7, 'letters': letters}\n")
+    return folder
+
+
+def run(place, out, model="llama", web=None, reward="words", settings=FEW, **more):
+    more = {"protocol": "brief", "device": "cpu", **more}
+    return train_policy(place / model, [place / "tasks.jsonl"], str(web or place / "pages"), reward, out, settings, **more)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+def test_any_model_is_trained_over_a_folder_of_documents(place, tmp_path, model):
+    made = run(place, tmp_path / "out", model)
+    assert made["tasks"] == 2 and made["rejected"] == {"has neither rubrics nor an answer": 1} and made["protocol"] == "brief"
+    rows = read_metrics(tmp_path / "out/metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all({"reward_rubrics", "reward_merits", "reward_flaws", "reward_exact", "kl", "answered"} <= set(row) for row in rows)
+    assert abs(rows[0]["kl"]) < 1e-4 and -1 <= rows[0]["reward"] <= 1
+    assert protocol_from(tmp_path / "out") == PROTOCOLS["brief"] and not list(tmp_path.glob(".*"))
+    assert [row["reason"] for row in read_jsonl(tmp_path / "out/rejected.jsonl")] == ["has neither rubrics nor an answer"]
+    assert run(place, tmp_path / "out", model) == made                   # nothing is done twice
+    with pytest.raises(InputError, match="exists already and was not made of this"):
+        run(place, tmp_path / "out", model, seed=1)
+
+
+def test_several_processes_train_on_the_closed_web_and_the_checkpoint_is_served(place, tmp_path):
+    from stepdr.synthesis.tasks import question_tasks, research_tasks
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
+    from stepdr.core.artifacts import root
+    web = ClosedWeb(load_graph(root() / "data/kg"))
+    write_jsonl(tmp_path / "tasks.jsonl", research_tasks(web, "train", 0)[:3] + question_tasks(web, "train", 0)[:3])
+    from dataclasses import replace
+    settings = replace(FEW, processes=2, iterations=1, critic_warmup=0)
+    made = train_policy(place / "llama", [tmp_path / "tasks.jsonl"], "closed", "oracle", tmp_path / "out", settings, protocol="brief", device="cpu")
+    assert made["tasks"] == 6 and made["last"]["tool_calls"] >= 0 and made["last"]["reward_rubrics"] <= 0
+    from stepdr.model.base import load_causal
+    model, tokenizer = load_causal(tmp_path / "out", "cpu")
+    assert tokenizer.chat_template and model.generation_config.eos_token_id
+
+
+def test_a_function_of_ones_own_pays_and_is_logged_by_its_parts(place, tmp_path):
+    made = run(place, tmp_path / "out", reward=f"{place}/mine.py:short")
+    assert made["tasks"] == 3 and made["last"]["reward_letters"] > 0 and 0 <= made["last"]["reward"] < 1
+    assert sha256_path(tmp_path / "out/model.safetensors") != sha256_path(place / "llama/model.safetensors")
+    with pytest.raises(InputError, match="reward two: 2.0 for task .*; the critic expects -1 to 1"):
+        (place / "two.py").write_text("def two(outcome): return 2.0\n")
+        run(place, tmp_path / "two", reward=f"{place}/two.py:two")
+
+
+def test_killed_it_goes_on_and_ends_the_same(place, tmp_path):
+    from dataclasses import replace
+    settings = replace(FEW, iterations=6)
+    settings = replace(settings, reward=f"{place}/mine.py:short")
+    expected = run(place, tmp_path / "whole", reward=settings.reward, settings=settings, save_every=1)
+    changed = {"iterations": 6, "episodes": 4, "episodes-per-task": 2, "minibatch": 2, "critic-warmup": 1, "learning-rate": 1e-3, "turns": 2,
+               "tool-calls": 2, "reply-tokens": 12, "question-share": 0.5, "processes": 1, "reward": f"{place}/mine.py:short", "save-every": 1}
+    command = [*STEPDR, "ppo", "--model", place / "llama", "--tasks", place / "tasks.jsonl", "--web", place / "pages", "--out", tmp_path / "out",
+               "--protocol", "brief", "--device", "cpu", *(text for name, value in changed.items() for text in (f"--{name}", value))]
+    command, work = [str(part) for part in command], tmp_path / ".out.training"
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (work / "checkpoint.pt").exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert (work / "checkpoint.pt").exists() and not (tmp_path / "out").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "6 iterations" in done.stdout and "next: stepdr research" in done.stdout, done.stderr[-2000:]
+    assert sha256_path(tmp_path / "out/model.safetensors") == sha256_path(tmp_path / "whole/model.safetensors")
+    assert read_json(tmp_path / "out/ppo.json")["last"] == expected["last"]
+    assert [row["step"] for row in read_metrics(tmp_path / "out/metrics.jsonl")] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("rows, reward, match", [
+    ([{"messages": [{"role": "user", "content": "?"}]}], "words", "line 1: a trajectory, not a task .*stepdr sft"),
+    ([{"text": "a book"}], "words", "line 1: another format .text.; none of 1 rows is a task; a task has query"),
+    ([{"query": "?", "rubrics": ["clear"]}], "words", "rubrics that are no list of criteria with weights"),
+    ([], "words", "no rows"),
+    ([{"query": "Who?"}], "exact", "none of 1 can be rewarded by exact; the first has no answer"),
+    ([{"query": "Who?", "rubrics": [{"criterion": "States it.", "weight": 1.0}]}], "oracle", "none of 1 can be rewarded .*closed web knows"),
+    ([{"query": "Who? " * 3000, "answer": "She"}], "words", "ppo.context_tokens: .* leaves no room"),
+    (TASKS, "nobody", "neither oracle, words")])
+def test_wrong_input_is_told_before_anything_is_sampled(place, tmp_path, rows, reward, match):
+    write_jsonl(tmp_path / "tasks.jsonl", rows)
+    with pytest.raises(InputError, match=match):
+        train_policy(place / "llama", [tmp_path / "tasks.jsonl"], str(place / "pages"), reward, tmp_path / "out", FEW, protocol="brief", device="cpu")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_wrong_webs_and_protocols_are_told(place, tmp_path):
+    with pytest.raises(InputError, match="--web .*nowhere: neither closed, live, a run's folder nor a folder of documents"):
+        run(place, tmp_path / "out", web=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="protocol: loud is no file"):
+        run(place, tmp_path / "out", protocol="loud")
+
+
+def test_tasks_of_several_names_are_read(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "Who?", "answer": "She"}, {"id": 7, "prompt": "Where?", "rubrics": []}, {"id": 7, "query": "When?"}])
+    tasks, rejected = read_tasks([tmp_path / "a.jsonl"])
+    assert [(task["id"], task["query"], task["kind"]) for task in tasks] == [("a.jsonl:1", "Who?", "question"), ("7", "Where?", "question")]
+    assert [(row["line"], row["reason"]) for row in rejected] == [(3, "an id that occurred before")]
