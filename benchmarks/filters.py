@@ -129,7 +129,8 @@ def dialogue(name, question, answer): return {"id": name, "messages": [{"role": 
 def leaks(data, english, chinese):
     "Planted questions that are found, and unrelated texts that are taken for leaks."
     from stepdr.synthesis.filters import language_mixing
-    from stepdr.synthesis.filter_files import Decontamination, load_evaluation
+    from stepdr.synthesis.portions import Decontamination
+    from stepdr.synthesis.row_files import load_evaluation
     draw = random.Random(2)
     reports = [archive.extractfile(m).read().decode() for archive in [tarfile.open(next((data / "reports_human").glob("*.tar.gz")))] for m in archive if m.isfile() and m.name.endswith(".md")]
     unrelated = [dialogue(f"u{i}", text[:200], text) for i, text in enumerate(english + chinese + reports)]

@@ -16,9 +16,11 @@ import pytest
 
 from stepdr.core.artifacts import read_parquet, write_parquet
 from stepdr.core.config import InputError
-from stepdr.synthesis import filter_files as stream
+from stepdr.synthesis import filter_files as stream, portions
 from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters
-from stepdr.synthesis.filter_files import StreamSettings, filter_file, funnel_figure, load_evaluation
+from stepdr.synthesis.filter_files import filter_file, funnel_figure
+from stepdr.synthesis.portions import StreamSettings
+from stepdr.synthesis.row_files import load_evaluation
 from test_filters import trajectory
 
 os.environ["IN_TEST"] = "1"
@@ -225,7 +227,7 @@ def test_planted_frames_questions_are_all_found_and_nothing_else(tmp_path):
 
 KILLED = """
 import os, random, signal, sys, json
-from stepdr.synthesis import filter_files as stream
+from stepdr.synthesis import filter_files as stream, portions
 source, out, log, seed, options = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
 draw, kills = random.Random(seed), 0
 def run(after):
@@ -239,9 +241,9 @@ def run(after):
             event(); result = function(*args, **named); event()
             return result
         return run
-    parse = stream.parse_row
+    parse = portions.parse_row
     def parsed(*args): os.write(log_file, b"."); return parse(*args)
-    stream.parse_row, stream.Stage._drop, stream.Work.commit, stream.convert = parsed, watched(stream.Stage._drop), watched(stream.Work.commit), watched(stream.convert)
+    portions.parse_row, stream.Stage._drop, stream.Work.commit, stream.convert = parsed, watched(stream.Stage._drop), watched(stream.Work.commit), watched(stream.convert)
     os.replace = watched(os.replace)
     stream.filter_file(source, out, settings=stream.StreamSettings(portion=1), **options)
 while True:
@@ -317,8 +319,8 @@ def stopped(tmp_path, source, monkeypatch, **options):
 def test_another_source_other_options_and_another_process(tmp_path, monkeypatch):
     rows = [{**row, "padding": "x" * 9000} for row in many(600, 6)]
     source, seen = write(tmp_path/"in.jsonl", rows), []
-    old = stream.parse_row
-    monkeypatch.setattr(stream, "parse_row", lambda *args: seen.append(1) or old(*args))
+    old = portions.parse_row
+    monkeypatch.setattr(portions, "parse_row", lambda *args: seen.append(1) or old(*args))
     filter_file(source, tmp_path/"whole.jsonl", only=["length"])
     def run(count, **options):
         seen.clear()
@@ -348,12 +350,12 @@ def test_another_source_other_options_and_another_process(tmp_path, monkeypatch)
 def test_a_full_disk_keeps_what_was_done(tmp_path, monkeypatch):
     source = write(tmp_path/"in.jsonl", [{**row, "padding": "x" * 9000} for row in many(600, 6)])
     with monkeypatch.context() as patch:
-        old, calls = stream.atomic_write, []
+        old, calls = portions.atomic_write, []
         def full(path, content):
             calls.append(1)
             if len(calls) > 3: raise OSError(28, "No space left on device")
             return old(path, content)
-        patch.setattr(stream, "atomic_write", full)
+        patch.setattr(portions, "atomic_write", full)
         with pytest.raises(OSError) as error: filter_file(source, tmp_path/"out.jsonl", settings=StreamSettings(portion=1))
         assert error.value.filename
     assert filter_file(source, tmp_path/"out.jsonl", settings=StreamSettings(portion=1))["read"] == 600 and not list(tmp_path.glob(".*"))

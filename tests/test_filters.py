@@ -17,8 +17,9 @@ from stepdr.agent.context import shrink
 from stepdr.synthesis import kernels
 from stepdr.synthesis.filters import FILTERS as ALL
 from stepdr.synthesis.filters import (
-    BY_DEFAULT, apply_filters, citation_format, correct_and_shortest, dead_ends, headings, ngram_repetition,
-    noise_share, plan_consistency, language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
+    BY_DEFAULT, apply_filters, citation_format, dead_ends, headings, ngram_repetition, plan_consistency,
+    language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
+from stepdr.synthesis.whole_filters import correct_and_shortest, noise_share
 from stepdr.synthesis.kernels import words
 from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.trajectories import (

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stepdr.core.config import InputError
-from stepdr.synthesis import filters, importers, trajectories
+from stepdr.synthesis import filters, importers, trajectories, whole_filters
 from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.foreign_rows import trajectory_of
 from stepdr.synthesis.threads import BadRow, reads_back
@@ -422,6 +422,6 @@ def test_real_trajectories_go_through(tmp_path):
     log = gzip.open(SHARED / "reflexion_react_hotpot_base.txt.gz", "rt").read()
     react = [row for row in rows if row["meta"]["format"] == "react"]
     assert sum(row["success"] for row in react) == log.count("Answer is CORRECT") and sum(row["meta"]["finished"] for row in react) == log.count(": Finish[")
-    every = [trajectories.well_formed, filters.ngram_repetition, filters.noise_share, filters.plan_consistency, filters.citation_format, decontamination, filters.correct_and_shortest]
+    every = [trajectories.well_formed, filters.ngram_repetition, whole_filters.noise_share, filters.plan_consistency, filters.citation_format, decontamination, whole_filters.correct_and_shortest]
     kept, dropped, funnel = filters.apply_filters(rows, every, "imported")
     assert len(kept) + len(dropped) == len(rows) and funnel[0]["dropped"] == 0 and not [row for row in dropped if row["reason"] == "malformed"]

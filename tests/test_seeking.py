@@ -22,7 +22,8 @@ from stepdr.core.prompts import PROMPTS
 from stepdr.core.scripted_teacher import RULES, OfflineTeacher, names_in
 from stepdr.synthesis.attempts import SeekingSettings, attempt, gather, hard_enough
 from stepdr.synthesis.records import tally
-from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters, correct_and_shortest, dead_ends
+from stepdr.synthesis.filters import BY_DEFAULT, FILTERS, apply_filters, dead_ends
+from stepdr.synthesis.whole_filters import correct_and_shortest
 from stepdr.synthesis.trajectories import well_formed
 from stepdr.synthesis.planning import copied_run, given_away, planned_work, planning_task, report_frame, report_sections
 from stepdr.synthesis.seek_files import seek

@@ -334,7 +334,7 @@ def check_card(card): # -> the card; InputError for one that lacks a field
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #4e04d960
 def _portions(path, size=1000): # training file -> lists of (row as the filter sees it, problem)
-    from stepdr.synthesis.filter_files import Lines, Table, is_table, parse_row
+    from stepdr.synthesis.row_files import Lines, Table, is_table, parse_row
     held = []
     for _, line, problem in (Table if is_table(path) else Lines)(path, 100_000_000):
         row, view, problem = parse_row(line, 200) if not problem else (None, None, problem)
@@ -350,7 +350,8 @@ def decontaminated(tasks, # {"query", "answer"?} of the benchmark
                    overlap=0.7, # share of a question's runs of eight words from which it counts as leaked
                    ): # -> {"checked", "rows", "leaked", "reasons", "files", "first", …}
     "Whether training data holds the tasks."
-    from stepdr.synthesis.filter_files import Decontamination, source_files
+    from stepdr.synthesis.portions import Decontamination
+    from stepdr.synthesis.row_files import source_files
     files = [file for source in ([training] if isinstance(training, (str, Path)) else training)
              for file in source_files(source)]
     tasks = [{"query": task["query"], **{name: task[name] for name in ("answer", "aliases") if task.get(name)}}

@@ -23,7 +23,7 @@ from ..synthesis.filters import YEAR, foreign_runs, language_units, main_languag
 from ..synthesis.kernels import ngrams, words
 from ..synthesis.decontamination import decontamination
 from ..synthesis.rubrics import given_away, rubric_faults, set_faults
-from ..synthesis.filter_files import load_evaluation
+from ..synthesis.row_files import load_evaluation
 from ..core.trajectory import neutralize
 
 # %% ../../nbs/90_evaluate/01_queries.ipynb #2368271d

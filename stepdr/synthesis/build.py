@@ -24,8 +24,9 @@ from .engine import run_chunks
 from .synth import part_seed
 from .mixture import mixture, trained_on
 from .filters import (
-    apply_filters, citation_format, correct_and_shortest, language_mixing, length, near_duplicates, ngram_repetition,
-    noise_share, plan_consistency, temporal_anchoring, tool_schema)
+    apply_filters, citation_format, language_mixing, length, near_duplicates, ngram_repetition, plan_consistency,
+    temporal_anchoring, tool_schema)
+from .whole_filters import correct_and_shortest, noise_share
 from .decontamination import decontamination
 from .trajectories import drop_where, well_formed
 from .tasks import question_tasks, research_tasks
