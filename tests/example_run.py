@@ -78,6 +78,9 @@ def make_own_files(folder):
     rubrics = [json.loads(line) for line in (root() / "data" / "adr" / "professional.jsonl").read_text().splitlines()]
     for name in ("a.jsonl", "b.jsonl"): write_jsonl(folder / name, [{"task": row["id"], "report": f"A report by {name}."} for row in general[:2]])
     write_jsonl(folder / "tasks.jsonl", rubrics[:1])
+    write_jsonl(folder / "labels.jsonl", [{"query": f"Report on {name}.", "report": f"{name} was known for its {trade}.", "criterion": f"Says that {name} was known for {word}",
+                                           "verdict": "satisfied" if word == trade else "not", "explanation": f"It says {trade}."}
+                                          for name, trade in TOWNS.items() for word in (trade, "mills")])
     write_jsonl(folder / "mine.jsonl", rubrics[:1])
     task = json.loads((folder / "reports" / "tiny-seed0" / "data" / "tasks_test.jsonl").read_text().splitlines()[0])
     write_jsonl(folder / "reports.jsonl", [{"task": name, "report": "# A report\n\nNothing was found."} for name in (rubrics[0]["id"], task["id"])])

@@ -208,6 +208,14 @@ def test_labels_that_no_model_has_room_for_are_one_error(run, tmp_path):
     with pytest.raises(InputError, match="none of 2 labels fits"): train.train_judge_files(run / "models/sft", [tmp_path / "labels.jsonl"], tmp_path / "judge")
 
 
+def test_the_command_says_what_goes_with_what(run, tmp_path, capsys):
+    from stepdr.run.cli import main
+    for words, wanted in ((["--rows", "x"], "--model is missing"), (["--model", "x"], "--rows is missing"), ([str(run), "--lr", "1e-3"], "--lr: is for a judge of labels"),
+                          ([str(run), "--rl-clip", "0.3"], "--rl-clip: is for"), (["--model", "x", "--rows", "y", "-p", "steps=1"], "-p: is for"), ([str(tmp_path)], "no run of this project")):
+        assert main(["judge", "train", *words, "--out", str(tmp_path / "o")]) == 2
+        assert wanted in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
 def test_verdicts_of_any_judge_become_labels(tmp_path):
     class Says(RubricJudge):
         async def judge(self, task, report, paragraphs=None):
