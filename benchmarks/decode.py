@@ -19,7 +19,7 @@ def load(folder, device):
     "-> (model, ids that end a turn); without a folder random weights, which end no turn."
     from stepdr.model.base import load_causal, make_model
     if not folder:
-        return make_model(2048, width=256, layers=6, heads=4, context=8192, induction=False).to(device).eval(), set()
+        return make_model(2048, width=256, layers=6, heads=4, context=8192).to(device).eval(), set()
     model, tokenizer = load_causal(folder, device)
     return model.eval(), {tokenizer.eos_token_id}
 

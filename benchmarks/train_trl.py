@@ -19,15 +19,17 @@ def make_rows(count, vocabulary):
     from stepdr.core.artifacts import root
     from stepdr.core.config import SynthesisSettings
     from stepdr.model.base import train_tokenizer, training_text
-    from stepdr.model.encoding import Namer, encode_rows
+    from stepdr.model.renderer import renderer_for
     from stepdr.synthesis.build import sets_of
+    from stepdr.train.examples import row_ids
     from stepdr.world.closed_web import ClosedWeb
     from stepdr.world.facts import load_graph
     web = ClosedWeb(load_graph(root() / "data" / "kg"))
     sets = sets_of(web, SynthesisSettings(stage1_rows=count, stage2_rows=count, sft_rows=count), 0).rows
     rows = [row for stage in sets.values() for row in stage]
     tokenizer = train_tokenizer(map(training_text, rows), vocabulary)
-    return encode_rows(rows, tokenizer, Namer(sorted(web.graph.names.values())), 0.9, 0)[0], tokenizer
+    renderer = renderer_for(tokenizer)
+    return [dict(zip(("input_ids", "labels"), row_ids(row, renderer))) for row in rows], tokenizer
 
 
 def main():
@@ -54,7 +56,7 @@ def main():
 
     def once(train):
         "Tokens a second after the first ten steps, the seconds until then, and the losses, ten steps a row."
-        model, seen, started = make_model(len(tokenizer), base.width, base.layers, base.heads, base.context, base.induction), [], time.process_time()
+        model, seen, started = make_model(len(tokenizer), base.width, base.layers, base.heads, base.context), [], time.process_time()
         train(model, lambda **row: seen.append((time.process_time(), row)))
         (first, _), (last, _) = seen[0], seen[-1]
         return sum(row["tokens"] for _, row in seen[1:]) / (last - first), first - started, [row["loss"] for _, row in seen]

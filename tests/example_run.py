@@ -55,7 +55,7 @@ def make_run(folder):
     tasks = research_tasks(web, "train", 0)[:40]
     tokenizer = train_tokenizer([task["query"] for task in tasks] * 3, 700)
     for seed, name in enumerate(("sft_without_midtrain", "sft", "ppo", "judge", "base")):
-        save_model(folder / "models" / name, make_model(len(tokenizer), 32, 2, context=4096, seed=seed, induction=False), tokenizer)
+        save_model(folder / "models" / name, make_model(len(tokenizer), 32, 2, context=4096, seed=seed), tokenizer)
     write_results(folder)
     return web
 

@@ -38,7 +38,7 @@ SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.
 MODELS = {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}
 METRICS = {"simpleqa", "triviaqa", "frames", "rubric", "rubric_strict", "report_success", "citation_precision", "citation_recall", "tool_calls", "tokens"}
 KILLS = {  # stage -> what lies in the run's folder at the moment of the kill, in the middle of the stage's work
-    "midtrain": ("checkpoints/midtrain/midtrain1.pt", 1), "sft": ("checkpoints/sft/sft_without_midtrain.pt", 1),
+    "midtrain": ("checkpoints/midtrain/.midtrain1.training/checkpoint.pt", 1), "sft": ("models/.sft_without_midtrain.training/checkpoint.pt", 1),
     "ppo": ("models/.ppo.training/checkpoint.pt", 1), "evaluate": ("checkpoints/evaluate/*.jsonl", 6)}
 
 
@@ -205,7 +205,7 @@ def test_run_all_in_a_stage_notebook_works_on_small_data_of_its_own(home):
     printed = run_all("50_model/02_base.ipynb", home)
     assert "profile micro" in printed and "million parameters" in printed
     scratch = home / "reports/scratch"
-    assert (scratch / "models/base/rows_sft.parquet").exists() and not (scratch / "manifests/base.json").exists()
+    assert (scratch / "models/base/model.safetensors").exists() and not (scratch / "manifests/base.json").exists()
     assert [path.name for path in (home / "reports").iterdir() if path.name != ".gitkeep"] == ["scratch"]
     assert "unchanged, kept" in run_all("50_model/02_base.ipynb", home)
 
@@ -311,14 +311,14 @@ def test_damaged_facts_stop_a_run_before_it_writes(home, tmp_path):
 @pytest.mark.parametrize("given, message", [
     (["-p", "sft.stepz=3"], "no parameter 'sft.stepz'; did you mean sft.steps"), (["-p", "ppo.clip=11"], "ppo.clip: 11.0 is out of range"),
     (["-p", "base.layers=two"], "expected int"), (["-p", "evaluate.split"], "expected NAME=VALUE"), (["--profile", "huge"], "no such profile"),
-    (["-p", "base_model=models/of/nobody"], "models/of/nobody: no such folder"), (["-p", "base_model=LLAMA"], "config.json: model_type is 'llama', expected 'qwen2'"),
+    (["-p", "base_model=models/of/nobody"], "models/of/nobody: no such folder"), (["-p", "base_model=VIT"], "config.json: model_type is 'vit', which is no causal"),
     (["-p", "base_model=EMPTY"], "no model here"), (["-p", "base.width=100"], "base.width: 100 is no multiple of 8"),
     (["-p", "sft_mixture=reports=1"], "synthesis.sft_mixture: no category 'reports'"), (["--device", "cuda:0"], "torch finds no GPU"), (["--kernel", "none"], "no such Jupyter kernel")])
 def test_wrong_parameters_are_refused_before_anything_is_written(tmp_path, given, message):
-    for name, config in (("LLAMA", '{"model_type": "llama"}'), ("EMPTY", None)):
+    for name, config in (("VIT", '{"model_type": "vit"}'), ("EMPTY", None)):
         (tmp_path / name).mkdir()
         if config: (tmp_path / name / "config.json").write_text(config)
-    given = [text.replace("=LLAMA", f"={tmp_path / 'LLAMA'}").replace("=EMPTY", f"={tmp_path / 'EMPTY'}") for text in given]
+    given = [text.replace("=VIT", f"={tmp_path / 'VIT'}").replace("=EMPTY", f"={tmp_path / 'EMPTY'}") for text in given]
     assert message in complaint(stepdr("run", "--out", tmp_path / "run", *given))
     listed = stepdr("run", "--out", tmp_path / "run", *given, "--list")
     assert listed.returncode == 2 and message in listed.stderr and listed.stderr.count("\n") == 1

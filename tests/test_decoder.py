@@ -132,7 +132,8 @@ CALL = '<tool_call>{"name": "todo", "arguments": {"action": "create", "items": [
 @pytest.fixture(scope="module")
 def talkative():
     "A tokenizer with a whole tool call as one token, and a random model that likes it: real episodes from random weights."
-    tokenizer = train_tokenizer(["Say something about it ."], vocabulary=700, skeleton=(CALL,))
+    tokenizer = train_tokenizer(["Say something about it ."], vocabulary=700)
+    tokenizer.add_tokens([CALL])
     model = random_model(2, len(tokenizer), tied=False)
     with torch.no_grad():                                           # the call and the end of a turn win often
         for token, factor in ((tokenizer.convert_tokens_to_ids(CALL), 8.0), (tokenizer.eos_token_id, 1.5)): model.lm_head.weight[token] *= factor

@@ -162,7 +162,7 @@ def policy(web):
     renderer = renderer_for(tokenizer)
     rows = [{"input_ids": ids, "labels": [i if own else -100 for i, own in zip(ids, mask)]} for ids, mask in (renderer.render(m, schemas) for m in episodes)]
     model = make_model(len(renderer.tokenizer), width=64, layers=2, heads=4, context=2048, seed=1)
-    return train_rows(model, rows * 40, 160, 4000, 3e-3, 0.02, 0), renderer
+    return train_rows(model, rows * 40, 400, 1700, 3e-3, 0.02, 0), renderer
 
 
 def watched_trainer():

@@ -145,8 +145,8 @@ def test_all_models_meet_the_same_failures(made, monkeypatch):
 
 
 def test_checkpoints_keep_the_tokenizer(made):
-    from stepdr.model.base import load_model
-    _, tokenizer = load_model(made.folder / "models" / "sft")
+    from stepdr.model.base import load_causal
+    _, tokenizer = load_causal(made.folder / "models" / "sft", "cpu")
     texts = [task["query"] for task in made.tasks] + ["<answer> New York \\cite{web_00123456}</answer>"]
     assert [tokenizer.encode(text) for text in texts] == [made.tokenizer.encode(text) for text in texts]
 

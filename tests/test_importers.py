@@ -19,7 +19,8 @@ from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.foreign_rows import trajectory_of
 from stepdr.synthesis.threads import BadRow, reads_back
 from stepdr.synthesis.importers import array_items, dataset_features, import_file
-from stepdr.core.trajectory import END, START, segments
+from stepdr.core.trajectory import END, START
+from stepdr.model.renderer import chatml_text, renderer_for
 
 SHARED = Path(__file__).parents[2] / "shared/data/trajectories"
 
@@ -70,7 +71,12 @@ ROLES = {"chatml": ["system", "user", "assistant", "tool", "tool", "assistant"],
 SOURCES = {"chatml": CHATML, "openai": OPENAI, "langgraph": LANGGRAPH, "adp": ADP, "react": REACT, "sharegpt": SHAREGPT, "anthropic": ANTHROPIC}
 
 
-def rendered(messages): return "".join(text for text, own in segments(messages))
+def rendered(messages): return chatml_text(messages)
+
+
+def turns(messages):
+    "As a template writes them: the results of one turn are one."
+    return sum(message["role"] != "tool" or before.get("role") != "tool" for before, message in zip([{}, *messages], messages))
 def rows_of(path): return [json.loads(line) for line in open(path, encoding="utf-8")]
 def lines(*rows): return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -80,7 +86,7 @@ def sound(row):
     assert trajectories.malformed(row, {"task_id": str, "tool_calls": int, "tokens": int}) == ""
     assert all(reads_back(m) for m in row["messages"] if m["role"] == "assistant")
     text = rendered(row["messages"])
-    assert text.count(START) == text.count(END) == len(row["messages"])
+    assert text.count(START) == text.count(END) == turns(row["messages"])
     assert json.loads(json.dumps(row, allow_nan=False)) == row and row == json.loads(json.dumps(row, ensure_ascii=False).encode())
     return row
 
@@ -397,13 +403,12 @@ def test_trains_with_trl(imported, tmp_path):
     from trl import SFTConfig, SFTTrainer
 
     from stepdr.model.base import make_model, train_tokenizer
-    from stepdr.core.trajectory import render
     rows, steps = rows_of(imported), 4
     tokenizer = train_tokenizer([rendered(row["messages"]) for row in rows] * 3, 800)
     for row in rows:
         assert tokenizer.apply_chat_template(row["messages"], tokenize=False) == rendered(row["messages"])
-        ids, mask = render(row["messages"], tokenizer)
-        assert ids.count(tokenizer.eos_token_id) == len(row["messages"]) and 0 < sum(mask) < len(mask)
+        ids, mask = renderer_for(tokenizer).render(row["messages"])
+        assert ids.count(tokenizer.eos_token_id) == turns(row["messages"]) and 0 < sum(mask) < len(mask)
     data = load_dataset("json", data_files=str(imported), split="train", cache_dir=str(tmp_path / "cache"))
     model = make_model(len(tokenizer), width=32, layers=2, heads=2, context=2048)
     config = SFTConfig(output_dir=str(tmp_path / "trl"), max_steps=steps, per_device_train_batch_size=2, max_length=None, logging_steps=1, report_to="none", save_strategy="no", bf16=False, use_cpu=True,

@@ -43,7 +43,7 @@ def run(web, oracles, tmp_path_factory):
     for split in ("train", "dev", "test"): write_jsonl(folder / f"data/tasks_{split}.jsonl", research_tasks(web, split, 0)[:40])
     rows = [labels.chat_row(one) for one in oracles[:200]]
     tokenizer = train_tokenizer(["\n".join(message["content"] for message in row["messages"]) for row in rows], 1500)
-    for name in ("sft", "sft_without_midtrain"): save_model(folder / f"models/{name}", make_model(len(tokenizer), 32, 2, context=2048, induction=False), tokenizer)
+    for name in ("sft", "sft_without_midtrain"): save_model(folder / f"models/{name}", make_model(len(tokenizer), 32, 2, context=2048), tokenizer)
     return folder
 
 

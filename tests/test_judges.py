@@ -645,7 +645,7 @@ def test_the_trained_judge_reads_what_its_model_writes_and_sets_aside_what_canno
 def test_a_folder_is_a_trained_judge(items, tmp_path):
     from stepdr.model.base import make_model, save_model, train_tokenizer
     tokenizer = train_tokenizer([report for _, report, _ in items] * 3, 600)
-    save_model(tmp_path / "judge", make_model(len(tokenizer), 32, 2, context=4096, induction=False), tokenizer)
+    save_model(tmp_path / "judge", make_model(len(tokenizer), 32, 2, context=4096), tokenizer)
     named, (task, report, read) = judge_from(str(tmp_path / "judge")), items[0]
     assert named.name == "trained" and named.card()["weights"] and named.card()["form"] == "brief"
     assert {g.reason for g in run(named.judge(task, report, list(read)))} <= {"unreadable", ""}      # by ids too, from the shipped web

@@ -12,7 +12,7 @@ from stepdr.core.artifacts import root
 from stepdr.core.config import InputError
 from stepdr.core.usage import Usage
 from stepdr.core.replies import ContextTooLong
-from stepdr.model.base import load_model, make_model, save_model, train_tokenizer
+from stepdr.model.base import load_causal, make_model, save_model, train_tokenizer
 from stepdr.model.batched import run_episodes
 from stepdr.model.engine import Engine
 from stepdr.model.forward import FusedForward, TransformersForward
@@ -42,10 +42,10 @@ def checkpoint(tmp_path_factory):
             {"role": "assistant", "reasoning_content": "not found", "content": "<answer> unknown 水</answer>"}]
     tokenizer = train_tokenizer([m["content"] for m in rows] * 3, 700)
     tokenizer.chat_template = CHATML
-    model = make_model(len(tokenizer), width=64, layers=2)
+    model = make_model(len(tokenizer), width=64, layers=2, context=1024)
     ids, mask = (torch.tensor(part)[None] for part in Renderer(tokenizer, "<|im_end|>").render(rows, TOOLS))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(60):
+    for _ in range(100):
         loss = model(input_ids=ids, labels=torch.where(mask == 1, ids, -100)).loss
         optimizer.zero_grad(); loss.backward(); optimizer.step()
     assert loss < 0.05
@@ -109,7 +109,7 @@ def unnumbered(messages):
 def test_it_writes_what_a_batch_writes(agent, web, kind, tmp_path):
     "Greedy episodes by `run_episodes`, which training uses, and by the agent over `complete` are the same, message by message."
     import torch
-    model, tokenizer = load_model(agent, "cpu")
+    model, tokenizer = load_causal(agent, "cpu")
     brief = PROTOCOLS["brief"]
     settings = ResearchSettings(turns=4, reply_tokens=60, seconds=1e6)
     tasks = [{"id": str(number), "query": query} for number, query in enumerate([QUESTION[0]["content"], "Who is Jack Lemmon ?", "Where ?"])]
@@ -140,7 +140,7 @@ def test_another_models_own_template_tells_it_about_the_tools(checkpoint, tmp_pa
 @pytest.mark.filterwarnings("ignore:model_type")
 def test_any_architecture(tmp_path, checkpoint, kind, forward):
     from transformers import AutoConfig, AutoModelForCausalLM
-    tokenizer = load_model(checkpoint)[1]
+    tokenizer = load_causal(checkpoint, "cpu")[1]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
         kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256))
     save_model(tmp_path / kind, model, tokenizer)
@@ -330,7 +330,7 @@ def test_research_with_a_chat_model_that_knows_no_tools(checkpoint, tmp_path):
     import subprocess, sys
     from pathlib import Path
     from transformers import LlamaConfig, LlamaForCausalLM
-    tokenizer = load_model(checkpoint)[1]
+    tokenizer = load_causal(checkpoint, "cpu")[1]
     tokenizer.chat_template = PLAIN
     for name, positions in (("small", 2048), ("large", 12288)):
         model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=positions))

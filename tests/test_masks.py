@@ -9,12 +9,13 @@ import torch
 from stepdr.model.base import make_model, train_tokenizer
 from stepdr.model.decoder import decode
 from stepdr.model.batched import Context
-from stepdr.model.encoding import encode_row
 from stepdr.core.config import PpoSettings
 from stepdr.rl import actor_critic, ppo
 from stepdr.rl.advantages import gae, monte_carlo_advantages, whiten
 from stepdr.train.loop import pad_batch, token_loss
-from stepdr.core.trajectory import END, render, segments
+from stepdr.core.trajectory import END
+from stepdr.model.renderer import chatml_text, renderer_for
+from stepdr.train.examples import row_ids
 
 torch.set_num_threads(1)
 MESSAGES = [
@@ -30,9 +31,16 @@ MESSAGES = [
     {"role": "tool", "content": "error : timed out"},
     {"role": "assistant", "content": "<answer> Aki Kaurismäki \\cite{web_00000001}</answer>"}]
 
+TOOLS = [{"type": "function", "function": {"name": name, "description": f"The tool {name}.", "parameters": {
+    "type": "object", "properties": {"action": {"type": "string"}}, "required": ["action"]}}} for name in ("batch_web_surfer", "todo")]
+
 
 @pytest.fixture(scope="module")
-def tokenizer(): return train_tokenizer(["".join(text for text, _ in segments(MESSAGES))] * 3, 600)
+def tokenizer(): return train_tokenizer([chatml_text(MESSAGES, TOOLS)] * 3, 600)
+
+
+@pytest.fixture(scope="module")
+def renderer(tokenizer): return renderer_for(tokenizer)
 
 
 class Logits:
@@ -59,32 +67,34 @@ def following(mask_T, width): # the position that predicts an own token
 
 @pytest.mark.parametrize("count", range(1, len(MESSAGES) + 1))
 @pytest.mark.parametrize("prompt", [False, True])
-def test_chat_template_and_segments_give_the_same_text(tokenizer, count, prompt):
-    text = "".join(text for text, _ in segments(MESSAGES[:count], generation_prompt=prompt))
-    assert tokenizer.apply_chat_template(MESSAGES[:count], tokenize=False, add_generation_prompt=prompt) == text
+def test_the_tokenizer_and_no_tokenizer_write_the_same_text(tokenizer, renderer, count, prompt):
+    text = "".join(text for text, _ in renderer.pieces(MESSAGES[:count], TOOLS, prompt))
+    assert tokenizer.apply_chat_template(MESSAGES[:count], tools=TOOLS, tokenize=False, add_generation_prompt=prompt) == text
+    if not prompt: assert chatml_text(MESSAGES[:count], TOOLS) == text
 
 
-def test_render_is_lossless_and_marks_only_what_the_agent_wrote(tokenizer):
-    ids, mask = render(MESSAGES, tokenizer)
-    assert tokenizer.decode(ids) == "".join(text for text, _ in segments(MESSAGES))
+def test_render_is_lossless_and_marks_only_what_the_agent_wrote(tokenizer, renderer):
+    ids, mask = renderer.render(MESSAGES, TOOLS)
+    assert tokenizer.decode(ids) == chatml_text(MESSAGES, TOOLS)
     runs, start = [], 0
     for at in range(1, len(ids) + 1):
         if at == len(ids) or mask[at] != mask[start]: runs.append((mask[start], tokenizer.decode(ids[start:at]))); start = at
     own = [text for m, text in runs if m]
-    assert len(own) == 3 and all(text.endswith(END) for text in own) and own[0].startswith("<think>plan : director</think><tool_call>")
+    assert len(own) == 3 and all(text.endswith(END) for text in own) and own[0].startswith("<think>\nplan : director\n</think>\n\n<tool_call>")
     context = "".join(text for m, text in runs if not m)
     for message in MESSAGES:
         if message["role"] != "assistant": assert message["content"] in context
+    for tool in TOOLS: assert tool["function"]["description"] in context
     assert "tool_response" not in "".join(own)
 
 
 # ---- SFT
 
 @pytest.fixture
-def batch(tokenizer):
+def batch(tokenizer, renderer):
     "A long and a short rendered row, padded."
-    rows = [dict(zip(("input_ids", "labels"), encode_row({"messages": m, "text": ""}, tokenizer))) for m in (MESSAGES, MESSAGES[:3])]
-    return pad_batch(rows, tokenizer.pad_token_id), [render(m, tokenizer)[1] for m in (MESSAGES, MESSAGES[:3])]
+    rows = [dict(zip(("input_ids", "labels"), row_ids({"messages": m, "tools": TOOLS}, renderer))) for m in (MESSAGES, MESSAGES[:3])]
+    return pad_batch(rows, tokenizer.pad_token_id), [renderer.render(m, TOOLS)[1] for m in (MESSAGES, MESSAGES[:3])]
 
 
 def test_labels_are_the_agents_tokens(batch):

@@ -28,7 +28,7 @@ class Ask(Request):
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(60, width=32, layers=2, heads=2, induction=False).eval()
+    return make_model(60, width=32, layers=2, heads=2).eval()
 
 
 def prompts(count=12):

@@ -94,20 +94,3 @@ def test_a_wrong_order_of_batches_would_be_seen(both):
     train_rows_trl(small_model(), make_rows(), 3, TOKENS, RATE, MATRIX_RATE, SEED + 1, log_every=1,
                    log=lambda **row: other.append(row["loss"]))
     assert other != pytest.approx(both["losses"][:3], rel=1e-3)
-
-
-def test_a_stage_trains_through_trl(tmp_path):
-    "The stages' own job, with each trainer: the same checkpoint within rounding, and a second call has nothing to do."
-    from stepdr.core.artifacts import read_jsonl, write_parquet
-    from stepdr.model.base import load_model, save_model, train_tokenizer
-    save_model(tmp_path / "models/base", small_model(), train_tokenizer(["a b c"], 600))
-    write_parquet(tmp_path / "rows.parquet", make_rows())
-    weights, losses = {}, {}
-    for trainer in ("plain", "trl", "trl"):
-        job = {"start": "models/base", "rows": "rows.parquet", "out": f"models/{trainer}", "name": trainer, "stage": "sft", "run_dir": str(tmp_path), "device": "cpu",
-               "seed": 0, "steps": 4, "tokens": TOKENS, "learning_rate": RATE, "muon_learning_rate": MATRIX_RATE, "trainer": trainer}
-        lm.train_job(job, 0, 1)
-        weights[trainer] = load_model(tmp_path / f"models/{trainer}")[0]
-        losses.setdefault(trainer, []).append([row["loss"] for row in read_jsonl(tmp_path / f"metrics/{trainer}.jsonl")])
-    for a, b in zip(weights["plain"].parameters(), weights["trl"].parameters()): assert torch.allclose(a, b, atol=2e-3)
-    assert losses["plain"][0] == pytest.approx(losses["trl"][0], rel=1e-3) and losses["trl"][0] == losses["trl"][1]

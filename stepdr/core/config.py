@@ -83,8 +83,6 @@ class BaseSettings:
     layers: int = setting(4, "blocks", 2, 200)
     heads: int = setting(4, "attention heads", 1, 256)
     context: int = setting(4096, "positions", 128, 1_000_000)
-    induction: bool = setting(True, "set the copying circuit by hand before training")
-    renamed: float = setting(0.9, "share of training rows whose names and ids are replaced by invented ones", 0.0, 1.0)
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/00_core/02_config.ipynb #a7181ed2
@@ -94,6 +92,7 @@ class MidtrainSettings:
     stage1_steps: int = setting(500, "optimiser steps of stage 1", 1, 10_000_000)
     stage2_steps: int = setting(700, "optimiser steps of stage 2", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
+    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence", 0, 10_000_000)
     stage1_learning_rate: float = setting(3e-3, "AdamW's learning rate in stage 1", 0.0, 1.0)
     stage1_muon_learning_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)
     stage2_learning_rate: float = setting(2e-3, "AdamW's learning rate in stage 2", 0.0, 1.0)
@@ -109,6 +108,7 @@ class SftSettings:
     "Supervised fine-tuning, with and without mid-training before it."
     steps: int = setting(250, "optimiser steps", 1, 10_000_000)
     tokens_per_step: int = setting(4096, "padded tokens of a step", 256, 100_000_000)
+    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence", 0, 10_000_000)
     learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
@@ -230,23 +230,30 @@ def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of
 
 # %% ../../nbs/00_core/02_config.ipynb #acf57962
 PROFILES["micro"] = vary("tiny",
-                         synthesis={"stage1_rows": 200, "stage2_rows": 200, "sft_rows": 120, "subgraphs": 20, "walks": 40, "research": 60,
-                                    "heldout_research": 10, "heldout_questions": 8},
-                         base={"width": 64, "layers": 2}, midtrain={"stage1_steps": 10, "stage2_steps": 10, "tokens_per_step": 1024, "curve": 1},
-                         sft={"steps": 10, "tokens_per_step": 1024},
-                         judge={"steps": 10, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2, "rl_iterations": 1,
-                                "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32, "processes": 1},
+                         synthesis={"stage1_rows": 200, "stage2_rows": 200, "sft_rows": 120, "subgraphs": 20, "walks": 40,
+                                    "research": 60, "heldout_research": 10, "heldout_questions": 8},
+                         base={"width": 64, "layers": 2}, midtrain={"stage1_steps": 10, "stage2_steps": 10, "curve": 1},
+                         sft={"steps": 10},
+                         judge={"steps": 10, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2,
+                                "rl_iterations": 1, "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32,
+                                "processes": 1},
                          ppo={"iterations": 2, "episodes": 8, "minibatch": 8, "critic_warmup": 1,
                               "turns": 3, "tool_calls": 3, "reply_tokens": 32},
                          evaluate={"turns": 3, "tool_calls": 3, "reply_tokens": 32, "samples": 50, "curve_tasks": 8})
 
 # %% ../../nbs/00_core/02_config.ipynb #eea4b85c
 PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000},
-                       base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12, "context": 4096},
-                       midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "stage1_learning_rate": 6e-4, "stage2_learning_rate": 3e-4, "processes": 1},
-                       sft={"steps": 500, "tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1}, judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1},
-                       ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5, "processes": 1}, evaluate={"processes": 1})
-PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072, "induction": False, "renamed": 0.0},
+                       base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12},
+                       midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "pack": 4096,
+                                 "stage1_learning_rate": 6e-4, "stage2_learning_rate": 3e-4, "processes": 1},
+                       sft={"steps": 500, "tokens_per_step": 65536, "pack": 4096, "learning_rate": 2e-4, "processes": 1},
+                       judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1},
+                       ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5,
+                            "processes": 1}, evaluate={"processes": 1})
+PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072},
+                         midtrain={"stage1_learning_rate": 2e-5, "stage1_muon_learning_rate": 0.0, "stage2_learning_rate": 2e-5,
+                                   "stage2_muon_learning_rate": 0.0},
+                         sft={"learning_rate": 2e-5, "muon_learning_rate": 0.0},
                          ppo={"learning_rate": 1e-6, "critic_learning_rate": 1e-5, "episodes": 512, "turns": 40, "tool_calls": 120,
                               "context_tokens": 131072, "reply_tokens": 16384, "reward": "judge"},
                          evaluate={"turns": 40, "tool_calls": 120, "context_tokens": 131072, "reply_tokens": 16384})

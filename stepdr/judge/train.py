@@ -27,7 +27,7 @@ from .perturbations import bootstrap_share
 from .reinforce import reinforce
 from .reports import compare_judges, probe_judge, rows_of
 from ..core.processes import pick_device
-from ..model.base import load_model, reading
+from ..model.base import load_causal, reading
 from ..model.renderer import renderer_for
 from ..synthesis.tasks import oracle
 from ..tools.tool import chance
@@ -142,7 +142,7 @@ def research_tasks_of(run_dir, split) -> list[dict]:
 
 def reports_by(run_dir, folder, web, tasks, seed, device="auto", by="model") -> list[dict]:
     "Records of reports that the model in a folder of the run writes on tasks."
-    model, tokenizer = load_model(Path(run_dir)/folder, pick_device(device))
+    model, tokenizer = load_causal(Path(run_dir)/folder, pick_device(device))
     bar = progress_bar(total=len(tasks), desc=f"reports by {Path(folder).name}")
     records = written_reports(model, tokenizer, web, tasks, seed, by=by, progress=lambda done: bar.update(done - bar.n))
     bar.close()

@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['PLAIN_HEADS', 'orthogonalise', 'make_optimizer', 'plan_batches', 'pad_batch', 'pad_positions', 'label_logits',
-           'token_loss', 'keeps_apart', 'rate_at', 'save_state', 'load_state', 'train_rows', 'curve_steps', 'train_job',
+           'token_loss', 'keeps_apart', 'rate_at', 'save_state', 'load_state', 'train_rows', 'curve_steps',
            'saved_step']
 
 # %% ../../nbs/60_train/02_loop.ipynb #9927569a
 import math
 import random
 import time
-from functools import partial
 from pathlib import Path
 
 from ..core.config import InputError
-from ..core.processes import add_gradients, pick_device
+from ..core.processes import add_gradients
 
 # %% ../../nbs/60_train/02_loop.ipynb #1f69a9d1
 def orthogonalise(matrices_BMN, steps=5): # -> the nearest (semi-)orthogonal matrices, roughly
@@ -255,37 +254,6 @@ def train_rows(model, # Qwen2 or any causal model
 def curve_steps(steps, points): # optimiser steps, how many snapshots -> set of steps
     "Steps after which a snapshot is kept: evenly spaced, the last step among them."
     return {round(steps * n / points) for n in range(1, points + 1)} - {0}
-
-# %% ../../nbs/60_train/02_loop.ipynb #5802a91a
-def train_job(job, rank, ranks): # {"start", "rows", "out", "name", "run_dir", "seed", "steps", "tokens", "learning_rate", "muon_learning_rate", "trainer"}
-    "Train from one Hugging Face directory to another, in one of `ranks` processes; goes on from its checkpoint."
-    from stepdr.core.artifacts import MetricsLog, read_parquet, write_json
-    from stepdr.model.base import load_model, save_model
-    run, name = Path(job["run_dir"]), job["name"]
-    model, tokenizer = load_model(run / job["start"], pick_device(job["device"]))
-    rows, checkpoint = read_parquet(run / job["rows"]), run / "checkpoints" / job["stage"] / f"{name}.pt"
-    done = saved_step(checkpoint)
-    metrics = MetricsLog(run / f"metrics/{name}.jsonl", resume_step=done or None) if rank == 0 else None
-    clock = time.time()
-    def log(**row):
-        if rank: return
-        metrics.log(**row)
-        left = (time.time() - clock) / max(row["step"] - done, 1) * (job["steps"] - row["step"])
-        if row["step"] % 50 == 0: print(f"{name} {row['step']}/{job['steps']}  loss {row['loss']:.3f}  {left:.0f} s left", flush=True)
-    marks = curve_steps(job["steps"], job.get("curve", 0))
-    def keep(model, step):
-        if rank or step not in marks: return
-        folder = run / "models" / "midtrain_curve" / f"{name}-{step:06d}"
-        save_model(folder, model, tokenizer)
-        write_json(folder / "point.json", {"stage": name, "step": step, "tokens": job.get("before", 0) + step * job["tokens"]})
-    if job["trainer"] == "trl":
-        from stepdr.train.trl import train_rows_trl as train
-        if ranks > 1: raise ValueError("trainer: trl works with one process here; use processes=1, or accelerate launch")
-    else: train = partial(train_rows, keep=keep)
-    if done < job["steps"]:
-        train(model, rows, job["steps"], job["tokens"], job["learning_rate"], job["muon_learning_rate"], job["seed"], pad=tokenizer.pad_token_id, rank=rank, ranks=ranks, checkpoint=checkpoint, log=log)
-    else: load_state(checkpoint, model, make_optimizer(model, job["learning_rate"], job["muon_learning_rate"]))
-    if rank == 0: save_model(run / job["out"], model, tokenizer)
 
 # %% ../../nbs/60_train/02_loop.ipynb #5b76f457
 def saved_step(checkpoint): # -> steps that a checkpoint has behind it, 0 where there is none
