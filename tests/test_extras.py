@@ -62,6 +62,7 @@ def inputs(tmp_path_factory):
     (folder / "pages" / "a.html").write_text("<html><head><title>Tides</title></head><body><main><p>Tides come twice a day, by the moon. <a href='b.html'>b</a></p></main></body></html>")
     (folder / "pages" / "b.html").write_text("<html><head><title>Moon</title></head><body><main><p>The moon goes round in a month or so. <a href='a.html'>a</a></p></main></body></html>")
     (folder / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "4"}]}) + "\n")
+    (folder / "tasks.jsonl").write_text('{"query": "What is 2+2?", "answer": "4"}\n')
     (folder / "kg.tsv").write_text("a\tspouse\tb\nb\tchild\tc\nc\tspouse\td\n")
     (folder / "reports.jsonl").write_text('{"task": "adr-law-01", "report": "x"}\n')
     (folder / "verdicts.jsonl").write_text('{"task": "a", "criterion": "c", "weight": 1, "verdict": "satisfied"}\n')

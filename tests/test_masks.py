@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stepdr.model.base import make_model, train_tokenizer
-from stepdr.model.decoder import decode
+from stepdr.model.engine import engine_for
 from stepdr.model.batched import Context
 from stepdr.core.config import PpoSettings
 from stepdr.rl import actor_critic, ppo
@@ -134,13 +134,20 @@ SETTINGS = PpoSettings(temperature=0.9, clip=0.2, max_gradient=0.5)
 def played():
     "Sampled episodes of several turns with tool text between them, and the small model that played them."
     model, rng = make_model(48, width=32, layers=2, heads=2, seed=0), random.Random(0)
-    left = [3, 1, 2, 4, 2]
-    def on_turn(number, ids):
-        left[number] -= 1
-        return None if left[number] == 0 else [rng.randrange(3, 48) for _ in range(4 + number)]
-    prompts = [[rng.randrange(3, 48) for _ in range(4 + 2 * n)] for n in range(5)]
-    rows = decode(model, prompts, on_turn, 2, SETTINGS.temperature, most=60, turn_limit=9, generator=torch.Generator().manual_seed(1))
-    return model, [Context(row.ids, row.mask, row.logs) for row in rows]
+    engine, left = engine_for(model, {2}, temperature=SETTINGS.temperature, seed=1), [3, 1, 2, 4, 2]
+    rows, known = [Context() for _ in left], [[rng.randrange(3, 48) for _ in range(4 + 2 * n)] for n in range(5)]
+    for number, ids in enumerate(known):
+        rows[number].extend(ids)
+        engine.add(number, ids, 9)
+    while engine.waiting:
+        for turn in engine.step():
+            rows[turn.key].extend(turn.ids, turn.logprobs)
+            left[turn.key] -= 1
+            if left[turn.key]:
+                more = [rng.randrange(3, 48) for _ in range(4 + turn.key)]
+                rows[turn.key].extend(more)
+                engine.add(turn.key, more, 9)
+    return model, rows
 
 
 def changed(rows, part): # "ids" or "logprobs" at positions that are not the agent's own

@@ -219,7 +219,7 @@ def answering(model, # a Hugging Face directory, or an address as URL#NAME
               endpoint=None, # fields of EndpointSettings
               protocol=None, # Protocol; None: as the model was trained
               ) -> Answering:
-    "The model that a user names. A checkpoint answers one task at a time. Raises `InputError` for what is neither an address nor a checkpoint."
+    "The model that a user names. Raises `InputError` for what is neither an address nor a checkpoint."
     from stepdr.model.policy import policy_from
     fit, local = fit or {}, "://" not in model
     policy = policy_from(model, price, device, context=fit.get("context_tokens", 0), **(endpoint or {}))
@@ -230,7 +230,7 @@ def answering(model, # a Hugging Face directory, or an address as URL#NAME
     protocol = protocol or protocol_of(model)
     kit = kit_in(kit or default_kit(protocol), protocol) if agent else None
     identity = f"{Path(model).name}@{sha256_path(model)[:16]}" if local else model
-    return Answering(policy, identity, agent, brief, kit, {**parse_budget(budget), **fit}, web, 1 if local else workers, protocol)
+    return Answering(policy, identity, agent, brief, kit, {**parse_budget(budget), **fit}, web, workers, protocol)
 
 # %% ../../nbs/90_evaluate/18_harness.ipynb #25da9ae7
 def _asked_alone(task, how): # -> {"report", "cost", "ended"}
