@@ -68,10 +68,9 @@ def protocol_from(text) -> Protocol:
         raise InputError(f"protocol: {path}: expected an object with fields of {', '.join(known)}")
     return Protocol(**found)
 
-def protocol_of(model) -> Protocol:
-    "The protocol that a model was trained in; the full one for an address, and for a folder that names none."
-    named = Path(model).is_dir() and (Path(model) / AGENT_FILE).is_file()
-    return protocol_from(model) if named else PROTOCOLS["full"]
+def protocol_of(model, otherwise=PROTOCOLS["full"]) -> Protocol:
+    "The protocol that a model was trained in; `otherwise` for an address, and for a folder that names none."
+    return protocol_from(model) if (Path(model) / AGENT_FILE).is_file() else otherwise
 
 def protocol_words(protocol) -> str:
     "A protocol's name, or its fields where it has none."

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
+from ..agent.budget import episode_budget
 from ..core.artifacts import (atomic_directory, atomic_write, read_json, read_jsonl, sha256_path, write_json, write_jsonl,
                                    write_parquet)
 from ..core.config import EvaluateSettings, InputError
@@ -29,7 +30,7 @@ from ..judge.intervals import bootstrap, interval, paired_difference, resamples
 from ..model.base import check_weights, load_causal
 from ..model.batched import run_episodes
 from ..model.renderer import renderer_for
-from ..rl.episodes import EpisodeTools, episode_budget, own_protocol
+from ..rl.episodes import EpisodeTools, own_protocol
 from ..core.processes import pick_device, run_ranks
 from ..synthesis.tasks import mentions, oracle, sections
 from ..tools.tool import chance

@@ -10,14 +10,18 @@ __all__ = ['BODY_DAMAGES', 'DAMAGES', 'EMPTY', 'teacher_report', 'more_rubrics',
 import random
 import re
 
+from ..agent.budget import episode_budget
+from ..agent.protocol import PROTOCOLS
+from ..core.config import PpoSettings
 from ..core.teacher import run_to_end
 from ..core.trajectory import CITE, all_cited, answer_of
 from .judges import OracleJudge
 from .labels import label_rows
-from ..model.rollout import run_episodes
+from ..model.batched import run_episodes
 from ..synthesis.expert import Care, expert_toolbox, paragraphs_read, research
 from ..synthesis.tasks import sections
 from ..tools.tool import run_async
+from ..tools.toolset import episode_toolbox
 
 # %% ../../nbs/70_judge/11_data.ipynb #c961f5b4
 def teacher_report(web, task, care, seed): # -> {"task", "report", "paragraphs", "by"}
@@ -127,10 +131,19 @@ def damaged_reports(web, tasks, seed, count): # -> list of records
     return records
 
 # %% ../../nbs/70_judge/11_data.ipynb #00c08f5d
-def written_reports(model, tokenizer, web, tasks, seed, temperature=1.0, by="model", progress=lambda done: None): # -> list of records
-    "Reports that a model writes with the tools, at the temperature that PPO samples with."
-    episodes = run_episodes(model, tokenizer, tasks, web, temperature, f"judge {seed}", progress=progress)
-    return [{"task": e.task, "report": e.answer or "", "paragraphs": e.environment.seen, "by": by} for e, _ in episodes]
+def written_reports(model, renderer, web, tasks, seed,  # causal language model, its Renderer, ClosedWeb, task rows, anything printable
+                    protocol=PROTOCOLS["brief"],  # that the model was trained in
+                    temperature=1.0,  # of sampling; PPO's own
+                    by="model",  # name of the writer
+                    progress=lambda done: None,  # called with the number of reports
+                    ) -> list[dict]:
+    "Records of reports that a model writes with the tools, within the budgets that PPO's episodes have."
+    def open_toolbox(task, number):
+        return episode_toolbox(web, protocol.results, protocol.topk, protocol.tools, 0.07, f"judge {seed} {number} {task['id']}")
+    played = run_episodes(model, renderer, tasks, open_toolbox, episode_budget(PpoSettings()), protocol,
+                          temperature=temperature, seed=f"judge {seed}", progress=progress)
+    return [{"task": one.task, "report": one.answer or "", "by": by,
+             "paragraphs": {key: web.world.paragraphs[key] for key in one.read}} for one in played]
 
 # %% ../../nbs/70_judge/11_data.ipynb #c05d37d0
 def items_of(records): # -> [(task, report, paragraphs)]

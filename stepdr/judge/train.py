@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from ..agent.protocol import PROTOCOLS, protocol_of
 from ..core.artifacts import atomic_directory, progress_bar, read_json, read_jsonl, write_json, write_jsonl
 from ..core.config import InputError, ReinforceSettings, TrainSettings
 from ..core.teacher import run_to_end
@@ -143,8 +144,10 @@ def research_tasks_of(run_dir, split) -> list[dict]:
 def reports_by(run_dir, folder, web, tasks, seed, device="auto", by="model") -> list[dict]:
     "Records of reports that the model in a folder of the run writes on tasks."
     model, tokenizer = load_causal(Path(run_dir)/folder, pick_device(device))
+    protocol = protocol_of(Path(run_dir)/folder, PROTOCOLS["brief"])
     bar = progress_bar(total=len(tasks), desc=f"reports by {Path(folder).name}")
-    records = written_reports(model, tokenizer, web, tasks, seed, by=by, progress=lambda done: bar.update(done - bar.n))
+    records = written_reports(model, renderer_for(tokenizer), web, tasks, seed, protocol, by=by,
+                              progress=lambda done: bar.update(done - bar.n))
     bar.close()
     return records
 

@@ -19,6 +19,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..agent.budget import episode_budget
 from ..agent.protocol import Protocol, opening, protocol_from, protocol_words
 from ..core.artifacts import (MetricsLog, atomic_directory, atomic_write, progress_bar, read_json, read_jsonl, read_metrics,
                                    sha256_path, write_json, write_jsonl)
@@ -30,7 +31,7 @@ from ..model.batched import run_episodes
 from .actor_critic import (action_batch, action_logs, by_length, count_actions, estimate_values, make_critic, sampled_logs,
                                     to_unit, value_logits)
 from .advantages import gae, group_baseline, whiten
-from .episodes import EpisodeTools, episode_budget, own_protocol, read_tasks
+from .episodes import EpisodeTools, own_protocol, read_tasks
 from .rewards import Outcome, mean_parts, reward_from, rewardable
 from ..train.rows import save_trained, working_folder
 
