@@ -45,7 +45,8 @@ def main():
     given = parser.parse_args()
     from stepdr.tools.folder import folder_store
     from stepdr.tools.results import cover
-    from stepdr.world.paragraphs import Paragraph, ParagraphStore, paragraph_id
+    from stepdr.world.paragraphs import Paragraph, paragraph_id
+    from stepdr.world.paragraph_store import ParagraphStore
     texts = articles(given.data / "docs_wikispeedia" / "plaintext_articles.tar.xz", 2 * given.pages)
     blocks = {name: found for name, text in texts.items() if len(found := paragraphs_of(text)) >= 3}
     read, unread = list(blocks)[::2], list(blocks)[1::2]

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from stepdr.core.artifacts import root
 from stepdr.world.authority import Authority
-from stepdr.world.paragraphs import Paragraph, ParagraphStore, StoreSettings, _document, _schema, paragraph_id
+from stepdr.world.paragraphs import Paragraph, paragraph_id
+from stepdr.world.paragraph_store import ParagraphStore, StoreSettings, _document, _schema
 
 ARCHIVE = root().parent / "shared" / "data" / "docs_wikispeedia" / "plaintext_articles.tar.xz"
 

@@ -17,7 +17,8 @@ import pytest
 from stepdr.core.artifacts import root
 from stepdr.core.config import InputError
 from stepdr.world.authority import KINDS, TIER_SCORE, Authority, Record
-from stepdr.world.paragraphs import Paragraph, ParagraphStore, StoreSettings, paragraph_id, split_scripts
+from stepdr.world.paragraphs import Paragraph, paragraph_id
+from stepdr.world.paragraph_store import ParagraphStore, StoreSettings, split_scripts
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CHINESE = ["长江发源于青藏高原,全长六千三百余公里,是亚洲第一长河。", "黄河流经九个省区,最后注入渤海。", "欧盟碳价在二〇二三年一度超过每吨一百欧元。",
@@ -198,7 +199,8 @@ def test_hostile_text_and_queries_change_nothing(store):
 
 WRITER = """
 import sys
-from stepdr.world.paragraphs import Paragraph, ParagraphStore, StoreSettings, paragraph_id
+from stepdr.world.paragraphs import Paragraph, paragraph_id
+from stepdr.world.paragraph_store import ParagraphStore, StoreSettings
 store, start = ParagraphStore(sys.argv[1], StoreSettings(lock_wait=60)), int(sys.argv[2])
 print("open", flush=True)
 for batch in range(start, start + 10_000):

@@ -34,7 +34,7 @@ from stepdr.tools.workspace import Workspace
 from stepdr.world.authority import Authority
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
-from stepdr.world.paragraphs import ParagraphStore, StoreSettings
+from stepdr.world.paragraph_store import ParagraphStore, StoreSettings
 
 KEYS = {"BRAVE_API_KEY": "brave-secret-1234", "SERPER_API_KEY": "serper-secret-1234", "TAVILY_API_KEY": "tvly-secret-1234"}
 MCP = f"{sys.executable} {Path(__file__).with_name('mcp_search_server.py')}"

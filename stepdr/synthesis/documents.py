@@ -30,7 +30,8 @@ from ..core.config import InputError
 from ..core.extras import need
 from ..tools.tool import ToolError
 from ..world.authority import Authority, host_of
-from ..world.paragraphs import Paragraph, ParagraphStore, StoreSettings
+from ..world.paragraphs import Paragraph
+from ..world.paragraph_store import ParagraphStore, StoreSettings
 from stepdr.synthesis.sources import (
     CorpusSettings, Redirect, Skipped, WIKIPEDIA, open_source, read_dump_page, read_freshwiki, read_tree_file,
     read_wikispeedia)

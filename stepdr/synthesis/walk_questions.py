@@ -12,7 +12,7 @@ from ..core.scripted_teacher import names_in
 from .attempts import SeekingSettings
 from .question_checks import keep_secrets, one_search_finds, read_twice, secrets_told
 from .records import as_settings, dropped, malformed_item, task_row
-from ..world.paragraphs import passage_kind
+from ..world.passages import passage_kind
 
 # %% ../../nbs/40_synthesis/35_walk_questions.ipynb #1b0af4cd
 # -> coroutine function (Walk, list of Link) -> number or None, for `walk_async`

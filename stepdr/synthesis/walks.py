@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..core.artifacts import progress
 from ..core.config import InputError, setting, validate
-from ..world.paragraphs import passage_kind, text_width, worth_reading
+from ..world.passages import passage_kind, text_width, worth_reading
 from .documents import Corpus, TableWriter, fresh_processes, share, SHARED, batches, in_order
 
 # %% ../../nbs/40_synthesis/24_walks.ipynb #792d9ee3

@@ -29,7 +29,7 @@ from .planning import off_subject, set_scope
 from .records import aside_of, item_fault, set_aside
 from .rubrics import content, topics_of
 from ..core.trajectory import CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
-from ..world.paragraphs import passage_kind
+from ..world.passages import passage_kind
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #0ff9979a
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+\S", re.MULTILINE)

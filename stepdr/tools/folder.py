@@ -82,7 +82,7 @@ def folder_store(folder, # of documents
                  ): # -> FolderStore
     "Index the documents of a folder, or bring the index up to date. A broken file is counted and named in `files`; it is tried again when it has changed."
     from concurrent.futures import ThreadPoolExecutor
-    from stepdr.world.paragraphs import ParagraphStore
+    from stepdr.world.paragraph_store import ParagraphStore
     folder, store_folder = Path(folder).resolve(), Path(store_folder).resolve()
     if not folder.is_dir(): raise InputError(f"{folder}: no such folder of documents")
     store, manifest = ParagraphStore(store_folder, authority=authority), store_folder / _MANIFEST

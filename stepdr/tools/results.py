@@ -15,7 +15,8 @@ from ..core.usage import guess_tokens
 from ..core.trajectory import neutralize
 from .document import join_lines
 from .tool import ToolError, call_text
-from ..world.paragraphs import pairs_of, passage_kind, query_terms, split_scripts, without_captions
+from ..world.paragraph_store import pairs_of, query_terms, split_scripts
+from ..world.passages import passage_kind, without_captions
 
 # %% ../../nbs/20_tools/39_results.ipynb #5dfc1f94
 _COMMON = frozenset("a an and are as at by for from how in is it of on or that the to was what when where which who why with 的 了 是 在 和 与".split())

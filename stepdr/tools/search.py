@@ -22,7 +22,8 @@ from .providers import SearchHit, date_bound, on_site, site_name, store_hit
 from .results import (FORMS, ROOM, SURFER, cover, cut_short, document_text, failed_block, fit, missing_line,
     paragraph_line, paragraph_text, read_text, relevances, safe, source_line)
 from .tool import ToolError, ToolResult, call_text, result_tokens
-from ..world.paragraphs import Paragraph, paragraph_id, passage
+from ..world.paragraphs import Paragraph, paragraph_id
+from ..world.passages import passage
 
 # %% ../../nbs/20_tools/40_search.ipynb #b0b058c7
 @dataclass(frozen=True)

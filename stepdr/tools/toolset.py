@@ -155,7 +155,7 @@ def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=
     if "batch_web_surfer" in wanted:
         from stepdr.tools.search import SurferSettings, WebSurfer
         from stepdr.world.authority import Authority
-        from stepdr.world.paragraphs import ParagraphStore
+        from stepdr.world.paragraph_store import ParagraphStore
         authority = Authority.load()
         fetcher = fetcher or opened(
             Fetcher(fetch, Cache(settings.cache_folder or workspace.state / "cache", settings.cache)))
