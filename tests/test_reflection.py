@@ -29,7 +29,7 @@ from stepdr.synthesis.verification import VerificationSettings, verification_row
 from stepdr.synthesis.writing import (WritingSettings, drafted_report_row, form_faults, keep_deeper, mended_report_row, query_report_row, screen_report)
 from stepdr.tools.tool import ToolError, Toolbox, ToolResult, run_async
 from stepdr.tools.providers import ClosedWebProvider
-from stepdr.core.trajectory import assistant_text, cited_ids, parse_turn, segments
+from stepdr.core.trajectory import assistant_text, cited_ids, parse_turn
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
 from stepdr.world.paragraphs import Paragraph, paragraph_id
@@ -128,7 +128,7 @@ def test_wrong_attempts_become_a_trajectory_without_a_hint(tmp_path, web, langua
         thought = (DOUBT if language == "en" else DOUBT_ZH)["reflection"]
         assert sum(thought in (m.get("reasoning_content") or "") for m in row["messages"]) == 2 and not any(thought in m["content"] for m in row["messages"])
         assert row["meta"]["hints"]["found"] == 2 and hint_measures([row])["left"] == 0 and not malformed(row)
-        assert "".join(text for text, own in segments(row["messages"]) if own) and ngram_repetition([row])[0] == [row] and not server.problems
+        assert "".join(assistant_text(m) for m in row["messages"] if m["role"] == "assistant") and ngram_repetition([row])[0] == [row] and not server.problems
         again = run_async(go())
     assert json.dumps(row, sort_keys=True) == json.dumps(again, sort_keys=True), "the same item gives other bytes the second time"
 
@@ -144,7 +144,7 @@ def test_a_reflected_row_has_its_calls_as_the_tools_took_them(tmp_path, web):
     taken = {"action": "batch_search", "queries": ["Jack Lemmon"], "topk": 2}
     assert row["meta"]["calls_respelled"] == 2 and row["meta"]["attempts"] == 2 and calls_of(row) == [("batch_web_surfer", taken)] * 2 and not tool_schema([row])[1]
     assert [json.loads(one)["query"] for one in sent] == ["Jack Lemmon"] * 2
-    assert [call["function"]["arguments"] for text, own in segments(row["messages"]) if own for call in parse_turn(text).get("tool_calls", [])] == [taken] * 2
+    assert [call["function"]["arguments"] for m in row["messages"] if m["role"] == "assistant" for call in parse_turn(assistant_text(m)).get("tool_calls", [])] == [taken] * 2
 
 
 def test_what_never_gets_right_is_set_aside_with_all_attempts(tmp_path, web):

@@ -36,7 +36,7 @@ from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.toolset import provider_kit
 from stepdr.tools.search import WebSurfer
 from stepdr.tools.providers import ClosedWebProvider, Provider, SearchHit
-from stepdr.core.trajectory import all_cited, parse_turn, segments
+from stepdr.core.trajectory import all_cited, assistant_text, parse_turn
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
 from stepdr.world.paragraphs import Paragraph, paragraph_id
@@ -522,7 +522,7 @@ def test_a_row_has_its_calls_as_the_tools_took_them(web, tmp_path):
     assert calls_in(row["messages"]) == ran and row["meta"]["calls_respelled"] == 4
     assert json.dumps(calls_in(row["messages"])[4]) == json.dumps(written[4])                               # one that fits is kept as it is, with its order and 2.0
     assert [m["name"] for m in row["messages"] if m["role"] == "tool"] == [name for name, _ in ran]
-    rendered = [parse_turn(text) for text, own in segments(row["messages"]) if own]
+    rendered = [parse_turn(assistant_text(m)) for m in row["messages"] if m["role"] == "assistant"]
     assert [call for message in rendered for call in calls_in([message])] == ran
     seen = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for m in sent for call in m.get("tool_calls") or []]
     assert [arguments for _, arguments in seen] == [arguments for _, arguments in written] and [a for _, a in calls_in(kept)] == [a for _, a in written]    # what the policy saw of itself
