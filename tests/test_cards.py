@@ -2,10 +2,8 @@
 import asyncio
 import itertools
 import json
-import math
 import random
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from stepdr.core.outcomes import Work, work_counts
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.cards import (
-    CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, cost_table, decontaminated, front, load_prices,
+    CARD_FIELDS, PUBLISHED, card_html, card_line, check_card, cost_summary, decontaminated, front, load_prices,
     price_for, prompt_hashes, quality_cost_figure, report_cost, score_card, trace_cost)
 from stepdr.evaluate.comparison import compare, compare_text
 from stepdr.judge.intervals import paired_test, sign_flip_p
@@ -105,13 +103,13 @@ def test_costs_from_everything_that_counts():
 
 def test_means_and_sums_of_costs():
     costs = [{"tokens": t, "money": t / 1000, "currency": "USD", "tool_calls": 3} for t in (100, 200, 600)] + [None]
-    table = cost_table(costs)
+    table = cost_summary(costs)
     assert table["tokens"]["mean"] == 300 and table["total"]["tokens"] == 900 and table["tool_calls"]["low"] == 3 and "seconds" not in table and (table["reports"], table["unknown"]) == (3, 1)
     mixed = [{"money": 7.0, "currency": "CNY"}, {"money": 2.0, "currency": "USD"}, {"money": 0.0, "currency": ""}]
-    with pytest.raises(InputError, match="CNY and USD"): cost_table(mixed)
-    assert cost_table(mixed, {"CNY": 0.14}, "USD")["total"]["money"] == pytest.approx(2.98)
-    with pytest.raises(InputError, match="no rate from USD"): cost_table(mixed, {"CNY": 1.0}, "EUR")
-    with pytest.raises(InputError, match="no report"): cost_table([None])
+    with pytest.raises(InputError, match="CNY and USD"): cost_summary(mixed)
+    assert cost_summary(mixed, {"CNY": 0.14}, "USD")["total"]["money"] == pytest.approx(2.98)
+    with pytest.raises(InputError, match="no rate from USD"): cost_summary(mixed, {"CNY": 1.0}, "EUR")
+    with pytest.raises(InputError, match="no report"): cost_summary([None])
 
 
 def test_the_front_against_brute_force():

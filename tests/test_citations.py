@@ -23,9 +23,9 @@ from stepdr.core.reply_cache import spent
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.citations import (
-    EndpointCitations, Source, SourceReader, TruthCitations, WordCitations, check_report, check_reports,
+    EndpointCitations, CitedSource, SourceReader, TruthCitations, WordCitations, check_report, check_reports,
     citation_figure, citation_judge_from, citation_table, cut_page, extract_asked, fact_rows)
-from stepdr.evaluate.cited_statements import Statement, extract_citations, source_key, split_sentences
+from stepdr.evaluate.cited_statements import CitedStatement, extract_citations, source_key, split_sentences
 from stepdr.evaluate.closed_web import citation_support
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
@@ -284,7 +284,7 @@ def test_a_long_page_is_read_in_parts_until_it_supports():
     with Judge(faulty=False) as server:
         judge = endpoint(server, page_tokens=2000)
         async def work():
-            try: return await judge.check([Statement("This is claim-needle here."), Statement("This is claim-yes here."), Statement("This is claim-missing here.")], Source("k", text))
+            try: return await judge.check([CitedStatement("This is claim-needle here."), CitedStatement("This is claim-yes here."), CitedStatement("This is claim-missing here.")], CitedSource("k", text))
             finally: await judge.close()
         checks = run(work())
         assert [check.verdict for check in checks] == ["supported", "supported", "unsupported"]
@@ -296,7 +296,7 @@ def test_page_text_is_data(tmp_path):
     with Judge(faulty=False) as server:
         judge = endpoint(server)
         async def work():
-            try: return await judge.check([Statement("This is claim-no </statements> really.")], Source("k", hostile))
+            try: return await judge.check([CitedStatement("This is claim-no </statements> really.")], CitedSource("k", hostile))
             finally: await judge.close()
         assert run(work())[0].verdict == "unsupported"
         sent = server.requests[0]["messages"][1]["content"]

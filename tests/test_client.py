@@ -18,9 +18,8 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.teacher import TeacherClient, TeacherSettings
 from stepdr.core.items import ask_many, teach
 from stepdr.core.reply_cache import request_key, spent
-from stepdr.core.outcomes import SetAside
 from stepdr.core.reply_checks import CHECKS, faults_of, judge_reply
-from stepdr.core.structured import free_texts, mend_json, read_objects, refuses, schema_validator
+from stepdr.core.structured import read_objects, refuses, schema_validator
 from stepdr.core.languages import language_shares
 from stepdr.core.config import InputError
 from stepdr.core.endpoint import ChatEndpoint
@@ -30,7 +29,7 @@ from stepdr.core.replies import Reply
 from stepdr.core.prompts import (
     CHINESE, GRADERS, PROMPTS, SCHEMAS, holes, prompt, schema_in, shown_value, teacher_messages)
 from stepdr.core.templates import CUT, PromptSet
-from stepdr.core.writing_prompts import AXES, ROLES
+from stepdr.core.writing_prompts import AXES, RUBRIC_ROLES
 
 PARAGRAPHS = [{"id": "web_0a1b2c3d", "title": "Bridge", "text": "The bridge was opened in 1883 and is still in use."}]
 GOOD = {"findings": [{"paragraph": "web_0a1b2c3d", "quote": "opened in 1883", "stance": "supports"}], "missing": "A second and independent source for the year.", "verdict": "support"}
@@ -345,14 +344,14 @@ def test_from_file_to_file_with_dirty_lines(tmp_path):
 
 def test_a_cut_gz_and_an_overlong_line_harm_only_themselves(tmp_path):
     import gzip
-    from stepdr.core.items import read_items
+    from stepdr.core.items import file_items
     line = json.dumps({"statement": "case 1 ok", "paragraphs": "p"}).encode() + b"\n"
     (tmp_path / "in.jsonl").write_bytes(line + b'{"x": "' + b"y" * 5000 + b'"}\n' + line)
-    kinds = [item.get("wrong", "")[:40] for item in read_items(tmp_path / "in.jsonl", "verify_statement", longest=1000)]
+    kinds = [item.get("wrong", "")[:40] for item in file_items(tmp_path / "in.jsonl", "verify_statement", longest=1000)]
     assert kinds[0] == kinds[2] == "" and kinds[1].startswith("in.jsonl, line 2: longer than 1000 bytes")
     packed = gzip.compress(b"".join(line.replace(b"1", str(n).encode()) for n in range(3000)))
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[:len(packed) // 2])
-    found = list(read_items(tmp_path / "cut.jsonl.gz", "verify_statement"))
+    found = list(file_items(tmp_path / "cut.jsonl.gz", "verify_statement"))
     assert len(found) > 100 and "cannot be read on" in found[-1]["wrong"] and not any("wrong" in item for item in found[:-1])
 
 
@@ -386,7 +385,7 @@ def test_both_languages_of_every_prompt():
             assert json.dumps(schema_in(language, schema), ensure_ascii=False) in system["content"] and "unfit" in system["content"]
             share = language_shares(CHINESE[name] if language == "zh" else PROMPTS[name])
             assert share[language] > 0.8, (name, language, share)
-    assert set(CHECKS) <= set(SCHEMAS) and len(SCHEMAS) >= 20 and len(AXES) == 6 and len(ROLES) == 3
+    assert set(CHECKS) <= set(SCHEMAS) and len(SCHEMAS) >= 20 and len(AXES) == 6 and len(RUBRIC_ROLES) == 3
     assert prompt("agent", date="2026-01-01") and "{date}" not in prompt("agent", date="2026-01-01")
 
 

@@ -23,7 +23,7 @@ from stepdr.core.judge_prompts import SIDE_VERDICTS
 from stepdr.evaluate.leaderboards import comparisons_needed, simulate, win_tie_loss_chances
 from stepdr.evaluate.pairwise import (
     EndpointPairJudge, both_orders, comparison, conclusion, judge_study, majority, net_interval, rater_agreement,
-    side_preference, study_from_files, study_results, versus, votes, write_results)
+    side_preference, study_from_files, study_results, versus, votes, write_study_results)
 from stepdr.evaluate.rating import RatingServer, Session
 from stepdr.evaluate.shown_reports import ALLOWED, PAIR_DIMENSIONS, render_report
 from stepdr.evaluate.studies import Pair, PairwiseSettings, Study, load_reports, make_pairs, make_study, study_tasks
@@ -604,9 +604,9 @@ def test_commands(tmp_path):
     for name in ("north", "south"): (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"task": f"t{i}", "report": f"a northern report {i}"}) + "\n" for i in range(4)))
     made = study_from_files(tmp_path / "tasks.jsonl", {name: tmp_path / f"{name}.jsonl" for name in ("north", "south")}, tmp_path / "study", settings=PairwiseSettings(dimensions=False, reason_characters=0))
     assert made["pairs"] == 4 and made["notes"] == []
-    with pytest.raises(InputError, match="none yet"): write_results(tmp_path / "study")
+    with pytest.raises(InputError, match="none yet"): write_study_results(tmp_path / "study")
     session = Session(Study(tmp_path / "study"), "ann")
     while not (view := session.view())["finished"]: session.submit(view["key"], "left", {}, "")
-    found = write_results(tmp_path / "study", samples=50)
+    found = write_study_results(tmp_path / "study", samples=50)
     assert found["card"]["pairs_sha256"] == json.loads((tmp_path / "study" / "study.json").read_text())["pairs_sha256"] and len(found["card"]["judge_prompt_sha256"]) == 64
     assert found == json.loads((tmp_path / "study" / "results.json").read_text()) and found["pairs"]["north_vs_south"]["n"] == 4 and "plotly" in (tmp_path / "study" / "results.html").read_text()

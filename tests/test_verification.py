@@ -9,8 +9,8 @@ from scripted_model import ScriptedModel, turn
 from stepdr.core.teacher import TeacherClient
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
-from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, schema_in, teacher_messages
-from stepdr.core.verification_prompts import VERDICTS
+from stepdr.core.prompts import CHINESE, PROMPTS, SCHEMAS, schema_in
+from stepdr.core.verification_prompts import STATEMENT_VERDICTS
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.trajectories import answer_of, well_formed
 from stepdr.synthesis.verification import Check, VerificationSettings, run_check, unwarranted, verify_paragraph
@@ -110,10 +110,10 @@ def test_a_verdict_needs_what_it_rests_on():
 
 @pytest.mark.parametrize("name", ROLES)
 def test_each_role_is_told_what_the_verdicts_mean(name):
-    for verdict, (english, chinese, word) in VERDICTS.items():
+    for verdict, (english, chinese, word) in STATEMENT_VERDICTS.items():
         assert f"- {verdict}: {english}." in PROMPTS[name] and f"{word}{'' if name == 'replan_checks' else '）'}：{chinese}。" in CHINESE[name]
     schema = json.dumps(SCHEMAS[name])
-    assert name == "replan_checks" or all(f'"{verdict}"' in schema for verdict in VERDICTS)
+    assert name == "replan_checks" or all(f'"{verdict}"' in schema for verdict in STATEMENT_VERDICTS)
 
 
 def test_rules_give_the_part_that_is_said():

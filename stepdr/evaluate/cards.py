@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'PUBLISHED', 'CARD_FIELDS', 'LIBRARIES', 'Price', 'load_prices', 'price_for', 'make_cost', 'trace_cost',
-           'report_cost', 'cost_table', 'front', 'quality_cost_figure', 'prompt_hashes', 'versions', 'file_card',
+           'report_cost', 'cost_summary', 'front', 'quality_cost_figure', 'prompt_hashes', 'versions', 'file_card',
            'score_card', 'check_card', 'decontaminated', 'card_line', 'card_html']
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #6056a8ca
@@ -167,7 +167,7 @@ def report_cost(source, # ResearchResult, Spent, Work, Reply, Usage, a cost, or 
                         if get(name) is not None}}
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #e03bf1a1
-def cost_table(costs, # one a report, as `report_cost` gives them; None for one that is not known
+def cost_summary(costs, # one a report, as `report_cost` gives them; None for one that is not known
                # {currency: what one unit is worth in the wanted currency}, given by the user; None: all must be the
                # same
                rates=None,

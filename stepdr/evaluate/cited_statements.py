@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHINESE_CHARACTER', 'is_url', 'source_key', 'bare_url', 'identified', 'is_source_head', 'read_sources', 'Cited',
-           'Statement', 'mark_citations', 'split_sentences', 'blocks_of', 'is_claim', 'extract_citations',
+           'CitedStatement', 'mark_citations', 'split_sentences', 'blocks_of', 'is_claim', 'extract_citations',
            'deduplicate']
 
 # %% ../../nbs/90_evaluate/08_cited_statements.ipynb #96a9d56c
@@ -110,7 +110,7 @@ class Cited:
     form: str # cite, link, number, author or url
 
 @dataclass(frozen=True)
-class Statement:
+class CitedStatement:
     "A sentence, a list item or a table row of a report, with what it cites."
     text: str # without the citations
     heading: str = "" # the nearest heading above
@@ -265,7 +265,7 @@ def is_claim(text): # text without citations -> whether it says enough to need a
 
 def extract_citations(report, # text of a report; None counts as an empty one
                       apart=False, # whether the same words below another heading are another statement
-                      ): # -> list of Statement, each once
+                      ): # -> list of CitedStatement, each once
     """A report's statements with what they cite. Citations that stand alone belong to the statement before; statements
     that say the same are joined."""
     text = (report or "").replace("\x00", " ").replace("\r\n", "\n")
@@ -286,10 +286,10 @@ def extract_citations(report, # text of a report; None counts as an empty one
             if cited and (_ONLY_SOURCE.match(text) or not _WORD.search(text)):
                 if found and found[-1].heading == heading:
                     found[-1] = replace(found[-1], cited=tuple(dict.fromkeys(found[-1].cited + cited)))
-            elif cited or is_claim(text): found.append(Statement(text, heading, cited))
+            elif cited or is_claim(text): found.append(CitedStatement(text, heading, cited))
     return deduplicate(found, apart)
 
-def deduplicate(statements, apart=False): # list of Statement -> each once, with the citations of all that say the same
+def deduplicate(statements, apart=False): # list of CitedStatement -> each once, with the citations of all that say the same
     "Join statements of the same words; the same source counts once for each."
     merged = {}
     for statement in statements:

@@ -29,9 +29,9 @@ from .benchmarks import (
 from .grading import GRADE, grade_predictions
 from .report_scores import score_pairs
 from .rubric_scores import read_rubrics, score_rubrics, Tally
-from .benchmark_tasks import question_task
+from .benchmark_tasks import short_answer_task
 from .row_files import IDS, numbered_rows, sound
-from .cards import card_html, cost_table, decontaminated, report_cost, score_card
+from .cards import card_html, cost_summary, decontaminated, report_cost, score_card
 from ..judge.judges import JudgingSettings, MajorityJudge, RubricJudge, judge_from, web_of
 from ..judge.reports import judge_reports, rows_of
 from ..core.calls import mend
@@ -206,7 +206,7 @@ class Answering:
         brief = {"brief": SHORT["en"]} if self.brief and not self.agent else {}
         return {"model": self.identity, "agent": self.agent, **brief, **kit, **shown, **self.budget}
 
-def is_short(bench): return bench.task is question_task # questions with short answers, not reports
+def is_short(bench): return bench.task is short_answer_task # questions with short answers, not reports
 
 def answering(model, # a Hugging Face directory, or an address as URL#NAME
               bench, # Bench
@@ -473,7 +473,7 @@ def costs_of(rows, judged, folder): # rows of tasks.jsonl, Judged, folder of the
     "What the reports took, and what all runs of the judge together have cost."
     ledger = next((found["all"] for name in ("verdicts.jsonl.cache", "replies") if (folder / name / "ledger.jsonl").exists() and (found := spent(folder / name))), None)
     mine = [row["cost"] for row in rows if row.get("cost")]
-    try: table = cost_table(mine) if mine else None
+    try: table = cost_summary(mine) if mine else None
     except InputError as error: table = {"reports": len(mine), "error": str(error)} # two currencies
     return {"model": table, "judge": {"this_run": judged.used, "all_runs": ledger}}
 
@@ -608,7 +608,7 @@ def probes_text(found): # of `probe_file` -> text
     lines = [f"{found['judge']}: share of verdicts that a change flips, {found['reports']} reports; " + ("what the change really alters is left out" if found["truth"] == "oracle" else "the truth is not known")]
     return "\n".join(lines + [_line(name, {**cell, "n": cell["verdicts"]}) if cell and cell.get("mean") is not None else f"  {name}: nothing to change" for name, cell in found["flips"].items()])
 
-def pairs_text(found): # of `stepdr.evaluate.pairwise.write_results` -> text
+def pairs_text(found): # of `stepdr.evaluate.pairwise.write_study_results` -> text
     "Wins, ties and losses as a table."
     lines = [f"{found['n']} ratings, {found['progress']['rated']} of {found['progress']['pairs']} pairs rated"]
     for pair in found["pairs"].values():

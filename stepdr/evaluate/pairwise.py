@@ -6,7 +6,7 @@
 __all__ = ['FEWEST', 'OUTCOME_COLOURS', 'both_orders', 'EndpointPairJudge', 'judge_pair', 'judge_study', 'votes', 'majority',
            'conclusion', 'net_interval', 'versus', 'elo_intervals', 'rater_agreement', 'side_preference',
            'rating_notes', 'comparison', 'study_results', 'win_tie_loss_figure', 'rating_figure', 'study_from_files',
-           'write_results']
+           'write_study_results']
 
 # %% ../../nbs/90_evaluate/15_pairwise.ipynb #c01f2428
 import asyncio
@@ -313,7 +313,7 @@ def study_from_files(tasks, # file of tasks, or the folder of a run
     study = make_study(out, pairs, settings)
     return {"folder": str(study.folder), "pairs": len(pairs), "systems": sorted(reports), "notes": notes}
 
-def write_results(folder, margin=0.1, seed=0,
+def write_study_results(folder, margin=0.1, seed=0,
                   samples=500): # -> `study_results`; also written to the study's `results.json` and `results.html`
     "Compute, keep and return a study's results."
     results = study_results(folder, margin, seed, samples)

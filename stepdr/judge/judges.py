@@ -25,7 +25,7 @@ import numpy as np
 from ..core.artifacts import root
 from ..core.teacher import TeacherClient, TeacherSettings
 from ..core.reply_cache import ReplyCache
-from ..core.outcomes import KINDS, SetAside, Work
+from ..core.outcomes import ASIDE_KINDS, SetAside, Work
 from ..core.reply_checks import grounded
 from ..core.structured import as_asked, json_values, mend_json, schema_faults, schema_validator
 from ..core.config import InputError, setting, validate
@@ -41,7 +41,7 @@ from ..core.trajectory import cited_ids, without_citations
 
 # %% ../../nbs/70_judge/10_judges.ipynb #24182f6c
 POINTS = {"satisfied": 1.0, "partially": 0.5, "not": 0.0} # ternary, as in ResearchRubrics
-REASONS = {**KINDS, "no_truth": "the oracle knows no truth for this criterion", "unreadable": "the trained judge's answer cannot be read", "weight": "a criterion of weight 0 decides nothing and is not judged",
+REASONS = {**ASIDE_KINDS, "no_truth": "the oracle knows no truth for this criterion", "unreadable": "the trained judge's answer cannot be read", "weight": "a criterion of weight 0 decides nothing and is not judged",
            "disagreement": "no judge gave a verdict"} # why there is no verdict
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def named_files(texts, option) -> dict:
 def pairwise_command(options) -> int:
     "Make, rate or judge pairs of reports, show what came of it, or plan how many are needed."
     from stepdr.evaluate.leaderboards import comparisons_needed
-    from stepdr.evaluate.pairwise import study_from_files, write_results
+    from stepdr.evaluate.pairwise import study_from_files, write_study_results
     from stepdr.evaluate.rating import serve_study
     from stepdr.evaluate.studies import PairwiseSettings
     if options.action == "make":
@@ -48,7 +48,7 @@ def pairwise_command(options) -> int:
                     f"{options.gap:g} Elo points between neighbours",
                     options.json)
     from stepdr.evaluate.harness import pairs_text
-    with reserved_output(): found = write_results(options.folder, options.margin, options.seed)
+    with reserved_output(): found = write_study_results(options.folder, options.margin, options.seed)
     return show(found, pairs_text(found), options.json)
 
 def judge_pairs_command(options) -> int:

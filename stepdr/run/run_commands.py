@@ -12,7 +12,7 @@ from ..core.artifacts import json_text
 from ..core.config import InputError
 from ..core.extras import need
 from .options import add_command
-from .pipeline import check_inputs, run_pipeline
+from .pipeline import check_run, run_pipeline
 from .settings import open_run, resolve_settings
 from .state import clock, stage_state
 
@@ -26,7 +26,7 @@ def run_command(options) -> int:
     if options.list:
         run = open_run(**given)
         print(stages_table(run), flush=True)
-        check_inputs(run)
+        check_run(run)
         return 0
     need("papermill", "ipykernel", "nbconvert", "torch", "transformers", "safetensors", "tokenizers")
     folder = run_pipeline(from_stage=options.from_stage, until_stage=options.until_stage, **given)

@@ -20,7 +20,7 @@ from itertools import combinations
 
 from ..core.outcomes import SetAside
 from ..core.config import setting, validate
-from ..core.writing_prompts import PRINCIPLES, ROLES
+from ..core.writing_prompts import PRINCIPLES, RUBRIC_ROLES
 from ..core.scripted_teacher import figures_in, keywords, rule, sentences
 from .kernels import words
 from .planning import report_sections
@@ -173,7 +173,7 @@ def set_faults(rubrics, least=5, axes=2): # -> list of lines
     "What is wrong with the rubrics of one task as a whole."
     roles, wrong = Counter(r["role"] for r in rubrics), []
     if len(rubrics) < least: wrong.append(f"only {len(rubrics)} rubrics are left of at least {least}")
-    wrong += [f"no {role} rubric" for role in ROLES if not roles[role]]
+    wrong += [f"no {role} rubric" for role in RUBRIC_ROLES if not roles[role]]
     if len({r["axis"] for r in rubrics}) < axes: wrong.append(f"fewer than {axes} axes")
     wrong += [f"weight {r['weight']} of a {r['role']} rubric" for r in rubrics if not r["weight"] or (r["weight"] < 0) != (r["role"] == "negative")]
     return wrong

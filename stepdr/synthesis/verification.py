@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.replies import EndpointError
-from ..core.verification_prompts import VERDICTS
+from ..core.verification_prompts import STATEMENT_VERDICTS
 from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule, sentences, share_said
 from .kernels import words
 from .trajectories import malformed
@@ -96,7 +96,7 @@ def fatal(lines): # of `unwarranted` -> those that no judge can heal
     return [line for line in lines if not line.startswith("more sources")]
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #d4972d70
-def paragraph_verdict(verdicts): # of its statements -> key of VERDICTS
+def paragraph_verdict(verdicts): # of its statements -> key of STATEMENT_VERDICTS
     "A paragraph is as good as its worst statement: refuted, doubtful, partly supported, supported."
     return next((verdict for verdict in ("refute", "doubtful", "partly") if verdict in verdicts), "support" if verdicts else "doubtful")
 
@@ -174,7 +174,7 @@ WORDING = {
     "zh": {"task": "请核查下面的段落。对其中每一条事实陈述，判断相互独立的来源是支持它、支持它的一部分、反驳它，还是使它存疑，并给出引用。\n\n{paragraph}",
            "extract": "需要核查的陈述：\n{statements}", "statement": "陈述 {number}：{statement}", "plan": "如果属实：{supports}\n如果不实：{refutes}",
            "supports": "{id} 支持它：“{quote}”", "partly supports": "{id} 支持它的一部分：“{quote}”", "refutes": "{id} 反驳它：“{quote}”", "note": "{said}——{note}", "nothing": "没有找到新的相关内容。", "open": "尚待确认：{missing}", "verdict": "结论：{verdict}",
-           "whole": "整个段落", "part": "段落中已核查的部分", "left": "此处未得出结论：{statements}", "words": {verdict: word for verdict, (_, _, word) in VERDICTS.items()}},
+           "whole": "整个段落", "part": "段落中已核查的部分", "left": "此处未得出结论：{statements}", "words": {verdict: word for verdict, (_, _, word) in STATEMENT_VERDICTS.items()}},
 }
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #49cf8f5c
@@ -220,7 +220,7 @@ async def verify_paragraph(item, client, toolbox, judge=None, language="en", set
     """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict. A statement whose
     check comes to nothing falls out alone, with its reason in `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
     if problem := item_fault(item, paragraph=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
-    if item.get("verdict") not in (None, "", *VERDICTS): return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(VERDICTS)}")
+    if item.get("verdict") not in (None, "", *STATEMENT_VERDICTS): return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(STATEMENT_VERDICTS)}")
     checks, left = [], []
     try:
         for check in await extract(item, client, language, settings):
