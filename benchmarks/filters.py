@@ -74,7 +74,7 @@ def rensa_signatures(texts, split, n=5):
 
 
 def speed(texts, megabytes, rounds):
-    from stepdr.synthesis import kernels
+    from stepdr.synthesis import kernels, word_forms
     rows = [[text] for text in texts]
     kernels.repeats(rows[:2], 10), kernels.signatures(rows[:2])  # compiled now
     part = rows[:max(1, len(rows) // 20)]
@@ -90,7 +90,7 @@ def speed(texts, megabytes, rounds):
     made = [[" ".join(words[i:i + 5]) for i in range(len(words) - 4)] for words in (lower(texts[0]) for texts in part)]
     import rensa
     found = in_turns({"kernel": lambda: kernels.signatures(rows)[0], "rensa, str.split shingles": lambda: rensa_signatures(texts, lower),
-                      "rensa, the same words": lambda: rensa_signatures(texts, kernels.words)}, rounds)
+                      "rensa, the same words": lambda: rensa_signatures(texts, word_forms.words)}, rounds)
     bare = in_turns({"rensa": lambda: rensa.RMinHash.digest_matrix_from_token_sets(made, 128, 42)}, rounds)["rensa"][0]
     print(f"MinHash, 128 permutations, 5-word shingles, {len(rows)} documents, {megabytes:.0f} MB")
     for name, (seconds, _) in found.items(): print(f"  {name:28} {megabytes / seconds:7.1f} MB/s of CPU")
@@ -103,12 +103,12 @@ def accuracy(texts, pairs=1000):
     "Root mean square error of the estimated similarity of pairs with known similarity."
     import numpy as np
     import rensa
-    from stepdr.synthesis import kernels
+    from stepdr.synthesis import kernels, word_forms
     draw, left, right, true = random.Random(1), [], [], []
     for text in texts[:pairs]:
-        words = kernels.words(text)[:1500]
+        words = word_forms.words(text)[:1500]
         other = [f"w{draw.getrandbits(40)}" if draw.random() < 0.15 * draw.random() else word for word in words]
-        a, b = set(kernels.ngrams(words, 5)), set(kernels.ngrams(other, 5))
+        a, b = set(word_forms.ngrams(words, 5)), set(word_forms.ngrams(other, 5))
         left.append(" ".join(words)); right.append(" ".join(other)); true.append(len(a & b) / len(a | b))
     estimate = lambda one, two: (np.asarray(one) == np.asarray(two)).mean(1)
     own = estimate(kernels.signatures([[t] for t in left])[0], kernels.signatures([[t] for t in right])[0])

@@ -14,13 +14,13 @@ import pytest
 from stepdr.core.config import InputError
 from stepdr.core.prompts import prompt
 from stepdr.agent.context import shrink
-from stepdr.synthesis import kernels
+from stepdr.synthesis import kernels, near_index, word_forms
 from stepdr.synthesis.filters import FILTERS as ALL
 from stepdr.synthesis.filters import (
     BY_DEFAULT, apply_filters, citation_format, dead_ends, headings, ngram_repetition, plan_consistency,
     language_mixing, length, near_duplicates, temporal_anchoring, tool_schema)
 from stepdr.synthesis.whole_filters import correct_and_shortest, noise_share
-from stepdr.synthesis.kernels import words
+from stepdr.synthesis.word_forms import words
 from stepdr.synthesis.decontamination import decontamination
 from stepdr.synthesis.trajectories import (
     answer_of, calls_of, citations, failed_responses, malformed, own_texts, row_id, texts, well_formed)
@@ -413,7 +413,7 @@ def test_near_index_finds_what_all_pairs_find(compiled):
             text = [draw.choice(vocabulary) if draw.random() < 0.01 * member else word for word in base]
             rows.append(trajectory(f"{family}-{member}", thought=" ".join(text), answer="x"))
     draw.shuffle(rows)
-    index, dropped = kernels.NearIndex(0.7), []
+    index, dropped = near_index.NearIndex(0.7), []
     for start in range(0, len(rows), 37): dropped += near_duplicates(rows[start:start + 37], 0.7, index, compiled)[1]
     marks, kept, expected = kernels.signatures([own_texts(row) for row in rows])[0], [], {}
     for number, mark in enumerate(marks):
@@ -447,7 +447,7 @@ def test_compared_words_compiled_give_what_plain_python_gives():
     draw = random.Random(3)
     rows = random_rows(1500) + [["".join(draw.choices(GROUPS + PIECES[:10], k=draw.randint(0, 60))) for _ in range(draw.randint(1, 3))] for _ in range(3000)]
     for n in (1, 2, 3):
-        known = [gram for texts in rows[::7] for text in texts for gram in kernels.ngrams(kernels.compared_words(text), n)]
+        known = [gram for texts in rows[::7] for text in texts for gram in word_forms.ngrams(word_forms.compared_words(text), n)]
         for _ in range(5):
             wanted = set(draw.sample(known, 12))
             mine, plain = kernels.touches(rows, wanted, n), kernels.plain_touches(rows, wanted, n)
@@ -456,10 +456,10 @@ def test_compared_words_compiled_give_what_plain_python_gives():
 
 def test_every_character_is_compared_as_python_does():
     codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    kinds, ascii, at, forms = kernels.compared_tables()
+    kinds, ascii, at, forms = word_forms.compared_tables()
     for code in codes:
-        if at[code] >= 0: assert ("".join(map(chr, forms[at[code] + 1:at[code] + 1 + forms[at[code]]])) if at[code] else chr(code)) == kernels.fold_marks(chr(code)) if code >= 128 else True
-    assert all(bool(kinds[code]) == bool(kernels._FORM_WORD.fullmatch(chr(code))) for code in codes)
+        if at[code] >= 0: assert ("".join(map(chr, forms[at[code] + 1:at[code] + 1 + forms[at[code]]])) if at[code] else chr(code)) == word_forms.fold_marks(chr(code)) if code >= 128 else True
+    assert all(bool(kinds[code]) == bool(word_forms._FORM_WORD.fullmatch(chr(code))) for code in codes)
 
 
 CLOTHES = { # how a question comes back; the question is ASKED
@@ -497,11 +497,11 @@ def test_every_character_is_split_and_folded_as_python_does():
     rows = [[f"a {chr(code)} {chr(code)}b c"] for code in codes[::7] + list(range(0x80, 0x3400))]
     assert (kernels.signatures(rows, 1)[1] == kernels.plain_signatures(rows, 1)[1]).all()
     assert (kernels.repeats(rows, 1) == kernels.plain_repeats(rows, 1)).all()
-    outside = set(codes) - set(kernels.SPECIAL) - set(range(0x80)) - set(range(0xAC00, 0xD7A4))
-    assert all(kernels.unicodedata.normalize("NFKC", chr(code)).casefold() == chr(code) for code in outside)
-    _, at, forms = kernels.folding_tables()
-    for code in kernels.SPECIAL:
-        normal = kernels.unicodedata.normalize("NFKC", chr(code)).casefold()
+    outside = set(codes) - set(word_forms.SPECIAL) - set(range(0x80)) - set(range(0xAC00, 0xD7A4))
+    assert all(word_forms.unicodedata.normalize("NFKC", chr(code)).casefold() == chr(code) for code in outside)
+    _, at, forms = word_forms.folding_tables()
+    for code in word_forms.SPECIAL:
+        normal = word_forms.unicodedata.normalize("NFKC", chr(code)).casefold()
         if at[code] > 0: assert "".join(map(chr, forms[at[code] + 1:at[code] + 1 + forms[at[code]]])) == normal
         elif at[code] == 0: assert normal == chr(code)
 
@@ -511,7 +511,7 @@ def test_similarity_is_estimated_without_bias():
     for _ in range(200):
         one = draw.choices([f"w{number}" for number in range(5000)], k=400)
         other = [word if draw.random() > 0.05 else "z" + word for word in one]
-        a, b = set(kernels.ngrams(one, 5)), set(kernels.ngrams(other, 5))
+        a, b = set(word_forms.ngrams(one, 5)), set(word_forms.ngrams(other, 5))
         marks = kernels.signatures([[" ".join(one)], [" ".join(other)]])[0]
         errors.append(float((marks[0] == marks[1]).mean()) - len(a & b) / len(a | b))
     assert abs(sum(errors) / 200) < 0.012 and (sum(error ** 2 for error in errors) / 200) ** 0.5 < 0.05  # theory: 0 and at most 0.044

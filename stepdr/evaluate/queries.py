@@ -20,7 +20,7 @@ from ..core.artifacts import root
 from ..core.config import InputError
 from ..core.writing_prompts import AXES, RUBRIC_ROLES
 from ..synthesis.filters import YEAR, foreign_runs, language_units, main_language, near_duplicates, years
-from ..synthesis.kernels import ngrams, words
+from ..synthesis.word_forms import ngrams, words
 from ..synthesis.decontamination import decontamination
 from ..synthesis.rubrics import given_away, rubric_faults, set_faults
 from ..synthesis.row_files import load_evaluation

@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from . import kernels
-from .kernels import compared_words, ngrams, use_compiled, words
+from .kernels import use_compiled
+from .word_forms import compared_words, ngrams, words
 from ..core.trajectory import without_citations
 from .trajectories import answer_of, calls_of, require, separate, strings, texts, well_formed
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import stepdr
 from ..core.artifacts import atomic_write, progress_bar, sha256_path
 from ..core.config import InputError
-from . import decontamination as leaks, filters, kernels, portions, row_files, trajectories, whole_filters
+from . import decontamination as leaks
+from . import filters, kernels, near_index, portions, row_files, trajectories, whole_filters, word_forms
 from .filters import BY_DEFAULT, FILTERS
 from .portions import make_filter, Reader, Rows, Stage, StreamSettings, Work
 from .row_files import arrow, common_schema, convert, is_table, json_bytes, put, source_files
@@ -126,7 +127,7 @@ def beside(path, ending): # "a/b.jsonl.gz", ".dropped.jsonl" -> a/b.dropped.json
 
 def key_of(*values):
     "What a run is of, with the code that does it."
-    parts = (trajectories, leaks, whole_filters, filters, kernels, row_files, portions,
+    parts = (trajectories, leaks, whole_filters, filters, word_forms, kernels, near_index, row_files, portions,
              sys.modules[filter_file.__module__])
     code = [sha256_path(inspect.getsourcefile(module)) for module in parts if module.__name__ != "__main__"]
     return hashlib.sha256(

@@ -19,12 +19,14 @@ from functools import lru_cache, partial
 from urllib.parse import unquote
 
 from . import kernels
-from .kernels import WORD, ngrams, use_compiled, words
+from .kernels import use_compiled
+from .word_forms import WORD, ngrams, words
 from ..core.trajectory import CITE_FORM
 from .trajectories import (
     FAILED_RESPONSE, answer_of, calls_of, citations, drop_where, is_response, own_texts, parsed,
     requests_in, require, row_id, separate, sources_read, strings, texts, well_formed)
 from .decontamination import all_texts, decontamination
+from .near_index import NearIndex
 from .whole_filters import correct_and_shortest, noise_share
 
 # %% ../../nbs/40_synthesis/11_filters.ipynb #623a3677
@@ -114,7 +116,7 @@ def plan_consistency(rows,
 # %% ../../nbs/40_synthesis/11_filters.ipynb #2f2134e0
 def near_duplicates(rows,
                     threshold: float = 0.8,  # estimated Jaccard similarity of 5-word shingles from which two rows are near (standard error up to 0.035 there)
-                    index=None,  # a `kernels.NearIndex` that holds rows kept before; changed by the call
+                    index=None,  # a `NearIndex` that holds rows kept before; changed by the call
                     compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
                     asked: bool = False,  # compare with what was asked as well: where answers are short and alike, other questions make other rows
                     ):
@@ -123,7 +125,7 @@ def near_duplicates(rows,
     require(0 < threshold <= 1, "threshold", threshold, "above 0 and at most 1")
     name = "near_duplicates"
     sound, broken = well_formed(rows, name=name)
-    index = kernels.NearIndex(threshold) if index is None else index
+    index = NearIndex(threshold) if index is None else index
     heard = [texts(row, "user")[:1] if asked else [] for row in sound]
     own = [said + own_texts(row) for said, row in zip(heard, sound)]
     marks, counts = (kernels.signatures if use_compiled(own, compiled) else kernels.plain_signatures)(own)

@@ -19,7 +19,7 @@ from ..agent.context import message_text, shrink
 from ..core.scripted_teacher import keywords, names_in, rule, sentences
 from .attempts import SeekingSettings, attempt, gather
 from .filters import content_words
-from .kernels import words
+from .word_forms import words
 from .records import as_settings, dropped, malformed_item, task_row
 from ..tools.toolset import provider_kit
 from ..core.trajectory import without_citations

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from ..core.artifacts import atomic_write
 from ..core.config import InputError, setting, validate
-from . import kernels
 from .decontamination import decontamination, Evaluation, Wording
 from .filters import FILTERS, near_duplicates
+from .near_index import NearIndex
 from .row_files import is_table, json_bytes, Lines, load_evaluation, parse_row, Table
 from .trajectories import require, row_id, texts, well_formed
 from .whole_filters import Noise, Remembers, Shortest
@@ -67,7 +67,7 @@ class NearDuplicates(Remembers):
     "`near_duplicates` for rows that come in portions."
     def __init__(self, threshold: float = 0.8, compiled=None):
         near_duplicates([], threshold)  # checks it
-        self.index, self.told = kernels.NearIndex(threshold), 0
+        self.index, self.told = NearIndex(threshold), 0
         self.options = {"threshold": threshold, "index": self.index, "compiled": compiled}
 
     def changes(self): # names and signatures of the rows that were kept

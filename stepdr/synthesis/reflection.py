@@ -31,7 +31,7 @@ from ..agent.context import message_text, shrink, split_turns
 from ..core.answers import compare_answers
 from ..core.scripted_teacher import figures_in, keywords, passage_for, rule, sentences
 from .attempts import on_background, same_answer, unread
-from .kernels import words
+from .word_forms import words
 from .trajectories import calls_of, malformed, sources_read
 from .records import aside_of, item_fault, set_aside
 from ..tools.tool import Toolbox, respelled

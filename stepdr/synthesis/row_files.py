@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 
 from ..core.config import InputError
-from . import kernels
 from .trajectories import malformed
+from .word_forms import words
 
 # %% ../../nbs/40_synthesis/12_row_files.ipynb #27799dd7
 def arrow():
@@ -313,7 +313,7 @@ def load_evaluation(path,  # FILE or FILE:COLUMN
                     if isinstance(item, (str, int, float))]
         tasks.append({"query": text_of(row.get(column)), "answer": accepted[0] if accepted else None,
                       "aliases": accepted[1:]})
-    tasks = [task for task in tasks if kernels.words(task["query"])]
+    tasks = [task for task in tasks if words(task["query"])]
     if not tasks: raise InputError(f"{path}: no questions in column {column!r}")
     return tasks
 

@@ -22,7 +22,7 @@ from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.writing_prompts import PRINCIPLES, RUBRIC_ROLES
 from ..core.scripted_teacher import figures_in, keywords, rule, sentences
-from .kernels import words
+from .word_forms import words
 from .planning import report_sections
 from .records import aside_of, item_fault, set_aside, task_row
 from ..core.trajectory import neutralize, without_citations

@@ -23,7 +23,7 @@ from ..core.replies import EndpointError
 from ..core.writing_prompts import NEEDS
 from ..agent.context import shrink
 from ..core.scripted_teacher import keywords, rule, sentences, share_said
-from .kernels import words
+from .word_forms import words
 from .trajectories import answer_of, malformed, texts
 from .planning import off_subject, set_scope
 from .records import aside_of, item_fault, set_aside
