@@ -30,7 +30,7 @@ from stepdr.evaluate.closed_web import citation_support
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.synthesis.tasks import research_tasks
-from stepdr.tools.closed import paragraph_line
+from stepdr.tools.results import paragraph_text
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
 
@@ -100,7 +100,7 @@ def test_addresses_of_one_page():
 def test_the_same_words_below_another_heading(web):
     text, p = "## {a}\nalmanac.example : born in London \\cite{{w}}\n## {b}\nalmanac.example : born in London \\cite{{w}}", next(iter(web.world.paragraphs.values()))
     assert len(extract_citations(text.format(a="x", b="y"))) == 1 and len(extract_citations(text.format(a="x", b="y"), apart=True)) == 2
-    lines = "\n".join(f"## {heading}\n{paragraph_line(p)}" for heading in (p.heading, "another"))
+    lines = "\n".join(f"## {heading}\n{paragraph_text(p)}" for heading in (p.heading, "another"))
     assert [row["verdict"] for row in run(check_report("t", lines, TruthCitations(), SourceReader({p.id: p})))] == ["supported", "unsupported"]
 
 
@@ -197,7 +197,7 @@ def some_reports(web, count, seed=0):
     rng = random.Random(seed)
     for task in research_tasks(web, "dev", 0)[:count]:
         chosen = {relation: rng.choice([p for p in web.by_entity[task["meta"]["entity"]] if p.heading == relation]) for relation in task["meta"]["asked"]}
-        lines = [f"## {relation}\n{paragraph_line(p)}" for relation, p in chosen.items()]
+        lines = [f"## {relation}\n{paragraph_text(p)}" for relation, p in chosen.items()]
         read = {p.id: p for p in chosen.values()}
         text = "\n".join(lines)
         kind = rng.randrange(4)

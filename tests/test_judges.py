@@ -35,7 +35,7 @@ from stepdr.core.connection import EndpointSettings
 from stepdr.core.usage import Usage, guess_tokens
 from stepdr.core.replies import ContextTooLong, Reply
 from stepdr.synthesis.tasks import oracle, research_tasks
-from stepdr.tools.closed import paragraph_line
+from stepdr.tools.results import paragraph_text
 from stepdr.core.trajectory import CITE
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
@@ -603,7 +603,7 @@ def items(web):
     rng, made = random.Random(0), []
     for task in research_tasks(web, "dev", 0)[:30]:
         found = [rng.choice([p for p in web.by_entity[task["meta"]["entity"]] if p.heading == r]) for r in task["meta"]["asked"]]
-        lines = [f"## {p.heading}\n{paragraph_line(p) if rng.random() < 0.8 else CITE.sub('', paragraph_line(p)).strip()}" for p in found]
+        lines = [f"## {p.heading}\n{paragraph_text(p) if rng.random() < 0.8 else CITE.sub('', paragraph_text(p)).strip()}" for p in found]
         made.append((task, "\n".join(lines), {p.id: p for p in found}))
     return made
 
