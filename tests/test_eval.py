@@ -21,7 +21,10 @@ from stepdr.core.reply_cache import request_key
 from stepdr.core.config import InputError
 from stepdr.evaluate.benchmarks import score_file
 from stepdr.evaluate.comparison import compare
-from stepdr.evaluate.harness import Answering, Answers, EvalSettings, eval_tasks, gather_predictions, page_reader, probe_file, results_text, run_eval
+from stepdr.evaluate.answering import Answering, Answers
+from stepdr.evaluate.harness import EvalSettings, page_reader, results_text, run_eval
+from stepdr.evaluate.predictions import eval_tasks, gather_predictions
+from stepdr.evaluate.judge_files import probe_file
 from stepdr.judge.judges import EndpointJudge, JudgingSettings
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
@@ -158,7 +161,8 @@ def test_short_answers_by_an_endpoint(tmp_path):
 
 MODEL = """
 import sys
-from stepdr.evaluate.harness import Answering, run_eval
+from stepdr.evaluate.answering import Answering
+from stepdr.evaluate.harness import run_eval
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 policy = ChatEndpoint(EndpointSettings(base_url=sys.argv[1], model="scripted", retries=0, backoff=0.01))
@@ -205,7 +209,7 @@ def test_a_model_that_fails_on_some_tasks_is_asked_again_for_these(tmp_path):
 
 
 def test_an_agent_researches_the_closed_web_and_the_oracle_judges(tmp_path):
-    from stepdr.evaluate.harness import default_kit
+    from stepdr.evaluate.answering import default_kit
     from stepdr.evaluate.benchmarks import bench_of
     from stepdr.synthesis.tasks import research_tasks
     from stepdr.world.closed_web import ClosedWeb
@@ -229,7 +233,7 @@ def test_an_agent_researches_the_closed_web_and_the_oracle_judges(tmp_path):
 
 def test_a_models_limit_is_kept_to_in_an_evaluation(tmp_path):
     "A server of 4,096 positions: an agent's episode and an answer without tools are never refused, and what was chosen is part of the answer's identity."
-    from stepdr.evaluate.harness import answering, default_kit
+    from stepdr.evaluate.answering import answering, default_kit
     from stepdr.evaluate.benchmarks import bench_of
     write_jsonl(tmp_path / "q.jsonl", [{"id": "q", "question": "Year of 7?", "answer": "1907"}])
     with ScriptedModel([turn("1907")], limit=4096, kind="old vllm") as server:

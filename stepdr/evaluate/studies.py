@@ -83,7 +83,7 @@ def study_tasks(
         # rows with id and query (any file of `numbered_rows`); or the folder of a run -> {task id: {"query", "domain"}}
         path):
     "Tasks of a file, or the research tasks of a run, whose reports are compared."
-    from stepdr.evaluate.harness import run_of
+    from stepdr.evaluate.predictions import run_of
     run, tasks = run_of(path) if Path(path).is_dir() else (None, None)
     if run is None and Path(path).is_dir():
         raise InputError(f"{path}: is no folder of a run (world/pages.json is missing); give a file of tasks")

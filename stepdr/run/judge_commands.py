@@ -20,20 +20,20 @@ def judge_command(options) -> int:
     "Train the Rubrics Judge on a run's web, judge a file of reports, probe a judge, or compare its modes."
     if options.action == "train": return train_judge_command(options)
     if options.action == "score":
-        from stepdr.evaluate.harness import judge_file
+        from stepdr.evaluate.judge_files import judge_file
         def score():
             counts = judge_file(options.judge, options.tasks, options.predictions, options.out, options.trials, options.head,
                                 options.judge_price, options.rubrics_per_request, endpoint_fields(options))
             return counts | write_labels(options) if options.labels else counts
         return print_counts(score)
     if options.action == "modes":
-        from stepdr.evaluate.harness import modes_file, modes_text
+        from stepdr.evaluate.judge_files import modes_file, modes_text
         with reserved_output():
             found = modes_file(options.judge, options.tasks, options.predictions, options.out,
                                options.rubrics_per_request, options.right, options.probes, options.seed, options.limit,
                                trials=options.trials or 3, price=options.judge_price, endpoint=endpoint_fields(options))
         return show(found, modes_text(found), options.json)
-    from stepdr.evaluate.harness import probe_file, probes_text
+    from stepdr.evaluate.judge_files import probe_file, probes_text
     with reserved_output():
         found = probe_file(options.judge, options.tasks, options.predictions, options.probes, options.seed,
                            options.limit, trials=options.trials or 1, price=options.judge_price,
@@ -42,7 +42,7 @@ def judge_command(options) -> int:
 
 def write_labels(options) -> dict:
     "Write the verdicts of `judge score` as labels; {labels: their number}."
-    from stepdr.evaluate.harness import reports_to_judge
+    from stepdr.evaluate.judge_files import reports_to_judge
     from stepdr.judge.reports import labels_of
     rows = list(labels_of(options.out, reports_to_judge(options.tasks, options.predictions, 0)[0]))
     write_jsonl(options.labels, rows)
@@ -65,7 +65,7 @@ def train_judge_command(options) -> int:
     if options.model or options.rows or changed:
         wrong = "model" if options.model else "rows" if options.rows else changed[0].replace("_", "-")
         raise InputError(f"--{wrong}: is for a judge of labels of your own; with RUN give parameters by -p, as in -p steps=200")
-    from stepdr.evaluate.harness import train_judge_in
+    from stepdr.evaluate.judge_files import train_judge_in
     run = Path(options.run)
     if not (run/"world"/"pages.json").is_file():
         raise InputError(f"{run}: is no run of this project (world/pages.json is missing); `stepdr run` makes one in "

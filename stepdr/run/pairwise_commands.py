@@ -47,7 +47,7 @@ def pairwise_command(options) -> int:
                     f"is right in {found[options.what]:.0%} of {options.systems}-system leaderboards with "
                     f"{options.gap:g} Elo points between neighbours",
                     options.json)
-    from stepdr.evaluate.harness import pairs_text
+    from stepdr.evaluate.judge_files import pairs_text
     with reserved_output(): found = write_study_results(options.folder, options.margin, options.seed)
     return show(found, pairs_text(found), options.json)
 
