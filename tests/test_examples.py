@@ -46,8 +46,9 @@ HELP = {name: parser.epilog or "" for name, parser in parsers()}
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 PRINTED = [("README", line) for kind, block in BLOCKS if kind == "sh" for part in [block] for line in command_lines(part) for line in line.split(" && ") if line.startswith("stepdr ")]
 PRINTED += [(name, line) for name, epilog in HELP.items() for line in command_lines(epilog)]
-LONG = {"run": ["--list"], "ppo": ["--iterations", "1", "--episodes", "4", "--episodes-per-task", "2", "--reply-tokens", "8"], "sft": ["--steps", "2"], "midtrain": ["--steps", "2"], "corpus walk": ["-n", "20"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
-READ = ("judge train",)  # of these only the words are read: the judge's own tests train one
+LONG = {"judge train": ["--steps", "2", "--rl-iterations", "1", "--rl-labels", "2", "--rl-samples", "2", "--answer-tokens", "8"],
+        "run": ["--list"], "ppo": ["--iterations", "1", "--episodes", "4", "--episodes-per-task", "2", "--reply-tokens", "8"], "sft": ["--steps", "2"], "midtrain": ["--steps", "2"], "corpus walk": ["-n", "20"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
+READ = ("judge train reports/",)  # of these only the words are read: the judge's own tests train one of a run
 
 
 def in_order(printed): # builds before what reads them
@@ -172,7 +173,7 @@ def test_an_example_runs_as_printed(place, servers, line, monkeypatch, capsys):
     monkeypatch.chdir(place)
     if words[0] == "mcp" or words[:2] == ["pairwise", "serve"]: return serve_for_a_moment(words, place, environment)
     if words[:1] == ["compare"]: compared(place / words[1], place / words[2])
-    if " ".join(words[:2]) in READ:
+    if " ".join(words).startswith(READ):
         assert (place / make_parser().parse_args(words).run / "world" / "pages.json").is_file()
         return
     if "--list-parameters" not in words: words += LONG.get(words[0], LONG.get(" ".join(words[:2]), []))
