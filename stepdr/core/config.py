@@ -167,6 +167,11 @@ class JudgeSettings(ReinforceSettings):
     test_reports: int = setting(60, "held-out reports to measure agreement on", 2, 100_000)
     probed_reports: int = setting(24, "of these, reports that are also judged after changes that must not matter", 0, 100_000)
     written: float = setting(0.25, "share of the reports to learn from that the model itself writes (of the held-out ones half)", 0.0, 1.0)
+    turns: int = setting(8, "replies of an episode in which the model writes a report", 1, 10_000)
+    tool_calls: int = setting(8, "tool calls such an episode may use", 1, 1000)
+    reply_tokens: int = setting(256, "tokens a reply may have", 8, 1_000_000)
+    context_tokens: int = setting(4096, "tokens its conversation may have, its tools and the reply among them", 500, 10_000_000)
+    failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
     processes: int = setting(2, "processes that train together, one thread each", 1, 64)
     rl_lr: float = setting(2e-4, "AdamW's learning rate in reinforcement", 0.0, 1.0)
 
@@ -237,7 +242,7 @@ PROFILES["micro"] = vary("tiny",
                          sft={"steps": 10, "tokens_per_step": 2048, "processes": 1},
                          judge={"steps": 10, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2,
                                 "rl_iterations": 1, "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32,
-                                "processes": 1},
+                                "turns": 3, "tool_calls": 3, "reply_tokens": 32, "processes": 1},
                          ppo={"iterations": 2, "episodes": 8, "minibatch": 8, "critic_warmup": 1,
                               "turns": 3, "tool_calls": 3, "reply_tokens": 32},
                          evaluate={"turns": 3, "tool_calls": 3, "reply_tokens": 32, "samples": 50, "curve_tasks": 8})
@@ -248,13 +253,15 @@ PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows":
                        midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "pack": 4096,
                                  "stage1_learning_rate": 6e-4, "stage2_learning_rate": 3e-4, "processes": 1},
                        sft={"steps": 500, "tokens_per_step": 65536, "pack": 4096, "learning_rate": 2e-4, "processes": 1},
-                       judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "processes": 1},
+                       judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "rl_lr": 1e-5, "processes": 1},
                        ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5,
                             "processes": 1}, evaluate={"processes": 1})
 PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072},
                          midtrain={"stage1_learning_rate": 2e-5, "stage1_muon_learning_rate": 0.0, "stage2_learning_rate": 2e-5,
                                    "stage2_muon_learning_rate": 0.0},
                          sft={"learning_rate": 2e-5, "muon_learning_rate": 0.0},
+                         judge={"learning_rate": 2e-5, "muon_learning_rate": 0.0, "rl_lr": 1e-6, "form": "full", "answer_tokens": 512,
+                                "turns": 40, "tool_calls": 120, "context_tokens": 131072, "reply_tokens": 16384},
                          ppo={"learning_rate": 1e-6, "critic_learning_rate": 1e-5, "episodes": 512, "turns": 40, "tool_calls": 120,
                               "context_tokens": 131072, "reply_tokens": 16384, "reward": "judge"},
                          evaluate={"turns": 40, "tool_calls": 120, "context_tokens": 131072, "reply_tokens": 16384})

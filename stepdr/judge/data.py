@@ -10,9 +10,8 @@ __all__ = ['BODY_DAMAGES', 'DAMAGES', 'EMPTY', 'teacher_report', 'more_rubrics',
 import random
 import re
 
-from ..agent.budget import episode_budget
+from ..agent.budget import ResearchSettings
 from ..agent.protocol import PROTOCOLS
-from ..core.config import PpoSettings
 from ..core.teacher import run_to_end
 from ..core.trajectory import CITE, all_cited, answer_of
 from .judges import OracleJudge
@@ -133,17 +132,19 @@ def damaged_reports(web, tasks, seed, count): # -> list of records
 # %% ../../nbs/70_judge/11_data.ipynb #00c08f5d
 def written_reports(model, renderer, web, tasks, seed,  # causal language model, its Renderer, ClosedWeb, task rows, anything printable
                     protocol=PROTOCOLS["brief"],  # that the model was trained in
+                    budget=ResearchSettings(),  # of an episode
+                    failure_rate=0.07,  # share of tool requests that fail
                     temperature=1.0,  # of sampling; PPO's own
                     by="model",  # name of the writer
                     progress=lambda done: None,  # called with the number of reports
                     ) -> list[dict]:
-    "Records of reports that a model writes with the tools, within the budgets that PPO's episodes have."
+    "Records of reports that a model writes with the tools."
     def open_toolbox(task, number):
-        return episode_toolbox(web, protocol.results, protocol.topk, protocol.tools, 0.07, f"judge {seed} {number} {task['id']}")
-    played = run_episodes(model, renderer, tasks, open_toolbox, episode_budget(PpoSettings()), protocol,
+        return episode_toolbox(web, protocol.results, protocol.topk, protocol.tools, failure_rate, f"judge {seed} {number} {task['id']}")
+    played = run_episodes(model, renderer, tasks, open_toolbox, budget, protocol,
                           temperature=temperature, seed=f"judge {seed}", progress=progress)
     return [{"task": one.task, "report": one.answer or "", "by": by,
-             "paragraphs": {key: web.world.paragraphs[key] for key in one.read}} for one in played]
+             "paragraphs": {key: web.world.paragraphs[key] for key in one.read if key in web.world.paragraphs}} for one in played]
 
 # %% ../../nbs/70_judge/11_data.ipynb #c05d37d0
 def items_of(records): # -> [(task, report, paragraphs)]

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from ..agent.budget import episode_budget
 from ..agent.protocol import PROTOCOLS, protocol_of
 from ..core.artifacts import atomic_directory, progress_bar, read_json, read_jsonl, write_json, write_jsonl
 from ..core.config import InputError, ReinforceSettings, TrainSettings
@@ -27,7 +28,6 @@ from .metrics import VERDICTS
 from .perturbations import bootstrap_share
 from .reinforce import reinforce
 from .reports import compare_judges, probe_judge, rows_of
-from ..core.processes import pick_device
 from ..model.base import load_causal, reading
 from ..model.renderer import renderer_for
 from ..synthesis.tasks import oracle
@@ -141,23 +141,24 @@ def research_tasks_of(run_dir, split) -> list[dict]:
     return tasks
 
 
-def reports_by(run_dir, folder, web, tasks, seed, device="auto", by="model") -> list[dict]:
-    "Records of reports that the model in a folder of the run writes on tasks."
-    model, tokenizer = load_causal(Path(run_dir)/folder, pick_device(device))
-    protocol = protocol_of(Path(run_dir)/folder, PROTOCOLS["brief"])
-    bar = progress_bar(total=len(tasks), desc=f"reports by {Path(folder).name}")
-    records = written_reports(model, renderer_for(tokenizer), web, tasks, seed, protocol, by=by,
-                              progress=lambda done: bar.update(done - bar.n))
+def reports_by(run_dir, folder, web, tasks, seed, settings, device="auto", by="model") -> list[dict]:
+    "Records of reports that the model in a folder of the run writes on tasks, with the tools and in its own protocol."
+    path = Path(run_dir)/folder
+    model, tokenizer = load_causal(path, device)
+    bar = progress_bar(total=len(tasks), desc=f"reports by {path.name}")
+    records = written_reports(model.eval(), renderer_for(tokenizer), web, tasks, seed, protocol_of(path, PROTOCOLS["brief"]), episode_budget(settings),
+                              settings.failure_rate, by=by, progress=lambda done: bar.update(done - bar.n))
     bar.close()
     return records
 
 
-def split_records(run_dir, split, count, share, seed, device="auto") -> list[dict]:
-    "Records on a split's tasks: a share by the SFT model, the rest by the damaged expert; tasks are not shared between the two where they suffice."
-    web, tasks = load_web(Path(run_dir)/"world"), research_tasks_of(run_dir, split)
+def split_records(run_dir, web, split, count, share, seed, settings, device="auto") -> list[dict]:
+    """Records on a split's tasks: a share by the SFT model, the rest by the damaged expert; tasks are not shared between the two where
+    they suffice."""
+    tasks = research_tasks_of(run_dir, split)
     chosen, written = [tasks[number % len(tasks)] for number in range(count)], round(count * share)
-    records = reports_by(run_dir, "models/sft", web, chosen[:written], f"{seed} {split}", device) if written else []
-    return records + (damaged_reports(web, chosen[written:], f"{seed} {split}", count - written) if written < count else [])
+    own = reports_by(run_dir, "models/sft", web, chosen[:written], f"{seed} {split}", settings, device) if written else []
+    return own + (damaged_reports(web, chosen[written:], f"{seed} {split}", count - written) if written < count else [])
 
 
 def train_judge(run_dir, seed, settings, device="auto") -> dict:
@@ -165,7 +166,8 @@ def train_judge(run_dir, seed, settings, device="auto") -> dict:
     run = Path(run_dir)
     work, labels = run/"checkpoints/judge", run/"checkpoints/judge/labels.jsonl"
     if not labels.exists():
-        write_jsonl(labels, oracle_labels(split_records(run, "train", settings.train_reports, settings.written, seed, device), seed))
+        records = split_records(run, load_web(run/"world"), "train", settings.train_reports, settings.written, seed, settings, device)
+        write_jsonl(labels, oracle_labels(records, seed))
     training = TrainSettings(steps=settings.steps, tokens=settings.tokens_per_step, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate,
                              seed=seed, device=device, processes=settings.processes)
     rl = ReinforceSettings(**{name: getattr(settings, name) for name in asdict(ReinforceSettings())})
@@ -226,13 +228,13 @@ def judge_reports(run_dir, seed, settings, split="test", unseen="models/sft_with
     """The object of judge.json: agreement with the oracle on reports about a split's tasks, half by the SFT model at temperature 1, half by the damaged expert;
     counted apart, half as many by a model whose reports the judge was not trained on (`unseen`, a folder of the run); baselines; and verdicts
     that changes of a report flip which must not matter."""
-    run, count = Path(run_dir), settings.test_reports
+    run, count, web = Path(run_dir), settings.test_reports, load_web(Path(run_dir)/"world")
     records = [record | {"task": {**record["task"], "id": f"{record['task']['id']} {number}"}}
-               for number, record in enumerate(split_records(run, split, count, 0.5, seed, device))]
+               for number, record in enumerate(split_records(run, web, split, count, 0.5, seed, settings, device))]
     if unseen and (run/unseen).exists():
         tasks = research_tasks_of(run, split)
         chosen = [{**tasks[number % len(tasks)], "id": f"{tasks[number % len(tasks)]['id']} unseen {number}"} for number in range(count // 2)]
-        more = reports_by(run, unseen, load_web(run/"world"), chosen, f"{seed} unseen", device, UNSEEN)
+        more = reports_by(run, unseen, web, chosen, f"{seed} unseen", settings, device, UNSEEN)
     else:
         more = []
     judge, history = TrainedJudge(run/"models/judge", device=device), read_json(run/"models/judge/training.json").get("reinforcement", [])
