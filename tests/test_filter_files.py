@@ -179,7 +179,7 @@ def test_evaluation_files_of_all_kinds(tmp_path):
 def test_a_kill_leaves_the_old_output(tmp_path):
     source = write(tmp_path/"in.jsonl", many(300))
     (tmp_path/"out.jsonl").write_text("before")
-    code = "import os, sys\nfrom stepdr.synthesis import filter_files as stream\nold = stream.Stage._drop\ndef drop(self, item, verdict):\n    old(self, item, verdict)\n    os.kill(os.getpid(), 9)\nstream.Stage._drop = drop\n" \
+    code = "import os, sys\nfrom stepdr.synthesis import filter_files as stream\nold = stream.FilterStage._drop\ndef drop(self, item, verdict):\n    old(self, item, verdict)\n    os.kill(os.getpid(), 9)\nstream.FilterStage._drop = drop\n" \
            "stream.filter_file(sys.argv[1], sys.argv[2])"
     assert subprocess.run([sys.executable, "-c", code, source, tmp_path/"out.jsonl"], env={**os.environ, "IN_TEST": "1"}).returncode == -9
     assert (tmp_path/"out.jsonl").read_text() == "before"
@@ -243,7 +243,7 @@ def run(after):
         return run
     parse = portions.parse_row
     def parsed(*args): os.write(log_file, b"."); return parse(*args)
-    portions.parse_row, stream.Stage._drop, stream.Work.commit, stream.convert = parsed, watched(stream.Stage._drop), watched(stream.Work.commit), watched(stream.convert)
+    portions.parse_row, stream.FilterStage._drop, stream.RunFolder.commit, stream.convert = parsed, watched(stream.FilterStage._drop), watched(stream.RunFolder.commit), watched(stream.convert)
     os.replace = watched(os.replace)
     stream.filter_file(source, out, settings=stream.StreamSettings(portion=1), **options)
 while True:
@@ -306,12 +306,12 @@ def test_a_kill_from_outside_at_any_moment(tmp_path):
 def stopped(tmp_path, source, monkeypatch, **options):
     "Filter until the third checkpoint, then break off as Ctrl-C does."
     with monkeypatch.context() as patch:
-        calls, old = [], stream.Work.commit
+        calls, old = [], stream.RunFolder.commit
         def commit(self, **state):
             old(self, **state)
             calls.append(1)
             if len(calls) == 3: raise KeyboardInterrupt
-        patch.setattr(stream.Work, "commit", commit)
+        patch.setattr(stream.RunFolder, "commit", commit)
         with pytest.raises(KeyboardInterrupt): filter_file(source, tmp_path/"out.jsonl", settings=StreamSettings(portion=1), **options)
     assert (tmp_path/".out.jsonl.work").is_dir() and not (tmp_path/"out.jsonl").exists()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASS_RELATION', 'SAID', 'GENERIC', 'Subgraph', 'read_subgraph', 'named_edges', 'relation_said', 'verify_edge',
-           'hit_paragraph', 'search_words', 'shown', 'is_common', 'name_parts', 'speaks_of', 'with_subject',
+           'hit_paragraph', 'search_words', 'shown', 'is_common', 'telling_parts', 'speaks_of', 'with_subject',
            'check_edge', 'check_edges', 'Statement', 'statements_of']
 
 # %% ../../nbs/40_synthesis/31_edge_checks.ipynb #8af6dd5c
@@ -154,7 +154,7 @@ def is_common(name, relations): # name, names of the relations that lead to it -
     if re.search(r"[A-Za-z\u00c0-\u024f]", name): return name == name.lower()
     return bool(relations) and all(CLASS_RELATION.search(r) for r in relations)
 
-def name_parts(name): # -> list
+def telling_parts(name): # -> list
     "Surnames and other telling parts of a name of several words."
     parts = [part.strip(".,'\"()") for part in name.split()]
     return [p for p in parts if len(parts) > 1 and len(p) >= 4 and p[0].isupper() and p.lower() not in GENERIC]
@@ -166,7 +166,7 @@ def speaks_of(text, names): # text, names of one thing -> bool
     plain = folded(text)
     for name in names:
         bare, stems = re.sub(r"\s*[(（].*", "", name), [word[:max(4, len(word) - 3)] for word in keywords(name)]
-        if any(names_in(text, part) for part in (name, bare, *name_parts(bare))): return True
+        if any(names_in(text, part) for part in (name, bare, *telling_parts(bare))): return True
         if name == name.lower() and stems and all(stem in plain for stem in stems): return True
         if (not re.search(r"[^\W\d_]", name)
             and {f for f in figures_in(name.lstrip("+-").replace("-", " ")) if len(f) > 2} & figures_in(text)):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOOLS', 'UNIT', 'OWN_FIELDS', 'MACHINERY', 'LOG_INPUT', 'READERS', 'KINDS', 'objects_in', 'tool_of', 'tools_of',
-           'ImportSettings', 'question_of', 'units', 'success_of', 'with_answer', 'facts_of', 'kind_of',
+           'ImportSettings', 'question_of', 'units', 'success_of', 'with_answer', 'facts_of', 'reader_of',
            'trajectory_of', 'names_called', 'identity', 'labels']
 
 # %% ../../nbs/40_synthesis/17_foreign_rows.ipynb #9d756858
@@ -17,7 +17,7 @@ from ..core.calls import answer_in
 from ..core.config import setting, validate
 from ..core.trajectory import neutralize
 from .formats import from_adp, from_langgraph, from_messages, from_react
-from .threads import clean, need
+from .threads import clean, must
 
 # %% ../../nbs/40_synthesis/17_foreign_rows.ipynb #7280f02a
 TOOLS = re.compile(r"(?s)<tools>(.*?)</tools>")
@@ -120,12 +120,12 @@ LOG_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}}
 READERS = {"messages": from_messages, "langgraph": from_langgraph, "adp": from_adp, "react": from_react}
 KINDS = ("auto", "chatml", "openai", "langgraph", "react", "adp")
 
-def kind_of(row): # parsed row -> "messages", "langgraph", "adp" or "react"
+def reader_of(row): # parsed row -> "messages", "langgraph", "adp" or "react"
     "Which reader a row is for."
     if isinstance(row, str): return "react"
     if isinstance(row, list): first, row = (row[0] if row else {}), {}
     else:
-        need(isinstance(row, dict), "row is not an object", type(row).__name__)
+        must(isinstance(row, dict), "row is not an object", type(row).__name__)
         messages = row.get("messages") or row.get("content")
         first = messages[0] if isinstance(messages, list) and messages else {}
     if not isinstance(first, dict): return "messages"
@@ -142,9 +142,9 @@ def trajectory_of(row, # parsed row: dict, list of messages or states, or the te
                   ): # -> row in our form
     "One foreign trajectory in our form; `BadRow` says why it cannot be."
     row = clean(row)
-    reader = kind_of(row) if kind == "auto" else {"chatml": "messages", "openai": "messages"}.get(kind, kind)
+    reader = reader_of(row) if kind == "auto" else {"chatml": "messages", "openai": "messages"}.get(kind, kind)
     if isinstance(row, list) and reader == "messages": row = {"messages": row}
-    need(isinstance(row, str) == (reader == "react") and (isinstance(row, dict) or reader != "adp"),
+    must(isinstance(row, str) == (reader == "react") and (isinstance(row, dict) or reader != "adp"),
          "not a row of this kind", reader)
     thread = READERS[reader](row)
     thread, facts = thread if isinstance(thread, tuple) else (thread, {})

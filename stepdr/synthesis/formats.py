@@ -13,7 +13,7 @@ import json
 import re
 
 from ..core.calls import NotRead, read_value
-from .threads import (agent_turn, BadRow, clean, IMAGE_PARTS, loads, need, parts_of, ROLES, TEXT_PARTS,
+from .threads import (agent_turn, BadRow, clean, IMAGE_PARTS, loads, must, content_parts, ROLES, TEXT_PARTS,
                                       Thread)
 
 # %% ../../nbs/40_synthesis/16_formats.ipynb #b6e48e4f
@@ -27,12 +27,12 @@ CALLS = ("function_call", "function_calls", "tool_call", "tool_calls")
 
 def role_of(message): # -> (role, text or parts)
     "Role and content of a message in any of the usual spellings."
-    need(isinstance(message, dict), "message is not an object", type(message).__name__)
+    must(isinstance(message, dict), "message is not an object", type(message).__name__)
     name = message.get("role") or message.get("from") or message.get("type")
     known = re.sub(r"[\s-]+", "_", name.strip().lower()) if isinstance(name, str) else None
     content = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
     if known in CALLS: return "call", content
-    need(known in ROLES, "unknown role", str(name)[:40])
+    must(known in ROLES, "unknown role", str(name)[:40])
     return ROLES[known], content
 
 def add_responses(thread, text, number=None, name=None, failed=False):
@@ -55,15 +55,15 @@ def whole_value(text): # JSON, or what can be read as it -> value
     "A value that a source keeps as text, written as JSON or as Python writes it."
     try: value, end = read_value(text.strip())
     except NotRead as error: raise BadRow("not JSON", str(error)[:100]) from None
-    need(not text.strip()[end:].strip(), "not JSON", "more follows after the value")
+    must(not text.strip()[end:].strip(), "not JSON", "more follows after the value")
     return clean(value)
 
 # %% ../../nbs/40_synthesis/16_formats.ipynb #0d923126
 def add_user(thread, text, blocks):
     "A user's message, which may be a tool's response in disguise."
     for block in blocks:
-        need(block.get("type") == "tool_result", "unknown part in a content", "tool_use of a user")
-        thread.tool(parts_of(block.get("content"))[0], block.get("tool_use_id"), failed=block.get("is_error") is True)
+        must(block.get("type") == "tool_result", "unknown part in a content", "tool_use of a user")
+        thread.tool(content_parts(block.get("content"))[0], block.get("tool_use_id"), failed=block.get("is_error") is True)
     if text.lstrip().startswith("<tool_response>"):
         told = "".join(found[0] for found in RESPONSE.finditer(text))
         if RESPONSES.fullmatch(told): add_responses(thread, told)
@@ -83,7 +83,7 @@ def reasoning_of(message, thoughts=""): # message, thoughts among its parts -> s
 def calls_in(message, blocks): # message, its tool_use parts -> list of calls as the source has them
     "Calls from `tool_calls`, from the older `function_call`, or from parts of the content."
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else []) or blocks
-    need(isinstance(calls, list), "tool_calls is not a list", type(calls).__name__)
+    must(isinstance(calls, list), "tool_calls is not a list", type(calls).__name__)
     return calls
 
 # %% ../../nbs/40_synthesis/16_formats.ipynb #e0247de5
@@ -111,9 +111,9 @@ def add_message(thread, message):
         return thread.agent(agent_turn("", "", calls if isinstance(calls, list) else [calls]))
     if role == "tool" and isinstance(content, (dict, list)) and not is_content(content):
         content = json.dumps(content, ensure_ascii=False)
-    text, thoughts, blocks = parts_of(content)
+    text, thoughts, blocks = content_parts(content)
     if role == "assistant":
-        need(not message.get("invalid_tool_calls"), "tool call is not valid JSON", "invalid_tool_calls")
+        must(not message.get("invalid_tool_calls"), "tool call is not valid JSON", "invalid_tool_calls")
         if WHOLE.search(text): return add_episode(thread, text)
         thread.agent(agent_turn(text, reasoning_of(message, thoughts), calls_in(message, blocks)))
     elif role == "tool":
@@ -135,7 +135,7 @@ def from_messages(row): # row with `messages` or `conversations` (or `text` in C
                      if row.get(key)),
                     None)
     if isinstance(messages, str): messages = messages_in(messages)
-    need(isinstance(messages, list) and messages, "no messages")
+    must(isinstance(messages, list) and messages, "no messages")
     thread = Thread()
     if isinstance(row.get("system"), str) and row["system"].strip(): thread.add("system", row["system"])
     for message in messages:
@@ -152,10 +152,10 @@ def from_langgraph(row): # state, list of states, or list of LangChain messages 
     lists = [state.get("messages") for state in states if isinstance(state, dict)]
     messages = (states if not any(lists)
                 else max((found for found in lists if isinstance(found, list)), key=len, default=None))
-    need(isinstance(messages, list) and messages, "no messages")
+    must(isinstance(messages, list) and messages, "no messages")
     thread = Thread()
     for message in messages:
-        need(isinstance(message, dict), "message is not an object", type(message).__name__)
+        must(isinstance(message, dict), "message is not an object", type(message).__name__)
         if isinstance(message.get("kwargs"), dict): # LangChain's serialisation: the class names the role
             name = str((message.get("id") or [""])[-1]).removesuffix("Chunk").removesuffix("Message").lower()
             message = {"type": name, **message["kwargs"]}
@@ -193,13 +193,13 @@ def action_call(action, argument): # "Search[x]", or "search" with its input -> 
         except (ValueError, RecursionError): parsed = value
         return action.strip(), parsed if isinstance(parsed, dict) else {"input": value}
     found = ACTION.fullmatch(action)
-    need(found, "action without Name[input]", action[:60])
+    must(found, "action without Name[input]", action[:60])
     return found[1], {"input": found[2].strip()}
 
 # %% ../../nbs/40_synthesis/16_formats.ipynb #b39b0455
 def from_react(block): # text of one episode -> (Thread, facts: success, answer)
     "A ReAct text log."
-    need(isinstance(block, str), "not a text log", type(block).__name__)
+    must(isinstance(block, str), "not a text log", type(block).__name__)
     thread, facts, thought, ended, pieces = Thread(), {}, [], False, marks(block)
     for at, (what, text) in enumerate(pieces):
         if what == "Question" and not thread.messages: thread.add("user", text)
@@ -228,7 +228,7 @@ def observed(item): # observation -> text
     "The text of an observation; a web page gives its accessibility tree, else its HTML."
     kind = item["class_"]
     if kind == "text_observation":
-        need(isinstance(item.get("content"), str), "content is not text", kind)
+        must(isinstance(item.get("content"), str), "content is not text", kind)
         return item["content"]
     if kind == "image_observation":
         marked = [str(mark["text"]) for mark in item.get("annotations") or []
@@ -242,10 +242,10 @@ def observed(item): # observation -> text
 def adp_action(thread, item):
     "An action of the protocol, added as a turn of the agent."
     kind, thought = item["class_"], item.get("reasoning_content") or item.get("description") or ""
-    need(isinstance(thought, str), "content is not text", "description")
+    must(isinstance(thought, str), "content is not text", "description")
     number = {"id": item["tool_call_id"]} if item.get("tool_call_id") else {}
     if kind == "message_action":
-        need(isinstance(item.get("content"), str), "content is not text", kind)
+        must(isinstance(item.get("content"), str), "content is not text", kind)
         thread.agent(agent_turn(item["content"], thought))
     elif kind == "api_action":
         thread.agent(agent_turn("", thought,
@@ -272,10 +272,10 @@ ACTIONS, OBSERVATIONS = ("api_action", "code_action", "message_action"), (
 
 def from_adp(row): # row of the Agent Data Protocol -> Thread
     "A standardised row of the Agent Data Protocol."
-    need(isinstance(row.get("content"), list) and row["content"], "no messages")
+    must(isinstance(row.get("content"), list) and row["content"], "no messages")
     thread = Thread()
     for item in row["content"]:
-        need(isinstance(item, dict) and item.get("class_") in ACTIONS + OBSERVATIONS, "unknown class_",
+        must(isinstance(item, dict) and item.get("class_") in ACTIONS + OBSERVATIONS, "unknown class_",
              str(item.get("class_") if isinstance(item, dict) else item)[:40])
         (adp_action if item["class_"] in ACTIONS else adp_observation)(thread, item)
     return thread

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'PLACE', 'StreamSettings', 'Decontamination', 'NearDuplicates', 'make_filter', 'Item', 'Reader', 'Rows',
-           'Stage', 'Work']
+           'FilterStage', 'RunFolder']
 
 # %% ../../nbs/40_synthesis/13_portions.ipynb #7aa0b798
 import base64
@@ -184,7 +184,7 @@ class Rows:
         if portion: yield portion
 
 # %% ../../nbs/40_synthesis/13_portions.ipynb #48b7639d
-class Stage:
+class FilterStage:
     "One filter in a run, with its line of the funnel."
     def __init__(self, name, one, set_name, dropped, files=()):
         # dropped rows are put together at the end, filter by filter, whatever the portions
@@ -214,7 +214,7 @@ class Stage:
                                           **place, "line": item.number, "question": question[:160]})
 
 # %% ../../nbs/40_synthesis/13_portions.ipynb #f5e53d69
-class Work:
+class RunFolder:
     "The hidden folder of a run that is not complete, for one process at a time."
     def __init__(self, folder, key: str): # what is filtered and how, as a hash
         self.folder, self.files = Path(folder), {}

@@ -14,7 +14,7 @@ from ..core.prompts import PROMPTS
 from ..core.reply_checks import EDGE
 from ..core.scripted_teacher import names_in, sentences
 from .attempts import grade
-from .edge_checks import hit_paragraph, is_common, name_parts, search_words
+from .edge_checks import hit_paragraph, is_common, telling_parts, search_words
 from .question_rules import fuzz_dates, fuzz_numbers
 from .records import dropped
 from ..tools.tool import ToolError
@@ -32,7 +32,7 @@ def secrets_told(question, # text
         proper = [name for name in names if not is_common(name, relations)]
         found = [("name", name) for name in proper if names_in(question, name)]
         told += (found
-                 or [("part of a name", part) for name in proper for part in name_parts(name)
+                 or [("part of a name", part) for name in proper for part in telling_parts(name)
                      if re.search(rf"(?<!{EDGE}){re.escape(part)}(?!{EDGE})", inside)])
     told += [("exact value", value) for value in sorted(values)
              if re.search(rf"(?<![\d.,]){re.escape(value)}(?![\d]|[.,]\d|s\b|\s*世纪)", question)]

@@ -14,7 +14,7 @@ from collections import Counter
 from ..core.reply_checks import EDGE
 from ..core.scripted_teacher import folded, keywords, names_in, rule, sentences, share_said
 from .attempts import at_gap, GAP
-from .edge_checks import CLASS_RELATION, name_parts
+from .edge_checks import CLASS_RELATION, telling_parts
 
 # %% ../../nbs/40_synthesis/32_question_rules.ipynb #722aef15
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -130,13 +130,13 @@ def question_from_walk(values, language="en", draw=0): # {"paragraphs"} -> reply
     "One page describes another, which dates something: ask for the year by a few words of its sentence."
     pages, made = {}, []
     for p in values["paragraphs"]: pages.setdefault(p["title"], []).append(p)
-    names = sorted({name for page in pages for name in (page, *name_parts(page))}, key=len, reverse=True)
+    names = sorted({name for page in pages for name in (page, *telling_parts(page))}, key=len, reverse=True)
     edge = lambda name: rf"(?<!{EDGE}){re.escape(name)}(?!{EDGE})" if re.search(EDGE, name) else re.escape(name)
     dated = {title: year_sentences(rest) for title, rest in pages.items()}
     for first in values["paragraphs"]:
         for title, page in dated.items():
             if title == first["title"] or not page: continue
-            own = {folded(name) for name in (title, *name_parts(title))}
+            own = {folded(name) for name in (title, *telling_parts(title))}
             hide = lambda text: re.sub("|".join(map(edge, names)), lambda m: "[?]" if folded(m[0]) in own else "…",
                                        text, flags=re.IGNORECASE)
             link = next((text for text in sentences(first["text"])
@@ -221,7 +221,7 @@ def next_link(values, language="en", draw=0): # {"collected", "page", "links"} -
     seen = {folded(fact.partition(": ")[0]) for fact in values["collected"]} | {folded(title)}
     enough = len(seen) >= 3 + (not facts)
     target = lambda link: re.search(r"\(([^()]*)\)\s*$", link)[1] if re.search(r"\([^()]+\)\s*$", link) else link
-    fresh = [(not (name_parts(target(link)) or re.search("[\u4e00-\u9fff]{3}", target(link))), number)
+    fresh = [(not (telling_parts(target(link)) or re.search("[\u4e00-\u9fff]{3}", target(link))), number)
              for number, link in enumerate(values["links"], 1)
              if folded(target(link)) not in seen and not re.search(r"\d{3}", link)]
     link = 0 if enough or not fresh else min(fresh)[1]

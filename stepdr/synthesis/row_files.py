@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'ROWS', 'ASKED', 'SAID', 'SPEAKERS', 'QUESTION_NAMES', 'ANSWER_NAMES', 'FAILS', 'arrow', 'open_bytes',
-           'Lines', 'plain', 'Table', 'json_bytes', 'is_table', 'source_files', 'as_messages', 'depth_over',
+           'Lines', 'json_value', 'Table', 'json_bytes', 'is_table', 'source_files', 'as_messages', 'depth_over',
            'parse_row', 'table_rows', 'text_of', 'question_column', 'load_evaluation', 'column_type', 'storable',
            'join_types', 'batches_of', 'write_table', 'common_schema', 'write_selection', 'Joined', 'convert', 'put']
 
@@ -84,11 +84,11 @@ class Lines:
                 if line.strip(): yield self.number, line, ""
 
 # %% ../../nbs/40_synthesis/12_row_files.ipynb #73af54ab
-def plain(value):
+def json_value(value):
     "A value of a table as JSON has it: without nulls in objects, times as text, bytes in base64."
     if value is None or isinstance(value, (str, bool, int)): return value
-    if isinstance(value, dict): return {str(key): plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)): return [plain(item) for item in value]
+    if isinstance(value, dict): return {str(key): json_value(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)): return [json_value(item) for item in value]
     if isinstance(value, float): return value if math.isfinite(value) else None
     if isinstance(value, (datetime.date, datetime.time)): return value.isoformat()
     if isinstance(value, decimal.Decimal): return str(value)
@@ -145,7 +145,7 @@ class Table:
         for value in values:
             if isinstance(value, str): yield b"", value; continue
             try:
-                row = {name: json.loads(item) if name in named else plain(item) for name, item in value.items()
+                row = {name: json.loads(item) if name in named else json_value(item) for name, item in value.items()
                        if item is not None}
             except (ValueError, RecursionError) as error: yield b"", f"not valid JSON in a column: {error}"; continue
             line = json_bytes(row)[:-1]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['screen_hash', 'hash_distance', 'Screens', 'element_number', 'as_served', 'open_page', 'click', 'type_text', 'press',
-           'scroll', 'go_back', 'find', 'settle', 'check_document', 'refusals', 'Browser']
+           'scroll', 'go_back', 'find', 'settle_page', 'check_document', 'refused_requests', 'Browser']
 
 # %% ../../nbs/20_tools/44_browser.ipynb #c58ebbf9
 import asyncio
@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from .addresses import FetchSettings, check_url
-from .chromium import BrowserSettings, Chromium, call_page, failure_of, stop_loading
+from .chromium import BrowserSettings, Chromium, call_page, browser_failure, stop_loading
 from .page_script import found_text, outline_text
 from .tool import ToolError, ToolResult
 
@@ -151,7 +151,7 @@ async def find(chromium, text): # -> what the page's script found
     return await call_page(chromium, f"find({json.dumps(text.strip()[:200])}, 10)")
 
 # %% ../../nbs/20_tools/44_browser.ipynb #25946ae8
-async def settle(chromium):
+async def settle_page(chromium):
     """Wait until nothing has been loading for a moment, at most `settle` seconds, or `timeout` while a page is on
     its way."""
     begin = quiet = time.monotonic()
@@ -173,7 +173,7 @@ def check_document(chromium):
     if not url.startswith(("http://", "https://", "about:blank")):
         raise ToolError(f"refused to show {url[:60]!r}: not a web page")
 
-def refusals(chromium): # -> list of at most one note
+def refused_requests(chromium): # -> list of at most one note
     refused = chromium.proxy.refused
     unique = list(dict.fromkeys(f"{host}: {reason}" if host else reason for host, reason in refused))
     if not unique: return []
@@ -214,7 +214,7 @@ class Browser:
                 await self.chromium.drop_window()
                 raise ToolError("the page did not answer in time and was closed; open it again or another") from None
             except ToolError: raise
-            except Exception as error: raise await failure_of(self.chromium, error) from None
+            except Exception as error: raise await browser_failure(self.chromium, error) from None
 
     async def _act(self, action, url, element, text, direction, submit):
         "Do it, wait until the page is quiet, and say what it shows."
@@ -228,11 +228,11 @@ class Browser:
         elif action == "scroll": await scroll(chromium, direction, element)
         elif action == "back": await go_back(chromium)
         elif action == "find": found = await find(chromium, text)
-        await settle(chromium)
+        await settle_page(chromium)
         check_document(chromium)
         if found is None:
             what = await call_page(chromium, f"outline({self.settings.outline})")
-            said = outline_text(what, chromium.window.status, [*chromium.notes, *refusals(chromium)])
+            said = outline_text(what, chromium.window.status, [*chromium.notes, *refused_requests(chromium)])
         else: said = found_text(found, text)
         images, line = await self.screens.take(chromium, action == "screenshot")
         return ToolResult(f"{said}\n\n{line}" if line else said, images=images)

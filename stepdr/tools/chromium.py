@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHROMIUM', 'BrowserSettings', 'find_chromium', 'chromium_arguments', 'Window', 'Chromium', 'call_page',
-           'stop_loading', 'failure_of', 'browser_protections']
+           'stop_loading', 'browser_failure', 'browser_protections']
 
 # %% ../../nbs/20_tools/43_chromium.ipynb #3a104dbc
 import asyncio
@@ -245,7 +245,7 @@ async def stop_loading(chromium):
     window.open, window.navigating = set(), False
     await window.soon(window.send("Page.stopLoading"))
 
-async def failure_of(chromium, error): # exception of Playwright's -> ToolError; anything else is a bug
+async def browser_failure(chromium, error): # exception of Playwright's -> ToolError; anything else is a bug
     from playwright.async_api import Error
     if not isinstance(error, Error): return error
     if not chromium.browser or not chromium.browser.is_connected():

@@ -13,7 +13,7 @@ import re
 from .document import join_lines, left_out, make_document
 from .markup import ITEM, ITEM_END, unmarked
 from .mend import mend_page
-from .page_source import only_main, page_links, prepare_html, read_head
+from .page_source import only_main, links_of_page, prepare_html, read_head
 from .plain import read_markdown
 from .tidy import tidy
 
@@ -189,7 +189,7 @@ def read_html(source, url, settings, said="html"): # HTML -> Document
         warnings += missing_text(source, size(blocks),
                                  data or (tidy(source)[2]["data"] if only_main(source)[0] else 0), settings)
     if not title: title = next((value for kind, level, value in blocks if kind == "h"), "")
-    links = page_links(url, (), (clean, *around) if marked else (source,), settings.max_links,
+    links = links_of_page(url, (), (clean, *around) if marked else (source,), settings.max_links,
                        settings.max_other_links, source)
     return make_document(url, "html", blocks, title, language, date, links, warnings, settings)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tag_places', 'inner_end', 'main_place', 'tables_of', 'only_main', 'prepare_html', 'page_title', 'read_head',
-           'page_links']
+           'links_of_page']
 
 # %% ../../nbs/20_tools/22_page_source.ipynb #a78b70e0
 import html
@@ -245,7 +245,7 @@ _BASE = re.compile(r"<[bB](?i:ase)\s[^>]{0,300}?(?i:href)\s*=\s*[\"']?([^\"'\s>]
 
 # address, (text, address) pairs found otherwise, texts of HTML (the main part first), how many, how many outside of the
 # main part, the whole page -> (text, absolute address) pairs, each address once
-def page_links(url, first, sources, most, others=50, page=""):
+def links_of_page(url, first, sources, most, others=50, page=""):
     """Links of the main text first, then the others of the page; only http and https (or relative ones where the
     page is a file)."""
     base = _BASE.search(page, 0, 20_000)

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 
 from .document import left_out, lowered, raised
-from .office import as_document, chosen_child, graphic_blocks, local_name, math_text, part_tree, private_letters
+from .office import as_plain_file, chosen_child, graphic_blocks, local_name, math_text, part_tree, private_letters
 
 # %% ../../nbs/20_tools/29_slides.ipynb #b2c0d026
 def slide_text(element, count): # a:p -> text
@@ -105,7 +105,7 @@ class SlideReader:
 def read_pptx(data, settings): # bytes -> (blocks, title, date, links, warnings)
     "Each slide as a heading `slide 2: its title`, then its texts, tables, charts, notes and comments."
     import pptx
-    file, reader = pptx.Presentation(io.BytesIO(as_document(data))), SlideReader(settings)
+    file, reader = pptx.Presentation(io.BytesIO(as_plain_file(data))), SlideReader(settings)
     slides = list(file.slides)
     for number, slide in enumerate(slides[:settings.max_pages], 1): reader.slide(slide, number)
     hidden = sum(slide._element.get("show") in ("0", "false") for slide in slides[:settings.max_pages])

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 
 from .document import left_out, lowered, raised
-from .office import (as_document, chosen_child, graphic_blocks, local_name, math_text, part_tree,
+from .office import (as_plain_file, chosen_child, graphic_blocks, local_name, math_text, part_tree,
                                  private_letters, symbol, value_at)
 from .tool import ToolError
 
@@ -371,7 +371,7 @@ def blocks_beside(file, styles, words):
 def read_docx(data, settings): # bytes -> (blocks, title, date, links, warnings)
     "Headings, paragraphs, lists and tables of a Word file in their order, then its notes, comments and heads."
     import docx
-    file = docx.Document(io.BytesIO(as_document(data)))
+    file = docx.Document(io.BytesIO(as_plain_file(data)))
     reader = WordReader(file, settings)
     reader.read(file.element.body)
     if reader.carried: reader.blocks.append(("p", 0, reader.carried))
