@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..agent.budget import episode_budget
@@ -300,7 +300,7 @@ def ppo_identity(model, tasks, web, reward, settings, protocol, seed) -> dict:
         path = path / "world" if (path / "world" / "pages.json").is_file() else path
         return [Path(text).name, sha256_path(path)] if path.exists() else str(text)
     return {"model": named(model), "tasks": [named(file) for file in tasks], "web": named(web), "reward": named(reward),
-            "settings": asdict(settings), "protocol": asdict(protocol), "seed": seed}
+            "settings": asdict(replace(settings, reward="")), "protocol": asdict(protocol), "seed": seed}
 
 
 def check_room(renderer, tools, tasks, settings, positions):

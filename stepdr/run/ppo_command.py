@@ -50,6 +50,8 @@ def reinforced_text(made, out) -> str:
     parts = ", ".join(f"{name.removeprefix('reward_')} {value:.3f}" for name, value in last.items() if name.startswith("reward_"))
     lines = [f"{made['tasks']:,} tasks, {made['iterations']:,} iterations; template: {made['template']}; protocol: {made['protocol']}"]
     lines += [f"{number:,} rows set aside: {reason} (each in {out}/rejected.jsonl)" for reason, number in made["rejected"].items()]
+    if last.get("verdicts_missing"):
+        lines.append(f"{last['verdicts_missing']:,} verdicts of the last iteration never came; a report without any counts 0")
     return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered, KL {last['kl']:.4f}",
                       f"next: stepdr research QUESTION --model {out} --web FOLDER"])
 
