@@ -461,7 +461,7 @@ def request_row(task, number): # research or question task -> row
 def report_row(trajectory): # research trajectory -> row
     "A query with the material that was found, and the report on it: writing alone, without tools."
     messages = trajectory["messages"]
-    material = "\n".join(m["content"] for m in messages if m["role"] == "tool")
+    material = "\n\n".join(m["content"] for m in messages if m["role"] == "tool")
     return {"id": f"report-{trajectory['id']}", "kind": "report", "text": "", "meta": trajectory["meta"],
             "messages": [{"role": "user", "content": f"{asked(messages)}\n<tool_response>\n{material}\n</tool_response>"}, messages[-1]]}
 

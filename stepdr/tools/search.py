@@ -275,7 +275,7 @@ class WebSurfer:
 
     async def batch_web_surfer(self, action: Literal["batch_search", "batch_open"], queries: list[str] = None, urls: list[str] = None, topk: int = None,
                                site: str = "", language: str = "", since: str = "", until: str = "", authority_only: bool = False, page: int = 1) -> ToolResult:
-        """Search or read pages, several at once; results are paragraphs to cite by their \\cite{web_...}; what was shown before is named by its id.
+        """Search or read pages, several at once; results are paragraphs to cite by their \\cite{web_...}; what was shown before may be named by its id alone.
 
         action: batch_search with queries, batch_open with urls
         queries: what to search for, any language
