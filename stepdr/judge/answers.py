@@ -16,7 +16,6 @@ from ..core.config import InputError, setting, validate
 from .labels import judging_messages, read_answer
 from ..model.base import load_causal
 from ..model.batched import turn_ends
-from ..model.engine import engine_for
 from ..model.serving import beginning
 from ..model.renderer import renderer_for
 
@@ -70,6 +69,7 @@ class LocalJudge:
     def write(self, prompts, temperature=0.0, seed=0, slots=32) -> list:
         """What the model writes after each prompt (ids): `Turn`s in their order. Draws depend on seed and place, not on what is asked beside.
         Where there are more prompts than `slots`, a place takes neighbours one after the other and keeps what they begin with."""
+        from stepdr.model.engine import engine_for
         was = self.model.training
         engine = engine_for(self.model.eval(), turn_ends(self.model, self.renderer), slots=slots, temperature=temperature)
         length, turns = max(1, -(-len(prompts) // slots)), {}
