@@ -17,8 +17,7 @@ import numpy as np
 from ..core.config import InputError
 from .metrics import VERDICTS
 from .intervals import interval, resamples
-from ..synthesis.tasks import mentions
-from ..core.trajectory import CITE_FORM, all_cited
+from ..core.trajectory import CITE_FORM
 from ..world.pages import PHRASES
 
 # %% ../../nbs/70_judge/08_perturbations.ipynb #c58826d5
