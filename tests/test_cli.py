@@ -213,7 +213,7 @@ def options_of(parser): return {option for action in parser._actions for option 
 
 
 ASKS = {"--model", "--judge", "--teacher", "--vision"}  # options that may name an endpoint
-LOCAL = {("midtrain",), ("sft",), ("ppo",)}  # take a folder alone
+LOCAL = {("midtrain",), ("sft",), ("ppo",), ("judge", "train")}  # take a folder alone
 
 ASKING = {  # command -> arguments that make it ask; PORT is where nothing listens, DIR a folder
     "research": ["What?", "--model", "URL", "--workspace", "DIR/w", "--web", "DIR/papers"], "eval": ["simpleqa", "--data", "DIR/qa.csv", "--model", "URL", "--out", "DIR/out"],
