@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tarfile
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
@@ -61,16 +62,23 @@ def paragraphs_in(text): # `[id] title > heading date address`, its text, an emp
     return [Paragraph(name, url, title, body, heading, "en", date) for name, title, heading, date, url, body in found]
 
 
+ASKED = ContextVar("prompt that is asked")
+
+
 class Recorded(TeacherClient):
     "A teacher whose model gives the replies that were recorded for each prompt, in order, as texts or functions of the messages; all checks of a reply are the client's own."
     def __init__(self, **replies):
-        super().__init__(SimpleNamespace(name="recorded"))
+        super().__init__(SimpleNamespace(name="recorded", complete=self.complete))
         self.replies, self.prompts = {name: list(texts) for name, texts in replies.items()}, []
 
-    async def fetch(self, request, name):
-        self.prompts.append((name, request["messages"]))
-        reply = self.replies[name].pop(0)
-        return {"request": request, "prompt": name, "model": "recorded", "reply": reply(request["messages"]) if callable(reply) else reply, "finish": "stop", "usage": Usage(), "cost": 0.0}
+    async def request(self, messages, name, *more, **named):
+        ASKED.set(name)
+        return await super().request(messages, name, *more, **named)
+
+    async def complete(self, messages, *_):
+        self.prompts.append((ASKED.get(), messages))
+        reply = self.replies[ASKED.get()].pop(0)
+        return Reply({"role": "assistant", "content": reply(messages) if callable(reply) else reply}, Usage(), 0.0, "stop", 0.0)
 
 
 class Shown(Provider):
