@@ -35,28 +35,43 @@ from ..judge.reports import judge_reports, rows_of
 @dataclass(frozen=True)
 class EvalSettings:
     "What decides a score beside the predictions and the judge."
-    variant: str = setting("ternary", "of rubric scores: ternary, binary (the official one) or strict (the RL reward's)", choices=m.VARIANTS)
+    variant: str = setting("ternary",
+                           "of rubric scores: ternary, binary (the official one) or strict (the RL reward's)",
+                           choices=m.VARIANTS)
     seed: int = setting(0, "of the intervals", 0, 2**31)
     trials: int = setting(0, "times that an endpoint judges each thing; 0: 3 for rubrics, 1 for the others", 0, 101)
-    head: str = setting("ternary", "verdicts that an endpoint may give on a rubric: ternary or binary", choices=("ternary", "binary"))
+    head: str = setting("ternary", "verdicts that an endpoint may give on a rubric: ternary or binary",
+                        choices=("ternary", "binary"))
     workers: int = setting(4, "tasks that a model answers at the same time", 1, 1000)
-    rubrics_per_request: int = setting(1, "most rubrics that an endpoint judges in one request; 1: each by itself", 1, 400)
+    rubrics_per_request: int = setting(1, "most rubrics that an endpoint judges in one request; 1: each by itself", 1,
+                                       400)
     def __post_init__(self): validate(self)
 
 RULES = ("", "rule", "oracle") # names under which the exact rule is meant, for benchmarks that have one
 
-def make_judge(text, bench, settings, run, cache, price="", endpoint=None): # as `--judge` takes it, ..., fields of EndpointSettings -> RubricJudge, TeacherClient or None for the exact rule
+# as `--judge` takes it, ..., fields of EndpointSettings -> RubricJudge, TeacherClient or None for the exact rule
+def make_judge(text, bench, settings, run, cache, price="", endpoint=None):
     "The judge that a benchmark needs. `InputError` if it needs another kind, or one at all."
     if not isinstance(text, str): return text
     if bench.score is score_rubrics:
-        if not text: raise InputError(f"--judge: {bench.title} needs one: oracle (closed web), words, the folder of a trained judge, chat:DIR or an address such as http://127.0.0.1:8000/v1#MODEL")
-        return judge_from(text, run, JudgingSettings(settings.trials or 3, settings.head, rubrics_per_request=settings.rubrics_per_request), price=price, **(endpoint or {}))
+        if not text:
+            raise InputError(f"--judge: {bench.title} needs one: oracle (closed web), words, the folder of a trained "
+                             "judge, chat:DIR or an address such as http://127.0.0.1:8000/v1#MODEL")
+        return judge_from(text, run,
+                          JudgingSettings(settings.trials or 3, settings.head,
+                                          rubrics_per_request=settings.rubrics_per_request),
+                          price=price, **(endpoint or {}))
     if bench.rule and text in RULES: return None
-    if bench.rule and bench.name not in GRADE: raise InputError(f"--judge {text}: {bench.title} is scored by the exact rule and needs no judge")
-    if not re.match(r"https?://", text): raise InputError(f"--judge {text or '(none)'}: {bench.title} is judged by an endpoint, as in http://127.0.0.1:8000/v1#MODEL" + ("; or by the exact rule without --judge" if bench.rule else ""))
+    if bench.rule and bench.name not in GRADE:
+        raise InputError(f"--judge {text}: {bench.title} is scored by the exact rule and needs no judge")
+    if not re.match(r"https?://", text):
+        raise InputError(f"--judge {text or '(none)'}: {bench.title} is judged by an endpoint, as in "
+                         "http://127.0.0.1:8000/v1#MODEL"
+                         + ("; or by the exact rule without --judge" if bench.rule else ""))
     from stepdr.core.endpoint import ChatEndpoint
     from stepdr.core.connection import endpoint_settings
-    return TeacherClient(ChatEndpoint(endpoint_settings(text, price, **(endpoint or {}))), TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), cache)
+    return TeacherClient(ChatEndpoint(endpoint_settings(text, price, **(endpoint or {}))),
+                         TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0), cache)
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #581598ab
 @dataclass
@@ -71,14 +86,22 @@ def _judge_rubrics(judge, tasks, predictions, folder): # -> Judged
     summary = judge_reports(judge, tasks, predictions.path, folder / "verdicts.jsonl")
     none = [row for _, row, _ in rows_of(folder / "verdicts.jsonl.aside.jsonl") if "criterion" in row]
     rows = [row for _, row, _ in rows_of(folder / "verdicts.jsonl")] + none
-    if isinstance(judge, MajorityJudge): rows = [{name: value for name, value in row.items() if name != "trials"} for row in rows] # the vote counts, not the mean of the votes
-    aside = [{"task": row["task"], "kind": row["reason"], "reason": row.get("detail") or "no verdict", "criterion": row["criterion"], "number": row["number"]} for row in none]
-    return Judged(rows, aside, summary["card"], {name: summary[name] for name in ("asked", "hits", "prompt_tokens", "completion_tokens", "cost", "currency")})
+    # the vote counts, not the mean of the votes
+    if isinstance(judge, MajorityJudge):
+        rows = [{name: value for name, value in row.items() if name != "trials"} for row in rows]
+    aside = [{"task": row["task"], "kind": row["reason"], "reason": row.get("detail") or "no verdict",
+              "criterion": row["criterion"], "number": row["number"]}
+             for row in none]
+    return Judged(rows, aside, summary["card"],
+                  {name: summary[name]
+                   for name in ("asked", "hits", "prompt_tokens", "completion_tokens", "cost", "currency")})
 
 def _judge_answers(bench, client, tasks, predictions, trials, reader, more): # -> Judged
     texts = predictions.texts()
     async def work():
-        try: return (*await grade_predictions(bench, tasks, texts, client, trials, **more), {"judge": "endpoint", **(await client.identities())[0]} if client else {"judge": "exact rule"})
+        try:
+            return (*await grade_predictions(bench, tasks, texts, client, trials, **more),
+                    {"judge": "endpoint", **(await client.identities())[0]} if client else {"judge": "exact rule"})
         finally:
             if client and hasattr(client.policy, "close"): await client.policy.close()
             if reader: await reader.fetcher.close()
@@ -93,21 +116,28 @@ def _judge_pairs(bench, client, tasks, predictions, against, folder): # -> Judge
     from stepdr.evaluate.pairwise import EndpointPairJudge, judge_study
     from stepdr.evaluate.studies import PairwiseSettings, load_reports, make_pairs, make_study
     if not against: raise InputError(f"--against: {bench.title} compares two systems; give the other one's reports")
-    pairs, _ = make_pairs({task["id"]: task for task in tasks}, {"ours": predictions.texts(), "theirs": load_reports(against)})
+    pairs, _ = make_pairs({task["id"]: task for task in tasks},
+                          {"ours": predictions.texts(), "theirs": load_reports(against)})
     study = make_study(folder / "pairs", pairs, PairwiseSettings())
     async def work():
-        try: return await judge_study(EndpointPairJudge(client), study, "judge"), {"judge": "endpoint", **(await client.identities())[0]}
+        try:
+            return await judge_study(EndpointPairJudge(client), study, "judge"), {
+                "judge": "endpoint", **(await client.identities())[0]}
         finally:
             if hasattr(client.policy, "close"): await client.policy.close()
     counts, card = run_to_end(work())
-    aside = [{"task": row["task"], "kind": row["kind"], "reason": row["reason"]} for _, row, _ in rows_of(folder / "pairs" / "aside.jsonl")] if (folder / "pairs" / "aside.jsonl").exists() else []
-    return Judged([{name: value for name, value in row.items() if value is not None} for row in study.ratings()], aside, card, {"asked": counts["asked"], "cost": counts["cost"]})
+    aside = ([{"task": row["task"], "kind": row["kind"], "reason": row["reason"]}
+              for _, row, _ in rows_of(folder / "pairs" / "aside.jsonl")]
+             if (folder / "pairs" / "aside.jsonl").exists() else [])
+    return Judged([{name: value for name, value in row.items() if value is not None} for row in study.ratings()],
+                  aside, card, {"asked": counts["asked"], "cost": counts["cost"]})
 
 async def _page_text(reader, url): # -> text of a cited page, or None
     return (await reader.read(url)).text or None
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #94cda1fc
-def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None, reference=None, reader=None): # -> Judged
+# -> Judged
+def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None, reference=None, reader=None):
     "Judge what was predicted; a killed run goes on from the folder."
     folder.mkdir(parents=True, exist_ok=True)
     if bench.score is score_rubrics: return _judge_rubrics(judge, tasks, predictions, folder)
@@ -127,20 +157,29 @@ def _task_parts(bench, rows, tasks, variant): # -> {task: {"by_axis", "by_role",
     found = {}
     for task, rubrics in read.items():
         judged = [{**rubric, "verdicts": list(rubric["verdicts"].values())} for rubric in rubrics if rubric["verdicts"]]
-        parts = {f"{name}: {value}": score for name in ("axis", "role") for value in dict.fromkeys(r[name] for r in judged if r[name])
-                 if (score := m.part_score([r for r in judged if r[name] == value], variant, flaws=value == "negative")) is not None}
-        found[task] = {"parts": parts, "verdicts": dict(Counter(verdict for rubric in judged for verdict in rubric["verdicts"]))}
+        parts = {f"{name}: {value}": score for name in ("axis", "role")
+                 for value in dict.fromkeys(r[name] for r in judged if r[name])
+                 if (score := m.part_score([r for r in judged if r[name] == value], variant,
+                                           flaws=value == "negative")) is not None}
+        found[task] = {"parts": parts,
+                       "verdicts": dict(Counter(verdict for rubric in judged for verdict in rubric["verdicts"]))}
     return found
 
 def task_rows(bench, tasks, predictions, scored, judged, variant): # -> rows of tasks.jsonl, one a task
     "What became of every task."
-    parts, fatal, rows = _task_parts(bench, judged.rows, {task["id"]: task for task in tasks}, variant), set(scored.get("fatal") or ()), []
+    parts, fatal, rows = _task_parts(bench, judged.rows, {task["id"]: task for task in tasks}, variant), set(
+        scored.get("fatal") or ()), []
     for task in tasks:
         name, had = task["id"], predictions.found.get(task["id"])
         score = scored["per_task"].get(name)
-        state = "failed" if name in predictions.failed else "missing" if had is None else "aside" if score is None else "empty" if had["empty"] else "judged"
-        rows.append({"task": name, "score": score, "state": state, "missing": state in ("missing", "failed"), "domain": task["domain"], "language": task["language"], "characters": had["characters"] if had else 0,
-                     **({"cost": had["cost"]} if had and had.get("cost") else {}), **({"fatal": True} if name in fatal else {}), **({"reason": predictions.failed[name]} if state == "failed" else {}), **parts.get(name, {})})
+        state = ("failed" if name in predictions.failed else "missing" if had is None else "aside" if score is None
+                 else "empty" if had["empty"] else "judged")
+        rows.append({"task": name, "score": score, "state": state, "missing": state in ("missing", "failed"),
+                     "domain": task["domain"], "language": task["language"],
+                     "characters": had["characters"] if had else 0,
+                     **({"cost": had["cost"]} if had and had.get("cost") else {}),
+                     **({"fatal": True} if name in fatal else {}),
+                     **({"reason": predictions.failed[name]} if state == "failed" else {}), **parts.get(name, {})})
     return rows
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #ace0ba07
@@ -148,22 +187,33 @@ def is_interval(value): return isinstance(value, dict) and {"mean", "low", "high
 
 def intervals_of(results): # -> {title: {name: interval}}
     "All figures of a result that have an interval, in groups."
-    groups = {"score": {name: value for name, value in results.items() if is_interval(value) and not (name == "before_fatal" and not results.get("fatal"))}}
+    groups = {"score": {name: value for name, value in results.items()
+                        if is_interval(value) and not (name == "before_fatal" and not results.get("fatal"))}}
     for name, value in results.items():
         if not isinstance(value, dict) or is_interval(value): continue
-        inner = {key: one if is_interval(one) else one.get("share") if isinstance(one, dict) else None for key, one in value.items()}
-        if any(map(is_interval, inner.values())): groups[name] = {key: one for key, one in inner.items() if is_interval(one)}
+        inner = {key: one if is_interval(one) else one.get("share") if isinstance(one, dict) else None
+                 for key, one in value.items()}
+        if any(map(is_interval, inner.values())):
+            groups[name] = {key: one for key, one in inner.items() if is_interval(one)}
     return groups
 
-TITLES = {"score": "Score", "variants": "The variants of the formula", "by_axis": "By axis", "by_role": "By role (negative: share of flaws that occurred)", "by_domain": "By domain", "by_dimension": "By dimension"}
+TITLES = {"score": "Score", "variants": "The variants of the formula", "by_axis": "By axis",
+          "by_role": "By role (negative: share of flaws that occurred)", "by_domain": "By domain",
+          "by_dimension": "By dimension"}
 
 def interval_figure(title, group): # {name: interval} -> plotly figure
     "Bars with their 95 % intervals."
     import plotly.graph_objects as go
-    rows = [(name, value) for name, value in group.items() if None not in (value["mean"], value["low"], value["high"])][::-1]
-    bar = go.Bar(x=[v["mean"] for _, v in rows], y=[name for name, _ in rows], orientation="h", marker_color="#4a86c5", text=[f"{v['mean']:.3f}" for _, v in rows], textposition="inside", insidetextanchor="start",
-                 hovertext=[f"n {v.get('n', '')}" for _, v in rows], error_x={"type": "data", "symmetric": False, "array": [v["high"] - v["mean"] for _, v in rows], "arrayminus": [v["mean"] - v["low"] for _, v in rows]})
-    return go.Figure(bar, {"title": title, "height": 130 + 34 * len(rows), "margin": {"l": 10, "r": 30, "t": 50, "b": 40}, "yaxis": {"automargin": True}, "template": "plotly_white"})
+    rows = [(name, value) for name, value in group.items() if None not in (value["mean"], value["low"], value["high"])][
+        ::-1]
+    bar = go.Bar(x=[v["mean"] for _, v in rows], y=[name for name, _ in rows], orientation="h", marker_color="#4a86c5",
+                 text=[f"{v['mean']:.3f}" for _, v in rows], textposition="inside", insidetextanchor="start",
+                 hovertext=[f"n {v.get('n', '')}" for _, v in rows],
+                 error_x={"type": "data", "symmetric": False, "array": [v["high"] - v["mean"] for _, v in rows],
+                          "arrayminus": [v["mean"] - v["low"] for _, v in rows]})
+    return go.Figure(bar,
+                     {"title": title, "height": 130 + 34 * len(rows), "margin": {"l": 10, "r": 30, "t": 50, "b": 40},
+                      "yaxis": {"automargin": True}, "template": "plotly_white"})
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #0cf3c21c
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430}h1{font-size:1.5rem}.big{font-size:2.2rem;font-weight:600}.note{color:#556070}
@@ -171,38 +221,62 @@ table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}td,
 
 def eval_page(results, rows, most=500): # results, rows of tasks.jsonl, tasks shown -> text of an HTML file
     "The evaluation as a page of its own."
-    def text(value): return html.escape("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value))
+    def text(value):
+        return html.escape("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value))
     score, counts = results["score"], results["counts"]
     cautions = "".join(f"<p class='note'>{text(one)}.</p>" for one in results.get("caution") or ())
-    figures = [interval_figure(TITLES.get(name, name.replace("_", " ")), group) for name, group in intervals_of(results).items() if group]
-    plots = "".join(figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False}) for number, figure in enumerate(figures))
+    figures = [interval_figure(TITLES.get(name, name.replace("_", " ")), group)
+               for name, group in intervals_of(results).items() if group]
+    plots = "".join(figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
+                    for number, figure in enumerate(figures))
     head = "".join(f"<th>{name}</th>" for name in ("task", "state", "score", "domain", "characters", "cost"))
     def cost(row):
         found = row.get("cost") or {}
-        return ", ".join(f"{found[name]:{form}} {unit}".strip() for name, form, unit in (("money", ".4g", found.get("currency", "")), ("seconds", ".1f", "s"), ("tool_calls", "g", "tool calls")) if found.get(name))
-    body = "".join(f"<tr>{''.join(f'<td>{text(value)}</td>' for value in (row['task'], row['state'] + (' (fatal)' if row.get('fatal') else ''), row['score'], row['domain'], row['characters'], cost(row)))}</tr>" for row in rows[:most])
+        return ", ".join(f"{found[name]:{form}} {unit}".strip()
+                         for name, form, unit in (("money", ".4g", found.get("currency", "")), ("seconds", ".1f", "s"),
+                                                  ("tool_calls", "g", "tool calls"))
+                         if found.get(name))
+    body = "".join(f"<tr>{''.join(f'<td>{text(value)}</td>' for value in (row['task'], row['state'] + (' (fatal)' if row.get('fatal') else ''), row['score'], row['domain'], row['characters'], cost(row)))}</tr>"
+                   for row in rows[:most])
     more = f"<p class='note'>{len(rows) - most} more in tasks.jsonl</p>" if len(rows) > most else ""
-    states = ", ".join(f"{counts[name]} {name}" for name in ("judged", "empty", "missing", "failed", "aside") if counts[name])
-    return (f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>stepdr eval {text(results['bench'])}</title><style>{STYLE}</style></head><body>"
-            f"<h1>{text(BENCHES[results['bench']].title)}</h1><p class='big'>{score['mean']:.3f} <small>[{text(score['low'])}, {text(score['high'])}]</small></p>"
-            f"<p>{text(results['headline'])}; n {score['n']}; judge: {text(results['judge'])}; {text(results.get('variant', ''))}</p><p class='note'>Tasks: {text(states)}. Missing and failed tasks score 0.</p>{cautions}{plots}"
+    states = ", ".join(f"{counts[name]} {name}" for name in ("judged", "empty", "missing", "failed", "aside")
+                       if counts[name])
+    return ("<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
+            "content='width=device-width,initial-scale=1'><title>stepdr eval "
+            f"{text(results['bench'])}</title><style>{STYLE}</style></head><body>"
+            f"<h1>{text(BENCHES[results['bench']].title)}</h1><p class='big'>{score['mean']:.3f} "
+            f"<small>[{text(score['low'])}, {text(score['high'])}]</small></p>"
+            f"<p>{text(results['headline'])}; n {score['n']}; judge: {text(results['judge'])}; "
+            f"{text(results.get('variant', ''))}</p><p class='note'>Tasks: {text(states)}. Missing and failed "
+            f"tasks score 0.</p>{cautions}{plots}"
             f"<h2>Tasks</h2><table><tr>{head}</tr>{body}</table>{more}<h2>Card</h2>{card_html(results['card'])}</body></html>\n")
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #df4d3ee3
 def _figure(value): return "none" if value is None else f"{value:.3f}"
 
-def figure_line(name, value): return f"  {name[:44]:<44} {_figure(value['mean']):>8}  [{_figure(value['low'])}, {_figure(value['high'])}]  n {value.get('n', '')}".rstrip()
+def figure_line(name, value):
+    return ((f"  {name[:44]:<44} {_figure(value['mean']):>8}  [{_figure(value['low'])}, {_figure(value['high'])}]  n "
+             f"{value.get('n', '')}").rstrip())
 
 def results_text(results): # of `run_eval` or `score_file` -> text
     "A result as a table."
-    lines = [f"{results['bench']}: {results['headline']}" + (f" ({results['variant']})" if results.get("variant") else "")]
+    lines = [f"{results['bench']}: {results['headline']}"
+             + (f" ({results['variant']})" if results.get("variant") else "")]
     for name, group in intervals_of(results).items():
-        if group: lines += [TITLES.get(name, name.replace("_", " ")).split(" (")[0], *(figure_line(key, value) for key, value in group.items())]
+        if group:
+            lines += [TITLES.get(name, name.replace("_", " ")).split(" (")[0],
+                      *(figure_line(key, value) for key, value in group.items())]
     if "counts" in results:
         counts = results["counts"]
-        lines.append("tasks: " + ", ".join(f"{counts[name]} {name}" for name in ("judged", "empty", "missing", "failed", "aside") if counts[name]) + f"; judge: {results['judge']}")
-        if counts["set_aside"]: lines.append("set aside: " + ", ".join(f"{number} {name}" for name, number in counts["set_aside"].items()))
-    elif results["aside"]["count"]: lines.append("set aside: " + ", ".join(f"{number} {name}" for name, number in results["aside"]["reasons"].items()))
+        lines.append("tasks: "
+                     + ", ".join(f"{counts[name]} {name}" for name in ("judged", "empty", "missing", "failed", "aside")
+                                 if counts[name])
+                     + f"; judge: {results['judge']}")
+        if counts["set_aside"]:
+            lines.append("set aside: " + ", ".join(f"{number} {name}" for name, number in counts["set_aside"].items()))
+    elif results["aside"]["count"]:
+        lines.append("set aside: "
+                     + ", ".join(f"{number} {name}" for name, number in results["aside"]["reasons"].items()))
     return "\n".join(lines + [f"note: {text}" for text in results.get("caution") or ()])
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #7cb34d8d
@@ -211,12 +285,17 @@ LATER = ("endpoint", "unrecorded", "model") # kinds of what was set aside that t
 def count_tasks(rows, given, judged, source): # rows of tasks.jsonl, Predictions, Judged, EvalTasks -> counts
     "How every task and every row ended."
     states = Counter(row["state"] for row in rows)
-    aside = Counter(row["kind"] for row in given.aside + judged.aside) + Counter({"task row": len(source.aside)} if source.aside else {})
-    return {"tasks": len(rows), "predictions": given.rows, **{name: states[name] for name in ("judged", "empty", "missing", "failed", "aside")}, "verdicts": len(judged.rows), "set_aside": dict(aside)}
+    aside = (Counter(row["kind"] for row in given.aside + judged.aside)
+             + Counter({"task row": len(source.aside)} if source.aside else {}))
+    return {"tasks": len(rows), "predictions": given.rows,
+            **{name: states[name] for name in ("judged", "empty", "missing", "failed", "aside")},
+            "verdicts": len(judged.rows), "set_aside": dict(aside)}
 
 def costs_of(rows, judged, folder): # rows of tasks.jsonl, Judged, folder of the judge -> {"model", "judge"}
     "What the reports took, and what all runs of the judge together have cost."
-    ledger = next((found["all"] for name in ("verdicts.jsonl.cache", "replies") if (folder / name / "ledger.jsonl").exists() and (found := spent(folder / name))), None)
+    ledger = next((found["all"] for name in ("verdicts.jsonl.cache", "replies")
+                   if (folder / name / "ledger.jsonl").exists() and (found := spent(folder / name))),
+                  None)
     mine = [row["cost"] for row in rows if row.get("cost")]
     try: table = cost_summary(mine) if mine else None
     except InputError as error: table = {"reports": len(mine), "error": str(error)} # two currencies
@@ -228,8 +307,11 @@ def write_results(bench, out, source, tasks, given, judged, results, settings): 
     counts = count_tasks(rows, given, judged, source)
     absent = [row["task"] for row in rows if row["missing"]]
     complete = not any(kind in LATER for kind in counts["set_aside"])
-    if bench.rule is not rule_answer: results = {**results, "headline": graded_headline(results["headline"], judge_line(judged.card), judged.rows)}
-    results = {**results, "missing": {"count": len(absent), "first": absent[:20]}, "judge": judge_line(judged.card), "counts": counts, "complete": complete, "cost": costs_of(rows, judged, out / "judge"), "per_task": results["per_task"]}
+    if bench.rule is not rule_answer:
+        results = {**results, "headline": graded_headline(results["headline"], judge_line(judged.card), judged.rows)}
+    results = {**results, "missing": {"count": len(absent), "first": absent[:20]}, "judge": judge_line(judged.card),
+               "counts": counts, "complete": complete, "cost": costs_of(rows, judged, out / "judge"),
+               "per_task": results["per_task"]}
     write_jsonl(out / "tasks.jsonl", rows)
     atomic_write(out / "index.html", eval_page(results, rows))
     write_json(out / "results.json", results)
@@ -254,14 +336,16 @@ def page_reader(bench, kit, folder): # -> what reads the cited pages, for FACT
     from stepdr.tools.fetch import Fetcher
     from stepdr.tools.cache import Cache
     from stepdr.tools.addresses import FetchSettings
-    return SourceReader(fetcher=Fetcher(FetchSettings(allow_hosts=kit.allow_hosts if kit else ""), Cache(folder / "judge" / "pages", "on")))
+    return SourceReader(fetcher=Fetcher(FetchSettings(allow_hosts=kit.allow_hosts if kit else ""),
+                                        Cache(folder / "judge" / "pages", "on")))
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #cba73c61
 def judge_line(card): # card of a judge -> text
     "A judge in a few words."
     if card.get("judge") == "majority": return "majority of " + ", ".join(map(judge_line, card["of"]))
     name = card.get("judge") or "endpoint"
-    return f"{name} {card['model']}" if card.get("model") else f"{name} {card['weights']}" if card.get("weights") else name
+    return (f"{name} {card['model']}" if card.get("model") else f"{name} {card['weights']}" if card.get("weights")
+            else name)
 
 def run_eval(bench, # name or Bench
              out, # folder to make; the same call goes on in it
@@ -282,29 +366,46 @@ def run_eval(bench, # name or Bench
              endpoint=None, # fields of EndpointSettings, such as timeout and concurrency, of a model and a judge that are endpoints
              protocol=None, # Protocol of the model as an agent; None: as it was trained
              ): # -> results, as in results.json
-    "Evaluate predictions or a model: `results.json`, `tasks.jsonl`, `verdicts.jsonl`, `aside.jsonl` and `index.html` in OUT."
+    """Evaluate predictions or a model: `results.json`, `tasks.jsonl`, `verdicts.jsonl`, `aside.jsonl` and
+    `index.html` in OUT."""
     bench, out = bench_of(bench), Path(out)
-    if (predictions is None) == (model is None): raise InputError(f"{bench.name}: give either --predictions FILE or --model DIR|URL" + (", not both" if model is not None else ""))
+    if (predictions is None) == (model is None):
+        raise InputError(f"{bench.name}: give either --predictions FILE or --model DIR|URL"
+                         + (", not both" if model is not None else ""))
     if out.exists() and not out.is_dir(): raise InputError(f"--out {out}: is a file; name a folder")
     source = eval_tasks(bench, data)
     tasks = source.tasks[:limit] if limit else source.tasks
-    judge = make_judge(judge, bench, settings, source.run or model_run(model), out / "judge" / "replies", judge_price, endpoint)
+    judge = make_judge(judge, bench, settings, source.run or model_run(model), out / "judge" / "replies", judge_price,
+                       endpoint)
     by_id = {task["id"]: task for task in tasks}
     (out / "judge").mkdir(parents=True, exist_ok=True)
     if model is None: given, how = gather_predictions(predictions, by_id, out / "predictions.jsonl"), None
     else:
-        how = model if isinstance(model, Answering) else answering(
-        model, bench, kit, budget, price, device, settings.workers, judge is None, web_of(source.run or model_run(model)), fit, endpoint, protocol)
+        how = (model if isinstance(model, Answering)
+               else answering(model, bench, kit, budget, price, device, settings.workers, judge is None,
+                              web_of(source.run or model_run(model)), fit, endpoint, protocol))
         given = answer_tasks(tasks, how, out, out / "predictions.jsonl")
-    judged = judge_tasks(bench, judge, tasks, given, out / "judge", settings, against, reference, page_reader(bench, kit, out))
+    judged = judge_tasks(bench, judge, tasks, given, out / "judge", settings, against, reference,
+                         page_reader(bench, kit, out))
     write_jsonl(out / "verdicts.jsonl", judged.rows)
-    write_jsonl(out / "aside.jsonl", [*({"kind": "task row", **row} for row in source.aside), *given.aside, *judged.aside])
-    try: results = score_verdicts(bench, judged.rows, settings.variant, settings.seed, tasks, "ours" if bench.score is score_pairs else None)
+    write_jsonl(out / "aside.jsonl",
+                [*({"kind": "task row", **row} for row in source.aside), *given.aside, *judged.aside])
+    try:
+        results = score_verdicts(bench, judged.rows, settings.variant, settings.seed, tasks,
+                                 "ours" if bench.score is score_pairs else None)
     except InputError as error:
         broken = next((row for row in judged.aside if row["kind"] in LATER), None)
         if broken: raise EndpointError(f"the judge gave no verdict that could be scored: {broken['reason']}") from None
-        raise InputError(f"{error}" + (f"; {judged.aside[0]['kind']}: {judged.aside[0]['reason'][:200]} (all in {out / 'aside.jsonl'})" if judged.aside else "")) from None
-    card = score_card(bench.name, variant=results.get("variant"), judge=judged.card, prompts=judge_prompts(bench, judge), trials=settings.trials or (3 if bench.score is score_rubrics else 1) if judge is not None and judged.card.get("model") else 1,
-                      seed=settings.seed, n=len(tasks), data=source.path or data, predictions=given.path, model=how.card() if how else "",
-                      decontamination=decontaminated(tasks, trained_on) if trained_on else None, aside=len(judged.aside), missing=sum(task["id"] not in given.found for task in tasks))
+        raise InputError(f"{error}"
+                         + (f"; {judged.aside[0]['kind']}: {judged.aside[0]['reason'][:200]} (all in "
+                            f"{out / 'aside.jsonl'})"
+                            if judged.aside else "")) from None
+    card = score_card(bench.name, variant=results.get("variant"), judge=judged.card,
+                      prompts=judge_prompts(bench, judge),
+                      trials=settings.trials or (3 if bench.score is score_rubrics else 1)
+                      if judge is not None and judged.card.get("model") else 1,
+                      seed=settings.seed, n=len(tasks), data=source.path or data, predictions=given.path,
+                      model=how.card() if how else "",
+                      decontamination=decontaminated(tasks, trained_on) if trained_on else None,
+                      aside=len(judged.aside), missing=sum(task["id"] not in given.found for task in tasks))
     return write_results(bench, out, source, tasks, given, judged, {**results, "card": card}, settings)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMPILED_FROM', 'BREAK', 'CHUNK', 'RAW', 'UNMARKED', 'FORMED', 'OFFSET', 'PRIME', 'BASE', 'MIX', 'HALF', 'WIDEST',
            'ALL', 'PERMUTATIONS', 'SHINGLE', 'kernel', 'use_compiled', 'pack', 'chunks', 'run', 'run_compared',
-           'word_hash', 'gram_hash', 'plain_mix', 'plain_repeats', 'repeats', 'permutations', 'shingles',
-           'plain_signatures', 'signatures', 'gram_table', 'plain_touches', 'touches']
+           'word_hash', 'gram_hash', 'plain_mix', 'plain_repeats', 'repeats', 'permutations', 'plain_signatures',
+           'signatures', 'gram_table', 'plain_touches', 'touches']
 
 # %% ../../nbs/40_synthesis/06_kernels.ipynb #894f7922
 import unicodedata
@@ -20,8 +20,7 @@ from .word_forms import (character_kinds, compared_form, compared_tables, compar
 
 # %% ../../nbs/40_synthesis/06_kernels.ipynb #ddcf2643
 @lru_cache(None)
-def kernel(name: str, # a kernel of this module, without its underscore
-           ):
+def kernel(name: str): # a kernel of this module, without its underscore
     "The compiled kernel, or None where numba is missing or switched off."
     try:
         from numba import config, njit
@@ -37,8 +36,7 @@ def kernel(name: str, # a kernel of this module, without its underscore
 # %% ../../nbs/40_synthesis/06_kernels.ipynb #e1cc56dc
 COMPILED_FROM = 2_000_000  # characters of text from which loading numba pays
 
-def use_compiled(rows, # a list of texts for each row
-                 compiled=None): # True or False decide; None: by the amount of text
+def use_compiled(rows, compiled=None): # a list of texts for each row; True or False decide, None: by the amount of text
     "Whether to use compiled kernels; the result is the same."
     return sum(len(text) for texts in rows for text in texts) >= COMPILED_FROM if compiled is None else compiled
 
@@ -52,8 +50,7 @@ def _decode(data, place, byte):
     if byte < 240: return ((byte & 15) << 12) | low, place + 3
     return ((byte & 7) << 18) | (low << 6) | (np.int64(data[place + 3]) & 63), place + 4
 
-def pack(rows,  # a list of texts for each row
-         ): # -> uint8 array of all bytes, int64 array of len(rows) + 1 offsets
+def pack(rows): # a list of texts for each row -> uint8 array of all bytes, int64 array of len(rows) + 1 offsets
     "All texts of all rows in one array."
     parts = [BREAK.join([text.encode("utf-8", "surrogatepass") for text in texts]) for texts in rows]
     return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)], dtype=np.int64)
@@ -368,11 +365,6 @@ def permutations():
     "The factors (odd) and offsets of the permutations; always the same."
     draws = np.random.Generator(np.random.PCG64(2512_20491)).integers(0, 1 << 32, (2, PERMUTATIONS), dtype=np.uint32)
     return draws[0] | np.uint32(1), draws[1]
-
-def shingles(text: str, n: int = SHINGLE):
-    "The set of a text's runs of n words; a shorter text is one shingle."
-    tokens = words(text)
-    return set(ngrams(tokens, n)) if len(tokens) >= n else {tuple(tokens)} if tokens else set()
 
 def plain_signatures(rows, n: int = SHINGLE):
     "The signature of each row and the number of its shingles, occurrences counted."

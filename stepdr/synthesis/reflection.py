@@ -41,8 +41,10 @@ from ..core.trajectory import CITE_FORM, cited_ids, neutralize, without_citation
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #b3c90f3a
 _WHO = r"(?:the\s+)?(?:user|grader|evaluator|reviewer|examiner|checker|annotator|instructor|hint|feedback|correction)"
-_WRONG = r"(?:wrong|incorrect|mistaken|inaccurate|not\s+(?:right|correct|accepted)|rejected|did\s+not\s+hold|an?\s+error)"
-_MINE = r"(?:my|the|that)\s+(?:(?:previous|earlier|first|last|prior|initial)\s+)?(?:answer|attempt|response|result|conclusion|report|reply)"
+_WRONG = (r"(?:wrong|incorrect|mistaken|inaccurate|not\s+(?:right|correct|accepted)|rejected|did\s+not\s+hold|"
+          r"an?\s+error)")
+_MINE = (r"(?:my|the|that)\s+(?:(?:previous|earlier|first|last|prior|initial)\s+)?(?:answer|attempt|response|result|"
+         r"conclusion|report|reply)")
 _TOLD = r"(?:told|informed|corrected|notified|advised|given\s+(?:a\s+)?(?:hint|feedback))"
 
 CLAUSES = { # what ends at a comma, or stands after one
@@ -82,37 +84,50 @@ SENTENCES_ZH = {
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #dd41df99
 _EDGE = r"(?:^|(?<=[\n.!?;:。！？；\"\u201c(])|(?<=[.!?:;,]\s)|(?<=\n\s)|(?<=—\s))"
-_START = [(name, re.compile(rf"{_EDGE}(?:So,?\s+|And\s+|But\s+|Well,\s+|OK,\s+)?{text}\s*,\s*", re.IGNORECASE)) for name, text in CLAUSES.items()]
-_START += [(name, re.compile(rf"(?:^|(?<=[\n。！？；，, ]))(?:那么|好的)?[，,]?{text}\s*[，,]\s*")) for name, text in CLAUSES_ZH.items()]
-_TAIL = [(name, re.compile(rf"\s*,\s+(?:and\s+)?{text}(?=[.,;!?\n]|$)", re.IGNORECASE)) for name, text in CLAUSES.items()]
-_WHOLE = [(name, re.compile(rf"\b{text}", re.IGNORECASE)) for name, text in CLAUSES.items()] + [(name, re.compile(text, re.IGNORECASE)) for name, text in SENTENCES.items()]
-_WHOLE += [(name, re.compile(text)) for name, text in {**CLAUSES_ZH}.items()] + [(name, re.compile(text)) for name, text in SENTENCES_ZH.items()]
+_START = [(name, re.compile(rf"{_EDGE}(?:So,?\s+|And\s+|But\s+|Well,\s+|OK,\s+)?{text}\s*,\s*", re.IGNORECASE))
+          for name, text in CLAUSES.items()]
+_START += [(name, re.compile(rf"(?:^|(?<=[\n。！？；，, ]))(?:那么|好的)?[，,]?{text}\s*[，,]\s*"))
+           for name, text in CLAUSES_ZH.items()]
+_TAIL = [(name, re.compile(rf"\s*,\s+(?:and\s+)?{text}(?=[.,;!?\n]|$)", re.IGNORECASE))
+         for name, text in CLAUSES.items()]
+_WHOLE = ([(name, re.compile(rf"\b{text}", re.IGNORECASE)) for name, text in CLAUSES.items()]
+          + [(name, re.compile(text, re.IGNORECASE)) for name, text in SENTENCES.items()])
+_WHOLE += ([(name, re.compile(text)) for name, text in {**CLAUSES_ZH}.items()]
+           + [(name, re.compile(text)) for name, text in SENTENCES_ZH.items()])
 _SENTENCE = re.compile(r"[^\n.!?。！？]*(?:[.!?](?!\s|$|[\"\u201d)])[^\n.!?。！？]*)*[.!?。！？]*[\"\u201d)]?[ \t]*")
 
 def find_hints(text): # -> list of (kind, words), in order
     "Phrases that betray somebody outside who knew better, English and Chinese."
-    found = sorted((match.start(), -match.end(), name, match[0]) for name, pattern in _WHOLE for match in pattern.finditer(text or ""))
+    found = sorted((match.start(), -match.end(), name, match[0]) for name, pattern in _WHOLE
+                   for match in pattern.finditer(text or ""))
     kept, end = [], -1
     for start, minus_end, name, words_ in found:
         if start >= end: kept.append((name, words_.strip())); end = -minus_end
     return kept
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #278a4b59
-def _capital(before, text): # what stands before a cut, what follows -> what follows, as the beginning of a sentence if it is one
+# what stands before a cut, what follows -> what follows, as the beginning of a sentence if it is one
+def _capital(before, text):
     begins = not before.strip() or before.rstrip()[-1:] in ".!?:\n" or before.endswith("\n")
     return text[:1].upper() + text[1:] if begins else text
 
 def cut_hints(text): # -> (text, list of what was cut)
-    "Cut hints by rule: a clause where the sentence stands without it, else the whole sentence; tags of the wire format stay."
-    pieces = [(piece, []) if piece.startswith(("<answer>", "</", "<think>")) else _cut(piece) for piece in re.split(r"(</?(?:answer|think)>)", text or "")]
+    """Cut hints by rule: a clause where the sentence stands without it, else the whole sentence; tags of the wire
+    format stay."""
+    pieces = [(piece, []) if piece.startswith(("<answer>", "</", "<think>")) else _cut(piece)
+              for piece in re.split(r"(</?(?:answer|think)>)", text or "")]
     return "".join(piece for piece, _ in pieces), [words_ for _, cut in pieces for words_ in cut]
 
 def _cut(text): # text without tags -> (text, list of what was cut)
     cut = []
     for _, pattern in _START:
-        while found := pattern.search(text): cut.append(found[0].strip()); text = text[:found.start()] + _capital(text[:found.start()], text[found.end():])
+        while found := pattern.search(text):
+            cut.append(found[0].strip())
+            text = text[:found.start()] + _capital(text[:found.start()], text[found.end():])
     for _, pattern in _TAIL:
-        while found := pattern.search(text): cut.append(found[0].strip()); text = text[:found.start()] + text[found.end():]
+        while found := pattern.search(text):
+            cut.append(found[0].strip())
+            text = text[:found.start()] + text[found.end():]
     if not find_hints(text): return text, cut
     kept = []
     for piece in re.findall(rf"\n|{_SENTENCE.pattern}", text):
@@ -125,7 +140,8 @@ def _cut(text): # text without tags -> (text, list of what was cut)
 def remove_hints(values, language="en", draw=0): # {"text"} -> reply
     "The phrases cut by rule; a text that is nothing else has no reply."
     text, cut = cut_hints(values["text"])
-    return {"removed": list(dict.fromkeys(phrase for phrase in cut if phrase not in text))[:50], "text": text} if text.strip() else None
+    return ({"removed": list(dict.fromkeys(phrase for phrase in cut if phrase not in text))[:50], "text": text}
+            if text.strip() else None)
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #4767ed73
 async def mended_hints(text, teacher, language): # text, teacher or None -> (text, counts)
@@ -141,11 +157,13 @@ async def mended_hints(text, teacher, language): # text, teacher or None -> (tex
         else:
             before = Counter(words(text))
             new = sum((Counter(words(answer)) - before).values())
-            if not find_hints(answer) and new <= 0.03 * len(words(answer)): return answer, counts + Counter(mended=len(found), characters=max(0, len(text) - len(answer)))
+            if not find_hints(answer) and new <= 0.03 * len(words(answer)):
+                return answer, counts + Counter(mended=len(found), characters=max(0, len(text) - len(answer)))
             counts["unmended"] += 1
     return ruled, counts + Counter(cut=len(cut), characters=len(text) - len(ruled))
 
-async def clean_hints(messages, teacher=None, language="en"): # chat rows -> (chat rows, {"found", "cut", "mended", "unmended", "left", "characters"})
+# chat rows -> (chat rows, {"found", "cut", "mended", "unmended", "left", "characters"})
+async def clean_hints(messages, teacher=None, language="en"):
     "What the agent wrote, without a trace of anybody who told it."
     rows, counts = deepcopy(messages), Counter()
     for row in rows:
@@ -174,17 +192,20 @@ class AgentAttempts:
                  folder, # of the item; emptied before the first attempt
                  settings=ResearchSettings(),
                  ):
-        self.policy, self.kit, self.folder, self.settings, self.toolbox, self.opened = policy, kit, Path(folder), settings, None, ExitStack()
+        self.policy, self.kit, self.folder, self.settings, self.toolbox, self.opened = policy, kit, Path(
+            folder), settings, None, ExitStack()
 
     async def __call__(self, question, history=None): # text, chat rows to go on from -> Attempt
         "An attempt with budgets of its own. Raises EndpointError."
         if history is None: await self.begin()
-        agent = ResearchAgent(self.policy, self.toolbox, self.workspace, self.settings, reminder=getattr(self.toolbox, "reminder", lambda: ""))
+        agent = ResearchAgent(self.policy, self.toolbox, self.workspace, self.settings,
+                              reminder=getattr(self.toolbox, "reminder", lambda: ""))
         if history is not None:
             agent.messages = deepcopy(history)
             agent.save(question)
         result = await on_background(agent.run(question))
-        return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended, tuple(self.toolbox.read), self.toolbox)
+        return Attempt(deepcopy(result.messages), result.answer, tuple(self.toolbox.schemas), result.ended,
+                       tuple(self.toolbox.read), self.toolbox)
 
     async def begin(self):
         "Make the workspace anew and open its tools."
@@ -205,19 +226,25 @@ async def is_right(reply, task, teacher, language="en"): # -> bool
     "Whether an attempt's answer is right. Raises SetAside."
     if not reply.strip() or same_words(reply, task): return bool(reply.strip())
     names = " / ".join(dict.fromkeys([task["answer"], *(task.get("aliases") or [])]))
-    return (await teacher.ask("same_answer", None, language, question=task["query"], answer=names, reply=reply)).value["verdict"] == "correct"
+    return (await teacher.ask("same_answer", None, language, question=task["query"], answer=names, reply=reply)).value[
+        "verdict"] == "correct"
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #9a88f3a0
 _LATE = re.compile(rf"([.!?。！？][\"”’)]*)\s*({CITE_FORM}(?:\s*{CITE_FORM})*)")
 
-_OPEN = re.compile(r"\b(?:uncertain|unclear|unknown|no (?:source|page|paragraph|result)s?|could not|(?:was|were|is) not (?:found|stated))\b|不确定|不清楚|没有找到|未找到|没有(?:来源|页面|段落)", re.IGNORECASE)
+_OPEN = re.compile(r"\b(?:uncertain|unclear|unknown|no (?:source|page|paragraph|result)s?|could not|(?:was|were|is) "
+                   r"not (?:found|stated))\b|不确定|不清楚|没有找到|未找到|没有(?:来源|页面|段落)",
+                   re.IGNORECASE)
 
 def states(text): # a sentence -> bool
-    "Whether a sentence states something that can be looked up: not a heading, a question, an announcement, a name alone, or what is said to be open."
+    """Whether a sentence states something that can be looked up: not a heading, a question, an announcement, a name
+    alone, or what is said to be open."""
     if _OPEN.search(text): return False
     plain = re.sub(r"^\W*[A-Za-z]+", "", without_citations(text)) # a sentence's first word has a capital letter anyway
-    telling = figures_in(text) or re.search(r"\b[A-Z][a-z]{2,}", plain) or len(re.findall("[\u4e00-\u9fff]", plain)) >= 8
-    return bool(telling) and len(keywords(without_citations(text))) >= 4 and not re.match(r"\s*#", text) and text.rstrip()[-1:] not in "?？:："
+    telling = (figures_in(text) or re.search(r"\b[A-Z][a-z]{2,}", plain)
+               or len(re.findall("[\u4e00-\u9fff]", plain)) >= 8)
+    return (bool(telling) and len(keywords(without_citations(text))) >= 4 and not re.match(r"\s*#", text)
+            and text.rstrip()[-1:] not in "?？:：")
 
 def uncited(answer, read): # text, ids of the paragraphs that were read -> list of sentences
     "The statements of an answer that no citation of something read covers, its own or the next one in its paragraph."
@@ -232,46 +259,60 @@ def uncited(answer, read): # text, ids of the paragraphs that were read -> list 
     return list(dict.fromkeys(found))
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #adf6fe96
-WORDING = {
-    "en": {"retry": "{reflection}\n\nNext:\n{plan}", "draft": "So far my answer would be: {answer}",
-           "uncited": "Not all of this has a source that I read: {statements}. What no paragraph says should not stand there as if one did.",
-           "sources": ["find among the results the paragraph that says it, or search for it", "write the answer again, each statement with its citation; leave out, or call uncertain, what has none"]},
-    "zh": {"retry": "{reflection}\n\n接下来：\n{plan}", "draft": "目前我的答案是：{answer}",
-           "uncited": "其中有些说法没有我读过的来源：{statements}。没有任何段落说过的话，不应当写得好像有来源一样。",
-           "sources": ["在已有的结果中找出这样说的段落，或者去搜索", "重新写出答案，每个说法都带上引用；没有来源的就去掉，或注明不确定"]},
-}
+WORDING = {"en": {"retry": "{reflection}\n\nNext:\n{plan}", "draft": "So far my answer would be: {answer}",
+                  "uncited": "Not all of this has a source that I read: {statements}. What no paragraph says should "
+                             "not stand there as if one did.",
+                  "sources": ["find among the results the paragraph that says it, or search for it",
+                              "write the answer again, each statement with its citation; leave out, or call "
+                              "uncertain, what has none"]},
+           "zh": {"retry": "{reflection}\n\n接下来：\n{plan}", "draft": "目前我的答案是：{answer}",
+                  "uncited": "其中有些说法没有我读过的来源：{statements}。没有任何段落说过的话，不应当写得好像有来源一样。",
+                  "sources": ["在已有的结果中找出这样说的段落，或者去搜索", "重新写出答案，每个说法都带上引用；没有来源的就去掉，或注明不确定"]},}
 
-def numbered_turns(messages, most=24000, claims=()): # chat rows, characters, sentences that what was read must be held against -> text
-    "A conversation with its turns numbered, for a teacher to read; of long results the sentences that bear on the claims, of other long texts head and tail."
+# chat rows, characters, sentences that what was read must be held against -> text
+def numbered_turns(messages, most=24000, claims=()):
+    """A conversation with its turns numbered, for a teacher to read; of long results the sentences that bear on the
+    claims, of other long texts head and tail."""
     _, turns = split_turns(messages)
     share = max(300, most // max(1, sum(map(len, turns))))
-    def shown(message): return passage_for(message_text(message), claims, share) if message["role"] == "tool" and claims else shrink(message_text(message), share)
-    return "\n\n".join(f"Turn {number}, {message['role']}:\n{shown(message)}" for number, turn in enumerate(turns, 1) for message in turn)
+    def shown(message):
+        return (passage_for(message_text(message), claims, share) if message["role"] == "tool" and claims
+                else shrink(message_text(message), share))
+    return "\n\n".join(f"Turn {number}, {message['role']}:\n{shown(message)}" for number, turn in enumerate(turns, 1)
+                       for message in turn)
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #3fb9eedf
 async def think_over(task, attempt, teacher, language): # -> {"doubts", "reflection", "plan"}
-    "What may have gone wrong and what to do next; hints in the thought are cut, points to turns that are not there dropped. Raises SetAside."
-    value = (await teacher.ask("reflection", None, language, question=task["query"], work=numbered_turns(attempt.messages, claims=(task["query"], attempt.answer)), answer=attempt.answer or "-")).value
+    """What may have gone wrong and what to do next; hints in the thought are cut, points to turns that are not
+    there dropped. Raises SetAside."""
+    value = (await teacher.ask("reflection", None, language, question=task["query"],
+                               work=numbered_turns(attempt.messages, claims=(task["query"], attempt.answer)),
+                               answer=attempt.answer or "-")).value
     turns = len(split_turns(attempt.messages)[1])
     thought, _ = cut_hints(value["reflection"])
     if not thought.strip(): raise SetAside("hint", "the reflection is nothing but a hint from outside")
-    return {"doubts": [d for d in value["doubts"] if d["turn"] <= turns], "reflection": neutralize(thought), "plan": [neutralize(step) for step in value["plan"]]}
+    return {"doubts": [d for d in value["doubts"] if d["turn"] <= turns], "reflection": neutralize(thought),
+            "plan": [neutralize(step) for step in value["plan"]]}
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #73441ab2
 def ask_for_sources(statements, language): # as `uncited` gives them -> a thought, as `think_over` gives it
     "What an agent thinks of a right answer that does not say from where: no teacher is needed for that."
     listed = ", ".join(f"“{shrink(text, 160)}”" for text in statements[:5])
-    return {"doubts": [], "reflection": neutralize(WORDING[language]["uncited"].format(statements=listed)), "plan": list(WORDING[language]["sources"])}
+    return {"doubts": [], "reflection": neutralize(WORDING[language]["uncited"].format(statements=listed)),
+            "plan": list(WORDING[language]["sources"])}
 
 def retry_text(thought, language): # as `think_over` gives it -> what the agent reads before it goes on
     "A reflection and its plan as one text."
-    return WORDING[language]["retry"].format(reflection=thought["reflection"].strip(), plan="\n".join(f"{n}. {step}" for n, step in enumerate(thought["plan"], 1)))
+    return WORDING[language]["retry"].format(reflection=thought["reflection"].strip(),
+                                             plan="\n".join(f"{n}. {step}"
+                                                            for n, step in enumerate(thought["plan"], 1)))
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #6c60bda3
 def question_parts(question, most=6): # text -> list of queries
     "Quotations of a question, or its clauses, as words to search for."
     quoted = re.findall(r"[“\"]([^“”\"]{8,})[”\"]", question)
-    parts = [part for text in quoted for part in sentences(text)] + [question.rpartition("”")[2]] if quoted else re.split(r"[,;:，；：。?？]|\b(?:that|which|who|of its)\b", question)
+    parts = ([part for text in quoted for part in sentences(text)] + [question.rpartition("”")[2]] if quoted
+             else re.split(r"[,;:，；：。?？]|\b(?:that|which|who|of its)\b", question))
     return list(dict.fromkeys(" ".join(list(keywords(part))[:12]) for part in parts if len(keywords(part)) > 1))[:most]
 
 @rule
@@ -279,20 +320,31 @@ def reflection(values, language="en", draw=0): # {"question", "work", "answer"} 
     "Doubt an answer that rests on one search for all at once, and search part by part."
     parts = [part for part in question_parts(values["question"]) if part not in values["work"]]
     words_ = list(keywords(values["question"]))
-    parts = parts or [part for part in (" ".join(words_[n:n + 4]) for n in range(0, len(words_), 4)) if f'"{part}"' not in values["work"]][:4]
+    parts = (parts
+             or [part for part in (" ".join(words_[n:n + 4]) for n in range(0, len(words_), 4))
+                 if f'"{part}"' not in values["work"]][:4])
     turns = [int(n) for n in re.findall(r"^(?:Turn|第) ?(\d+)", values["work"], re.MULTILINE)] or [1]
     if not parts: return None
     zh, answer = language == "zh", values["answer"].strip()[:120]
-    if zh: said = f"我给出的结果是“{answer}”，它依据的是把问题里所有的词放在一起的搜索。这样的搜索会把共有词语多的页面排在前面，却不保证页面符合每一个条件，所以我采用的那段话可能讲的是别的事物。我还没有分别查找问题的各个部分。应当逐一搜索，核对每个结果所在的页面是否符合它对应的条件，再作判断。"
-    else: said = (f"The answer I have, \"{answer}\", rests on a search for all the words of the question at once. Such a search puts pages first that share many of these words, and does not ask whether they meet each "
-                  "condition, so that the passage I took may well be about something else. I have not looked for the parts of the question one by one. For each of them I should search separately, look at the page on which a result stands, and compare it with the condition that it is meant for, before I decide.")
-    return {"doubts": [{"turn": max(turns), "what": "依据只有一次笼统的搜索" if zh else "it rests on one search for everything at once"}], "reflection": said, "plan": [("搜索：" if zh else "Search for: ") + part for part in parts]}
+    if zh:
+        said = f"我给出的结果是“{answer}”，它依据的是把问题里所有的词放在一起的搜索。这样的搜索会把共有词语多的页面排在前面，却不保证页面符合每一个条件，所以我采用的那段话可能讲的是别的事物。我还没有分别查找问题的各个部分。应当逐一搜索，核对每个结果所在的页面是否符合它对应的条件，再作判断。"
+    else:
+        said = (f"The answer I have, \"{answer}\", rests on a search for all the words of the question at once. Such "
+                "a search puts pages first that share many of these words, and does not ask whether they meet each "
+                "condition, so that the passage I took may well be about something else. I have not looked for the "
+                "parts of the question one by one. For each of them I should search separately, look at the page on "
+                "which a result stands, and compare it with the condition that it is meant for, before I decide.")
+    return {"doubts": [{"turn": max(turns),
+                        "what": "依据只有一次笼统的搜索" if zh else "it rests on one search for everything at once"}],
+            "reflection": said, "plan": [("搜索：" if zh else "Search for: ") + part for part in parts]}
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #aa3fec5d
 def history_for(attempt, thought, language): # Attempt -> chat rows
-    "What the next attempt goes on from: the conversation, its end, and the reflection. A call for the report when a budget ended is left out."
+    """What the next attempt goes on from: the conversation, its end, and the reflection. A call for the report when
+    a budget ended is left out."""
     rows = deepcopy(attempt.messages)
-    if not rows or rows[-1]["role"] != "assistant": rows.append({"role": "assistant", "content": f"<answer>{attempt.answer}</answer>"})
+    if not rows or rows[-1]["role"] != "assistant":
+        rows.append({"role": "assistant", "content": f"<answer>{attempt.answer}</answer>"})
     if len(rows) > 2 and attempt.ended != "answered" and isinstance(rows[-2]["content"], str):
         rows[-2]["content"] = without_forced(rows[-2]["content"])
         if not rows[-2]["content"]: rows.pop(-2)
@@ -300,23 +352,29 @@ def history_for(attempt, thought, language): # Attempt -> chat rows
     return rows + [{"role": "user", "content": retry_text(thought, language)}]
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #adeb43a4
-def own_voice(messages, retries, language): # chat rows, texts of the reflections -> chat rows, or None if a reflection is not there
+# chat rows, texts of the reflections -> chat rows, or None if a reflection is not there
+def own_voice(messages, retries, language):
     "Fold each reflection, the wrong answer before it and the turn after it into one turn of the agent's."
     rows = deepcopy(messages)
     for text in retries:
         place = next((i for i, row in enumerate(rows) if row["role"] == "user" and row["content"] == text), None)
-        if place is None or place + 1 >= len(rows) or rows[place - 1]["role"] != "assistant" or rows[place + 1]["role"] != "assistant": return None
+        if (place is None or place + 1 >= len(rows) or rows[place - 1]["role"] != "assistant"
+            or rows[place + 1]["role"] != "assistant"):
+            return None
         before, after = rows[place - 1], rows[place + 1]
         given = find_answer(before) or ""
         draft = WORDING[language]["draft"].format(answer=neutralize(shrink(given, 400))) if given else ""
-        thought = "\n\n".join(filter(None, ((before.get("reasoning_content") or "").strip(), draft, text, (after.get("reasoning_content") or "").strip())))
+        thought = "\n\n".join(filter(None,
+                                     ((before.get("reasoning_content") or "").strip(), draft, text,
+                                      (after.get("reasoning_content") or "").strip())))
         rows[place - 1:place + 2] = [{**after, "reasoning_content": thought}]
     return rows
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #b95fd33b
 _TIMES = re.compile(r"(\[left: [^\]\n]*?)(?:, (?:\d+ min|\d+ s))(?:, [\d.]+ to spend)?(?=\])")
 
-def numbered_calls(messages): # chat rows -> the same with calls numbered in order; a call without an id stays without one
+# chat rows -> the same with calls numbered in order; a call without an id stays without one
+def numbered_calls(messages):
     "Ids that depend on nothing but the place."
     rows, names = deepcopy(messages), {}
     for row in rows:
@@ -328,9 +386,11 @@ def numbered_calls(messages): # chat rows -> the same with calls numbered in ord
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #892e8455
 def trajectory_row(task, messages, tools, success, **meta): # -> trajectory row as the filters and the trainers take it
     "A trajectory with what the filters need to know of it."
-    rows = [{**row, "content": _TIMES.sub(r"\1", row["content"])} if row["role"] == "tool" else row for row in numbered_calls(messages)]
-    row = {"id": f"{task['id']}", "kind": task.get("kind", "question"), "task_id": str(task["id"]), "split": task.get("split", "train"), "query": task["query"], "success": success,
-           "messages": rows, "tools": list(tools), "protocol": protocol_words(Protocol()), "tokens": guess_tokens(rows), "meta": meta}
+    rows = [{**row, "content": _TIMES.sub(r"\1", row["content"])} if row["role"] == "tool" else row
+            for row in numbered_calls(messages)]
+    row = {"id": f"{task['id']}", "kind": task.get("kind", "question"), "task_id": str(task["id"]),
+           "split": task.get("split", "train"), "query": task["query"], "success": success, "messages": rows,
+           "tools": list(tools), "protocol": protocol_words(Protocol()), "tokens": guess_tokens(rows), "meta": meta}
     return {**row, "tool_calls": len(calls_of(row))}
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #774d09f9
@@ -343,25 +403,34 @@ class ReflectionSettings:
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #55f50a98
-async def reflect_loop(task, attempt, teacher, language="en", settings=ReflectionSettings()): # attempt: async (question, history) -> Attempt
+# attempt: async (question, history) -> Attempt
+async def reflect_loop(task, attempt, teacher, language="en", settings=ReflectionSettings()):
     "A trajectory that ends right, or a record of why there is none; all attempts stay in the record."
-    if problem := item_fault(task, query=str, answer=str): return set_aside(task if isinstance(task, dict) else {"item": task}, "item", problem)
+    if problem := item_fault(task, query=str, answer=str):
+        return set_aside(task if isinstance(task, dict) else {"item": task}, "item", problem)
     answers, wrong, thoughts, retries, last, history = [], [], [], [], None, None
     try:
         for number in range(settings.retries + 1):
             last = await attempt(task["query"], history)
             answers.append(last.answer)
             read = last.read or sources_read({"messages": last.messages})
-            strange = any(one not in read for one in cited_ids(last.answer)) # nobody has to grade what cites what was not read
+            # nobody has to grade what cites what was not read
+            strange = any(one not in read for one in cited_ids(last.answer))
             right = not strange and await is_right(last.answer, task, teacher, language)
             bare = uncited(last.answer, read) if right or strange else []
-            if not bare and (strange or right and unread(last.answer, last.tools, read or calls_of({"messages": last.messages}), read)): bare = [without_citations(last.answer).strip()]
+            if not bare and (strange
+                             or right
+                             and unread(last.answer, last.tools, read or calls_of({"messages": last.messages}), read)):
+                bare = [without_citations(last.answer).strip()]
             if right and not bare: break
             if not right and not strange: wrong.append(last.answer)
             if number == settings.retries:
-                said = f"still without a source after {number + 1} attempts: {'; '.join(bare)[:300]}" if bare else f"wrong after {number + 1} attempts"
-                return set_aside(task, "uncited" if bare else "wrong", said, number + 1, answers=answers, messages=last.messages, reflections=thoughts)
-            thoughts.append(ask_for_sources(bare, language) if bare else await think_over(task, last, teacher, language))
+                said = (f"still without a source after {number + 1} attempts: {'; '.join(bare)[:300]}" if bare
+                        else f"wrong after {number + 1} attempts")
+                return set_aside(task, "uncited" if bare else "wrong", said, number + 1, answers=answers,
+                                 messages=last.messages, reflections=thoughts)
+            thoughts.append(ask_for_sources(bare, language) if bare
+                            else await think_over(task, last, teacher, language))
             history = history_for(last, thoughts[-1], language)
             retries.append(history[-1]["content"])
         return await finished(task, last, answers, wrong, thoughts, retries, teacher, language, settings)
@@ -371,15 +440,23 @@ async def reflect_loop(task, attempt, teacher, language="en", settings=Reflectio
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #01fe10d3
 async def finished(task, last, answers, wrong, thoughts, retries, teacher, language, settings): # -> row or record
     "The row of a right attempt, in one voice and without hints."
-    if not retries and not settings.keep_first: return set_aside(task, "easy", "right at the first attempt", 1, answers=answers, messages=last.messages)
+    if not retries and not settings.keep_first:
+        return set_aside(task, "easy", "right at the first attempt", 1, answers=answers, messages=last.messages)
     rows = own_voice(last.messages, retries, language)
-    if rows is None: return set_aside(task, "folded", "the history was summarised and no longer holds the reflection", len(retries), answers=answers, messages=last.messages, reflections=thoughts)
+    if rows is None:
+        return set_aside(task, "folded", "the history was summarised and no longer holds the reflection", len(retries),
+                         answers=answers, messages=last.messages, reflections=thoughts)
     rows, other_calls = respelled(rows, last.toolbox) if last.toolbox else (rows, 0)
     rows, hints = await clean_hints(rows, teacher if retries else None, language)
-    own = sum(len(m.get(name) or "") for m in rows if m["role"] == "assistant" for name in ("reasoning_content", "content"))
+    own = sum(len(m.get(name) or "") for m in rows if m["role"] == "assistant"
+              for name in ("reasoning_content", "content"))
     if hints["left"] or hints["characters"] > settings.most_hints * (own + hints["characters"]):
-        return set_aside(task, "hints", f"{hints['left']} hints left, {hints['characters']} characters cut of {own + hints['characters']}", hints, answers=answers, messages=last.messages, reflections=thoughts)
-    row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers), wrong_answers=wrong, reflections=thoughts, hints=hints, calls_respelled=other_calls)
+        return set_aside(task, "hints",
+                         f"{hints['left']} hints left, {hints['characters']} characters cut of "
+                         f"{own + hints['characters']}",
+                         hints, answers=answers, messages=last.messages, reflections=thoughts)
+    row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers),
+                         wrong_answers=wrong, reflections=thoughts, hints=hints, calls_respelled=other_calls)
     if problem := malformed(row): return set_aside(task, "malformed", problem, answers=answers, messages=last.messages)
     return row
 
@@ -392,8 +469,12 @@ async def reflection_rows(task, client, policy, provider, workspace, fetcher=Non
                           settings=ReflectionSettings(), # further settings of the loop
                           ): # -> row or record
     "Attempts of an agent over a provider, with reflection between them."
-    attempt = AgentAttempts(policy, lambda room: provider_kit(room, provider, fetcher), Path(getattr(workspace, "folder", workspace)) / "attempts", replace(research, turns=turns))
-    try: return await reflect_loop(task, attempt, client, task.get("language", language) if isinstance(task, dict) else language, replace(settings, retries=retries, keep_first=keep_first))
+    attempt = AgentAttempts(policy, lambda room: provider_kit(room, provider, fetcher),
+                            Path(getattr(workspace, "folder", workspace)) / "attempts", replace(research, turns=turns))
+    try:
+        return await reflect_loop(task, attempt, client,
+                                  task.get("language", language) if isinstance(task, dict) else language,
+                                  replace(settings, retries=retries, keep_first=keep_first))
     finally: await attempt.close()
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #cb88fe76

@@ -33,16 +33,24 @@ VERBS = ("state|states|include|includes|cite|cites|explain|explains|provide|prov
          "present|presents|analyse|analyses|analyze|analyzes|warn|warns|cover|covers|use|uses|avoid|avoids|address|addresses|acknowledge|acknowledges|report|reports|show|shows|point|points")
 VERBS_ZH = "列出|说明|解释|指出|给出|提供|比较|对比|引用|提及|描述|分析|讨论|介绍|注明|包含|包括|论述|阐述|明确|总结|评估|建议|区分|概述|列举"
 _BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|《[^》]*》|\"[^\"]*\"|“[^”]*”|‘[^’]*’|'[^'\n]{2,80}'")
-_JOINED = re.compile(rf"(?<!\w)(?P<before>[\w-]+,?)\s+(?:and(?:\s+(?:also|then|either))?|as\s+well\s+as|while(?:\s+also)?|but\s+also|;)\s+(?:(?:clearly|explicitly|correctly|briefly|specifically|accurately)\s+)?({VERBS})\b(?!\s+(?:of|by|for|in)\b)", re.IGNORECASE)
+_JOINED = re.compile(r"(?<!\w)(?P<before>[\w-]+,?)\s+(?:and(?:\s+(?:also|then|either))?|as\s+well\s+as|"
+                     r"while(?:\s+also)?|but\s+also|;)\s+(?:(?:clearly|explicitly|correctly|briefly|specifically|"
+                     rf"accurately)\s+)?({VERBS})\b(?!\s+(?:of|by|for|in)\b)",
+                     re.IGNORECASE)
 _JOINED_ZH = re.compile(rf"(?:并且|并|而且|同时|以及|还要|还需|且|；)(?:能够|应当|应|要|需|明确|清楚|清晰地|详细)*(?:{VERBS_ZH})")
 _BEGIN_ZH = re.compile(rf"^(?:报告|回答|回复|文章)?(?:应当|应该|应|需要|需|要|必须|明确|清楚|清晰地|详细)*(?:{VERBS_ZH})")
 
 def not_atomic(criterion): # -> reason, or ""
     "Whether a criterion holds more than one requirement."
     text = _BRACKETS.sub(" ", criterion).strip()
-    sentences = [s for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])|[。！？]", re.sub(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|U\.S|U\.K|Dr|Mr|Ms|St|No|al|[A-Z])\.", " ", text)) if s.strip()]
+    sentences = [s
+                 for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])|[。！？]",
+                                   re.sub(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|U\.S|U\.K|Dr|Mr|Ms|St|No|al|[A-Z])\.", " ",
+                                          text))
+                 if s.strip()]
     if len(sentences) > 1: return f"{len(sentences)} sentences"
-    if found := next((f for f in _JOINED.finditer(text) if not re.fullmatch(VERBS, f["before"], re.IGNORECASE)), None): return f"two requirements: {found[0].strip()!r}"
+    if found := next((f for f in _JOINED.finditer(text) if not re.fullmatch(VERBS, f["before"], re.IGNORECASE)), None):
+        return f"two requirements: {found[0].strip()!r}"
     if _BEGIN_ZH.search(text) and (found := _JOINED_ZH.search(text)): return f"two requirements: {found[0]!r}"
     return "and/or leaves open which" if re.search(r"\band/or\b|和/或", text) else ""
 
@@ -50,11 +58,16 @@ def not_atomic(criterion): # -> reason, or ""
 PRAISE = re.compile(r"""\b(?:good|excellent|great|nice|appropriate(?:ly)?|adequate(?:ly)?|comprehensive(?:ly)?|thorough(?:ly)?|high[- ]quality|well[- ](?:written|structured|organi[sz]ed|reasoned)|sufficient(?:ly)?|insightful|
     compelling|convincing|engaging|professional(?:ly)?|meaningful(?:ly)?|properly|elegant|readable|in[- ]depth|deeply|polished|nuanced)\b""", re.IGNORECASE | re.VERBOSE)
 PRAISE_ZH = re.compile("恰当地?|充分|(?<![是更])全面(?!的)|高质量|优秀|深入|深刻|有说服力|专业性|有效地|足够|生动|完善|到位|条理清晰|文笔|通顺")
-OUTSIDE = re.compile(r"\b(?:the\s+author\s+(?:intended|understood|believes|knows|tried)|was\s+written\s+(?:with|by)|the\s+(?:reader|user)\s+(?:will\s+be|is|feels)\s+(?:satisfied|convinced|happy|impressed)|will\s+(?:turn\s+out|prove)|makes?\s+an?\s+effort)\b|作者(?:理解|认为|打算|努力)|读者(?:会|将)?(?:满意|信服|喜欢)", re.IGNORECASE)
+OUTSIDE = re.compile(r"\b(?:the\s+author\s+(?:intended|understood|believes|knows|tried)|was\s+written\s+(?:with|by)|"
+                     r"the\s+(?:reader|user)\s+(?:will\s+be|is|feels)\s+(?:satisfied|convinced|happy|impressed)|"
+                     r"will\s+(?:turn\s+out|prove)|makes?\s+an?\s+effort)\b|作者(?:理解|认为|打算|努力)|读者(?:会|将)?(?:满意|信服|喜欢)",
+                     re.IGNORECASE)
 
 def anchored(criterion): # -> whether it says what exactly: number, example, quotation or name inside it
     "Whether something in a criterion can be looked up in a report."
-    return bool(re.search(r"\d|[一二三四五六七八九十两]\s*[个种项条点类座位家]|e\.g\.|i\.e\.|such as|including|for example|namely|at least|at most|one of|例如|如：|比如|包括|至少|不少于|不超过|[\"“'‘《「(（]", criterion)
+    return bool(re.search(r"\d|[一二三四五六七八九十两]\s*[个种项条点类座位家]|e\.g\.|i\.e\.|such as|including|for example|namely|at "
+                          r"least|at most|one of|例如|如：|比如|包括|至少|不少于|不超过|[\"“'‘《「(（]",
+                          criterion)
                 or re.search(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w-]+", criterion))
 
 def not_verifiable(criterion): # -> reason, or ""
@@ -64,9 +77,16 @@ def not_verifiable(criterion): # -> reason, or ""
     return f"praise without a measure: {found[0]!r}" if found and not anchored(criterion) else ""
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #96f4a586
-VAGUE = re.compile(r"\b(?:several|various|many|numerous|some|a\s+few|a\s+number\s+of|multiple|relevant|recent|significant|important|key|main|major)\s+(?!to\b)\w+", re.IGNORECASE)
-OPEN = re.compile(r"\betc\b|\band\s+so\s+(?:on|forth)\b|\bamong\s+others\b|诸如此类|等等|(?<![平对同相中高初均优劣次何])等(?=[。；，]|$)", re.IGNORECASE)
-HEDGE = re.compile(r"\b(?:ideally|preferably|if\s+possible|where\s+(?:possible|appropriate|applicable)|as\s+(?:needed|appropriate)|may\s+(?:also\s+)?(?:include|mention|cite)|might\s+(?:also\s+)?(?:include|mention|cite)|more\s+or\s+less)\b|(?:尽可能|尽量|最好|可以考虑)(?:地|能)?(?:多|详细)?(?:地)?(?:列出|说明|解释|指出|给出|提供|引用|提及|包含|包括)|如有可能|适当时", re.IGNORECASE)
+VAGUE = re.compile(r"\b(?:several|various|many|numerous|some|a\s+few|a\s+number\s+of|multiple|relevant|recent|"
+                   r"significant|important|key|main|major)\s+(?!to\b)\w+",
+                   re.IGNORECASE)
+OPEN = re.compile(r"\betc\b|\band\s+so\s+(?:on|forth)\b|\bamong\s+others\b|诸如此类|等等|(?<![平对同相中高初均优劣次何])等(?=[。；，]|$)",
+                  re.IGNORECASE)
+HEDGE = re.compile(r"\b(?:ideally|preferably|if\s+possible|where\s+(?:possible|appropriate|applicable)|as\s+(?:needed|"
+                   r"appropriate)|may\s+(?:also\s+)?(?:include|mention|cite)|might\s+(?:also\s+)?(?:include|mention|"
+                   r"cite)|more\s+or\s+less)\b|(?:尽可能|尽量|最好|可以考虑)(?:地|能)?(?:多|详细)?(?:地)?(?:列出|说明|解释|指出|给出|提供|引用|提及|包含|"
+                   r"包括)|如有可能|适当时",
+                   re.IGNORECASE)
 VAGUE_ZH = re.compile("若干|一些|许多|多个|多种|各种|相关的|有关的|近期的|重要的|主要的|几个")
 
 def not_unambiguous(criterion): # -> reason, or ""
@@ -78,14 +98,21 @@ def not_unambiguous(criterion): # -> reason, or ""
     return f"an amount or choice that nobody can check: {found[0]!r}" if found and not anchored(criterion) else ""
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #4318bb7e
-POINTS = re.compile(r"\b(?:the\s+)?(?:previous|above|preceding|following|other|earlier|next|same|aforementioned)\s+(?:criteri(?:on|a)|rubrics?|requirements?|items?|points?)\b|\b(?:as|see)\s+above\b|\b(?:criterion|rubric)\s+(?:no\.\s*)?\d+|(?:上一条|前一条|下一条|同上)|(?:上述|前述|其他)(?:的)?(?:几)?(?:条|项)?(?:评分)?(?:细则|标准|要求|条目)|第\s*\d+\s*条(?:细则|标准|要求)", re.IGNORECASE)
-_NEGATION = {"not", "no", "never", "fail", "fails", "failing", "without", "lack", "lacks", "omit", "omits", "does", "do", "doesn", "t", "未", "没", "有", "不", "缺", "无", "遗", "漏", "to"}
-_SMALL = set("the a an of in on at for and or that this is are was were be with by as its it from to report response answer should must 的 了 在 是 和 与 报 告 应".split())
+POINTS = re.compile(r"\b(?:the\s+)?(?:previous|above|preceding|following|other|earlier|next|same|"
+                    r"aforementioned)\s+(?:criteri(?:on|a)|rubrics?|requirements?|items?|points?)\b|\b(?:as|"
+                    r"see)\s+above\b|\b(?:criterion|rubric)\s+(?:no\.\s*)?\d+|(?:上一条|前一条|下一条|同上)|(?:上述|前述|"
+                    r"其他)(?:的)?(?:几)?(?:条|项)?(?:评分)?(?:细则|标准|要求|条目)|第\s*\d+\s*条(?:细则|标准|要求)",
+                    re.IGNORECASE)
+_NEGATION = {"not", "no", "never", "fail", "fails", "failing", "without", "lack", "lacks", "omit", "omits", "does",
+             "do", "doesn", "t", "未", "没", "有", "不", "缺", "无", "遗", "漏", "to"}
+_SMALL = set(("the a an of in on at for and or that this is are was were be with by as its it from to report response "
+              "answer should must 的 了 在 是 和 与 报 告 应").split())
 
 @lru_cache(maxsize=4096)
 def content(criterion): # -> set of words, singular; where a script has no spaces, of pairs of characters
     "What a criterion is about, negations aside."
-    found = [w[:-1] if w.isascii() and len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words(criterion) if w not in _SMALL and w not in _NEGATION]
+    found = [w[:-1] if w.isascii() and len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w
+             for w in words(criterion) if w not in _SMALL and w not in _NEGATION]
     pairs = {a + b for a, b in zip(found, found[1:]) if not a.isascii() and not b.isascii() and len(a) == len(b) == 1}
     return frozenset({w for w in found if w.isascii() or len(w) > 1} | pairs)
 
@@ -100,18 +127,25 @@ def not_independent(criterion, others, most=0.8): # other criteria; likeness abo
     numbers = re.findall(r"\d+(?:\.\d+)?", criterion)
     for other in others:
         contained = content(criterion) <= content(other) or content(other) <= content(criterion)
-        if contained and likeness(criterion, other) >= most and numbers == re.findall(r"\d+(?:\.\d+)?", other): return f"nearly the same as {other[:80]!r}"
+        if contained and likeness(criterion, other) >= most and numbers == re.findall(r"\d+(?:\.\d+)?", other):
+            return f"nearly the same as {other[:80]!r}"
     return ""
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #71624804
-_FIGURE = re.compile(r"(?:\b\d{1,2}\s+)?\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?\s+(?:\d{1,2},?\s+)?\d{4}\b|\d{4}\s*年(?:\s*\d{1,2}\s*月)?(?:\s*\d{1,2}\s*[日号])?|\b\d{4}-\d\d(?:-\d\d)?\b|\d+(?:[.,]\d+)*")
-_ASKING = frozenset(word[:-1] if word.endswith("s") else word for word in VERBS.split("|")) | set("year date day figure number value amount claim say said put set have ha had wrong wrongly instead rather than which when".split()) # `ha` is what `content` makes of `has`
+_FIGURE = re.compile(r"(?:\b\d{1,2}\s+)?\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|"
+                     r"Dec)[a-z]*\.?\s+(?:\d{1,2},?\s+)?\d{4}\b|\d{4}\s*年(?:\s*\d{1,2}\s*月)?(?:\s*\d{1,2}\s*[日号])?|"
+                     r"\b\d{4}-\d\d(?:-\d\d)?\b|\d+(?:[.,]\d+)*")
+# `ha` is what `content` makes of `has`
+_ASKING = (frozenset(word[:-1] if word.endswith("s") else word for word in VERBS.split("|"))
+           | set(("year date day figure number value amount claim say said put set have ha had wrong wrongly instead "
+                  "rather than which when").split()))
 
 def tested(criterion): # -> (figures and dates, what it is about, names inside it)
     "What a criterion with a figure tests, its verb aside."
     bare = _FIGURE.sub(" ", criterion)
     about = {word for word in content(bare) - _ASKING if not re.fullmatch("(?:指出|给出|声称|说明|认为|列出|提到|报告|称为).*", word)}
-    return {" ".join(found.split()) for found in _FIGURE.findall(criterion)}, about, set(re.findall(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w-]+", bare))
+    return {" ".join(found.split()) for found in _FIGURE.findall(criterion)}, about, set(re.findall(
+        r"(?<!^)(?<![.!?]\s)\b[A-Z][\w-]+", bare))
 
 def same_fact(one, other): # rubric rows -> reason, or ""
     "Whether two rubrics test one figure: its right and its wrong value, or the same value twice."
@@ -120,22 +154,32 @@ def same_fact(one, other): # rubric rows -> reason, or ""
     least = 1.0 if all(map(str.isascii, about | about_)) else 0.8 # pairs of characters reach over the edges of words
     if len(about & about_) < least * min(len(about), len(about_)): return ""
     if (one["role"] == "negative") != (other["role"] == "negative"):
-        return f"the other side of {other['criterion'][:80]!r}" if len(figures) == len(figures_) == 1 or figures & figures_ else ""
-    plain = all(re.fullmatch(r"\d{1,2}|(?:1\d|20)\d\d", figure) for figure in figures) # a year or a small number stands in many facts
-    return f"the same figure as {other['criterion'][:80]!r}" if figures == figures_ and (not plain or about == about_) else ""
+        return (f"the other side of {other['criterion'][:80]!r}"
+                if len(figures) == len(figures_) == 1 or figures & figures_ else "")
+    # a year or a small number stands in many facts
+    plain = all(re.fullmatch(r"\d{1,2}|(?:1\d|20)\d\d", figure) for figure in figures)
+    return (f"the same figure as {other['criterion'][:80]!r}" if figures == figures_ and (not plain or about == about_)
+            else "")
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #fefe1c7a
-FORM = re.compile(r"\b(?:sections?|headings?|headers?|format(?:s|ted)?|markdown|bullets?|tables?|cit(?:es?|ations?)|sources?|references?|links?|urls?|words?|language|english|chinese|conclusion|introduction|summary|paragraphs?|length|tone|typos?|grammar)\b|章节|标题|格式|表格|列表|引用|来源|参考|链接|字数|语言|结论|引言|摘要|段落|篇幅|语气|错别字", re.IGNORECASE)
-ABSENCE = re.compile(r"\b(?:avoids?|refrains?\s+from|is\s+free\s+(?:of|from)|abstains?|contains?\s+no\s+(?:errors?|mistakes?|false)|without\s+(?:any\s+)?(?:errors?|mistakes?))\b|避免(?:了)?|杜绝|没有(?:任何)?(?:错误|失误)", re.IGNORECASE)
+FORM = re.compile(r"\b(?:sections?|headings?|headers?|format(?:s|ted)?|markdown|bullets?|tables?|cit(?:es?|ations?)|"
+                  r"sources?|references?|links?|urls?|words?|language|english|chinese|conclusion|introduction|summary|"
+                  r"paragraphs?|length|tone|typos?|grammar)\b|章节|标题|格式|表格|列表|引用|来源|参考|链接|字数|语言|结论|引言|摘要|段落|篇幅|语气|错别字",
+                  re.IGNORECASE)
+ABSENCE = re.compile(r"\b(?:avoids?|refrains?\s+from|is\s+free\s+(?:of|from)|abstains?|contains?\s+no\s+(?:errors?|"
+                     r"mistakes?|false)|without\s+(?:any\s+)?(?:errors?|mistakes?))\b|避免(?:了)?|杜绝|没有(?:任何)?(?:错误|失误)",
+                     re.IGNORECASE)
 
 def not_aligned(criterion, role, about): # about: summary, material and task as one text -> reason, or ""
     "Whether a criterion has nothing to do with what the task is about, or a negative one names no flaw."
-    if role == "negative" and (found := ABSENCE.search(criterion)): return f"a negative rubric must name the flaw, not its absence: {found[0]!r}"
+    if role == "negative" and (found := ABSENCE.search(criterion)):
+        return f"a negative rubric must name the flaw, not its absence: {found[0]!r}"
     if not about or FORM.search(criterion): return ""
     own = content(criterion) - set(VERBS.split("|"))
     known = content(about)
     stems = {w[:5] for w in known if w.isascii()}
-    return "" if not own or any(w in known or (w.isascii() and len(w) > 4 and w[:5] in stems) for w in own) else "nothing in it occurs in summary, material or task"
+    return ("" if not own or any(w in known or (w.isascii() and len(w) > 4 and w[:5] in stems) for w in own)
+            else "nothing in it occurs in summary, material or task")
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #a3a2a01e
 def rubric_faults(rubric, # rubric row
@@ -144,7 +188,8 @@ def rubric_faults(rubric, # rubric row
                   ): # -> {principle: reason}, of those that a rule sees broken
     "What the five principles' rules find in one rubric."
     text = rubric["criterion"]
-    found = {"atomic": not_atomic(text), "verifiable": not_verifiable(text), "unambiguous": not_unambiguous(text), "independent": not_independent(text, others), "aligned": not_aligned(text, rubric.get("role", ""), about)}
+    found = {"atomic": not_atomic(text), "verifiable": not_verifiable(text), "unambiguous": not_unambiguous(text),
+             "independent": not_independent(text, others), "aligned": not_aligned(text, rubric.get("role", ""), about)}
     return {principle: found[principle] for principle in PRINCIPLES if found[principle]}
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #c603fd2c
@@ -158,7 +203,8 @@ def sift_rubrics(rubrics, about=""): # -> (kept rows, list of {"rubric", "faults
     return kept, dropped
 
 def drop_twins(rubrics): # -> (kept rows, list of {"rubric", "faults"})
-    "Of two rubrics that test one fact one stays: the one that tests the right value, unless the other is the last of its role."
+    """Of two rubrics that test one fact one stays: the one that tests the right value, unless the other is the last
+    of its role."""
     kept, dropped = list(rubrics), []
     for one, other in combinations(rubrics, 2):
         if one not in kept or other not in kept or not same_fact(other, one): continue
@@ -175,11 +221,13 @@ def set_faults(rubrics, least=5, axes=2): # -> list of lines
     if len(rubrics) < least: wrong.append(f"only {len(rubrics)} rubrics are left of at least {least}")
     wrong += [f"no {role} rubric" for role in RUBRIC_ROLES if not roles[role]]
     if len({r["axis"] for r in rubrics}) < axes: wrong.append(f"fewer than {axes} axes")
-    wrong += [f"weight {r['weight']} of a {r['role']} rubric" for r in rubrics if not r["weight"] or (r["weight"] < 0) != (r["role"] == "negative")]
+    wrong += [f"weight {r['weight']} of a {r['role']} rubric" for r in rubrics
+              if not r["weight"] or (r["weight"] < 0) != (r["role"] == "negative")]
     return wrong
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #48c3a9e3
-def given_away(task, rubrics, run=7): # text, rubric rows, words in a row that are too many -> {number of a rubric: what of it stands in the task}
+# text, rubric rows, words in a row that are too many -> {number of a rubric: what of it stands in the task}
+def given_away(task, rubrics, run=7):
     "What a task says of what its rubrics test."
     found, own = {}, words(task)
     grams = {tuple(own[i:i + run]) for i in range(len(own) - run + 1)}
@@ -187,7 +235,8 @@ def given_away(task, rubrics, run=7): # text, rubric rows, words in a row that a
     for number, rubric in enumerate(rubrics, 1):
         if rubric.get("axis") == "Instruction Following": continue
         theirs = words(rubric["criterion"])
-        shared = [f for f in re.findall(r"\d+(?:,\d+)*(?:\.\d+)?", rubric["criterion"]) if f in figures and len(f.replace(",", "")) > 2 and not re.fullmatch(r"(?:1[5-9]|20)\d\d", f)]
+        shared = [f for f in re.findall(r"\d+(?:,\d+)*(?:\.\d+)?", rubric["criterion"])
+                  if f in figures and len(f.replace(",", "")) > 2 and not re.fullmatch(r"(?:1[5-9]|20)\d\d", f)]
         if shared: found[number] = f"the figure {shared[0]}"
         elif any(tuple(theirs[i:i + run]) in grams for i in range(len(theirs) - run + 1)): found[number] = "its wording"
     return found
@@ -195,7 +244,8 @@ def given_away(task, rubrics, run=7): # text, rubric rows, words in a row that a
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #b12d5b4e
 def disagreements(rubrics, roles): # rubric rows, roles judged anew -> list of {"number", "first", "again"}
     "Where two looks at the rubrics' roles differ."
-    return [{"number": n, "first": rubric["role"], "again": again["role"]} for n, (rubric, again) in enumerate(zip(rubrics, roles, strict=True), 1) if rubric["role"] != again["role"]]
+    return [{"number": n, "first": rubric["role"], "again": again["role"]}
+            for n, (rubric, again) in enumerate(zip(rubrics, roles, strict=True), 1) if rubric["role"] != again["role"]]
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #28b44c3c
 @dataclass(frozen=True)
@@ -204,19 +254,27 @@ class RubricSettings:
     least: int = setting(5, "rubrics that a task must have after the rules", 1, 100)
     axes: int = setting(2, "different axes that they must have", 1, 6)
     score: int = setting(8, "least consistency score of the judge, 0 to 10", 0, 10)
-    flagged: float = setting(0.25, "share of the rubrics that the two looks may flag and that are dropped; more of them discard the sample, and with 0 any one does", 0.0, 1.0)
+    flagged: float = setting(0.25,
+                             "share of the rubrics that the two looks may flag and that are dropped; more of them "
+                             "discard the sample, and with 0 any one does",
+                             0.0, 1.0)
     tested: float = setting(0.5, "share of the explicit rubrics' weight that must be left after that", 0.0, 1.0)
     material: int = setting(40_000, "characters of the material that are shown", 200, 10_000_000)
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #2b8e6cc1
-def without_flagged(written, rubrics, flags, settings=RubricSettings()): # rubrics of which the task was written, those left so far, {number of one left: {what: reason}} -> (kept, dropped, list of lines: why it is no task any more)
+# rubrics of which the task was written, those left so far, {number of one left: {what: reason}} -> (kept, dropped, list
+# of lines: why it is no task any more)
+def without_flagged(written, rubrics, flags, settings=RubricSettings()):
     "Drop what was flagged, and look whether the rest is still a task."
     kept = [rubric for number, rubric in enumerate(rubrics, 1) if number not in flags]
     dropped = [{"rubric": rubrics[number - 1], "faults": faults} for number, faults in sorted(flags.items())]
-    wrong = [f"{len(written) - len(kept)} of {len(written)} rubrics are flagged, at most {settings.flagged:.0%}"] if len(written) - len(kept) > settings.flagged * len(written) else []
+    wrong = ([f"{len(written) - len(kept)} of {len(written)} rubrics are flagged, at most {settings.flagged:.0%}"]
+             if len(written) - len(kept) > settings.flagged * len(written) else [])
     before, after = (sum(r["weight"] for r in rows if r["role"] == "explicit") for rows in (written, kept))
-    if after < settings.tested * before: wrong.append(f"the task asks for what no rubric tests any more: {before - after} of the explicit weight of {before}")
+    if after < settings.tested * before:
+        wrong.append(f"the task asks for what no rubric tests any more: {before - after} of the explicit weight of "
+                     f"{before}")
     return kept, dropped, wrong + (set_faults(kept, settings.least, settings.axes) if flags else [])
 
 def told(flags): # {number: {what: reason}} -> text
@@ -230,38 +288,54 @@ async def first_step(item, client, language, settings): # -> (summary, kept rubr
     kept, dropped = sift_rubrics(value["rubrics"], f"{value['summary']}\n{material}")
     kept, twins = drop_twins(kept)
     if wrong := set_faults(kept, settings.least, settings.axes):
-        return set_aside(item, "rubrics", "; ".join(wrong), len(kept), summary=value["summary"], rubrics=value["rubrics"], dropped=dropped + twins)
+        return set_aside(item, "rubrics", "; ".join(wrong), len(kept), summary=value["summary"],
+                         rubrics=value["rubrics"], dropped=dropped + twins)
     return value["summary"], kept, dropped + twins
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #acbb13bb
-async def second_step(item, summary, rubrics, client, language, settings): # -> (task text, kept rubrics, dropped), or a record
+# -> (task text, kept rubrics, dropped), or a record
+async def second_step(item, summary, rubrics, client, language, settings):
     "The task from the criteria, without their roles, which are judged again."
-    value = (await client.ask("task_from_rubrics", None, language, summary=summary, rubrics=[r["criterion"] for r in rubrics])).value
+    value = (await client.ask("task_from_rubrics", None, language, summary=summary,
+                              rubrics=[r["criterion"] for r in rubrics])).value
     differ = {d["number"]: {"role": f"{d['first']}, then {d['again']}"} for d in disagreements(rubrics, value["roles"])}
-    away = {number: {"given away": f"is given away: {what}"} for number, what in given_away(value["task"], rubrics).items()}
+    away = {number: {"given away": f"is given away: {what}"}
+            for number, what in given_away(value["task"], rubrics).items()}
     flags = {number: {**differ.get(number, {}), **away.get(number, {})} for number in {**differ, **away}}
     kept, dropped, wrong = without_flagged(rubrics, rubrics, flags, settings)
-    if wrong: return set_aside(item, "roles" if differ else "given away", "; ".join([told(flags), *wrong]), len(flags), summary=summary, rubrics=rubrics, task=value["task"], roles=value["roles"])
+    if wrong:
+        return set_aside(item, "roles" if differ else "given away", "; ".join([told(flags), *wrong]), len(flags),
+                         summary=summary, rubrics=rubrics, task=value["task"], roles=value["roles"])
     return value["task"], kept, dropped
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #f28ddbf2
-async def third_look(item, summary, written, rubrics, task, judge, language, settings): # written: rubrics of which the task was written -> ({"score", "problems"}, kept rubrics, dropped), or a record
+# written: rubrics of which the task was written -> ({"score", "problems"}, kept rubrics, dropped), or a record
+async def third_look(item, summary, written, rubrics, task, judge, language, settings):
     "An independent judge on the three together."
     value = (await judge.ask("judge_consistency", None, language, summary=summary, task=task,
                              rubrics=[f"{r['criterion']} (weight {r['weight']}, {r['axis']})" for r in rubrics])).value
-    broken = {row["number"]: {principle: f"breaks {principle}" for principle in row["broken"]} for row in value["rubrics"] if row["broken"]}
-    differ = {d["number"]: {"role": f"{d['first']}, for the judge {d['again']}"} for d in disagreements(rubrics, value["rubrics"])}
+    broken = {row["number"]: {principle: f"breaks {principle}" for principle in row["broken"]}
+              for row in value["rubrics"] if row["broken"]}
+    differ = {d["number"]: {"role": f"{d['first']}, for the judge {d['again']}"}
+              for d in disagreements(rubrics, value["rubrics"])}
     flags = {number: {**broken.get(number, {}), **differ.get(number, {})} for number in {**broken, **differ}}
     kept, dropped, wrong = without_flagged(written, rubrics, flags, settings)
     made = {"summary": summary, "rubrics": rubrics, "task": task, "judged": value}
-    if wrong: return set_aside(item, "principles" if broken else "roles", "; ".join([f"the judge: {told(flags)}", *wrong]), len(flags), **made)
-    if value["score"] < settings.score: return set_aside(item, "inconsistent", f"consistency {value['score']} of 10, at least {settings.score}" + (f": {value['problems'][0]}" if value["problems"] else ""), value["score"], **made)
+    if wrong:
+        return set_aside(item, "principles" if broken else "roles", "; ".join([f"the judge: {told(flags)}", *wrong]),
+                         len(flags), **made)
+    if value["score"] < settings.score:
+        return set_aside(item, "inconsistent",
+                         f"consistency {value['score']} of 10, at least {settings.score}"
+                         + (f": {value['problems'][0]}" if value["problems"] else ""),
+                         value["score"], **made)
     return {"score": value["score"], "problems": value["problems"]}, kept, dropped
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #32f8d8ca
 async def two_steps(item, client, judge=None, language="en", settings=RubricSettings()): # -> task row, or a record
     "A research task with rubrics from an item's material. The judge should be another model than the teacher."
-    if problem := item_fault(item, material=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+    if problem := item_fault(item, material=str):
+        return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
     made = {}
     try:
         first = await first_step(item, client, language, settings)
@@ -270,73 +344,105 @@ async def two_steps(item, client, judge=None, language="en", settings=RubricSett
         second = await second_step(item, made["summary"], made["rubrics"], client, language, settings)
         if isinstance(second, dict): return second
         made["task"], left, flagged = second
-        third = await third_look(item, made["summary"], made["rubrics"], left, made["task"], judge or client, language, settings)
+        third = await third_look(item, made["summary"], made["rubrics"], left, made["task"], judge or client, language,
+                                 settings)
     except SetAside as error: return aside_of(item, error, **made)
     if isinstance(third, dict): return third
     judged, kept, more = third
     flagged += more
     untested = [one["rubric"]["criterion"] for one in flagged if one["rubric"]["role"] == "explicit"]
     rubrics = [{**{key: r[key] for key in ("criterion", "axis", "role")}, "weight": float(r["weight"])} for r in kept]
-    return task_row(f"rubrics-{item['id']}", "research", language, neutralize(made["task"]), plan=item.get("plan") or [],
-                    rubrics=rubrics, split=item.get("split", "train"), summary=made["summary"], source=item["id"],
-                    consistency=judged["score"], problems=judged["problems"], rubrics_dropped=ruled + flagged, untested=untested)
+    return task_row(f"rubrics-{item['id']}", "research", language, neutralize(made["task"]),
+                    plan=item.get("plan") or [], rubrics=rubrics, split=item.get("split", "train"),
+                    summary=made["summary"], source=item["id"], consistency=judged["score"],
+                    problems=judged["problems"], rubrics_dropped=ruled + flagged, untested=untested)
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #9af928a5
-_WORDS = {"en": {"covers": "Covers {}", "states": "States that {}", "source": "Cites a source for each figure", "task": "I have to decide on matters of {} and need a report with sources. Please go into {}.", "and": " and ", "comma": ", ",
-                 "about": "A report on {}. It covers {}. A good one states that {}. It must avoid the statement that {}.", "asked": "the task names it", "expected": "the task does not name it; an expert states it", "flaw": "the summary says to avoid it"},
-          "zh": {"covers": "论述{}", "states": "指出{}", "source": "为每个数字引用来源", "task": "我要就{}方面的问题作出决定，需要一份有来源的报告。请研究{}。", "and": "和", "comma": "、",
-                 "about": "关于{}的报告。它论述{}。好的报告指出{}。必须避免这样的说法：{}。", "asked": "任务提到了它", "expected": "任务没有提到，专家会指出", "flaw": "摘要要求避免它"}}
+_WORDS = {"en": {"covers": "Covers {}", "states": "States that {}", "source": "Cites a source for each figure",
+                 "task": "I have to decide on matters of {} and need a report with sources. Please go into {}.",
+                 "and": " and ", "comma": ", ",
+                 "about": "A report on {}. It covers {}. A good one states that {}. It must avoid the statement that "
+                          "{}.",
+                 "asked": "the task names it", "expected": "the task does not name it; an expert states it",
+                 "flaw": "the summary says to avoid it"},
+          "zh": {"covers": "论述{}", "states": "指出{}", "source": "为每个数字引用来源", "task": "我要就{}方面的问题作出决定，需要一份有来源的报告。请研究{}。",
+                 "and": "和", "comma": "、", "about": "关于{}的报告。它论述{}。好的报告指出{}。必须避免这样的说法：{}。", "asked": "任务提到了它",
+                 "expected": "任务没有提到，专家会指出", "flaw": "摘要要求避免它"}}
 
 def plain_text(text): # Markdown -> text without links, marks and citations
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)|\[\d+(?:[,-]\s*\d+)*\](?:\([^)]*\))?", "", without_citations(text))
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
 
-def telling_sentences(material, most=60): # Markdown -> list of sentences with a figure that stand alone, without their mark
+# Markdown -> list of sentences with a figure that stand alone, without their mark
+def telling_sentences(material, most=60):
     "What a report states with a figure, in prose."
-    lines = [line for line in plain_text(material).splitlines() if not re.match(r"\s*(?:#|\||>|\d+[.)]\s|https?:)", line)]
+    lines = [line for line in plain_text(material).splitlines()
+             if not re.match(r"\s*(?:#|\||>|\d+[.)]\s|https?:)", line)]
     found = []
     for text in (one for line in lines for one in sentences(re.sub(r"^\s*(?:[-*+•]|\d+[.)])\s+", "", line))):
         bare = text.strip(" .。*_")
         size = len(re.findall(r"[\u4e00-\u9fff]", bare)) / 1.6 + len(re.findall(r"[A-Za-z]+", bare))
-        if re.search(r"[.。]$", text) and figures_in(bare) and 6 <= size <= 45 and not re.search(r"[:：;；?？|=]|https?|\b(?:we|our|i|you|your)\b|我们", bare, re.IGNORECASE) and not re.match(r"(?:it|he|she|they|this|these|that|those|its|such|however|but|also)\b|[它他她这该其但]", bare, re.IGNORECASE): found.append(bare)
+        if (re.search(r"[.。]$", text) and figures_in(bare) and 6 <= size <= 45
+            and not re.search(r"[:：;；?？|=]|https?|\b(?:we|our|i|you|your)\b|我们", bare, re.IGNORECASE)
+            and not re.match(r"(?:it|he|she|they|this|these|that|those|its|such|however|but|also)\b|[它他她这该其但]", bare,
+                             re.IGNORECASE)):
+            found.append(bare)
     return list(dict.fromkeys(found))[:most]
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #0a4bcd89
-def other_figure(text, material): # sentence -> the same with its last figure changed to one that the material does not have
+# sentence -> the same with its last figure changed to one that the material does not have
+def other_figure(text, material):
     "A likely wrong value."
     found = list(re.finditer(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\d])", text))
     if not found: return ""
     last, known = found[-1], figures_in(material)
     value, places = float(last[0].replace(",", "")), len(last[0].partition(".")[2])
-    for step in ((1, 2, -1, 3, 7, 11) if re.fullmatch(r"1\d{3}|20\d\d", last[0]) else (value * 0.5, value * 0.2, value * 2, value * 3)):
+    for step in ((1, 2, -1, 3, 7, 11) if re.fullmatch(r"1\d{3}|20\d\d", last[0])
+                 else (value * 0.5, value * 0.2, value * 2, value * 3)):
         made = f"{max(0.0, value + step):,.{places}f}" if "," in last[0] else f"{max(0.0, value + step):.{places}f}"
         if made.replace(",", "") not in known and made != last[0]: return text[:last.start()] + made + text[last.end():]
     return ""
 
 def small_first(text): # sentence -> as a part of another one
-    return text[:1].lower() + text[1:] if re.match(r"(?:The|A|An|In|By|About|Around|Over|Nearly|Only|More|Between|From|At|On|For|Some|As|Of|With|Under|Global|Total)\b", text) else text
+    return (text[:1].lower() + text[1:]
+            if re.match(r"(?:The|A|An|In|By|About|Around|Over|Nearly|Only|More|Between|From|At|On|For|Some|As|Of|With|"
+                        r"Under|Global|Total)\b",
+                        text)
+            else text)
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #b31b7b25
 def topics_of(material, language, most=4): # Markdown -> (title, list of short headings)
     "What a report is about, by its title and headings."
-    heads = [plain_text(re.sub(r"^(?:part|section|chapter)?\s*[\dIVX]{1,4}(?:\.\d+)*[.):]?\s+|^[一二三四五六七八九十]+[、.]\s*|^第.{1,3}[章节部分]+\s*", "", heading, flags=re.IGNORECASE)) for _, heading, _ in report_sections(material) if heading]
+    heads = [plain_text(re.sub(r"^(?:part|section|chapter)?\s*[\dIVX]{1,4}(?:\.\d+)*[.):]?\s+|^[一二三四五六七八九十]+[、.]\s*|"
+                               r"^第.{1,3}[章节部分]+\s*",
+                               "", heading, flags=re.IGNORECASE))
+             for _, heading, _ in report_sections(material) if heading]
     short = [re.split(r"[:;(\[（：；—–|?]|\s-\s", h)[0].strip(" *#.") for h in heads]
     limit = (lambda h: 2 <= len(h) <= 14) if language == "zh" else (lambda h: 1 <= len(h.split()) <= 5 and len(h) > 3)
-    generic = re.compile(r"abstract|summary|introduction|conclusions?|references?|sources?|appendix|background|overview|contents?|bibliography|key (?:findings|takeaways)|notes?|摘要|引言|结论|参考|附录|概述|目录|总结|前言", re.IGNORECASE)
-    return (short[0] if short else ""), [h for h in dict.fromkeys(short[1:]) if limit(h) and not re.search(r"\d", h) and not generic.search(h) and keywords(h)][:most]
+    generic = re.compile(r"abstract|summary|introduction|conclusions?|references?|sources?|appendix|background|overview|contents?|bibliography|key "
+                         r"(?:findings|takeaways)|notes?|摘要|引言|结论|参考|附录|概述|目录|总结|前言",
+                         re.IGNORECASE)
+    return (short[0] if short else ""), [h for h in dict.fromkeys(short[1:])
+                                         if limit(h) and not re.search(r"\d", h) and not generic.search(h)
+                                         and keywords(h)][:most]
 
 @rule
 def rubrics_from_material(values, language="en", draw=0): # {"material"} -> reply
     "Headings as explicit rubrics, telling sentences as implicit ones, one with a wrong figure as the negative one."
     say, material = _WORDS["zh" if language == "zh" else "en"], values["material"]
     title, heads = topics_of(material, language)
-    facts = [f for f in map(small_first, telling_sentences(material)) if not rubric_faults({"criterion": say["states"].format(f), "role": "implicit"}, (), material)]
-    source, flaw = next(((fact, wrong) for fact in facts[4:] + facts[:1] if (wrong := other_figure(fact, material))), ("", ""))
+    facts = [f for f in map(small_first, telling_sentences(material))
+             if not rubric_faults({"criterion": say["states"].format(f), "role": "implicit"}, (), material)]
+    source, flaw = next(((fact, wrong) for fact in facts[4:] + facts[:1] if (wrong := other_figure(fact, material))),
+                        ("", ""))
     facts = [fact for fact in facts[:5] if fact != source][:4] # what the flaw is about is tested once
     if not title or len(heads) < 2 or not facts or not flaw: return None
-    rows = [{"criterion": say["covers"].format(h), "axis": "Explicit Criteria", "weight": 4, "role": "explicit"} for h in heads]
-    rows += [{"criterion": say["states"].format(f), "axis": "Implicit Criteria", "weight": 3, "role": "implicit"} for f in facts]
-    rows += [{"criterion": say["source"], "axis": "References & Citation Quality", "weight": 2, "role": "implicit"}, {"criterion": say["states"].format(flaw), "axis": "Explicit Criteria", "weight": -4, "role": "negative"}]
+    rows = [{"criterion": say["covers"].format(h), "axis": "Explicit Criteria", "weight": 4, "role": "explicit"}
+            for h in heads]
+    rows += [{"criterion": say["states"].format(f), "axis": "Implicit Criteria", "weight": 3, "role": "implicit"}
+             for f in facts]
+    rows += [{"criterion": say["source"], "axis": "References & Citation Quality", "weight": 2, "role": "implicit"},
+             {"criterion": say["states"].format(flaw), "axis": "Explicit Criteria", "weight": -4, "role": "negative"}]
     summary = say["about"].format(title, say["comma"].join(heads), "; ".join(facts), flaw)
     return {"summary": summary[:4000], "rubrics": rows}
 
@@ -347,7 +453,8 @@ def role_by_rule(criterion, summary, task, say): # -> role
     avoided = summary.rpartition(head)[2] if head in summary else ""
     if criterion.startswith(bound) and criterion[len(bound):].strip(" .。") == avoided.strip(" .。"): return "negative"
     begin = say["covers"].partition("{}")[0]
-    return "explicit" if criterion.startswith(begin) and criterion[len(begin):].casefold() in task.casefold() else "implicit"
+    return ("explicit" if criterion.startswith(begin) and criterion[len(begin):].casefold() in task.casefold()
+            else "implicit")
 
 @rule
 def task_from_rubrics(values, language="en", draw=0): # {"summary", "rubrics"} -> reply
@@ -359,20 +466,35 @@ def task_from_rubrics(values, language="en", draw=0): # {"summary", "rubrics"} -
     title = values["summary"][len(before):values["summary"].index(after)]
     task = say["task"].format(title, say["and"].join(filter(None, (say["comma"].join(heads[:-1]), heads[-1]))))
     roles = [role_by_rule(c, values["summary"], task, say) for c in values["rubrics"]]
-    return {"task": task, "roles": [{"number": n, "reason": say[{"explicit": "asked", "implicit": "expected", "negative": "flaw"}[role]], "role": role} for n, role in enumerate(roles, 1)]}
+    return {"task": task,
+            "roles": [{"number": n,
+                       "reason": say[{"explicit": "asked", "implicit": "expected", "negative": "flaw"}[role]],
+                       "role": role}
+                      for n, role in enumerate(roles, 1)]}
 
 @rule
 def judge_consistency(values, language="en", draw=0): # {"summary", "rubrics", "task"} -> reply
     "The five principles by rule, the roles anew, and what the task gives away; two points for each problem."
-    say, criteria = _WORDS["zh" if language == "zh" else "en"], [re.sub(r"\s*\(weight -?\d+(?:\.\d+)?, [^()]*\)$", "", r) for r in values["rubrics"]]
+    say, criteria = _WORDS["zh" if language == "zh" else "en"], [re.sub(r"\s*\(weight -?\d+(?:\.\d+)?, [^()]*\)$", "",
+                                                                        r)
+                                                                 for r in values["rubrics"]]
     rows, about = [], f"{values['summary']}\n{values['task']}"
     for number, criterion in enumerate(criteria, 1):
         role = role_by_rule(criterion, values["summary"], values["task"], say)
-        rows.append({"number": number, "broken": list(rubric_faults({"criterion": criterion, "role": role}, criteria[:number - 1], about)), "role": role})
-    problems = [(f"任务泄露了答案：{line}" if language == "zh" else f"given away: {line}") for line in (f"{number}: {what}" for number, what in given_away(values["task"], [{"criterion": c} for c in criteria]).items())]
+        rows.append({
+                       "number": number,
+                       "broken": list(rubric_faults({"criterion": criterion, "role": role}, criteria[:number - 1],
+                                                    about)),
+                       "role": role})
+    problems = [(f"任务泄露了答案：{line}" if language == "zh" else f"given away: {line}")
+                for line in (f"{number}: {what}"
+                             for number, what in given_away(
+                                 values["task"], [{"criterion": c} for c in criteria]).items())]
     return {"rubrics": rows, "problems": problems, "score": max(0, 10 - 2 * len(problems))}
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #4c6efb19
-async def rubric_task(item, client, judge=None, language="en", settings=RubricSettings()): # {"id", "material"}; teacher; another teacher as the judge -> task row or record
+# {"id", "material"}; teacher; another teacher as the judge -> task row or record
+async def rubric_task(item, client, judge=None, language="en", settings=RubricSettings()):
     "What the engine calls."
-    return await two_steps(item, client, judge, item.get("language", language) if isinstance(item, dict) else language, settings)
+    return await two_steps(item, client, judge, item.get("language", language) if isinstance(item, dict) else language,
+                           settings)

@@ -33,7 +33,9 @@ class Check:
     quote: str  # as it stands in the paragraph
     supports: str = ""  # what one would find if it is true
     refutes: str = ""  # what one would find if it is false
-    rounds: list = field(default_factory=list)  # of {"queries", "text", "found", "why", "missing", "verdict", "reason"}: Verify's why, Replan's reason (the last round may have none)
+    # of {"queries", "text", "found", "why", "missing", "verdict", "reason"}: Verify's why, Replan's reason (the last
+    # round may have none)
+    rounds: list = field(default_factory=list)
     findings: list = field(default_factory=list)  # of {"paragraph", "quote", "note", "stance"}
     paragraphs: dict = field(default_factory=dict)  # id -> Paragraph: all that was read
     report: str = ""
@@ -43,15 +45,19 @@ class Check:
     def queries(self): return [query for one in self.rounds for query in one["queries"]]
 
     @property
-    def missing(self): return next((one["missing"] for one in reversed(self.rounds) if one["missing"]), "-") # what was last said to be open
+    # what was last said to be open
+    def missing(self): return next((one["missing"] for one in reversed(self.rounds) if one["missing"]), "-")
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #84592424
-def shown_findings(check, notes=True): # Check, with what was noted beside the words -> list of texts that begin with the id
+# Check, with what was noted beside the words -> list of texts that begin with the id
+def shown_findings(check, notes=True):
     "Findings as a teacher reads them: id, site, date, stance, the words, and what they leave open."
     lines = []
     for found in check.findings:
         p, note = check.paragraphs[found["paragraph"]], " ".join(found.get("note", "").split())
-        lines.append(f"[{p.id}] {', '.join(filter(None, (p.site or 'file', p.date)))}: {found['stance']}\n\"{found['quote']}\"" + (f"\n— {note}" if notes and note else ""))
+        lines.append(f"[{p.id}] {', '.join(filter(None, (p.site or 'file', p.date)))}: "
+                     f"{found['stance']}\n\"{found['quote']}\""
+                     + (f"\n— {note}" if notes and note else ""))
     return lines
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #16ac4824
@@ -68,13 +74,16 @@ def sources(check, stance): # Check, one of STANCES -> list of paragraphs, one f
     return found
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #ece1c749
-SIDE = {"support": "supports", "partly": "supports a part of", "refute": "refutes"} # verdict that takes a side -> what a finding does
+# verdict that takes a side -> what a finding does
+SIDE = {"support": "supports", "partly": "supports a part of", "refute": "refutes"}
 
 def on_side(check): # Check with a verdict of SIDE -> ids of the paragraphs that it can rest on
-    "Findings of its own stance; for a part also those that support all of it, and for the whole several that each support a part."
+    """Findings of its own stance; for a part also those that support all of it, and for the whole several that each
+    support a part."""
     held = {stance: {f["paragraph"] for f in check.findings if f["stance"] == stance} for stance in STANCES}
     if check.verdict == "refute": return held["refutes"]
-    return held["supports"] | (held["partly supports"] if check.verdict == "partly" or len(held["partly supports"]) > 1 else set())
+    return (held["supports"]
+            | (held["partly supports"] if check.verdict == "partly" or len(held["partly supports"]) > 1 else set()))
 
 def unwarranted(check): # Check with report and verdict -> list of lines
     "What no reading of the evidence allows."
@@ -85,7 +94,8 @@ def unwarranted(check): # Check with report and verdict -> list of lines
         mine = on_side(check)
         if not mine: wrong.append(f"no finding {SIDE[check.verdict]} it")
         elif not mine & set(cited): wrong.append(f"the report cites nothing that {SIDE[check.verdict]} it")
-        for_it, against = len(sources(check, "supports")) + len(sources(check, "partly supports")), len(sources(check, "refutes"))
+        for_it, against = len(sources(check, "supports")) + len(sources(check, "partly supports")), len(
+            sources(check, "refutes"))
         ours, theirs = (against, for_it) if check.verdict == "refute" else (for_it, against)
         if mine and theirs > ours: wrong.append(f"more sources say the opposite: {theirs} to {ours}")
     return wrong
@@ -98,7 +108,8 @@ def fatal(lines): # of `unwarranted` -> those that no judge can heal
 # %% ../../nbs/40_synthesis/40_verification.ipynb #d4972d70
 def paragraph_verdict(verdicts): # of its statements -> key of STATEMENT_VERDICTS
     "A paragraph is as good as its worst statement: refuted, doubtful, partly supported, supported."
-    return next((verdict for verdict in ("refute", "doubtful", "partly") if verdict in verdicts), "support" if verdicts else "doubtful")
+    return next((verdict for verdict in ("refute", "doubtful", "partly") if verdict in verdicts),
+                "support" if verdicts else "doubtful")
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #f1d4ac63
 @dataclass(frozen=True)
@@ -113,18 +124,24 @@ class VerificationSettings:
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #abf05310
-async def look_up(toolbox, queries, item, check, settings): # -> (text as the tool gave it, new paragraphs that may count)
+# -> (text as the tool gave it, new paragraphs that may count)
+async def look_up(toolbox, queries, item, check, settings):
     "One call of the search tool."
-    result = await toolbox.call_async({"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": list(queries), "topk": settings.topk}})
+    result = await toolbox.call_async({"name": "batch_web_surfer",
+                                       "arguments": {"action": "batch_search", "queries": list(queries),
+                                                     "topk": settings.topk}})
     own = words(item["paragraph"])
-    fresh = [p for p in result.paragraphs if p.id not in check.paragraphs and (settings.own_page or (p.url != item.get("url") and words(p.text) != own))]
+    fresh = [p for p in result.paragraphs
+             if p.id not in check.paragraphs
+             and (settings.own_page or (p.url != item.get("url") and words(p.text) != own))]
     return result.text, fresh[:settings.shown]
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #7837609f
 async def extract(item, client, language, settings): # -> list of Check
     "Statements of the paragraph that are worth checking."
     value = (await client.ask("extract_statements", None, language, paragraph=item["paragraph"])).value
-    return [Check(row["statement"], row["quote"]) for row in value["statements"] if row["worth"] == "check"][:settings.statements]
+    return [Check(row["statement"], row["quote"]) for row in value["statements"] if row["worth"] == "check"][
+        :settings.statements]
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #8516918a
 async def verify_round(check, queries, item, client, toolbox, language, settings):
@@ -133,26 +150,32 @@ async def verify_round(check, queries, item, client, toolbox, language, settings
     check.paragraphs.update((p.id, p) for p in fresh)
     row = {"queries": list(queries), "text": text, "found": [], "why": "", "missing": "", "verdict": "doubtful"}
     if fresh:
-        value = (await client.ask("verify_statement", None, language, statement=check.statement, paragraphs=fresh)).value
+        value = (
+            await client.ask("verify_statement", None, language, statement=check.statement, paragraphs=fresh)).value
         ids = {p.id for p in fresh}
-        row.update(found=[f for f in value["findings"] if f["stance"] != "unrelated" and f["paragraph"] in ids], why=value.get("reason", ""), missing=value["missing"], verdict=value["verdict"])
+        row.update(found=[f for f in value["findings"] if f["stance"] != "unrelated" and f["paragraph"] in ids],
+                   why=value.get("reason", ""), missing=value["missing"], verdict=value["verdict"])
     check.findings += [found for found in row["found"] if found not in check.findings]
     check.rounds.append(row)
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #6e7b924d
-async def run_check(check, item, client, toolbox, language="en", settings=VerificationSettings()): # Check -> the same, with report and verdict
+# Check -> the same, with report and verdict
+async def run_check(check, item, client, toolbox, language="en", settings=VerificationSettings()):
     "Plan, then Verify and Replan in rounds, then Report. Raises SetAside."
     plan = (await client.ask("plan_checks", None, language, statement=check.statement)).value
-    check.supports, check.refutes, queries = plan["supports"], plan["refutes"], list(map(neutralize, plan["queries"][:settings.queries]))
+    check.supports, check.refutes, queries = plan["supports"], plan["refutes"], list(
+        map(neutralize, plan["queries"][:settings.queries]))
     for number in range(settings.rounds):
         await verify_round(check, queries, item, client, toolbox, language, settings)
         if number + 1 == settings.rounds: break
-        value = (await client.ask("replan_checks", None, language, statement=check.statement, queries=check.queries, findings=shown_findings(check), missing=check.missing)).value
+        value = (await client.ask("replan_checks", None, language, statement=check.statement, queries=check.queries,
+                                  findings=shown_findings(check), missing=check.missing)).value
         check.rounds[-1]["reason"] = value["reason"]
         queries = [q for q in map(neutralize, value["queries"]) if q not in check.queries][:settings.queries]
         if value["enough"] or not queries: break
     if not check.findings: raise SetAside("nothing found", f"no passage bears on {check.statement[:100]!r}")
-    value = (await client.ask("report_checks", None, language, statement=check.statement, findings=shown_findings(check), missing=check.missing)).value
+    value = (await client.ask("report_checks", None, language, statement=check.statement,
+                              findings=shown_findings(check), missing=check.missing)).value
     check.report, check.verdict = value["report"], value["verdict"]
     return check
 
@@ -161,21 +184,34 @@ async def judge_check(check, judge, language="en"): # -> list of lines, none if 
     "Rules first, then the judge: a conclusion must follow and be the one that the evidence warrants. Raises SetAside."
     wrong = unwarranted(check)
     if fatal(wrong): return fatal(wrong)
-    value = (await judge.ask("judge_conclusion", None, language, statement=check.statement, findings=shown_findings(check, notes=False), report=f"{check.report}\n\n{check.verdict}")).value
+    value = (await judge.ask("judge_conclusion", None, language, statement=check.statement,
+                             findings=shown_findings(check, notes=False),
+                             report=f"{check.report}\n\n{check.verdict}")).value
     if not value["follows"]: return [f"does not follow: {value['gaps'][0]}", *wrong]
-    return [] if value["warranted"] == check.verdict else [f"the evidence warrants {value['warranted']}, not {check.verdict}", *wrong]
+    return ([] if value["warranted"] == check.verdict
+            else [f"the evidence warrants {value['warranted']}, not {check.verdict}", *wrong])
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #f0be0472
-WORDING = {
-    "en": {"task": "Check the following paragraph. For each statement of fact in it conclude whether independent sources support it, support a part of it, refute it, or leave it doubtful, with citations.\n\n{paragraph}",
-           "extract": "Statements to check:\n{statements}", "statement": "Statement {number}: {statement}", "plan": "If it is true: {supports}\nIf it is false: {refutes}",
-           "supports": "{id} supports it: \"{quote}\"", "partly supports": "{id} supports a part of it: \"{quote}\"", "refutes": "{id} speaks against it: \"{quote}\"", "note": "{said} — {note}", "nothing": "Nothing new bears on it.", "open": "Still open: {missing}", "verdict": "Verdict: {verdict}",
-           "whole": "The paragraph as a whole", "part": "The paragraph as far as it was checked", "left": "Not concluded here: {statements}", "words": {"support": "supported", "partly": "partly supported", "refute": "refuted", "doubtful": "doubtful"}},
-    "zh": {"task": "请核查下面的段落。对其中每一条事实陈述，判断相互独立的来源是支持它、支持它的一部分、反驳它，还是使它存疑，并给出引用。\n\n{paragraph}",
-           "extract": "需要核查的陈述：\n{statements}", "statement": "陈述 {number}：{statement}", "plan": "如果属实：{supports}\n如果不实：{refutes}",
-           "supports": "{id} 支持它：“{quote}”", "partly supports": "{id} 支持它的一部分：“{quote}”", "refutes": "{id} 反驳它：“{quote}”", "note": "{said}——{note}", "nothing": "没有找到新的相关内容。", "open": "尚待确认：{missing}", "verdict": "结论：{verdict}",
-           "whole": "整个段落", "part": "段落中已核查的部分", "left": "此处未得出结论：{statements}", "words": {verdict: word for verdict, (_, _, word) in STATEMENT_VERDICTS.items()}},
-}
+WORDING = {"en": {"task": "Check the following paragraph. For each statement of fact in it conclude whether "
+                          "independent sources support it, support a part of it, refute it, or leave it doubtful, "
+                          "with citations.\n\n{paragraph}",
+                  "extract": "Statements to check:\n{statements}", "statement": "Statement {number}: {statement}",
+                  "plan": "If it is true: {supports}\nIf it is false: {refutes}",
+                  "supports": "{id} supports it: \"{quote}\"",
+                  "partly supports": "{id} supports a part of it: \"{quote}\"",
+                  "refutes": "{id} speaks against it: \"{quote}\"", "note": "{said} — {note}",
+                  "nothing": "Nothing new bears on it.", "open": "Still open: {missing}",
+                  "verdict": "Verdict: {verdict}", "whole": "The paragraph as a whole",
+                  "part": "The paragraph as far as it was checked", "left": "Not concluded here: {statements}",
+                  "words": {"support": "supported", "partly": "partly supported", "refute": "refuted",
+                            "doubtful": "doubtful"}},
+           "zh": {"task": "请核查下面的段落。对其中每一条事实陈述，判断相互独立的来源是支持它、支持它的一部分、反驳它，还是使它存疑，并给出引用。\n\n{paragraph}",
+                  "extract": "需要核查的陈述：\n{statements}", "statement": "陈述 {number}：{statement}",
+                  "plan": "如果属实：{supports}\n如果不实：{refutes}", "supports": "{id} 支持它：“{quote}”",
+                  "partly supports": "{id} 支持它的一部分：“{quote}”", "refutes": "{id} 反驳它：“{quote}”",
+                  "note": "{said}——{note}", "nothing": "没有找到新的相关内容。", "open": "尚待确认：{missing}",
+                  "verdict": "结论：{verdict}", "whole": "整个段落", "part": "段落中已核查的部分", "left": "此处未得出结论：{statements}",
+                  "words": {verdict: word for verdict, (_, _, word) in STATEMENT_VERDICTS.items()}},}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #49cf8f5c
 def read_thought(row, language): # one round -> what the agent thinks of what it read
@@ -186,41 +222,55 @@ def read_thought(row, language): # one round -> what the agent thinks of what it
         lines.append(say["note"].format(said=said, note=note) if note else said)
     lines = lines or [say["nothing"]]
     if row["why"].strip(): lines.append(row["why"].strip())
-    if row["missing"].strip().lower().rstrip(".。") not in ("", "nothing", "无", "没有"): lines.append(say["open"].format(missing=row["missing"]))
+    if row["missing"].strip().lower().rstrip(".。") not in ("", "nothing", "无", "没有"):
+        lines.append(say["open"].format(missing=row["missing"]))
     return "\n".join(lines + list(filter(None, [row.get("reason")])))
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #85a13c9f
 def search_turn(thought, queries, topk): # -> assistant message
     call = {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": list(queries), "topk": topk}}
-    return {"role": "assistant", "content": "", "reasoning_content": neutralize(thought), "tool_calls": [{"type": "function", "function": call}]}
+    return {"role": "assistant", "content": "", "reasoning_content": neutralize(thought),
+            "tool_calls": [{"type": "function", "function": call}]}
 
-def trace_messages(item, checks, language="en", topk=4, left=()): # left: statements whose check came to nothing -> chat rows
+# left: statements whose check came to nothing -> chat rows
+def trace_messages(item, checks, language="en", topk=4, left=()):
     "The checks of a paragraph as one agent's work."
-    say, thoughts = WORDING[language], [WORDING[language]["extract"].format(statements="\n".join(f"{n}. {c.statement}" for n, c in enumerate(checks, 1)))]
+    say, thoughts = WORDING[language], [WORDING[language]["extract"].format(statements="\n".join(
+                                           f"{n}. {c.statement}" for n, c in enumerate(checks, 1)))]
     rows = [{"role": "user", "content": neutralize(say["task"].format(paragraph=item["paragraph"]))}]
     for number, check in enumerate(checks, 1):
-        thoughts += [say["statement"].format(number=number, statement=check.statement), say["plan"].format(supports=check.supports, refutes=check.refutes)]
+        thoughts += [say["statement"].format(number=number, statement=check.statement),
+                     say["plan"].format(supports=check.supports, refutes=check.refutes)]
         for one in check.rounds:
-            rows += [search_turn("\n\n".join(thoughts), one["queries"], topk), {"role": "tool", "content": one["text"], "name": "batch_web_surfer"}]
+            rows += [search_turn("\n\n".join(thoughts), one["queries"], topk),
+                     {"role": "tool", "content": one["text"], "name": "batch_web_surfer"}]
             thoughts = [read_thought(one, language)]
         thoughts.append(say["verdict"].format(verdict=say["words"][check.verdict]))
-    parts = [f"## {number}. {c.statement}\n\n**{say['words'][c.verdict]}**\n\n{c.report}" for number, c in enumerate(checks, 1)]
-    parts.append(f"**{say['part' if left else 'whole']}: {say['words'][paragraph_verdict([c.verdict for c in checks])]}**")
+    parts = [f"## {number}. {c.statement}\n\n**{say['words'][c.verdict]}**\n\n{c.report}"
+             for number, c in enumerate(checks, 1)]
+    parts.append(f"**{say['part' if left else 'whole']}: "
+                 f"{say['words'][paragraph_verdict([c.verdict for c in checks])]}**")
     if left: parts.append(say["left"].format(statements=" ".join(f"“{statement}”" for statement in left)))
-    return rows + [{"role": "assistant", "reasoning_content": neutralize("\n\n".join(thoughts)), "content": "<answer>" + neutralize("\n\n".join(parts)) + "</answer>"}]
+    return (rows
+            + [{"role": "assistant", "reasoning_content": neutralize("\n\n".join(thoughts)),
+                "content": "<answer>" + neutralize("\n\n".join(parts)) + "</answer>"}])
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #752466aa
 def check_record(check): # Check -> JSON object
     "A check without the texts that were read, with what was thought of them in each round."
     thought = [{key: one.get(key, "") for key in ("why", "missing", "verdict", "reason")} for one in check.rounds]
-    return {"statement": check.statement, "verdict": check.verdict, "report": check.report, "findings": check.findings, "queries": check.queries, "thought": thought,
+    return {"statement": check.statement, "verdict": check.verdict, "report": check.report, "findings": check.findings,
+            "queries": check.queries, "thought": thought,
             "sources": {stance: len(sources(check, stance)) for stance in STANCES}}
 
-async def verify_paragraph(item, client, toolbox, judge=None, language="en", settings=VerificationSettings()): # -> row or record
+# -> row or record
+async def verify_paragraph(item, client, toolbox, judge=None, language="en", settings=VerificationSettings()):
     """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict. A statement whose
     check comes to nothing falls out alone, with its reason in `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
-    if problem := item_fault(item, paragraph=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
-    if item.get("verdict") not in (None, "", *STATEMENT_VERDICTS): return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(STATEMENT_VERDICTS)}")
+    if problem := item_fault(item, paragraph=str):
+        return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+    if item.get("verdict") not in (None, "", *STATEMENT_VERDICTS):
+        return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(STATEMENT_VERDICTS)}")
     checks, left = [], []
     try:
         for check in await extract(item, client, language, settings):
@@ -232,27 +282,38 @@ async def verify_paragraph(item, client, toolbox, judge=None, language="en", set
                 if error.kind == "endpoint": raise
                 left.append((checks.pop(), error))
                 continue
-            if wrong: return set_aside(item, "does not follow", f"{check.statement[:100]!r}: {wrong[0]}", len(wrong), problems=wrong, checks=list(map(check_record, checks)))
+            if wrong:
+                return set_aside(item, "does not follow", f"{check.statement[:100]!r}: {wrong[0]}", len(wrong),
+                                 problems=wrong, checks=list(map(check_record, checks)))
     except (SetAside, EndpointError) as error: return aside_of(item, error, checks=list(map(check_record, checks)))
     if left and not checks: return aside_of(item, left[0][1], checks=[check_record(check) for check, _ in left])
     if not checks: return set_aside(item, "no statement", "nothing in the paragraph can be checked", 0)
     verdict = paragraph_verdict([c.verdict for c in checks])
-    if item.get("verdict") and verdict != item["verdict"]: return set_aside(item, "verdict", f"concluded {verdict}, known is {item['verdict']}", None, checks=list(map(check_record, checks)))
-    row = trajectory_row({**item, "query": "", "kind": "verification"}, trace_messages(item, checks, language, settings.topk, [check.statement for check, _ in left]), toolbox.schemas, True,
-                         language=language, verdict=verdict, known=bool(item.get("verdict")), statements=list(map(check_record, checks)),
-                         left_out=[{"statement": check.statement, "kind": error.kind, "reason": error.reason[:500], "replies": error.work.replies} for check, error in left])
+    if item.get("verdict") and verdict != item["verdict"]:
+        return set_aside(item, "verdict", f"concluded {verdict}, known is {item['verdict']}", None,
+                         checks=list(map(check_record, checks)))
+    row = trajectory_row({**item, "query": "", "kind": "verification"},
+                         trace_messages(item, checks, language, settings.topk, [check.statement for check, _ in left]),
+                         toolbox.schemas, True, language=language, verdict=verdict, known=bool(item.get("verdict")),
+                         statements=list(map(check_record, checks)),
+                         left_out=[{"statement": check.statement, "kind": error.kind, "reason": error.reason[:500],
+                                    "replies": error.work.replies}
+                                   for check, error in left])
     row["query"] = row["messages"][0]["content"]
     return row if not (problem := malformed(row)) else set_aside(item, "malformed", problem)
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #8813fd9f
-_POINTS = re.compile(r"(?:it|he|she|they|this|these|that|those|his|her|its|their|here|there|such|both|another|however|but|also|then)\b|[它他她这那该其此]|而|但", re.IGNORECASE)
+_POINTS = re.compile(r"(?:it|he|she|they|this|these|that|those|his|her|its|their|here|there|such|both|another|however|"
+                     r"but|also|then)\b|[它他她这那该其此]|而|但",
+                     re.IGNORECASE)
 
 def first_claim(text): # sentence -> its first part that has a figure and enough words, without brackets
     "One claim of a sentence."
     text = re.sub(r"\s*[(（][^()（）]*[)）]", "", text)
     for found in re.finditer(r"[,;，；]\s", text + ", "):
         part = text[:found.start()].rstrip(" .。")
-        if figures_in(part) and 5 <= len(keywords(part)): return part + ("。" if re.search("[\u4e00-\u9fff]", part) else ".")
+        if figures_in(part) and 5 <= len(keywords(part)):
+            return part + ("。" if re.search("[\u4e00-\u9fff]", part) else ".")
     return text
 
 @rule
@@ -261,8 +322,10 @@ def extract_statements(values, language="en", draw=0): # {"paragraph"} -> reply
     rows = []
     for text in sentences(values["paragraph"])[:30]:
         own = re.sub(r"^\W*\w+", "", text)
-        telling = figures_in(text) or len(re.findall(r"\b[A-Z][a-z]{2,}", own)) > 1 or (re.search("[\u4e00-\u9fff]", text) and re.search(r"[《“]", text))
-        check = telling and 4 <= len(keywords(text)) <= 60 and not _POINTS.match(text) and not re.search(r"[?？]\W*$", text) and len(text) <= 600
+        telling = (figures_in(text) or len(re.findall(r"\b[A-Z][a-z]{2,}", own)) > 1
+                   or (re.search("[\u4e00-\u9fff]", text) and re.search(r"[《“]", text)))
+        check = (telling and 4 <= len(keywords(text)) <= 60 and not _POINTS.match(text)
+                 and not re.search(r"[?？]\W*$", text) and len(text) <= 600)
         rows.append({"quote": text[:2000], "statement": first_claim(text)[:800], "worth": "check" if check else "skip"})
     return {"statements": rows}
 
@@ -272,23 +335,32 @@ def plan_checks(values, language="en", draw=0): # {"statement"} -> reply
     "Search with all its words, without its figures (the opposite would have others), and with its names."
     text, zh = values["statement"], language == "zh"
     words_ = list(keywords(text))
-    queries = [words_[:12], [w for w in words_ if not w[0].isdigit()][:8], [w.casefold() for w in re.findall(r"\b[A-Z][\w'-]+", text)][:5], words_[:3], words_[-3:]]
+    queries = [words_[:12], [w for w in words_ if not w[0].isdigit()][:8],
+               [w.casefold() for w in re.findall(r"\b[A-Z][\w'-]+", text)][:5], words_[:3], words_[-3:]]
     queries = list(dict.fromkeys(" ".join(q)[:200] for q in queries if q))[:3]
     if len(queries) < 2: return None
     told = ", ".join(sorted(figures_in(text)))
-    if zh: return {"supports": f"另有页面同样写道：{text[:600]}", "refutes": f"页面给出的不是{told or '这一说法'}，而是别的说法。", "queries": queries}
-    return {"supports": f"Another page that says the same: {text[:600]}", "refutes": f"A page that says it with {'other figures than ' + told if told else 'another name in its place'}.", "queries": queries}
+    if zh:
+        return {"supports": f"另有页面同样写道：{text[:600]}", "refutes": f"页面给出的不是{told or '这一说法'}，而是别的说法。", "queries": queries}
+    return {"supports": f"Another page that says the same: {text[:600]}",
+            "refutes": "A page that says it with "
+                       f"{'other figures than ' + told if told else 'another name in its place'}.",
+            "queries": queries}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #9f12293c
 def stance_of(statement, text, title=""): # statement, one sentence, title of its page -> one of STANCES, or ""
     "What a sentence says of a statement, by words and figures."
-    figures, theirs, without = figures_in(statement), figures_in(text), [w for w in keywords(statement) if w[0].isdigit()]
+    figures, theirs, without = figures_in(statement), figures_in(text), [
+        w for w in keywords(statement) if w[0].isdigit()]
     share = share_said(statement, f"{title} {text}", without)
     if share < 0.6 or share_said(text, f"{title} {statement}") < 0.2: return ""
-    if (re.search(r"\b(?:not|never|no longer)\b|n't\b|并未|没有|不是", text) is None) != (re.search(r"\b(?:not|never|no longer)\b|n't\b|并未|没有|不是", statement) is None): return ""
+    if (re.search(r"\b(?:not|never|no longer)\b|n't\b|并未|没有|不是", text) is None) != (
+        re.search(r"\b(?:not|never|no longer)\b|n't\b|并未|没有|不是", statement) is None):
+        return ""
     if figures <= theirs: return "supports"
     years = lambda found: {f for f in found if re.fullmatch(r"1[0-9]{3}|20\d\d", f)}
-    if share >= 0.75 and len(years(figures)) == 1 == len(years(theirs)) and not years(figures) & theirs: return "refutes"
+    if share >= 0.75 and len(years(figures)) == 1 == len(years(theirs)) and not years(figures) & theirs:
+        return "refutes"
     return "partly supports" if figures & theirs else ""
 
 def sided(findings): # list of (site, stance) -> verdict
@@ -296,7 +368,8 @@ def sided(findings): # list of (site, stance) -> verdict
     sides = {stance: {site for site, one in findings if one == stance} for stance in STANCES}
     some = sides["supports"] | sides["partly supports"]
     if sides["refutes"]: return "refute" if len(sides["refutes"]) > 1 and not some else "doubtful"
-    return "support" if len(sides["supports"]) > 1 else "partly" if sides["partly supports"] and len(some) > 1 else "doubtful"
+    return ("support" if len(sides["supports"]) > 1 else "partly" if sides["partly supports"] and len(some) > 1
+            else "doubtful")
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #fc88121f
 @rule
@@ -309,14 +382,21 @@ def verify_statement(values, language="en", draw=0): # {"statement", "paragraphs
             stance = stance_of(values["statement"], text, title)
             if stance and (stance == "supports" or not best[1]): best = (text[:2000], stance)
             if best[1] == "supports": break
-        left = ", ".join(sorted(figures_in(values["statement"]) - figures_in(best[0]))) if best[1] == "partly supports" else ""
-        if best[1]: found.append({"paragraph": field_of(p, "id"), "quote": best[0], "note": left and (f"没有说到{left}" if language == "zh" else f"does not say {left}"), "stance": best[1]}); sites.append((field_of(p, "site") or field_of(p, "url"), best[1]))
+        left = (", ".join(sorted(figures_in(values["statement"]) - figures_in(best[0])))
+                if best[1] == "partly supports" else "")
+        if best[1]:
+            found.append({"paragraph": field_of(p, "id"), "quote": best[0],
+                          "note": left and (f"没有说到{left}" if language == "zh" else f"does not say {left}"),
+                          "stance": best[1]})
+            sites.append((field_of(p, "site") or field_of(p, "url"), best[1]))
     verdict = sided(sites)
-    missing = ("没有" if language == "zh" else "nothing") if verdict in ("support", "refute") else "还需要另一个说出全部内容的独立来源。" if language == "zh" else "a second independent source that says all of it"
+    missing = (("没有" if language == "zh" else "nothing") if verdict in ("support", "refute") else "还需要另一个说出全部内容的独立来源。"
+               if language == "zh" else "a second independent source that says all of it")
     return {"findings": found[:50], "missing": missing, "verdict": verdict}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #f4c0defe
-_FOUND = re.compile(r"^\[(\S+)\] ([^,:\n]*)[^\n]*: (supports|partly supports|refutes)\n\"(.*?)\"(?:\n— [^\n]*)?$", re.DOTALL)
+_FOUND = re.compile(r"^\[(\S+)\] ([^,:\n]*)[^\n]*: (supports|partly supports|refutes)\n\"(.*?)\"(?:\n— [^\n]*)?$",
+                    re.DOTALL)
 
 def read_findings(findings): # as `shown_findings` gives them -> list of (id, site, stance, quote)
     "Findings as they are shown to a role."
@@ -327,10 +407,15 @@ def replan_checks(values, language="en", draw=0): # {"statement", "queries", "fi
     "Enough if two sites agree or the words are used up; else search with words that were not together yet."
     found, zh = read_findings(values["findings"]), language == "zh"
     words_, made = list(keywords(values["statement"])), {folded(query) for query in values["queries"]}
-    if sided([(site, stance) for _, site, stance, _ in found]) in ("support", "refute"): return {"reason": "两个独立来源说法一致" if zh else "two independent sources agree", "enough": True, "queries": []}
-    new = [query for query in (" ".join(words_[n:n + 4]) for n in range(0, len(words_), 3)) if len(query.split()) > 1 and folded(query) not in made][:3]
-    if not new: return {"reason": "没有别的词可以用来搜索" if zh else "there are no other words to search with", "enough": True, "queries": []}
-    return {"reason": "来源不足或互相矛盾，换用其他说法搜索" if zh else "too few sources, or they disagree; other words may find more", "enough": False, "queries": new}
+    if sided([(site, stance) for _, site, stance, _ in found]) in ("support", "refute"):
+        return {"reason": "两个独立来源说法一致" if zh else "two independent sources agree", "enough": True, "queries": []}
+    new = [query for query in (" ".join(words_[n:n + 4]) for n in range(0, len(words_), 3))
+           if len(query.split()) > 1 and folded(query) not in made][:3]
+    if not new:
+        return {"reason": "没有别的词可以用来搜索" if zh else "there are no other words to search with", "enough": True,
+                "queries": []}
+    return {"reason": "来源不足或互相矛盾，换用其他说法搜索" if zh else "too few sources, or they disagree; other words may find more",
+            "enough": False, "queries": new}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #747ffac3
 @rule
@@ -339,22 +424,34 @@ def report_checks(values, language="en", draw=0): # {"statement", "findings"} ->
     found, zh = read_findings(values["findings"]), language == "zh"
     verdict = sided([(site, stance) for _, site, stance, _ in found])
     if not found: return None
-    first = {"support": "这条陈述得到了支持。", "partly": "这条陈述只有一部分得到支持。", "refute": "这条陈述不成立。", "doubtful": "这条陈述仍有疑问。"} if zh else {"support": "The statement holds.", "partly": "A part of the statement holds.", "refute": "The statement does not hold.", "doubtful": "The statement stays in doubt."}
+    first = ({"support": "这条陈述得到了支持。", "partly": "这条陈述只有一部分得到支持。", "refute": "这条陈述不成立。", "doubtful": "这条陈述仍有疑问。"} if zh
+             else {"support": "The statement holds.", "partly": "A part of the statement holds.",
+                   "refute": "The statement does not hold.", "doubtful": "The statement stays in doubt."})
     lines = [first[verdict]]
-    for one, site, stance, quote in list({(site, stance): (one, site, stance, quote) for one, site, stance, quote in reversed(found)}.values())[::-1][:8]:
+    for one, site, stance, quote in list({(site, stance): (one, site, stance, quote)
+                                          for one, site, stance, quote in reversed(found)}.values())[::-1][:8]:
         quote = quote.rstrip(" .。")
-        lines.append((f"{site}的说法{ {'supports': '与之相符', 'partly supports': '与之部分相符'}.get(stance, '与之不同')}：“{quote}”\\cite{{{one}}}。") if zh else f"{site} { {'supports': 'says so', 'partly supports': 'says a part of it'}.get(stance, 'says otherwise')}: \"{quote}\" \\cite{{{one}}}.")
+        lines.append(
+            (f"{site}的说法{ {'supports': '与之相符', 'partly supports': '与之部分相符'}.get(stance, '与之不同')}：“{quote}”\\cite{{{one}}}。")
+            if zh
+            else f"{site} "
+                 f"{ {'supports': 'says so', 'partly supports': 'says a part of it'}.get(stance, 'says otherwise')}: "
+                 f"\"{quote}\" \\cite{{{one}}}.")
     all_, some, other = (len({site for _, site, one, _ in found if one == stance}) for stance in STANCES)
-    lines.append(f"说出全部内容的独立来源有{all_}个，说出一部分的有{some}个，另有说法的有{other}个。" if zh else f"Sites that say all of it: {all_}; a part of it: {some}; otherwise: {other}." + (" One site alone, or sites that disagree, settle nothing." if verdict == "doubtful" else ""))
+    lines.append(f"说出全部内容的独立来源有{all_}个，说出一部分的有{some}个，另有说法的有{other}个。" if zh
+                 else f"Sites that say all of it: {all_}; a part of it: {some}; otherwise: {other}."
+                 + (" One site alone, or sites that disagree, settle nothing." if verdict == "doubtful" else ""))
     return {"report": " ".join(lines)[:8000], "verdict": verdict}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #a4393ead
 @rule
 def judge_conclusion(values, language="en", draw=0): # {"statement", "findings", "report"} -> reply
     "The verdict that counting warrants, against the one that stands at the end of the conclusion."
-    warranted, concluded = sided([(site, stance) for _, site, stance, _ in read_findings(values["findings"])]), values["report"].split()[-1]
+    warranted, concluded = sided([(site, stance) for _, site, stance, _ in read_findings(values["findings"])]), values[
+        "report"].split()[-1]
     follows = warranted == concluded
-    gap = f"依据只能得出 {warranted}，而不是 {concluded}。" if language == "zh" else f"counting sites gives {warranted}, the conclusion is {concluded}"
+    gap = (f"依据只能得出 {warranted}，而不是 {concluded}。" if language == "zh"
+           else f"counting sites gives {warranted}, the conclusion is {concluded}")
     return {"warranted": warranted, "gaps": [] if follows else [gap], "follows": follows}
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #843863af

@@ -34,14 +34,17 @@ from ..world.passages import passage_kind
 # %% ../../nbs/40_synthesis/44_writing.ipynb #0ff9979a
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+\S", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})\s+(.*\S)\s*$", re.MULTILINE)
-_BAD_CITE = re.compile(r"\\cite(?!\{[^{}\s,][^{}]*\})|(?<!\{)(?<![,\w])[\[(（【]\s*(?:\\?cite[:{ ]*)?web_[0-9a-f]{8}[^\])）】\n]*[\])）】]")
+_BAD_CITE = re.compile(r"\\cite(?!\{[^{}\s,][^{}]*\})|(?<!\{)(?<![,\w])[\[(（【]\s*(?:\\?cite[:{ "
+                       r"]*)?web_[0-9a-f]{8}[^\])）】\n]*[\])）】]")
 
 def report_measures(report): # text -> {"characters", "words", "headings", "list_share", "citations"}
-    "What can be counted of a report's form; lines with addresses (lists of sources) count neither as lists nor as text."
+    """What can be counted of a report's form; lines with addresses (lists of sources) count neither as lists nor as
+    text."""
     lines = [line for line in report.splitlines() if line.strip() and not re.search(r"https?://", line)]
     size = sum(len(line.strip()) for line in lines) or 1
     listed = sum(len(line.strip()) for line in lines if _LIST.match(line) or line.lstrip().startswith("|"))
-    return {"characters": len(report), "words": len(words(report)), "headings": len(_HEADING.findall(report)), "list_share": round(listed / size, 3), "citations": len(cited_ids(report))}
+    return {"characters": len(report), "words": len(words(report)), "headings": len(_HEADING.findall(report)),
+            "list_share": round(listed / size, 3), "citations": len(cited_ids(report))}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #15e7f0c6
 @dataclass(frozen=True)
@@ -63,78 +66,116 @@ class WritingSettings:
 # %% ../../nbs/40_synthesis/44_writing.ipynb #c6dbbd2e
 def table_faults(report): # -> list of lines
     "Tables whose rows have different numbers of cells."
-    rows = [[len(re.findall(r"(?<!\\)\|", line.strip().strip("|"))) + 1 for line in block.splitlines()] for block in re.findall(r"(?:^[ \t]*\|.*\|[ \t]*$\n?){2,}", report, re.MULTILINE)]
+    rows = [[len(re.findall(r"(?<!\\)\|", line.strip().strip("|"))) + 1 for line in block.splitlines()]
+            for block in re.findall(r"(?:^[ \t]*\|.*\|[ \t]*$\n?){2,}", report, re.MULTILINE)]
     return [f"a table has rows of {min(block)} and of {max(block)} cells" for block in rows if min(block) != max(block)]
 
-def form_faults(report, known=None, settings=WritingSettings()): # known: ids that were read, or None for any -> list of lines
+# known: ids that were read, or None for any -> list of lines
+def form_faults(report, known=None, settings=WritingSettings()):
     "What is badly formatted."
     measures, wrong = report_measures(report), []
     if not report.strip(): return ["the report is empty"]
-    if found := MARKUP.search(report): wrong.append(f"{report[found.start():found.start() + 20]!r} stands in the report")
-    if report.count("```") % 2 or report.strip().startswith("```"): wrong.append("a code fence is open or encloses the whole report")
-    if found := [repr(one[0][:40]) for one in _BAD_CITE.finditer(report)]: wrong.append(f"a citation is not of the form \\cite{{ID}}: {', '.join(found[:5])}{f' and {len(found) - 5} more' if len(found) > 5 else ''}")
-    if known is not None and (strange := [c for c in cited_ids(report) if c not in known]): wrong.append(f"cites what was not read: {', '.join(strange[:3])}")
+    if found := MARKUP.search(report):
+        wrong.append(f"{report[found.start():found.start() + 20]!r} stands in the report")
+    if report.count("```") % 2 or report.strip().startswith("```"):
+        wrong.append("a code fence is open or encloses the whole report")
+    if found := [repr(one[0][:40]) for one in _BAD_CITE.finditer(report)]:
+        wrong.append(f"a citation is not of the form \\cite{{ID}}: "
+                     f"{', '.join(found[:5])}{f' and {len(found) - 5} more' if len(found) > 5 else ''}")
+    if known is not None and (strange := [c for c in cited_ids(report) if c not in known]):
+        wrong.append(f"cites what was not read: {', '.join(strange[:3])}")
     if not measures["citations"] and known: wrong.append("cites nothing")
-    if measures["list_share"] > settings.list_share: wrong.append(f"{measures['list_share']:.0%} of it are lists and tables, at most {settings.list_share:.0%}")
+    if measures["list_share"] > settings.list_share:
+        wrong.append(f"{measures['list_share']:.0%} of it are lists and tables, at most {settings.list_share:.0%}")
     if measures["characters"] >= settings.headed_from and not measures["headings"]: wrong.append("no headings")
-    if found := re.search(r"^#{1,6}[^#\s].*$", report, re.MULTILINE): wrong.append(f"a heading without a space after #: {found[0][:40]!r}")
+    if found := re.search(r"^#{1,6}[^#\s].*$", report, re.MULTILINE):
+        wrong.append(f"a heading without a space after #: {found[0][:40]!r}")
     ends = re.sub(rf"(?:{CITE_FORM}|[*_\s`|)\]>])+$", "", report)
     last = report.rstrip().splitlines()[-1]
-    if ends and not re.search(r"[.!?。！？…:：;；\"”’」》\d|]$", ends) and not _LIST.match(last) and not re.search(r"https?://|^\s*\[\d+\]|^#", last): wrong.append(f"it breaks off: {ends[-30:]!r}")
+    if (ends and not re.search(r"[.!?。！？…:：;；\"”’」》\d|]$", ends) and not _LIST.match(last)
+        and not re.search(r"https?://|^\s*\[\d+\]|^#", last)):
+        wrong.append(f"it breaks off: {ends[-30:]!r}")
     return wrong + table_faults(report)
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #418bc246
 def screen_report(report, settings=WritingSettings()): # -> (list of lines, measures)
     "Why a report by a person is not fit to learn from."
     measures, wrong = report_measures(report), []
-    sources = len(re.findall(r"https?://|\[\d{1,3}\]|\\cite\{|^\s*(?:references|sources|参考文献|来源)\b", report, re.MULTILINE | re.IGNORECASE))
+    sources = len(re.findall(r"https?://|\[\d{1,3}\]|\\cite\{|^\s*(?:references|sources|参考文献|来源)\b", report,
+                             re.MULTILINE | re.IGNORECASE))
     shares = language_shares(report)
     if MARKUP.search(report): wrong.append("holds tags of the wire format")
-    if measures["words"] < settings.human_words: wrong.append(f"{measures['words']} words, at least {settings.human_words}")
-    if measures["words"] > settings.human_most: wrong.append(f"{measures['words']} words, at most {settings.human_most}")
+    if measures["words"] < settings.human_words:
+        wrong.append(f"{measures['words']} words, at least {settings.human_words}")
+    if measures["words"] > settings.human_most:
+        wrong.append(f"{measures['words']} words, at most {settings.human_most}")
     if measures["headings"] < 2: wrong.append(f"{measures['headings']} headings")
-    if measures["list_share"] > settings.human_list_share: wrong.append(f"{measures['list_share']:.0%} of it are lists and tables")
+    if measures["list_share"] > settings.human_list_share:
+        wrong.append(f"{measures['list_share']:.0%} of it are lists and tables")
     if not sources: wrong.append("names no source")
     if shares and max(shares["en"], shares["zh"]) < 0.6: wrong.append("neither in English nor in Chinese")
-    return wrong, {**measures, "sources": sources, "language": "zh" if shares.get("zh", 0) > shares.get("en", 0) else "en"}
+    return wrong, {**measures, "sources": sources,
+                   "language": "zh" if shares.get("zh", 0) > shares.get("en", 0) else "en"}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #7409c86b
 _FIGURE = re.compile(r"\d+(?:,\d+)*(?:\.\d+)?%?")
-_SPEAKS = re.compile(r"\b(?:the|this|above|given)\s+(?:report|document|text|article)\b(?!\s+(?:should|must|needs|is\s+for|is\s+to))|(?:这份|该|上述|本)(?:报告|文档|文章)(?!应|要|须|需)", re.IGNORECASE)
+_SPEAKS = re.compile(r"\b(?:the|this|above|given)\s+(?:report|document|text|article)\b(?!\s+(?:should|must|needs|"
+                     r"is\s+for|is\s+to))|(?:这份|该|上述|本)(?:报告|文档|文章)(?!应|要|须|需)",
+                     re.IGNORECASE)
 
 def query_faults(query, report, copied=12): # -> list of lines
     "Why a query is about something else, or gives its report away."
     wrong, scope = off_subject(query, report), set_scope(report)
     if found := _SPEAKS.search(query): wrong.append(f"speaks of {found[0]!r}")
     body, allowed = set(_FIGURE.findall(report)), set(_FIGURE.findall(scope))
-    told = [f for f in _FIGURE.findall(query) if f in body and f not in allowed and len(re.sub(r"\D", "", f)) > 1 and not re.fullmatch(r"(?:1[5-9]|20)\d\d|[1-3]?\d", f)]
+    told = [f for f in _FIGURE.findall(query)
+            if f in body and f not in allowed and len(re.sub(r"\D", "", f)) > 1
+            and not re.fullmatch(r"(?:1[5-9]|20)\d\d|[1-3]?\d", f)]
     if told: wrong.append(f"gives away {', '.join(told[:3])}")
     own, theirs = words(query), words(report)
-    grams = {tuple(theirs[i:i + copied]) for i in range(len(theirs) - copied + 1)} - {tuple(w[i:i + copied]) for w in [words(scope)] for i in range(len(w) - copied + 1)}
-    if any(tuple(own[i:i + copied]) in grams for i in range(len(own) - copied + 1)): wrong.append(f"copies {copied} words in a row")
+    grams = {tuple(theirs[i:i + copied]) for i in range(len(theirs) - copied + 1)} - {
+        tuple(w[i:i + copied]) for w in [words(scope)] for i in range(len(w) - copied + 1)}
+    if any(tuple(own[i:i + copied]) in grams for i in range(len(own) - copied + 1)):
+        wrong.append(f"copies {copied} words in a row")
     return wrong
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #109bff82
-async def query_report_row(item, client, language="", settings=WritingSettings()): # {"id", "report"}; teacher; "" takes the report's own language -> row or record
+# {"id", "report"}; teacher; "" takes the report's own language -> row or record
+async def query_report_row(item, client, language="", settings=WritingSettings()):
     "A <Query, Report> pair for mid-training from a report that a person wrote."
     if isinstance(item, dict) and "report" not in item and "text" in item: item = {**item, "report": item["text"]}
-    if problem := item_fault(item, report=str): return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+    if problem := item_fault(item, report=str):
+        return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
     wrong, measures = screen_report(item["report"], settings)
     if wrong: return set_aside(item, "screened", "; ".join(wrong), measures)
     language = item.get("language") or language or measures["language"]
-    try: value = (await client.ask("query_from_report", None, language, wishes=lambda value: [f"$.query: {fault}" for fault in query_faults(value["query"], item["report"], settings.copied)], report=item["report"])).value
+    try:
+        value = (await client.ask("query_from_report", None, language,
+                                  wishes=lambda value: [f"$.query: {fault}"
+                                                        for fault in query_faults(
+                                                            value["query"], item["report"], settings.copied)],
+                                  report=item["report"])).value
     except (SetAside, EndpointError) as error: return aside_of(item, error)
-    if wrong := query_faults(value["query"], item["report"], settings.copied): return set_aside(item, "off subject" if wrong == off_subject(value["query"], item["report"]) else "given away", "the query " + "; ".join(wrong), len(wrong), query=value["query"])
-    messages = [{"role": "user", "content": neutralize(value["query"])}, {"role": "assistant", "content": item["report"]}]
-    return {"id": f"report-{item['id']}", "kind": "report", "task_id": str(item["id"]), "split": item.get("split", "train"), "query": value["query"], "messages": messages, "text": "", "success": True,
-            "tool_calls": 0, "tokens": guess_tokens(messages), "meta": {"language": language, "reader": value["reader"], "measures": measures, "source": item.get("source", "")}}
+    if wrong := query_faults(value["query"], item["report"], settings.copied):
+        return set_aside(item, "off subject" if wrong == off_subject(value["query"], item["report"]) else "given away",
+                         "the query " + "; ".join(wrong), len(wrong), query=value["query"])
+    messages = [{"role": "user", "content": neutralize(value["query"])},
+                {"role": "assistant", "content": item["report"]}]
+    return {"id": f"report-{item['id']}", "kind": "report", "task_id": str(item["id"]),
+            "split": item.get("split", "train"), "query": value["query"], "messages": messages, "text": "",
+            "success": True, "tool_calls": 0, "tokens": guess_tokens(messages),
+            "meta": {"language": language, "reader": value["reader"], "measures": measures,
+                     "source": item.get("source", "")}}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #91d4a654
-_TITLE = re.compile(r"^(?:\d+\. )?(?P<title>.+?), (?:\d+ paragraphs, page \d+ of \d+|paragraphs \d+ to \d+ of \d+)$|^\d+\. (?P<hit>.+)$")
-_ABOUT = re.compile(r"^(?:(?:https?|file)://\S+|(?:address|note|error|shown before): .*|from what was read before:|links \(\d.*|\[(?:\d+ (?:more|characters)|goes on).*\])$")
+_TITLE = re.compile(r"^(?:\d+\. )?(?P<title>.+?), (?:\d+ paragraphs, page \d+ of \d+|paragraphs \d+ to \d+ of "
+                    r"\d+)$|^\d+\. (?P<hit>.+)$")
+_ABOUT = re.compile(r"^(?:(?:https?|file)://\S+|(?:address|note|error|shown before): .*|from what was read "
+                    r"before:|links \(\d.*|\[(?:\d+ (?:more|characters)|goes on).*\])$")
 
 def cited_passages(result): # what a tool returned -> list of {"id", "title", "text"}, in its order
-    "Passages with all their lines: from the end of the one before, or from what a tool says of its page, to the citation that names them."
+    """Passages with all their lines: from the end of the one before, or from what a tool says of its page, to the
+    citation that names them."""
     found, lines, title, heading, rows = [], [], "", "", result.splitlines()
     for line, after in zip(rows, [*rows[1:], ""]):
         about = not lines and _TITLE.match(line)
@@ -147,19 +188,25 @@ def cited_passages(result): # what a tool returned -> list of {"id", "title", "t
             end = 0
             for mark in re.finditer(CITE_FORM, line):
                 text = "\n".join([*lines, line[end:mark.start()].rstrip()]).strip()
-                if text: found += [{"id": one, "title": " > ".join(filter(None, (title, heading))), "text": text} for one in cited_ids(mark[0])]
+                if text:
+                    found += [{"id": one, "title": " > ".join(filter(None, (title, heading))), "text": text}
+                              for one in cited_ids(mark[0])]
                 lines, end = [], mark.end()
             if end == 0 or line[end:].strip(): lines.append(line[end:])
     return found
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #24c0603f
-def findings_of(row, most=80, characters=4000): # trajectory row, findings (None: all), characters of one -> list of {"id", "title", "text"}: what was read, what the report cites first
-    "Passages that the tools showed, each id once and as fully as it was shown anywhere; a longer one says how much of it is left out. Captions, menus and lone titles are findings only where they are cited."
+# trajectory row, findings (None: all), characters of one -> list of {"id", "title", "text"}: what was read, what the
+# report cites first
+def findings_of(row, most=80, characters=4000):
+    """Passages that the tools showed, each id once and as fully as it was shown anywhere; a longer one says how
+    much of it is left out. Captions, menus and lone titles are findings only where they are cited."""
     found = {}
     for text in texts(row, "tool"):
         for one in cited_passages(text):
             if len(one["text"]) > len(found.get(one["id"], {"text": ""})["text"]): found[one["id"]] = one
-    told = [one for one, passage in found.items() if passage_kind(passage["text"], passage["title"].partition(" > ")[2]) in ("prose", "data")]
+    told = [one for one, passage in found.items()
+            if passage_kind(passage["text"], passage["title"].partition(" > ")[2]) in ("prose", "data")]
     order = list(dict.fromkeys([c for c in cited_ids(answer_of(row)) if c in found] + told))
     return [{**found[one], "text": shrink(found[one]["text"], characters)} for one in order[:most]]
 
@@ -168,7 +215,9 @@ def with_report(row, report): # trajectory row, new report -> the row with it as
     "Put a report in the place of the old one; thoughts and calls stay."
     row = deepcopy(row)
     last = max(i for i, message in enumerate(row["messages"]) if message["role"] == "assistant")
-    row["messages"] = row["messages"][:last] + [{k: v for k, v in row["messages"][last].items() if k != "tool_calls"} | {"content": f"<answer>{report}</answer>"}]
+    row["messages"] = (row["messages"][:last]
+                       + [{k: v for k, v in row["messages"][last].items() if k != "tool_calls"}
+                          | {"content": f"<answer>{report}</answer>"}])
     if "tokens" in row: row["tokens"] = guess_tokens(row["messages"])
     return row
 
@@ -180,11 +229,14 @@ def lost_and_new(old, new, findings): # reports, findings -> list of lines
     "What a report that was written again has lost, and what it has made up."
     known, wrong = {f["id"] for f in findings}, []
     source = set(_FIGURE.findall(old)) | {g for f in findings for g in _FIGURE.findall(f["text"])}
-    def bare(text): return dict.fromkeys(_FIGURE.findall(re.sub(r"web_[0-9a-f]{8}|^\s*\d{1,3}[.)]\s|^#+\s*[\d.]+", " ", without_citations(text, " "), flags=re.MULTILINE)))
+    def bare(text):
+        return dict.fromkeys(_FIGURE.findall(re.sub(r"web_[0-9a-f]{8}|^\s*\d{1,3}[.)]\s|^#+\s*[\d.]+", " ",
+                                                    without_citations(text, " "), flags=re.MULTILINE)))
     if gone := [f for f in bare(old) if f not in bare(new)]: wrong.append(f"lost the figures {', '.join(gone[:4])}")
     if made := [f for f in bare(new) if f not in source]: wrong.append(f"new figures {', '.join(made[:4])}")
     old_ids = set(cited_ids(old)) | {i for text in _BAD_CITE.findall(old) for i in re.findall(r"web_[0-9a-f]{8}", text)}
-    if gone := [c for c in sorted(old_ids & known) if c not in cited_ids(new)]: wrong.append(f"lost the citations {', '.join(gone[:4])}")
+    if gone := [c for c in sorted(old_ids & known) if c not in cited_ids(new)]:
+        wrong.append(f"lost the citations {', '.join(gone[:4])}")
     if len(words(new)) < 0.6 * len(words(old)): wrong.append(f"{len(words(new))} words of {len(words(old))} are left")
     return wrong
 
@@ -198,19 +250,24 @@ async def written_again(query, report, findings, client, language, settings): # 
     wrong = form_faults(now, known, settings)
     for draw in range(settings.regenerations):
         if not wrong: break
-        now = (await client.ask("regenerate_report", None, language, draw=draw, problems="; ".join(wrong), query=query, findings=shown, report=report)).value["report"]
+        now = (await client.ask("regenerate_report", None, language, draw=draw, problems="; ".join(wrong), query=query,
+                                findings=shown, report=report)).value["report"]
         wrong = form_faults(now, known, settings) + lost_and_new(report, now, findings)
     return now, wrong
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #0bd24bd6
-async def mended_report_row(item, client, language="en", settings=WritingSettings()): # trajectory row; teacher -> row or record
+# trajectory row; teacher -> row or record
+async def mended_report_row(item, client, language="en", settings=WritingSettings()):
     "A trajectory whose report is well formed: as it was, or regenerated from the state in which the work ended."
-    if problem := malformed(item): return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
-    language, report, findings = (item.get("meta") or {}).get("language") or language, answer_of(item), findings_of(item, settings.findings, settings.finding_characters)
+    if problem := malformed(item):
+        return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
+    language, report, findings = (item.get("meta") or {}).get("language") or language, answer_of(item), findings_of(
+        item, settings.findings, settings.finding_characters)
     if not report: return set_aside(item, "no report", "the trajectory ends without a report")
     before = form_faults(report, {f["id"] for f in findings}, settings)
     if not before: return {**item, "meta": {**(item.get("meta") or {}), "regenerated": False}}
-    if not findings: return set_aside(item, "no findings", "nothing was read that could be cited: " + "; ".join(before), before)
+    if not findings:
+        return set_aside(item, "no findings", "nothing was read that could be cited: " + "; ".join(before), before)
     try: new, wrong = await written_again(query_of(item), report, findings, client, language, settings)
     except (SetAside, EndpointError) as error: return aside_of(item, error, problems=before)
     if wrong: return set_aside(item, "badly formatted", "; ".join(wrong), len(wrong), problems=before, report=new)
@@ -218,7 +275,9 @@ async def mended_report_row(item, client, language="en", settings=WritingSetting
     return {**row, "meta": {**(row.get("meta") or {}), "regenerated": True, "problems": before}}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #6b55e85c
-async def keep_deeper(query, old, new, judge, language="en", loss="essential"): # loss: the least of `NEEDS` that may not be lost -> (keep the new one, {"verdicts", "lost": [{"point", "reason", "need"}]})
+# loss: the least of `NEEDS` that may not be lost -> (keep the new one, {"verdicts", "lost": [{"point", "reason",
+# "need"}]})
+async def keep_deeper(query, old, new, judge, language="en", loss="essential"):
     "The pairwise rule. Raises SetAside."
     seen = []
     for first, second, mine in ((old, new, "second"), (new, old, "first")):
@@ -243,37 +302,58 @@ def _value(figure): # -> (number, its significant digits, decimals)
     plain = figure.replace(",", "").rstrip("%")
     return float(plain), plain.replace(".", "").strip("0"), len(plain.partition(".")[2])
 
-def unfounded_figures(report, findings): # report, list of {"id", "text"} -> list of (figure, sentence): figures of cited sentences that stand in nothing that their paragraph cites
+# report, list of {"id", "text"} -> list of (figure, sentence): figures of cited sentences that stand in nothing that
+# their paragraph cites
+def unfounded_figures(report, findings):
     "Figures without a source; a rounded one, and one written in another unit (1.2 billion for 1,200,000,000), has one."
-    told, wrong = {f["id"]: [_value(x) for x in _FIGURE.findall(f"{f.get('title', '')} {f['text']}")] for f in findings}, []
+    told, wrong = {
+        f["id"]: [_value(x) for x in _FIGURE.findall(f"{f.get('title', '')} {f['text']}")] for f in findings}, []
     for line in report.splitlines():
         known = [value for one in cited_ids(line) for value in told.get(one, ())]
         for sentence in sentences(re.sub(r"^\s*(?:#+\s*)?\d{1,3}[.)]\s", "", line)) if known else ():
             for figure in _FIGURE.findall(without_citations(sentence, " ")) if cited_ids(sentence) else ():
                 number, digits, places = _value(figure)
-                if not any(round(value, places) == number or digits and digits == other for value, other, _ in known): wrong.append((figure, sentence))
+                if not any(round(value, places) == number or digits and digits == other for value, other, _ in known):
+                    wrong.append((figure, sentence))
     return wrong
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #e947e34e
-async def drafted_report_row(item, client, judge=None, language="en", settings=WritingSettings()): # trajectory row with a plan in its meta; teacher; another teacher as the judge -> row or record
-    "A trajectory with a report drafted from its findings, if that is deeper than its own and covers no less; else with its own, if that is well formed."
-    if problem := malformed(item): return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
-    meta, query, old, findings = item.get("meta") or {}, query_of(item), answer_of(item), findings_of(item, settings.findings, settings.finding_characters)
+# trajectory row with a plan in its meta; teacher; another teacher as the judge -> row or record
+async def drafted_report_row(item, client, judge=None, language="en", settings=WritingSettings()):
+    """A trajectory with a report drafted from its findings, if that is deeper than its own and covers no less; else
+    with its own, if that is well formed."""
+    if problem := malformed(item):
+        return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
+    meta, query, old, findings = item.get("meta") or {}, query_of(item), answer_of(item), findings_of(
+        item, settings.findings, settings.finding_characters)
     plan, language = meta.get("plan") or item.get("plan") or [], meta.get("language") or language
     if not findings: return set_aside(item, "no findings", "nothing was read that could be cited")
     unseen = {"findings_left_out": more} if (more := len(findings_of(item, None)) - len(findings)) else {}
     try:
         def poor(report):
-            step, figure = ("没有谈到计划的第{}步（{}）；请回答它，或用它的措辞说明尚无定论", "{}不在它旁边所引的内容中：{}") if language == "zh" else ("does not speak of step {} of the plan ({}); answer it, or say in its words that it is open", "{} stands in nothing that is cited beside it: {}")
-            return [step.format(n, plan[n - 1][:100]) for n in plan_left_out(report, plan, settings.plan_share)] + [figure.format(one, sentence[:150]) for one, sentence in unfounded_figures(report, findings)][:6]
-        draft = (await client.ask("draft_report", None, language, wishes=lambda value: [f"$.report: {fault}" for fault in poor(value["report"])], query=query, plan=list(plan), findings=findings)).value["report"]
+            step, figure = (("没有谈到计划的第{}步（{}）；请回答它，或用它的措辞说明尚无定论", "{}不在它旁边所引的内容中：{}") if language == "zh"
+                            else ("does not speak of step {} of the plan ({}); answer it, or say in its words that it "
+                                  "is open",
+                                  "{} stands in nothing that is cited beside it: {}"))
+            return ([step.format(n, plan[n - 1][:100]) for n in plan_left_out(report, plan, settings.plan_share)]
+                    + [figure.format(one, sentence[:150]) for one, sentence in unfounded_figures(report, findings)][:6])
+        draft = (await client.ask("draft_report", None, language,
+                                  wishes=lambda value: [f"$.report: {fault}" for fault in poor(value["report"])],
+                                  query=query, plan=list(plan), findings=findings)).value["report"]
         draft, wrong = await written_again(query, draft, findings, client, language, settings)
         wrong += poor(draft)
-        kept, judged = (False, {}) if wrong else (True, {}) if not old else await keep_deeper(query, old, draft, judge or client, language, settings.loss)
+        kept, judged = ((False, {}) if wrong else (True, {}) if not old
+                        else await keep_deeper(query, old, draft, judge or client, language, settings.loss))
     except (SetAside, EndpointError) as error: return aside_of(item, error)
     if kept: return {**with_report(item, draft), "meta": {**meta, "draft": {"kept": True, **judged, **unseen}}}
     own = form_faults(old, {f["id"] for f in findings}, settings)
-    if own: return set_aside(item, "not deeper" if judged else "draft", "; ".join(wrong or [f"the judge: {'/'.join(judged['verdicts'])}, lost {', '.join(f'{count} {need}' for need, count in Counter(one['need'] for one in judged['lost']).items()) or 'nothing'}"]) + "; its own report: " + "; ".join(own), judged or len(wrong), draft=draft)
+    if own:
+        return set_aside(item, "not deeper" if judged else "draft",
+                         "; ".join(wrong
+                                   or [f"the judge: {'/'.join(judged['verdicts'])}, lost "
+                                       f"{', '.join(f'{count} {need}' for need, count in Counter(one['need'] for one in judged['lost']).items()) or 'nothing'}"])
+                         + "; its own report: " + "; ".join(own),
+                         judged or len(wrong), draft=draft)
     return {**item, "meta": {**meta, "draft": {"kept": False, "problems": wrong, **judged, **unseen, "report": draft}}}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #c858824c
@@ -283,7 +363,8 @@ def query_from_report(values, language="en", draw=0): # {"report"} -> reply
     title, heads = topics_of(values["report"], language, 6)
     if not title or len(heads) < 2: return None
     if language == "zh": return {"reader": "需要了解这一主题的读者", "query": f"请围绕“{title}”写一份有来源的研究报告，内容包括：{'、'.join(heads)}。"}
-    return {"reader": "somebody who has to know the matter before a decision", "query": f"Research {title} and write up what is established, with sources. Go into: {', '.join(heads)}."}
+    return {"reader": "somebody who has to know the matter before a decision",
+            "query": f"Research {title} and write up what is established, with sources. Go into: {', '.join(heads)}."}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #a007e067
 def closed_sentence(text, ids): # sentence, ids -> the sentence with its citation before the mark
@@ -305,43 +386,65 @@ def draft_report(values, language="en", draw=0): # {"query", "plan", "findings"}
     text = []
     for head, mine in parts:
         head = " ".join(re.sub(rf"\s*{CITE_FORM}", "", head).split())
-        body = [closed_sentence(max(sentences(f["text"]) or [f["text"]], key=lambda one: share_said(head, one)), [f["id"]]) for f in mine]
-        shared = [w for w in keywords(mine[0]["text"]) if len(mine) > 1 and all(w in keywords(f["text"]) for f in mine) and not w[0].isdigit()][:4] if mine else []
-        if not mine: body = ["没有找到相关内容，这一部分尚无定论。" if zh else "Nothing that was read speaks of it, so that this part stays open."]
-        elif shared: body.append(("由此可见，这些来源都谈到" + "、".join(shared) + "。") if zh else f"What these sources share is that they speak of {', '.join(shared)}.")
+        body = [closed_sentence(max(sentences(f["text"]) or [f["text"]], key=lambda one: share_said(head, one)),
+                                [f["id"]])
+                for f in mine]
+        shared = ([w for w in keywords(mine[0]["text"])
+                   if len(mine) > 1 and all(w in keywords(f["text"]) for f in mine) and not w[0].isdigit()][:4]
+                  if mine else [])
+        if not mine:
+            body = ["没有找到相关内容，这一部分尚无定论。" if zh else "Nothing that was read speaks of it, so that this part stays open."]
+        elif shared:
+            body.append(("由此可见，这些来源都谈到" + "、".join(shared) + "。") if zh
+                        else f"What these sources share is that they speak of {', '.join(shared)}.")
         text.append(f"## {head}\n\n" + ("" if zh else " ").join(body))
     title = values["query"].splitlines()[0][:120].rstrip(" .。:：")
-    return {"thesis": "结论只依据所引用的内容。" if zh else "What is said rests on the passages that are cited, part by part.", "report": (f"# {title}\n\n" + "\n\n".join(text))[:60000]}
+    return {"thesis": "结论只依据所引用的内容。" if zh else "What is said rests on the passages that are cited, part by part.",
+            "report": (f"# {title}\n\n" + "\n\n".join(text))[:60000]}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #2265496e
-_INFERS = re.compile(r"\b(?:because|therefore|thus|hence|since|so that|whereas|although|however|follows|which means|share)\b|因为|因此|所以|由此|然而|尽管|说明", re.IGNORECASE)
+_INFERS = re.compile(r"\b(?:because|therefore|thus|hence|since|so that|whereas|although|however|follows|which "
+                     r"means|share)\b|因为|因此|所以|由此|然而|尽管|说明",
+                     re.IGNORECASE)
 
 def depth(report): # text -> number
     "Paragraphs of prose that weigh several sources, and words that infer; lists do not count."
-    prose = [line for line in report.splitlines() if line.strip() and not _LIST.match(line) and not line.lstrip().startswith(("|", "#"))]
+    prose = [line for line in report.splitlines()
+             if line.strip() and not _LIST.match(line) and not line.lstrip().startswith(("|", "#"))]
     return sum((len(cited_ids(line)) > 1) + len(_INFERS.findall(line)) for line in prose)
 
 @rule
 def deeper_report(values, language="en", draw=0): # {"query", "first", "second"} -> reply
-    "Deeper by counting; a point stands in one report only if the other cites nothing of what it cites, and is essential since a rule cannot tell what the query can do without."
+    """Deeper by counting; a point stands in one report only if the other cites nothing of what it cites, and is
+    essential since a rule cannot tell what the query can do without."""
     first, second = values["first"], values["second"]
     why = "另一份没有引用这一来源" if language == "zh" else "the other report cites nothing of what it rests on"
-    only = lambda one, other: [{"point": text[:400], "reason": why, "need": "essential"} for text in sentences(one) if cited_ids(text) and not set(cited_ids(text)) & set(cited_ids(other))][:50]
+    only = lambda one, other: [{"point": text[:400], "reason": why, "need": "essential"} for text in sentences(one)
+                               if cited_ids(text) and not set(cited_ids(text)) & set(cited_ids(other))][:50]
     a, b = depth(first), depth(second)
-    said = f"按段落计数：第一份为{a}，第二份为{b}。" if language == "zh" else f"paragraphs that weigh sources and words that infer: {a} in the first, {b} in the second"
-    return {"only_first": only(first, second), "only_second": only(second, first), "reason": said, "deeper": "equal" if a == b else "first" if a > b else "second"}
+    said = (f"按段落计数：第一份为{a}，第二份为{b}。" if language == "zh"
+            else f"paragraphs that weigh sources and words that infer: {a} in the first, {b} in the second")
+    return {"only_first": only(first, second), "only_second": only(second, first), "reason": said,
+            "deeper": "equal" if a == b else "first" if a > b else "second"}
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #ca70a5d8
-def mended_citations(text, known): # report, ids that were read -> text with citations of the one form, and only of what was read
-    text = _BAD_CITE.sub(lambda found: "".join(f"\\cite{{{one}}}" for one in re.findall(r"web_[0-9a-f]{8}", found[0])), text)
-    return re.sub(rf"[ \t]*{CITE_FORM}", lambda found: f" \\cite{{{','.join(kept)}}}" if (kept := [i for i in cited_ids(found[0]) if i in known]) else "", text)
+# report, ids that were read -> text with citations of the one form, and only of what was read
+def mended_citations(text, known):
+    text = _BAD_CITE.sub(lambda found: "".join(f"\\cite{{{one}}}" for one in re.findall(r"web_[0-9a-f]{8}", found[0])),
+                         text)
+    return re.sub(rf"[ \t]*{CITE_FORM}",
+                  lambda found: f" \\cite{{{','.join(kept)}}}"
+                                if (kept := [i for i in cited_ids(found[0]) if i in known]) else "",
+                  text)
 
 def as_prose(block): # lines of a list or table -> one paragraph
     "Items as sentences, rows as sentences of their cells."
     made = []
     for line in block:
         if re.fullmatch(r"[\s|:+-]+", line): continue
-        text = ", ".join(filter(None, (cell.strip() for cell in line.strip().strip("|").split("|")))) if line.lstrip().startswith("|") else re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+", "", line).strip()
+        text = (", ".join(filter(None, (cell.strip() for cell in line.strip().strip("|").split("|"))))
+                if line.lstrip().startswith("|")
+                else re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)]|[（(]?[一二三四五六七八九十]{1,3}[、)）])\s+", "", line).strip())
         cited = cited_ids(text)
         bare = re.sub(rf"\s*{CITE_FORM}", "", text).strip()
         if bare: made.append(closed_sentence(bare[:1].upper() + bare[1:], cited))
@@ -361,8 +464,11 @@ def regenerate_report(values, language="en", draw=0): # {"problems", "query", "f
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip()
     if not cited_ids(text): # name the passage that a sentence was copied from
         for one, told in known.items():
-            said = next((s for s in sentences(text) if not s.startswith("#") and not cited_ids(s) and keywords(s) and share_said(s, told) >= 0.8), None)
+            said = next((s for s in sentences(text)
+                         if not s.startswith("#") and not cited_ids(s) and keywords(s) and share_said(s, told) >= 0.8),
+                        None)
             if said: text = text.replace(said, closed_sentence(said, [one]), 1)
-    if not re.search(r"^#{1,6} ", text, re.MULTILINE): text = f"# {values['query'].splitlines()[0][:120].rstrip(' .。')}\n\n{text}"
+    if not re.search(r"^#{1,6} ", text, re.MULTILINE):
+        text = f"# {values['query'].splitlines()[0][:120].rstrip(' .。')}\n\n{text}"
     if not re.search(r"[.!?。！？…\"”」》|]$", re.sub(rf"(?:{CITE_FORM}|[*_\s`)\]>])+$", "", text)): text += "…"
     return {"report": text} if text != values["report"] else None
