@@ -226,7 +226,9 @@ class EvaluateSettings:
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
 PROFILES = {"tiny": {stage: make() for stage, make in SETTINGS.items()}}
-PROFILES["tiny"]["ppo"] = PpoSettings(learning_rate=2e-4, critic_learning_rate=5e-4)
+PROFILES["tiny"] |= {"synthesis": SynthesisSettings(heldout_research=60, heldout_questions=40),
+                     "ppo": PpoSettings(iterations=12, episodes=64, reply_tokens=160, learning_rate=2e-4, critic_learning_rate=5e-4),
+                     "evaluate": EvaluateSettings(reply_tokens=160, curve_tasks=40)}
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
 def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of settings
@@ -248,14 +250,16 @@ PROFILES["micro"] = vary("tiny",
                          evaluate={"turns": 3, "tool_calls": 3, "reply_tokens": 32, "samples": 50, "curve_tasks": 8})
 
 # %% ../../nbs/00_core/02_config.ipynb #eea4b85c
-PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000},
+PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000,
+                                          "heldout_research": 240, "heldout_questions": 200},
                        base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12},
                        midtrain={"stage1_steps": 2000, "stage2_steps": 2000, "tokens_per_step": 65536, "pack": 4096,
                                  "stage1_learning_rate": 6e-4, "stage2_learning_rate": 3e-4, "processes": 1},
                        sft={"steps": 500, "tokens_per_step": 65536, "pack": 4096, "learning_rate": 2e-4, "processes": 1},
                        judge={"tokens_per_step": 65536, "learning_rate": 2e-4, "rl_lr": 1e-5, "processes": 1},
                        ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5,
-                            "processes": 1}, evaluate={"processes": 1})
+                            "reply_tokens": 256, "processes": 1},
+                       evaluate={"reply_tokens": 256, "curve_tasks": 100, "processes": 1})
 PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072},
                          midtrain={"stage1_learning_rate": 2e-5, "stage1_muon_learning_rate": 0.0, "stage2_learning_rate": 2e-5,
                                    "stage2_muon_learning_rate": 0.0},
