@@ -42,6 +42,7 @@ def write_results(folder):
 
 def make_run(folder):
     "A run's folder with a closed web, tasks, untrained models and the results of a run that never was."
+    from stepdr.agent.protocol import PROTOCOLS, write_protocol
     from stepdr.model.base import make_model, save_model, train_tokenizer
     from stepdr.synthesis.tasks import question_tasks, research_tasks
     from stepdr.world.closed_web import ClosedWeb, save_web
@@ -56,6 +57,7 @@ def make_run(folder):
     tokenizer = train_tokenizer([task["query"] for task in tasks] * 3, 700)
     for seed, name in enumerate(("sft_without_midtrain", "sft", "ppo", "judge", "base")):
         save_model(folder / "models" / name, make_model(len(tokenizer), 32, 2, context=4096, seed=seed), tokenizer)
+        if name not in ("judge", "base"): write_protocol(folder / "models" / name, PROTOCOLS["brief"])
     write_results(folder)
     return web
 

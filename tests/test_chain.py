@@ -257,7 +257,7 @@ def test_killed_in_four_stages_it_ends_with_the_same_results(chain, tmp_path):
     finally: end_leftover_kernels(folder)
     assert "interrupted" in printed and printed.count("unchanged, kept") == 7       # all before the stage that was killed last
     assert not list(folder.rglob(".*.partial*"))
-    for model in MODELS | {"judge"}: assert sha256_path(folder / "models" / model) == sha256_path(undisturbed / "models" / model), model
+    assert [model for model in (*MODELS, "judge") if sha256_path(folder / "models" / model) != sha256_path(undisturbed / "models" / model)] == []
     for name in ("midtrain1", "midtrain2", "sft", "sft_without_midtrain", "judge", "ppo"):
         rows = [[{key: value for key, value in row.items() if not key.endswith("seconds")} for row in read_metrics(place / f"metrics/{name}.jsonl")] for place in (folder, undisturbed)]
         assert rows[0] == rows[1], name
@@ -337,7 +337,7 @@ def test_a_base_model_is_looked_at_without_its_weights(chain, tmp_path):
     assert "no weights" in listed().stderr
     (model / "model.safetensors").write_bytes(weights)
     (model / "tokenizer.json").write_text((model / "tokenizer.json").read_text().replace("<|im_end|>", "<|end|>"))
-    assert "its tokenizer" in listed().stderr
+    assert "<|im_end|>, which ends a turn" in listed().stderr
 
 
 def test_checkpoints_that_cannot_be_used(chain, tmp_path):

@@ -406,7 +406,7 @@ def test_a_report_longer_than_a_reply_is_put_together(tmp_path, web):
     whole = "<answer>" + " ".join(f"The report says something in its sentence number {n}." for n in range(80)) + "</answer>"
     def model(messages):
         wrote = "".join(m["content"] for m in messages if m["role"] == "assistant" and m["content"])
-        return turn(whole[whole.rindex(wrote[-20:]) + 20:] if wrote else whole)
+        return turn(whole[whole.rindex(wrote[-70:]) + 70:] if wrote else whole)  # more than a sentence: its number is in it
     with ScriptedModel(model, limit=4096) as server: result, agent = run(server, tmp_path, web, kit="")
     assert result.ended == "answered" and "".join(result.answer.split()) == "".join(whole[8:-9].split()) and not server.problems and len(server.requests) == 2
     assert server.requests[0]["max_tokens"] < 800 < 1300 < server.requests[1]["max_tokens"] and begins_as_before(server.requests)

@@ -297,7 +297,8 @@ def ppo_identity(model, tasks, web, reward, settings, protocol, seed) -> dict:
     def named(text):
         "A name, with the hash of what it names if that is a file or a folder."
         path = Path(str(text).rpartition(":")[0] if ".py:" in str(text) else str(text))
-        path = path / "world" if (path / "world" / "pages.json").is_file() else path
+        if (path / "world" / "pages.json").is_file():  # a run: its web, whatever the run is called
+            return ["world", sha256_path(path / "world")]
         return [Path(text).name, sha256_path(path)] if path.exists() else str(text)
     return {"model": named(model), "tasks": [named(file) for file in tasks], "web": named(web), "reward": named(reward),
             "settings": asdict(replace(settings, reward="")), "protocol": asdict(protocol), "seed": seed}
