@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.artifacts import read_json, write_json
 from ..core.config import InputError, setting, validate
 from .labels import judging_messages, read_answer
-from ..model.base import load_causal
+from ..model.base import load_causal, positions_of
 from ..model.batched import turn_ends
 from ..model.serving import beginning
 from ..model.renderer import renderer_for
@@ -50,7 +50,7 @@ def judge_protocol_of(folder) -> JudgeProtocol:
 # %% ../../nbs/70_judge/12_answers.ipynb #4717c4d2
 def prompt_room(config, protocol, context=0) -> int:
     "Tokens that a prompt may have in a model of this configuration, or in `context` tokens where that is less."
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 10**9
+    positions = positions_of(config) or 10**9
     return min(positions, context or positions) - protocol.answer_tokens
 
 

@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import numpy as np
-from ..core.artifacts import root
 from ..core.teacher import TeacherClient, TeacherSettings
 from ..core.reply_cache import ReplyCache
 from ..core.outcomes import ASIDE_KINDS, SetAside, Work
@@ -478,7 +477,6 @@ def judge_from(text, # "oracle", "words", DIR of a trained judge, chat:DIR of a 
     raise InputError(f"judge: {text!r} is neither oracle, words, a folder, chat:FOLDER nor an address such as http://127.0.0.1:8000/v1#MODEL")
 
 def web_of(run_dir): # folder of a run, or None -> ClosedWeb
-    from stepdr.world.closed_web import ClosedWeb, load_web
-    from stepdr.world.facts import load_graph
+    from stepdr.world.closed_web import load_web, shipped_web
     world = Path(run_dir) / "world" if run_dir else None
-    return load_web(world) if world and (world / "pages.json").is_file() else ClosedWeb(load_graph(root() / "data" / "kg"))
+    return load_web(world) if world and (world / "pages.json").is_file() else shipped_web()

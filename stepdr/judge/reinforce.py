@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..core.config import ReinforceSettings
 from .answers import answer_rows, fitting_row, turn_answer
 from .labels import collapse
-from ..train.loop import label_logits, make_optimizer, pad_batch
+from ..train.loop import label_logits, make_optimizer, pad_batch, policy_loss
 
 # %% ../../nbs/70_judge/13_reinforce.ipynb #4c094374
 FORM = 0.2  # part of the reward that the form alone earns
@@ -59,8 +59,7 @@ def answer_loss(model, rows, clip, pad):
     new_N = -torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     old_N = torch.tensor([one for row in rows for one in row["logprobs"]], device=device)
     advantage_N = torch.tensor([row["advantage"] for row in rows for _ in row["logprobs"]], device=device)
-    ratio_N = (new_N - old_N).exp()
-    return -torch.minimum(ratio_N * advantage_N, ratio_N.clamp(1 - clip, 1 + clip) * advantage_N).sum()
+    return policy_loss(new_N, old_N, advantage_N, clip)[0]
 
 
 def learn(model, optimizer, rows, settings, pad, rng):

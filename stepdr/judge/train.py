@@ -32,7 +32,7 @@ from ..model.base import load_causal, reading
 from ..model.renderer import renderer_for
 from ..synthesis.tasks import oracle
 from ..tools.tool import chance
-from ..train.rows import train_files, training_identity
+from ..train.rows import made_before, train_files, training_identity
 from ..world.closed_web import load_web
 
 # %% ../../nbs/70_judge/14_train.ipynb #4620e5b4
@@ -80,10 +80,8 @@ def train_judge_files(model,  # Hugging Face directory or hub name
     out, stays = Path(out), work is not None
     work = Path(work) if stays else out.parent/f".{out.name}.judge"
     known = training_identity(model, files, settings, "judge") | {"reinforcement": asdict(rl)}
-    if (out/"training.json").is_file() and read_json(out/"training.json").get("identity") == known:
-        return read_json(out/"training.json")
-    if out.exists():
-        raise InputError(f"{out}: exists already and was not made of this; choose another --out, or remove it")
+    if made := made_before(out, "training.json", known):
+        return made
     protocol = JudgeProtocol(rl.form, rl.head, rl.answer_tokens)
     learned, dev = parted(read_labels(files), settings.seed)
     renderer, room = what_is_asked(model, protocol, settings)

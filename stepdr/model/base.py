@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PIECES', 'training_text', 'train_tokenizer', 'make_model', 'save_model', 'reading', 'read_config', 'load_causal',
-           'check_base', 'check_weights']
+           'positions_of', 'check_base', 'check_weights']
 
 # %% ../../nbs/50_model/02_base.ipynb #d0119638
 import re
@@ -122,6 +122,11 @@ def load_causal(folder, device="auto"):  # Hugging Face directory or hub name ->
     with reading(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto").to(device)
         return model, AutoTokenizer.from_pretrained(folder)
+
+
+def positions_of(config) -> int | None:
+    "Tokens that a model of this configuration has positions for; None where it does not tell."
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 # %% ../../nbs/50_model/02_base.ipynb #cc3e2def
 def check_base(settings):

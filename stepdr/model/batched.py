@@ -20,6 +20,7 @@ from ..core.config import InputError
 from ..core.limits import Limits
 from ..core.replies import ContextTooLong, Reply
 from ..core.usage import Usage
+from .base import positions_of
 from ..tools.tool import chance, run_async
 
 # %% ../../nbs/50_model/09_batched.ipynb #7326fe1b
@@ -77,7 +78,7 @@ class Conversation:
             ids = self.renderer.bridge(wanted.messages[len(self.shown):], self.contexts[-1].ids, wanted.tools)
         else:
             ids = self.renderer.prompt(wanted.messages, wanted.tools)
-        opened = self.answer_opening() if wanted.more.get("tool_choice") == "none" else []
+        opened = self.renderer.encode(self.renderer.begun_with("<answer>")) if wanted.more.get("tool_choice") == "none" else []
         prompt = (len(self.contexts[-1].ids) if goes_on else 0) + len(ids) + len(opened)
         if prompt >= room:
             raise ContextTooLong(f"the prompt has {prompt} tokens, the model room for {room}", limits=Limits(room, prompt))
@@ -86,11 +87,6 @@ class Conversation:
         self.contexts[-1].extend(ids + opened)
         self.shown, self.tools, self.opened = copy.deepcopy(wanted.messages), wanted.tools, opened
         return ids + opened, min(wanted.max_tokens, room - prompt)
-
-    def answer_opening(self) -> list[int]:
-        "Ids of a turn that is made to be a report; a thought that the template has opened is closed first."
-        closed = "\n</think>\n\n" if self.renderer.thought_opening() else ""
-        return self.renderer.encode(closed + "<answer>")
 
     def took(self, turn) -> Reply:
         "The reply of a sampled `Turn`."
@@ -233,5 +229,5 @@ def run_episodes(model,  # causal language model of transformers
     "`play_episodes` by a model, as it is now: trained further, it gets a new engine."
     from stepdr.model.engine import engine_for
     engine = engine_for(model, turn_ends(model, renderer), slots=slots, temperature=temperature, seed=seed)
-    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    positions = positions_of(model.config) or 0
     return play_episodes(engine, renderer, tasks, open_toolbox, settings, protocol, positions, slots, workers, seed, progress)

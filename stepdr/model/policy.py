@@ -48,14 +48,14 @@ def load_local(folder, device, context=0):
     """A checkpoint, loaded: (model, tokenizer, positions). `context`: positions that are asked for, 0: as many as the model has. Raises
     `InputError` if there is none, it cannot be read, or it has fewer positions."""
     from transformers import AutoConfig
-    from stepdr.model.base import load_causal
+    from stepdr.model.base import load_causal, positions_of
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or an http URL")
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}/config.json: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
-    has = getattr(config, "max_position_embeddings", None) or context or 4096
+    has = positions_of(config) or context or 4096
     if context > has:
         raise InputError(f"local.context: {context} positions, but the model has {has}; give at most that")
     model, tokenizer = load_causal(folder, device)
@@ -282,8 +282,7 @@ class LocalPolicy:
 
         if tool_choice == "none" and not prefix:
             prefix = "<answer>"
-        if prefix and self.renderer.thought_opening(): # the template has opened a thought
-            prefix = "\n</think>\n\n" + prefix
+        prefix = self.renderer.begun_with(prefix) if prefix else ""
         temperature = settings.temperature if temperature is None else temperature
         turn = LocalTurn(self, messages, tools, prefix, max_tokens or settings.max_tokens, temperature, show if on_text else None)
         return await asyncio.wrap_future(self.turns.submit(turn))

@@ -139,6 +139,10 @@ class Renderer:
         opening = self.text(rows, generation_prompt=True)[len(self.text(rows)):]
         return "<think>" if "<think>" in opening.rpartition("</think>")[2] else ""
 
+    def begun_with(self, text) -> str:
+        "How a turn begins that is made to begin with a text; a thought that the template has opened is closed first."
+        return ("\n</think>\n\n" if self.thought_opening() else "") + text
+
     def parse(self, sampled) -> dict:
         "The assistant message of a turn's sampled ids; calls that cannot be read stay in it as errors (`stepdr.core.replies.read_turn`)."
         ids = sampled[:-1] if sampled and sampled[-1] == self.end_id else sampled

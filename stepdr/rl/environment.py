@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing, contextmanager
 from ..agent.budget import ResearchSettings
 from ..agent.drivers import keep_in, run_call
 from ..agent.episode import Episode, Outside, find_answer, fit_results, refusals
-from ..core.artifacts import root
 from ..core.limits import Limits
 from .rewards import Outcome, mean_parts
 from ..tools.tool import run_async, tool_about
@@ -125,9 +124,8 @@ def kit_environment(settings=KitSettings(), # which web, and which tools
                     ): # -> class as `environment_class` makes it
     "The tools of `stepdr.tools.toolset` as an environment."
     if web is None and settings.web == "closed":
-        from stepdr.world.closed_web import ClosedWeb
-        from stepdr.world.facts import load_graph
-        web = ClosedWeb(load_graph(root() / "data" / "kg"))
+        from stepdr.world.closed_web import shipped_web
+        web = shipped_web()
     with _episode_kit(settings, web) as kit:
         tools = list(kit.tools.values())
     return environment_class(lambda row: _episode_kit(settings, web), tools, reward)

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 from ..agent.protocol import PROTOCOLS, Protocol, protocol_of
-from ..core.artifacts import root
 from ..core.config import InputError
 from ..synthesis.formats import BadRow
 from ..synthesis.importers import files_in, rows_in
@@ -23,8 +22,8 @@ from ..tools.toolset import KitSettings, episode_toolbox, open_kit
 from ..tools.workspace import Workspace
 from ..tools.wrappers import Failing
 from ..world.authority import Authority
-from ..world.closed_web import ClosedWeb, load_web
-from ..world.facts import load_graph
+from ..world.closed_web import load_web, shipped_web
+
 
 # %% ../../nbs/80_rl/01_episodes.ipynb #956c01f1
 QUESTIONS = ("query", "question", "prompt", "problem")  # names that files have for what is asked
@@ -91,7 +90,7 @@ def own_protocol(model) -> Protocol:
 def closed_web_of(web):
     "The `ClosedWeb` that a name stands for: `closed`, or a run's folder; None for what is no closed web."
     if web == "closed":
-        return ClosedWeb(load_graph(root() / "data" / "kg"))
+        return shipped_web()
     return load_web(Path(web) / "world") if (Path(web) / "world" / "pages.json").is_file() else None
 
 

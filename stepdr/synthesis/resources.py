@@ -12,7 +12,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from ..core.artifacts import root
 from ..core.config import InputError
 from ..core.endpoint import ChatEndpoint
 from ..core.replies import EndpointError
@@ -57,9 +56,8 @@ def open_provider(names):
     from stepdr.tools.folder import FolderProvider, folder_store
     from stepdr.tools.providers import ClosedWebProvider, StoreProvider
     if text == "closed":
-        from stepdr.world.closed_web import ClosedWeb
-        from stepdr.world.facts import load_graph
-        return ClosedWebProvider(ClosedWeb(load_graph(root() / "data" / "kg")))
+        from stepdr.world.closed_web import shipped_web
+        return ClosedWebProvider(shipped_web())
     if not Path(text).is_dir(): return live_provider(open_fetcher(names), text)
     if (Path(text) / "corpus.json").is_file(): return StoreProvider(find_function("stepdr.synthesis.documents:Corpus")(text).store())
     index = Path(names.get("cache") or tempfile.mkdtemp(prefix="stepdr-index-")) / "documents"

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core.artifacts import root
 from ..core.config import InputError, setting, validate
 from .results import FORMS
 from .tool import Toolbox, run_async
@@ -142,10 +141,9 @@ def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=
     from stepdr.tools.addresses import FetchSettings
     host_map = ""
     if settings.web in ("closed", "served"):
-        from stepdr.world.closed_web import ClosedWeb
-        from stepdr.world.facts import load_graph
+        from stepdr.world.closed_web import shipped_web
         from stepdr.world.server import ClosedWebServer
-        web = web or ClosedWeb(load_graph(root() / "data" / "kg"))
+        web = web or shipped_web()
         host_map = opened(ClosedWebServer(web).start()).host_map
     fetch = FetchSettings(allow_hosts=settings.allow_hosts, host_map=host_map)
     tools = {}
