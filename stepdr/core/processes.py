@@ -50,6 +50,8 @@ def rank_main(folder, rank): # folder with job.json, number of this process
         distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=call["ranks"])
     module, name = call["target"].split(":")
     getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
+    if call["ranks"] > 1:
+        distributed.destroy_process_group()  # its threads would outlive the interpreter, which may then abort at the very end
 
 # %% ../../nbs/00_core/34_processes.ipynb #b994bd69
 def run_ranks(target, # "module:function", called as function(job, rank, ranks)
