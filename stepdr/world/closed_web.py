@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.artifacts import atomic_directory, read_json, read_parquet, root, write_json, write_parquet
 from ..core.config import InputError
 from .pages import Paragraph, Rates, World, build_world
+from .styles import Statement
 from .facts import load_graph, split_topics
 from .index import ParagraphIndex
 
@@ -28,7 +29,7 @@ class ClosedWeb:
         self.graph, self.seed = graph, seed
         self.split = split or split_topics(graph, seed)
         self.world = world or build_world(graph, self.split, seed, rates)
-        self.index = ParagraphIndex(self.world, graph.aliases)
+        self.index = ParagraphIndex(self.world, graph)
         self.by_entity, self.urls = {}, {}
         for p in self.world.paragraphs.values(): self.by_entity.setdefault(p.entity, []).append(p)
         for url, keys in self.world.pages.items():
@@ -44,7 +45,8 @@ def save_web(web, facts, folder): # ClosedWeb, folder of its three fact files, f
         shutil.copytree(facts, partial / "kg")
         write_parquet(partial / "paragraphs.parquet", [asdict(p) for p in web.world.paragraphs.values()])
         write_json(partial / "pages.json", {"seed": web.seed, "split": web.split, "pages": web.world.pages,
-                                            "links": web.world.links, "dead": sorted(web.world.dead)})
+                                            "links": web.world.links, "dead": sorted(web.world.dead),
+                                            "disputed": web.world.disputed, "silent": web.world.silent})
 
 # %% ../../nbs/10_world/12_closed_web.ipynb #fa2bc3c0
 def load_web(folder): # as `save_web` wrote it -> ClosedWeb
@@ -53,8 +55,9 @@ def load_web(folder): # as `save_web` wrote it -> ClosedWeb
     if not (folder / "pages.json").exists():
         raise InputError(f"{folder}: no closed web here; run the stage `world` first")
     about = read_json(folder / "pages.json")
-    paragraphs = {row["id"]: Paragraph(**row) for row in read_parquet(folder / "paragraphs.parquet")}
-    world = World(paragraphs, about["pages"], about["links"], set(about["dead"]))
+    paragraphs = {row["id"]: Paragraph(**row | {"statements": tuple(Statement(**s) for s in row["statements"])})
+                  for row in read_parquet(folder / "paragraphs.parquet")}
+    world = World(paragraphs, about["pages"], about["links"], set(about["dead"]), about["disputed"], about["silent"])
     return ClosedWeb(load_graph(folder / "kg"), about["seed"], split=about["split"], world=world)
 
 def shipped_web(): # -> ClosedWeb

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.config import InputError
+from .wording import load_wording
 
 # %% ../../nbs/10_world/02_facts.ipynb #a2057e42
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Graph:
     aliases: dict  # entity id -> list of other names
     relations: dict  # property id -> one-word relation name
     facts: dict  # entity id -> {relation name: entity id}
+    wording: dict  # relation name -> Wording
+    kinds: dict  # name of a kind of topic -> Kind
 
 # %% ../../nbs/10_world/02_facts.ipynb #1f811793
 def read_rows(path, # a tab-separated file
@@ -42,13 +45,14 @@ def read_rows(path, # a tab-separated file
     return rows
 
 # %% ../../nbs/10_world/02_facts.ipynb #82de16de
-def load_graph(folder): # folder with triples.txt, entity.txt, relation.txt (Wikidata5m's layout)
+def load_graph(folder): # folder with triples.txt, entity.txt, relation.txt (Wikidata5m's layout), perhaps wording.json
     "Read a `Graph`; every id of a triple must be named, and a subject has one object a relation."
     folder = Path(folder)
     entities = read_rows(folder / "entity.txt", 2)
     names = {row[0]: row[1] for row in entities}
     aliases = {row[0]: row[2:] for row in entities}
     relations = {row[0]: row[1] for row in read_rows(folder / "relation.txt", 2)}
+    wording, kinds = load_wording(folder, list(dict.fromkeys(relations.values())))
     facts = defaultdict(dict)
     for number, (head, relation, tail) in enumerate(read_rows(folder / "triples.txt", 3, exact=True), 1):
         where = f"{folder / 'triples.txt'}:{number}"
@@ -57,14 +61,14 @@ def load_graph(folder): # folder with triples.txt, entity.txt, relation.txt (Wik
         if relation not in relations:
             raise InputError(f"{where}: unknown relation id {relation!r}; add it to relation.txt")
         facts[head].setdefault(relations[relation], tail)
-    return Graph(names, aliases, relations, dict(facts))
+    return Graph(names, aliases, relations, dict(facts), wording, kinds)
 
 # %% ../../nbs/10_world/02_facts.ipynb #c9844812
-def topic_type(graph, entity): # -> "person", "film" or None
-    "What kind of topic an entity is, from the relations it has."
+def topic_type(graph, entity): # -> name of a kind or None
+    "What kind of topic an entity is, from the relations it has: the first kind that fits."
     relations = graph.facts.get(entity, {})
-    if "occupation" in relations: return "person"
-    if relations.keys() & {"star", "director", "setting"}: return "film"
+    for name, kind in graph.kinds.items():
+        if relations.keys() & set(kind.has) if kind.has else len(relations) >= 3: return name
     return None
 
 # %% ../../nbs/10_world/02_facts.ipynb #0e9ab50b
