@@ -135,18 +135,23 @@ _BRIEF_ASKED = {  # kind -> what is asked of a criterion, and the verdicts by he
     "negative": (("Is this flaw in the report?", "satisfied: yes; partially: a part of it; not: no.", "satisfied: yes; not: no."),
                  ("报告中有这种缺陷吗？", "satisfied：有；partially：有一部分；not：没有。", "satisfied：有；not：没有。"))}
 
+
 def _judging_briefly(kind, head): # -> (English, Chinese) templates
     (ask, *scales), (ask_zh, *scales_zh) = _BRIEF_ASKED[kind]
-    end = "</sources>\n<task>\n{task}\n</task>"
-    material = "<report>\n{report}\n</report>\n<sources>\n{sources}\n" + end
-    criterion = "<criterion>\n{criterion}\n</criterion>"
+    material = ("<report>\n{report}\n</report>\n<task>\n{task}\n</task>\n<sources>\n{sources}\n</sources>\n",
+                "<criterion>\n{criterion}\n</criterion>")
     number = ("", "_binary").index(head)
-    return (f"You judge a research report by one criterion, by what stands in it and in the sources that it cites.\n=====\n{material}\n"
-            f"{ask} {scales[number]}\n{criterion}",
-            f"你按一条标准评判一份研究报告，只依据报告和它所引用的来源中写了什么。\n=====\n{material}\n{ask_zh}{scales_zh[number]}\n{criterion}")
+    return (f"You judge a research report by one criterion, by what stands in it and in its sources.\n=====\n{material[0]}"
+            f"{ask} {scales[number]}\n{material[1]}",
+            f"你按一条标准评判一份研究报告，只依据报告和它的来源中写了什么。\n=====\n{material[0]}{ask_zh}{scales_zh[number]}\n{material[1]}")
+
 
 for _kind, _head in _SCALES:
-    JUDGE_PROMPTS.add(f"judge_{_kind}{_head}_brief", JUDGE_PROMPTS.schemas[f"judge_{_kind}{_head}"], *_judging_briefly(_kind, _head))
+    _reply = object_schema(explanation={"type": "string", "minLength": 1, "x-language": "any"},
+                           verdict={"type": "string", "enum": _VERDICT[_head]["enum"]})
+    JUDGE_PROMPTS.add(f"judge_{_kind}{_head}_brief", _reply, *_judging_briefly(_kind, _head))
+JUDGE_PROMPTS.english["judge_left_out"] = "({count} further sources are not shown.)"
+JUDGE_PROMPTS.chinese["judge_left_out"] = "（另有{count}个来源未显示。）"
 
 # %% ../../nbs/00_core/22_judge_prompts.ipynb #f4fb9d78
 _POINTS = list_schema(

@@ -100,8 +100,9 @@ def load_judge(folder, device="auto") -> LocalJudge:
 def fitting_row(row, renderer, room, protocol) -> tuple[dict, list[int]] | None:
     "A label row with as many of its sources as a prompt of `room` tokens can show, and that prompt's ids; None where there is no room without any."
     sources = row.get("sources") or []
+    known = len(sources) + row.get("left_out", 0)
     while True:
-        fitted = {**row, "sources": sources}
+        fitted = {**row, "sources": sources, "left_out": known - len(sources)}
         ids = renderer.prompt(judging_messages(fitted, protocol.head, protocol.form))
         if len(ids) <= room:
             return fitted, ids

@@ -161,8 +161,8 @@ class TrainedJudge(RubricJudge):
         from stepdr.judge.answers import answer_rows
         rows = []
         for task, report, paragraphs in items:
-            sources = cited_sources(report, visible_paragraphs(paragraphs, report, self.web), SOURCES_TOKENS)
-            rows += [label_row(task, number, report, sources, "", "") for number in range(len(task["rubrics"]))]
+            seen = visible_paragraphs(paragraphs, report, self.web)
+            rows += [label_row(task, number, report, seen, "", "") for number in range(len(task["rubrics"]))]
         def read():
             with self.lock: return answer_rows(self.inner, rows)
         answers = iter(await asyncio.to_thread(read))
@@ -175,7 +175,7 @@ class TrainedJudge(RubricJudge):
     def card(self):
         from stepdr.core.artifacts import sha256_path
         asked = asdict(self.inner.protocol)
-        names = [judge_prompt(kind, asked["head"], asked["form"]) for kind in ("positive", "negative")]
+        names = [judge_prompt(kind, asked["head"], asked["form"]) for kind in ("positive", "negative")] + ["judge_left_out"]
         return {"judge": self.name, "weights": sha256_path(self.folder)[:16] if self.folder else "", "prompts": prompts_hash(names), **asked}
 
 # %% ../../nbs/70_judge/10_judges.ipynb #5b420c63

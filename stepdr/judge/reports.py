@@ -30,7 +30,7 @@ from .intervals import bootstrap, paired_difference
 from .perturbations import PROBES, bootstrap_share, flip_rates, probe_items
 from ..core.calls import mend
 from .judges import EndpointJudge, Judgement
-from .labels import SOURCES_TOKENS, cited_sources, label_row
+from .labels import label_row
 
 # %% ../../nbs/70_judge/16_reports.ipynb #9fa09abb
 def judged_score(rubrics, # rubric rows
@@ -236,16 +236,15 @@ def judge_reports(judge, # RubricJudge
 # %% ../../nbs/70_judge/16_reports.ipynb #fff146ec
 def labels_of(verdicts,  # .jsonl of verdicts as `judge_reports` writes them, or rows
               items,  # [(task, report, paragraphs)] that were judged
-              room=SOURCES_TOKENS,  # estimated tokens of sources in a label
               ):
     "Yield a label row for each verdict on one of the reports; verdicts on others, and on reports that were missing, give none."
-    known = {task["id"]: (task, report, cited_sources(report, paragraphs, room)) for task, report, paragraphs in items}
+    known = {task["id"]: (task, report, paragraphs) for task, report, paragraphs in items}
     for place, row, wrong in rows_of(verdicts):
         if wrong:
             raise InputError(f"{place}: {wrong}")
         if row["task"] in known and not row.get("missing"):
-            task, report, sources = known[row["task"]]
-            yield label_row(task, row["number"], report, sources, row["verdict"], row.get("explanation", ""))
+            task, report, paragraphs = known[row["task"]]
+            yield label_row(task, row["number"], report, paragraphs, row["verdict"], row.get("explanation", ""))
 
 # %% ../../nbs/70_judge/16_reports.ipynb #42fc12fd
 def judged_rows(task, truth, judgements, **more): # task, true verdicts, Judgements, further fields -> rows for `stepdr.judge.agreement`
