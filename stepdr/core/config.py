@@ -46,7 +46,12 @@ def validate(settings):
 @dataclass(frozen=True)
 class WorldSettings:
     "The closed web."
+    graph: str = setting("", "folder of facts like data/kg; empty: the project's own")
     wrong_on_low: float = setting(0.5, "share of what an untrusted page says that is wrong", 0.0, 1.0)
+    outdated: float = setting(0.3, "share of that which is an old entry with its year", 0.0, 1.0)
+    copied: float = setting(0.25, "share of untrusted pages that copy a trusted one", 0.0, 1.0)
+    disputed: float = setting(0.07, "share of topics' facts on which trusted sites differ, at most one a topic", 0.0, 1.0)
+    silent: float = setting(0.055, "share of topics' facts that no page states, at most one a topic", 0.0, 1.0)
     dead: float = setting(0.04, "share of pages that are dead", 0.0, 1.0)
     def __post_init__(self): validate(self)
 

@@ -19,10 +19,11 @@ from .state import clock, stage_state
 # %% ../../nbs/95_run/12_run_commands.ipynb #1593623d
 def run_command(options) -> int:
     "Run the pipeline, or list its stages or parameters."
-    given = dict(profile=options.profile, out=options.out, seed=options.seed, overrides=options.parameter,
+    changes = options.parameter + ([f"world.graph={options.graph}"] if options.graph else [])
+    given = dict(profile=options.profile, out=options.out, seed=options.seed, overrides=changes,
                  device=options.device, kernel_name=options.kernel, gpu=options.gpu)
     if options.list_parameters:
-        return print(parameters_table(resolve_settings(options.profile, options.parameter))) or 0
+        return print(parameters_table(resolve_settings(options.profile, changes))) or 0
     if options.list:
         run = open_run(**given)
         print(stages_table(run), flush=True)
@@ -80,6 +81,9 @@ def _add_run_options(parser):
     "The options of `stepdr run`."
     parser.add_argument("--profile", default="tiny", help="settings of all stages (default: tiny)")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: reports/PROFILE-seedN)")
+    parser.add_argument("--graph", metavar="DIR",
+                        help="facts of your own in the place of data/kg: triples.txt, entity.txt, relation.txt and "
+                             "perhaps wording.json (data/README.md tells their form)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides all that is random (default: 0)")
     parser.add_argument("--from", dest="from_stage", metavar="STAGE",
                         help="leave the stages before this one as they are")

@@ -30,7 +30,7 @@ class Stage:
 
 # %% ../../nbs/95_run/02_stages.ipynb #14deb048
 STAGES = (
-    Stage("world", "10_world/12_closed_web.ipynb", project=("data/kg",), writes=("world",), seconds=15),
+    Stage("world", "10_world/12_closed_web.ipynb", project=("data/kg",), writes=("world",), check="world.closed_web:check_facts", seconds=15),
     Stage("synthesis", "40_synthesis/54_build.ipynb", project=("data/authority",), reads=("world",), writes=("data",), check="synthesis.build:check_mixtures", seconds=60),
     Stage("base", "50_model/02_base.ipynb", reads=("data",), writes=("models/base",), check="model.base:check_base", seconds=20),
     Stage("midtrain", "60_train/04_midtrain.ipynb", reads=("data", "models/base"), writes=("models/midtrain", "models/midtrain_curve"),

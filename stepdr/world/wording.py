@@ -36,12 +36,12 @@ class Kind:
     reference: str = "It"  # stands for the name once that was said
     surname: bool = False  # whether the last word of a name can stand for it
 
-# %% ../../nbs/10_world/03_wording.ipynb #cb3a1d4a
+# %% ../../nbs/10_world/03_wording.ipynb #bd5bad83
 def default_wording(relation): # name of a relation -> Wording
     "Words made of the relation's name."
     noun = re.sub(r"[_-]+", " ", relation).strip()
-    return Wording(relation, noun, noun.capitalize(), "Facts", (f"The {noun} of {{S}} is {{V}}.",),
-                   (noun.lower(),), f"What is the {noun} of {{S}}?")
+    sentences = (f"The {noun} of {{S}} is {{V}}.", f"{{S}} has {{V}} as {noun}.", f"{{V}} is the {noun} of {{S}}.")
+    return Wording(relation, noun, noun.capitalize(), "Facts", sentences, (noun.lower(),), f"What is the {noun} of {{S}}?")
 
 # %% ../../nbs/10_world/03_wording.ipynb #84635a61
 def _typed(value, kind, where): # value, str or bool or "list", place in the file -> the value; lists as tuples
