@@ -38,7 +38,8 @@ def test_statements_hold_their_values_where_they_say(web):
         assert s.value_name == web.graph.names[s.value] and s.value_name in p.text[s.start:s.end], (p.text, s)
         assert s.correct == (web.graph.facts[s.entity][s.relation] == s.value and not s.year)
         assert not s.year or p.date[:4] == str(s.year) or str(s.year) in p.text
-    assert not [p for p in web.world.paragraphs.values() if "{" in p.text or passage_kind(p.text, p.heading) in ("menu", "title", "caption")]
+    kinds = {passage_kind(p.text, p.heading) for p in web.world.paragraphs.values()}
+    assert kinds == {"prose", "data"} and not [p for p in web.world.paragraphs.values() if "{" in p.text]
 
 
 def test_every_fact_stands_on_a_trusted_page_unless_it_is_silent(web):
@@ -53,9 +54,10 @@ def test_every_fact_stands_on_a_trusted_page_unless_it_is_silent(web):
 def test_trusted_sites_differ_on_disputed_facts_only(web):
     trusted = {}
     for p, s in statements(web.world):
-        if p.site in TRUSTED and not s.year: trusted.setdefault((s.entity, s.relation), {}).setdefault(s.value, set()).add(p.site)
+        if p.site in TRUSTED and not s.year: trusted.setdefault((s.entity, s.relation), set()).add(s.value)
     disputed = {(e, r): values for e, facts in web.world.disputed.items() for r, values in facts.items()}
-    assert {key: set(values) for key, values in trusted.items() if len(values) > 1} == {k: set(v) for k, v in disputed.items()}
+    differ = {fact: found for fact, found in trusted.items() if len(found) > 1}
+    assert differ == {fact: set(values) for fact, values in disputed.items()}
     assert all(web.graph.facts[e][r] == values[0] for (e, r), values in disputed.items())
     facts = sum(len(f) for e, f in web.graph.facts.items() if topic_type(web.graph, e))
     assert 0.05 < len(disputed) / facts < 0.07
@@ -124,14 +126,16 @@ def test_a_folder_may_say_some_of_its_words(tmp_path):
     ({"kinds": {"ship": {"surname": "yes"}}}, "kinds.ship.surname: expected true or false"),
 ])
 def test_bad_words_are_named_with_file_and_field(tmp_path, wording, message):
-    with pytest.raises(InputError, match=f"wording.json: .*{message}"): load_graph(facts_folder(tmp_path / "ships", wording))
+    folder = facts_folder(tmp_path / "ships", wording)
+    with pytest.raises(InputError, match=f"wording.json: .*{message}"): load_graph(folder)
 
 
 def test_facts_without_topics_are_refused_before_a_run(tmp_path):
     folder = facts_folder(tmp_path / "ships", {"kinds": {"boat": {"has": []}}})
     (folder / "triples.txt").write_text("e0\tr1\te30\n")
     with pytest.raises(InputError, match="0 topics, 10 are needed"): check_facts(WorldSettings(graph=str(folder)))
-    with pytest.raises(InputError, match="entity.txt: no such file"): check_facts(WorldSettings(graph=str(tmp_path / "none")))
+    missing = WorldSettings(graph=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="entity.txt: no such file"): check_facts(missing)
     (folder / "wording.json").write_text("{")
     with pytest.raises(InputError, match="wording.json: not JSON"): check_facts(WorldSettings(graph=str(folder)))
 

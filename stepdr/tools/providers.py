@@ -111,12 +111,12 @@ class ClosedWebProvider(Provider):
         self.authority = Authority([Record(site, site.partition(".")[0], tier, kind, "", "en", "closed web") for site, tier, kind in _CLOSED_SITES])
 
     def _paragraph(self, found, position=0): # closed-web paragraph -> Paragraph with the same id
-        return Paragraph(found.id, found.url, found.title, found.text, found.heading, "en", "", position)
+        return Paragraph(found.id, found.url, found.title, found.text, found.heading, "en", found.date, position)
 
     async def search(self, query, topk=10, site="", language="", since="", until=""):
         here = lambda rows: [p for p in rows if not site or on_site(p.url, site)]
         found = here(self.web.index.search(query, 100)) or here(self.web.index.nearest(query, 100))
-        return [SearchHit(p.url, p.title, p.text, "", "en", 0.0, self._paragraph(p)) for p in found[:topk]]
+        return [SearchHit(p.url, p.title, p.text, p.date, "en", 0.0, self._paragraph(p)) for p in found[:topk]]
 
     def page(self, url): return [self._paragraph(self.web.world.paragraphs[key], i) for i, key in enumerate(self.web.world.pages.get(url, ()))]
 

@@ -28,9 +28,10 @@ def relation_words(wording): # Wording -> list of texts
     "What a relation is searched by: its name, its noun and its cues."
     return list(dict.fromkeys([wording.relation, wording.noun, *wording.cues]))
 
-# %% ../../nbs/10_world/06_index.ipynb #f6b97b65
-COMMON = frozenset(words("a an and are as at by did do does for from has have how in is it its of on or that the their they "
-                         "this to was were what when where which who whom whose why with"))
+# %% ../../nbs/10_world/06_index.ipynb #071c31b4
+COMMON = frozenset(words(
+    "a an and are as at by did do does for from has have how in is it its of on or that the their they this to was "
+    "were what when where which who whom whose why with"))
 AGAIN = 0.7 # how much less a relation counts for a paragraph where the surest source has stated it before
 
 
@@ -66,7 +67,7 @@ class ParagraphIndex:
         return " ".join([p.title, *graph.aliases.get(p.entity, []), p.heading, p.text, *said])
 
     def search(self, query, topk=3): # -> tuple of Paragraph, best first
-        "Paragraphs that have all words of a query; where none has, or it asks for several relations, those that have most."
+        "Paragraphs that have all words of a query; where none has, or it asks for several relations, the nearest."
         found = self.every(query, topk) if len(self._asked(words(query))) < 2 else ()
         return found or self.nearest(query, topk)
 
@@ -80,17 +81,19 @@ class ParagraphIndex:
         return self.rerank(self.scored(needed, 100, every=True), terms, topk)
 
     def _nearest(self, query, topk=3): # -> tuple of Paragraph, best first
-        "Paragraphs that have the most words of a query, a rare word counting more, or a subject that it names."
+        "Paragraphs on a subject that the query names, else those with most of its words, a rare word counting more."
         terms = words(query)
-        scored, weights = self.scored(terms, 1000, every=False), {
-            term: math.log(1 + len(self.paragraphs) / (1 + self._searcher.doc_freq("text", term))) for term in terms}
+        scored, count = self.scored(terms, 1000, every=False), len(self.paragraphs)
+        weights = {t: math.log(1 + count / (1 + self._searcher.doc_freq("text", t))) for t in terms}
         shares = {number: sum(weight for term, weight in weights.items() if term in self.words[number])
                   for _, number in scored}
-        best = max(shares.values(), default=0)
+        most = max(shares.values(), default=0)
         named = {number for _, number in scored if self._named(number, terms)}
-        return self.rerank([row for row in scored if row[1] in named or not named and shares[row[1]] > 0.999 * best], terms, topk)
+        best = [row for row in scored if row[1] in named or not named and shares[row[1]] > 0.999 * most]
+        return self.rerank(best, terms, topk)
 
-    def scored(self, terms, limit, every): # words, most results, whether all words must occur -> [(BM25 score, paragraph number)]
+    def scored(self, terms, limit, every): # words, most results, whether all must occur -> [(score, paragraph number)]
+        "By BM25, best first."
         if not terms: return []
         parsed = self._index.parse_query(" ".join(terms), ["text"], conjunction_by_default=every)
         return [
@@ -100,12 +103,13 @@ class ParagraphIndex:
     def _named(self, number, terms): # paragraph number, words -> whether the words hold a name of its subject
         return any(contains(terms, name) for name in self.names[self.paragraphs[number].entity])
 
-    def rerank(self, scored, terms, topk): # (BM25 score, paragraph number) pairs, words, how many -> tuple of Paragraph, best first
-        "Relevance, then authority: a name in the query doubles, so does each relation asked for that is not yet stated."
+    def rerank(self, scored, terms, topk): # (score, paragraph number) pairs, words, how many -> tuple of Paragraph
+        "Best first: a name in the query doubles, so does a relation asked for and not yet stated; then authority."
         asked, waiting, found, sure = self._asked(terms), {}, [], {}
         for score, number in scored:
             p = self.paragraphs[number]
-            base = score * (2.0 if self._named(number, terms) else 1.0) * (1 + self.authority_weight * AUTHORITY[p.site])
+            base = score * (2.0 if self._named(number, terms) else 1.0)
+            base *= 1 + self.authority_weight * AUTHORITY[p.site]
             waiting[number] = (base, asked & {s.relation for s in p.statements})
         while waiting and len(found) < topk:
             worth = {n: base * (1 + sum(1 - AGAIN * sure.get(r, 0) for r in stated))

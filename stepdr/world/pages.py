@@ -78,9 +78,9 @@ def wrong_values(graph, split): # -> function (entity, relation, rng) -> another
         return rng.choice(options) if options else true
     return draw
 
-# %% ../../nbs/10_world/04_pages.ipynb #2c87bdfd
-def hard_facts(graph, rates, draw_wrong, rng): # Graph, Rates, `wrong_values`' function, random -> (disputed, silent) as in World
-    "Deal disputed and silent facts among topics of three facts or more: at most one of each for a topic."
+# %% ../../nbs/10_world/04_pages.ipynb #b060cd8c
+def hard_facts(graph, rates, draw_wrong, rng): # Graph, Rates, `wrong_values`' function, random -> (disputed, silent)
+    "Deal them, as in World, among topics of three facts or more: at most one of each for a topic."
     disputed, silent = {}, {}
     for entity in sorted(graph.facts):
         if not topic_type(graph, entity) or len(graph.facts[entity]) < 3: continue
@@ -92,7 +92,7 @@ def hard_facts(graph, rates, draw_wrong, rng): # Graph, Rates, `wrong_values`' f
                 if other != true: disputed[entity] = {relation: [true, other]}
     return disputed, silent
 
-# %% ../../nbs/10_world/04_pages.ipynb #cbac287e
+# %% ../../nbs/10_world/04_pages.ipynb #12d68089
 @dataclass(frozen=True)
 class Draft:
     "A page before its text."
@@ -150,7 +150,8 @@ class Drafts:
         "A page that errs: with a wrong value, or with an old entry."
         said, year = [], self.rng.randint(1996, 2012)
         for relation, value in facts.items():
-            wrong = self.draw_wrong(entity, relation, self.rng) if self.rng.random() < self.rates.wrong_on_low else value
+            errs = self.rng.random() < self.rates.wrong_on_low
+            wrong = self.draw_wrong(entity, relation, self.rng) if errs else value
             old = wrong != value and self.rng.random() < self.rates.outdated
             said.append(self.statement(entity, relation, wrong, year if old else 0))
         return Draft(site, site, f"{entity} {site}", tuple(said), self.date(year if any(s.year for s in said) else 0))

@@ -6,8 +6,7 @@
 __all__ = ['STYLES', 'FORMS', 'Statement', 'Subject', 'Style', 'small_start', 'sentence', 'two_in_one', 'word_for', 'filled',
            'prose', 'row', 'profile', 'listing', 'thread', 'paragraph_text']
 
-# %% ../../nbs/10_world/05_styles.ipynb #434e3c8c
-import re
+# %% ../../nbs/10_world/05_styles.ipynb #8481878d
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -35,10 +34,10 @@ class Subject:
     date: str  # "YYYY-MM-DD"
     alias: str = ""  # another name
 
-# %% ../../nbs/10_world/05_styles.ipynb #8922a4dc
+# %% ../../nbs/10_world/05_styles.ipynb #f642adc0
 @dataclass(frozen=True)
 class Style:
-    "How a site writes; chances are from 0 to 1. In a filler `{S}` is the subject, `{A}` its other name, `{D}` the date."
+    "How a site writes; chances are from 0 to 1. In a filler {S} is the subject, {A} its other name, {D} the date."
     form: str  # "prose", "profile", "list" or "thread"
     before: tuple = ()  # sentences without facts that begin a paragraph
     after: tuple = ()  # others, that end one
@@ -61,13 +60,14 @@ STYLES = {
         "A bibliography is available from the department.", "The letters of the period are silent on the rest.",
         "Scholars have given more attention to other matters.", "Some papers use the name {A}."), 0.75, 0.45),
     "almanac.example": Style("profile"),
-    "press.example": Style("prose", ("As we reported on {D}, interest in {S} has not faded.",), (
-        "This page was last changed on {D}.", "Our desk put this profile together on {D}.",
-        "Readers sent in small corrections, which we made on {D}.", "A longer piece will follow in the weekend edition.",
-        "We looked up the details again on {D}.", "This profile was first printed on {D}."), 0.7, 0.4),
+    "press.example": Style("prose", (
+        "Our reporters looked up {S} again this week.", "{S} is in the news again.", "From our archive, {D}."), (
+        "This page was last changed on {D}.", "Our desk put this profile together for the weekend.",
+        "Readers sent in small corrections, which we have made.",
+        "A longer piece will follow in the Sunday edition.", "The text was shortened for this page."), 0.65, 0.4),
     "blog.example": Style("prose", (
         "I have been meaning to write this up for weeks.", "I read about {S} on the train and made some notes.",
-        "A friend asked me about {S}, so here goes.", "Another short post, this time on {S}."), (
+        "A friend asked me about {S}, so here goes.", "Another short post on {S}."), (
         "I found this in my own notes, so take it with some care.", "I could not find much else, to be honest.",
         "Correct me in the comments if I got something wrong.", "That is all I have for today.",
         "I still want to read more about {S}."), 0.85, 0.3,
@@ -76,10 +76,11 @@ STYLES = {
         "Hope that helps.", "No source, sorry.", "Somebody else may know more.", "Just my two cents."),
         0.4, 0.3, ("I think ", "Pretty sure ", "As far as I remember, ", "From memory, "), 0.5),
     "fans.example": Style("list", (
-        "Everything we know about {S} so far:", "{S}, the quick facts:", "For new fans of {S}:", "Our page about {S}:")),
+        "Everything we know about {S} so far:", "{S}, the quick facts:", "For new fans of {S}:",
+        "Our page about {S}:")),
 }
 
-# %% ../../nbs/10_world/05_styles.ipynb #17db1f76
+# %% ../../nbs/10_world/05_styles.ipynb #52b23931
 _OUTDATED = ("In {Y}, the {N} of {S} was given as {V}.", "A listing of {Y} names {V} as the {N} of {S}.",
              "As of {Y}, {V} was entered as the {N} of {S}.")
 
@@ -89,7 +90,12 @@ def small_start(text, names): # sentence, names -> sentence as it goes on after 
     return text if any(text.startswith(name) for name in names if name) else text[0].lower() + text[1:]
 
 
-def sentence(statement, subject, word, wording, rng): # fact, whose, word for it, {relation: Wording}, random -> sentence
+def sentence(statement, # fact
+             subject, # whose
+             word, # name or reference word for it
+             wording, # {relation: Wording}
+             rng, # random.Random
+             ): # -> sentence
     "One fact in one sentence; one with a year says that it is an old entry."
     words, value = wording[statement.relation], statement.value_name
     if statement.year:
@@ -102,7 +108,7 @@ def sentence(statement, subject, word, wording, rng): # fact, whose, word for it
     return say(rng.choice(opening), word, value) if opening else say(rng.choice(forms), subject.name, value)
 
 
-def two_in_one(first, second, word, wording, rng): # two facts, word for their subject, ... -> sentence, or "" if they do not fit
+def two_in_one(first, second, word, wording, rng): # two facts, as `sentence` -> sentence, or "" if they do not fit
     "\"Born in A, she studied at B.\" or \"X was born in A and studied at B.\""
     if first.year or second.year: return ""
     opening = wording[first.relation].opening
@@ -120,14 +126,19 @@ def word_for(subject, rng): # whom, random -> word for a subject that was named 
     words = references(subject.kind, subject.name)
     return words[0] if rng.random() < 0.9 else words[-1]
 
-# %% ../../nbs/10_world/05_styles.ipynb #e5e24d49
+# %% ../../nbs/10_world/05_styles.ipynb #6751e0d5
 def filled(text, subject): # filler, whom -> sentence
     "With names and date in their places."
     day = date.fromisoformat(subject.date)
     return text.replace("{S}", subject.name).replace("{A}", subject.alias).replace("{D}", f"{day.day} {day:%B %Y}")
 
 
-def prose(statements, subject, style, wording, rng): # facts, whose, Style, {relation: Wording}, random -> [(sentence, its statements)]
+def prose(statements, # facts
+          subject, # whose
+          style, # Style
+          wording, # {relation: Wording}
+          rng, # random.Random
+          ): # -> [(sentence, its statements)]
     "Sentences: the name first, then a word for it; now and then two facts in one, a hedge, a filler."
     pieces, waiting = [], list(statements)
     while waiting:
@@ -140,15 +151,17 @@ def prose(statements, subject, style, wording, rng): # facts, whose, Style, {rel
             names = [subject.name, "" if is_reference(word) else word, *(s.value_name for s in said)]
             text = rng.choice(style.hedges) + small_start(text, names)
         pieces.append((text, said))
-    for texts, place, chance in ((style.before, 0, style.filler / 2), (style.after, len(pieces) + 1, style.filler)):
+    ends = ((style.before, 0, style.filler / 2), (style.after, len(pieces) + 1, style.filler))
+    for texts, place, chance in ends:
         texts = [t for t in texts if subject.alias or "{A}" not in t]
         if texts and rng.random() < chance: pieces.insert(place, (filled(rng.choice(texts), subject), []))
     return pieces
 
-# %% ../../nbs/10_world/05_styles.ipynb #a03e0e9c
+# %% ../../nbs/10_world/05_styles.ipynb #6a036da5
 def row(statement, wording): # fact, {relation: Wording} -> "Born in: London"
     "A label and its value, with the year of an old entry."
-    return f"{wording[statement.relation].label}{f' ({statement.year})' if statement.year else ''}: {statement.value_name}"
+    year = f" ({statement.year})" if statement.year else ""
+    return f"{wording[statement.relation].label}{year}: {statement.value_name}"
 
 
 def profile(statements, subject, style, wording, rng): # as `prose` -> [(sentence or row, its statements)]
@@ -170,8 +183,8 @@ def listing(statements, subject, style, wording, rng): # as `prose` -> [(line, i
 def thread(statements, subject, style, wording, rng): # as `prose` -> [(line, its statements)]
     "A question about the first fact, and an answer that goes on to the others."
     question = wording[statements[0].relation].question.replace("{S}", subject.name)
-    return [(f"Q: {question}", []), *((f"A: {text}" if n == 0 else text, said) for n, (text, said) in
-                                      enumerate(prose(statements, subject, style, wording, rng)))]
+    (first, said), *more = prose(statements, subject, style, wording, rng)
+    return [(f"Q: {question}", []), (f"A: {first}", said), *more]
 
 
 FORMS = {"prose": (prose, " "), "profile": (profile, " | "), "list": (listing, "\n"), "thread": (thread, " ")}

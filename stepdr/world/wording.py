@@ -36,12 +36,13 @@ class Kind:
     reference: str = "It"  # stands for the name once that was said
     surname: bool = False  # whether the last word of a name can stand for it
 
-# %% ../../nbs/10_world/03_wording.ipynb #bd5bad83
+# %% ../../nbs/10_world/03_wording.ipynb #587b9d5f
 def default_wording(relation): # name of a relation -> Wording
     "Words made of the relation's name."
     noun = re.sub(r"[_-]+", " ", relation).strip()
     sentences = (f"The {noun} of {{S}} is {{V}}.", f"{{S}} has {{V}} as {noun}.", f"{{V}} is the {noun} of {{S}}.")
-    return Wording(relation, noun, noun.capitalize(), "Facts", sentences, (noun.lower(),), f"What is the {noun} of {{S}}?")
+    question = f"What is the {noun} of {{S}}?"
+    return Wording(relation, noun, noun.capitalize(), "Facts", sentences, (noun.lower(),), question)
 
 # %% ../../nbs/10_world/03_wording.ipynb #84635a61
 def _typed(value, kind, where): # value, str or bool or "list", place in the file -> the value; lists as tuples
@@ -62,8 +63,9 @@ def _entry(raw, types, where): # JSON object, {field: kind}, place -> {field: va
         if field not in types: raise InputError(f"{where}.{field}: unknown field; there are {', '.join(types)}")
     return {field: _typed(value, types[field], f"{where}.{field}") for field, value in raw.items()}
 
-# %% ../../nbs/10_world/03_wording.ipynb #eb142fbf
-_RELATION = {"noun": str, "label": str, "section": str, "sentences": "list", "cues": "list", "question": str, "opening": str}
+# %% ../../nbs/10_world/03_wording.ipynb #c9d6b0f5
+_RELATION = {"noun": str, "label": str, "section": str, "sentences": "list", "cues": "list", "question": str,
+             "opening": str}
 _KIND = {"has": "list", "implicit": "list", "reference": str, "surname": bool}
 
 
@@ -93,7 +95,7 @@ def _kind(name, raw, relations, where): # name, its JSON object, names of all re
             if relation not in relations: raise InputError(f"{where}.{field}: unknown relation {relation!r}")
     return kind
 
-# %% ../../nbs/10_world/03_wording.ipynb #486f9a67
+# %% ../../nbs/10_world/03_wording.ipynb #a812c190
 def load_wording(folder, # of facts
                  relations, # names of its relations
                  ): # -> ({relation: Wording}, {name: Kind}), both whole
@@ -104,7 +106,8 @@ def load_wording(folder, # of facts
         except ValueError as error: raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(raw, dict): raise InputError(f"{path}: expected an object with relations and kinds")
     for part, value in raw.items():
-        if part not in ("relations", "kinds"): raise InputError(f"{path}: unknown part {part!r}; there are relations, kinds")
+        if part not in ("relations", "kinds"):
+            raise InputError(f"{path}: unknown part {part!r}; there are relations, kinds")
         if not isinstance(value, dict): raise InputError(f"{path}: {part}: expected an object, got {value!r:.60}")
     said = raw.get("relations", {})
     for name in said:
@@ -112,10 +115,11 @@ def load_wording(folder, # of facts
     # the file's order is the order in which a text tells things
     order = [*said, *(name for name in relations if name not in said)]
     wording = {name: _wording(name, said.get(name), f"{path}: relations.{name}") for name in order}
-    kinds = {name: _kind(name, kind, relations, f"{path}: kinds.{name}") for name, kind in raw.get("kinds", {}).items()}
+    kinds = {name: _kind(name, kind, relations, f"{path}: kinds.{name}")
+             for name, kind in raw.get("kinds", {}).items()}
     return wording, kinds or {"topic": Kind("topic", ())}
 
-# %% ../../nbs/10_world/03_wording.ipynb #695ecea6
+# %% ../../nbs/10_world/03_wording.ipynb #3a13995c
 _PLURAL = {"was": "were", "is": "are", "has": "have", "does": "do", "goes": "go"}
 
 
@@ -127,8 +131,8 @@ def _agree(verb): # verb in the third person singular -> the same after "they"
     return verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb
 
 
-def article(text, value): # text, name of the value in it -> text with "a" or "an" before the value, as its first sound asks
-    "The indefinite article before a value."
+def article(text, value): # text, name of the value in it -> text with the right article before the value
+    "\"a\" or \"an\", as the first sound asks, where the text has one of them."
     an = re.match(r"[aeiou]", value.lower()) and not re.match(r"(uni|use|eu|one)", value.lower())
     return re.sub(rf"\b([Aa])n?(?= {re.escape(value)})", r"\1n" if an else r"\1", text)
 
@@ -148,15 +152,15 @@ def say(sentence, # of a Wording
     if is_reference(subject) and not sentence.startswith("{S}"): subject = subject[0].lower() + subject[1:]
     return article(sentence.replace("{V}", value), value).replace("{S}", subject)
 
-# %% ../../nbs/10_world/03_wording.ipynb #b79c5c88
+# %% ../../nbs/10_world/03_wording.ipynb #71c6303b
 def surname(name): # -> last word of a person's name, or "" where that would not do
     "The word by which a text goes on to speak of a person."
     parts = name.split()
     plain = len(parts) > 1 and parts[0] != "The" and all(re.fullmatch(r"[A-Z][A-Za-z'.-]*", part) for part in parts)
-    return parts[-1] if plain and re.fullmatch(r"[A-Z][a-z]+[A-Za-z'-]*", parts[-1]) and parts[-1] not in ("Jr.", "Junior") else ""
+    return parts[-1] if plain and re.fullmatch(r"[A-Z][a-z]+[A-Za-z'-]*", parts[-1]) and parts[-1] != "Junior" else ""
 
 
-def references(kind, name): # Kind or None, name -> words that can stand for the name in a sentence that begins with them
+def references(kind, name): # Kind or None, name -> words that can stand for the name where a sentence begins
     "The surname where there is one, then the kind's own word."
     if kind is None: return ["It"]
     last = surname(name) if kind.surname else ""
