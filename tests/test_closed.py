@@ -11,7 +11,6 @@ from stepdr.core.prompts import SCHEMAS
 from stepdr.synthesis.build import CATEGORIES, make_sets, read_mixture
 from stepdr.agent.protocol import PROTOCOLS, opening
 from stepdr.synthesis.closed import CLOSED_RULES, role_in
-from stepdr.synthesis.tasks import aspects_of
 from stepdr.synthesis.trajectories import malformed
 from stepdr.core.trajectory import CITE
 from stepdr.world.closed_web import ClosedWeb, save_web

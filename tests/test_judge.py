@@ -12,7 +12,8 @@ from stepdr.judge import answers, data, labels, reinforce, train
 from stepdr.judge.judges import Judgement, RubricJudge, TrainedJudge, join_trials
 from stepdr.judge.metrics import VERDICTS
 from stepdr.judge.reports import judge_reports as judge_files, labels_of
-from stepdr.synthesis.tasks import oracle, research_tasks
+from stepdr.synthesis.tasks import research_tasks
+from stepdr.synthesis.truth import oracle
 
 SMALL = JudgeSettings(steps=4, tokens_per_step=4096, train_reports=12, test_reports=6, probed_reports=2, written=0.25, processes=1, turns=2, reply_tokens=16, rl_iterations=2, rl_labels=3,
                       rl_samples=2, rl_every=1, rl_dev_labels=6, answer_tokens=16)

@@ -34,7 +34,8 @@ from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.core.usage import Usage, guess_tokens
 from stepdr.core.replies import ContextTooLong, Reply
-from stepdr.synthesis.tasks import oracle, research_tasks
+from stepdr.synthesis.tasks import research_tasks
+from stepdr.synthesis.truth import oracle
 from stepdr.tools.results import paragraph_text
 from stepdr.core.trajectory import CITE
 from stepdr.world.closed_web import ClosedWeb

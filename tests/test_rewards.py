@@ -8,7 +8,8 @@ from stepdr.core.config import InputError
 from stepdr.judge.judges import MajorityJudge, OracleJudge, WordsJudge
 from stepdr.judge.metrics import exact_match, rubric_score
 from stepdr.rl.rewards import ByTask, ExactReward, FunctionReward, Outcome, RubricReward, Scored, mean_parts, reward_from, rewardable
-from stepdr.synthesis.tasks import oracle, question_tasks, research_tasks
+from stepdr.synthesis.tasks import question_tasks, research_tasks
+from stepdr.synthesis.truth import oracle
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
 

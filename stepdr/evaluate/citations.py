@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..core.artifacts import root
 from ..core.config import InputError
 from ..core.outcomes import SetAside
 from ..core.prompts import GRADERS, teacher_messages, wording
@@ -26,7 +27,9 @@ from .cited_statements import (
     CHINESE_CHARACTER, Cited, CitedStatement, deduplicate, extract_citations, is_url, read_sources, source_key)
 from ..judge.intervals import bootstrap, interval, resamples
 from ..judge.metrics import citation_scores, fact_scores
-from ..synthesis.tasks import mentions
+from ..synthesis.claims import relation_cues
+from ..synthesis.truth import statement_borne
+from ..world.facts import load_graph
 
 # %% ../../nbs/90_evaluate/10_citations.ipynb #f7ae364c
 @dataclass(frozen=True)
@@ -108,12 +111,20 @@ class CitationJudge:
 class TruthCitations(CitationJudge):
     "The closed web's truth. Give its paragraphs to the reader: what was never read proves nothing."
     name, by_heading = "truth", True
+    def __init__(self, words=None, # {relation: Wording} of the facts; None: of those that the project ships
+                 ):
+        words = load_graph(root() / "data" / "kg").wording if words is None else words
+        self.cues = {relation: relation_cues(one) for relation, one in words.items()}
+
+    def one(self, statement, paragraph): # -> CitationCheck
+        "Whether a paragraph bears a statement, and whether it is right itself."
+        found = statement_borne(statement.text, statement.heading, paragraph, self.cues)
+        return CitationCheck("supported" if found else "unsupported", true=all(s.correct for s in found) if found else None)
+
     async def check(self, statements, source):
-        paragraph = source.paragraph
-        if not hasattr(paragraph, "value_name"):
+        if not hasattr(source.paragraph, "statements"):
             raise InputError("citations: the truth is known for paragraphs of the closed web alone; name another judge")
-        return [CitationCheck("supported" if s.heading == paragraph.heading and mentions(s.text, paragraph.value_name)
-                      else "unsupported", true=paragraph.correct) for s in statements]
+        return [self.one(statement, source.paragraph) for statement in statements]
 
 # %% ../../nbs/90_evaluate/10_citations.ipynb #43c927f2
 _STOP = frozenset(

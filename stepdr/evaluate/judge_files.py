@@ -47,7 +47,7 @@ def probe_names(probes): # names with commas; "": all -> list of names
 def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1, endpoint=None): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
     "How often changes that must not matter flip a judge's verdicts on a file of reports."
     from stepdr.judge.reports import probe_judge
-    from stepdr.synthesis.tasks import oracle
+    from stepdr.synthesis.truth import oracle
     names = probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
     judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials, rubrics_per_request=rubrics_per_request), price=price, **(endpoint or {}))
@@ -97,7 +97,7 @@ def right_verdicts(path, items): # verdict rows {"task", "number" or "criterion"
 def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price="", endpoint=None): # as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
     "One rubric a request against several, on a file of reports; the same command goes on in OUT and pays nothing twice."
     from stepdr.judge.reports import judge_modes
-    from stepdr.synthesis.tasks import oracle
+    from stepdr.synthesis.truth import oracle
     names = [] if probes == "none" else probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
     truths = right_verdicts(right, items) if right else [oracle(*item) for item in items] if checked else None

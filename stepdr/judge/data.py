@@ -18,7 +18,7 @@ from .judges import OracleJudge
 from .labels import label_rows
 from ..model.batched import run_episodes
 from ..synthesis.expert import Care, expert_toolbox, paragraphs_read, research
-from ..synthesis.tasks import sections
+from ..synthesis.claims import sections
 from ..tools.tool import run_async
 from ..tools.toolset import episode_toolbox
 

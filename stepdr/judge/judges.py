@@ -35,7 +35,8 @@ from ..core.usage import guess_tokens
 from ..core.connection import endpoint_settings
 from ..core.prompts import SCHEMAS, prompt, teacher_messages, wording
 from ..synthesis.rubrics import VERBS, VERBS_ZH, content
-from ..synthesis.tasks import mentions, statements, verdict
+from ..synthesis.truth import statements, verdict
+from ..synthesis.claims import mentions
 from ..core.trajectory import cited_ids, without_citations
 
 # %% ../../nbs/70_judge/10_judges.ipynb #24182f6c
@@ -104,7 +105,7 @@ def read_paragraphs(paragraphs, report, web): # {id: Paragraph}, list of ids or 
     return {key: web.world.paragraphs[key] for key in ids if key in web.world.paragraphs}
 
 def oracle_reason(rubric, rows, paragraphs) -> str:
-    "What a true verdict rests on, in a sentence: which statement (`stepdr.synthesis.tasks.statements`), which source."
+    "What a true verdict rests on, in a sentence: which statement (`stepdr.synthesis.truth.statements`), which source."
     check = rubric["check"]
     if check["kind"] in ("trusted", "unsourced"):
         good = sum(row["trusted" if check["kind"] == "trusted" else "supported"] for row in rows)

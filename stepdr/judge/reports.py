@@ -261,7 +261,7 @@ async def compare_judges(judge, truth, items): # RubricJudge, RubricJudge that i
 async def probe_judge(judge, # RubricJudge
                       items, # [(task, report, paragraphs)]
                       probes=tuple(PROBES), seed=0, samples=2000,
-                      truth=None, # function (task, report, paragraphs) -> verdicts, such as `stepdr.synthesis.tasks.oracle`, to leave out what a change really alters
+                      truth=None, # function (task, report, paragraphs) -> verdicts, such as `stepdr.synthesis.truth.oracle`, to leave out what a change really alters
                       before=None, # its verdicts on the items, if it gave them already
                       ): # -> as `flip_rates`
     "How often changes that must not matter flip a judge's verdicts."

@@ -30,7 +30,7 @@ from .reinforce import reinforce
 from .reports import compare_judges, probe_judge, rows_of
 from ..model.base import load_causal, reading
 from ..model.renderer import renderer_for
-from ..synthesis.tasks import oracle
+from ..synthesis.truth import oracle
 from ..tools.tool import chance
 from ..train.rows import made_before, train_files, training_identity
 from ..world.closed_web import load_web

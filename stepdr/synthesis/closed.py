@@ -29,7 +29,8 @@ from .reflection import Attempt, ReflectionSettings, reflect_loop
 from .rubrics import RubricSettings, rubric_faults, two_steps
 from .question_checks import one_search_finds
 from .edge_checks import check_edges, read_subgraph
-from .tasks import aspects_of, chains, mentions, question_task, question_tasks, request_text, research_task, sections
+from .tasks import chains, question_task, question_tasks, request_text
+from .claims import mentions, sections
 from ..agent.protocol import PROTOCOLS, opening
 from .expert import (CLAIM, PERFECT, PROTOCOL, Care, asked, choose, expert_toolbox, groups, listed, trajectory,
     noted, section, seek, trajectory_of, turn)

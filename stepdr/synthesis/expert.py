@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..agent.episode import result_row
 from ..agent.protocol import PROTOCOLS, opening
 from ..core.trajectory import CITE, answer_of, cited_ids, without_citations
-from .tasks import oracle
+from .truth import oracle
 from ..tools.tool import run_async
 from ..tools.toolset import episode_toolbox
 from ..world.pages import TRUSTED
