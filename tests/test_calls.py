@@ -373,12 +373,13 @@ def test_a_citation_of_several_is_read_everywhere():
     from stepdr.core.reply_checks import cites
     from stepdr.evaluate.cited_statements import extract_citations
     from stepdr.evaluate.closed_web import citation_support
+    from stepdr.synthesis.truth import reading
     from stepdr.run.sections import markdown
     from stepdr.synthesis.writing import report_measures
     report = r"It is so \cite{web_0a1b2c3d,web_99ffee01} and so \cite{web_0a1b2c3d, web_4e5f6a7b}."
     ids = ["web_0a1b2c3d", "web_99ffee01", "web_4e5f6a7b"]
     assert cited_ids(report) == ids and all_cited(report) == [*ids[:2], ids[0], ids[2]] and citations(report) == (all_cited(report), 0)
-    assert [c.source for c in extract_citations(report)[0].cited] == ids and len(citation_support("## x\n" + report, {})[0][1]) == 4
+    assert [c.source for c in extract_citations(report)[0].cited] == ids and len(citation_support(reading([], "## x\n" + report, {}))[0][1]) == 4
     assert report_measures(report)["citations"] == 3 and not list(cites({"report": report}, {})) and markdown(report, ids).count('class="cite"') == 4
     row = {"id": 1, "kind": "research", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "s", "arguments": {}}}]},
                                                      {"role": "tool", "content": "\n".join(f"x \\cite{{{one}}}" for one in ids)}, {"role": "assistant", "content": f"<answer>{report}</answer>"}]}

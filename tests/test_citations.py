@@ -17,7 +17,6 @@ from threading import Thread
 import pytest
 from scripted_model import ScriptedModel, turn
 
-from stepdr.core.artifacts import root
 from stepdr.core.teacher import TeacherClient, TeacherSettings
 from stepdr.core.reply_cache import spent
 from stepdr.core.config import InputError
@@ -30,9 +29,9 @@ from stepdr.evaluate.closed_web import citation_support
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 from stepdr.synthesis.tasks import research_tasks
-from stepdr.tools.results import paragraph_text
-from stepdr.world.closed_web import ClosedWeb
-from stepdr.world.facts import load_graph
+from stepdr.synthesis.truth import reading
+from stepdr.world.closed_web import shipped_web
+from stepdr.world.wording import say
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -100,7 +99,8 @@ def test_addresses_of_one_page():
 def test_the_same_words_below_another_heading(web):
     text, p = "## {a}\nalmanac.example : born in London \\cite{{w}}\n## {b}\nalmanac.example : born in London \\cite{{w}}", next(iter(web.world.paragraphs.values()))
     assert len(extract_citations(text.format(a="x", b="y"))) == 1 and len(extract_citations(text.format(a="x", b="y"), apart=True)) == 2
-    lines = "\n".join(f"## {heading}\n{paragraph_text(p)}" for heading in (p.heading, "another"))
+    stated = p.statements[0]
+    lines = "\n".join(f"## {heading}\nIt is {stated.value_name} \\cite{{{p.id}}}." for heading in (web.graph.wording[stated.relation].noun, "Another"))
     assert [row["verdict"] for row in run(check_report("t", lines, TruthCitations(), SourceReader({p.id: p})))] == ["supported", "unsupported"]
 
 
@@ -189,31 +189,34 @@ def test_sources_come_from_what_was_read_and_from_the_network():
 # judges
 
 @pytest.fixture(scope="module")
-def web(): return ClosedWeb(load_graph(root() / "data" / "kg"))
+def web(): return shipped_web()
 
 
 def some_reports(web, count, seed=0):
     "Reports of the closed web with right, wrong, swapped, invented and missing citations."
     rng = random.Random(seed)
     for task in research_tasks(web, "dev", 0)[:count]:
-        chosen = {relation: rng.choice([p for p in web.by_entity[task["meta"]["entity"]] if p.heading == relation]) for relation in task["meta"]["asked"]}
-        lines = [f"## {relation}\n{paragraph_text(p)}" for relation, p in chosen.items()]
-        read = {p.id: p for p in chosen.values()}
-        text = "\n".join(lines)
-        kind = rng.randrange(4)
+        sentences, read = [], {}
+        for relation in task["meta"]["asked"]:
+            found = [(s, p) for p in web.by_entity[task["meta"]["entity"]] for s in p.stated(task["meta"]["entity"], relation) if not s.year and ". " not in s.value_name]
+            for s, p in rng.sample(found, min(1, len(found))):
+                read[p.id] = p
+                sentences.append(f"{say(rng.choice(web.graph.wording[relation].sentences), task['meta']['mention'], s.value_name)[:-1]} \\cite{{{p.id}}}.")
+        text, kind = "## Facts\n" + " ".join(sentences), rng.randrange(4)
+        if not read: continue
         if kind == 1: text = re.sub(r"web_\w+", lambda _: rng.choice(list(read)), text)
         if kind == 2: text = text.replace("web_", "web_9", 1)
-        if kind == 3: text = re.sub(r"\\cite\{[^}]*\}", "", text, count=1)
-        yield task["id"], text, read
+        if kind == 3: text = re.sub(r" \\cite\{[^}]*\}", "", text, count=1)
+        yield task, text, read
 
 
 def test_the_truth_says_what_the_evaluation_says(web):
     verdicts, checked = Counter(), 0
     for task, text, read in some_reports(web, 120):
-        rows = run(check_report(task, text, TruthCitations(), SourceReader(read)))
-        helps = [one for _, each in citation_support(text, read) for one in each]
+        rows = run(check_report(task["id"], text, TruthCitations(), SourceReader(read)))
+        helps = [one for _, each in citation_support(reading(task["rubrics"], text, read)) for one in each]
         assert [row["verdict"] == "supported" for row in rows if row["verdict"] != "uncited"] == helps
-        assert all(row["true"] == read[row["source"]].correct for row in rows if row["verdict"] == "supported")
+        assert all(row["true"] in {s.correct for s in read[row["source"]].statements} for row in rows if row["verdict"] == "supported")
         verdicts.update(row["verdict"] for row in rows); checked += len(rows)
     assert checked > 200 and min(verdicts[word] for word in ("supported", "unsupported", "unreachable", "uncited")) > 10
     with pytest.raises(InputError, match="closed web"): run(check_report("t", "It is long indeed \\cite{a}.", TruthCitations(), SourceReader({"a": "text"})))

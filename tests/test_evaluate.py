@@ -15,6 +15,8 @@ import pytest
 from stepdr.core.artifacts import read_json, read_jsonl, read_parquet, root, write_jsonl
 from stepdr.core.config import EvaluateSettings, InputError
 from stepdr.evaluate import closed_web as e
+from stepdr.world.pages import Paragraph
+from stepdr.world.styles import Statement
 
 SETTINGS = EvaluateSettings(split="dev", turns=2, tool_calls=2, reply_tokens=12, samples=50, processes=1)
 KINDS = ("research", "frames", "triviaqa", "simpleqa")
@@ -52,36 +54,50 @@ def here(monkeypatch):
     monkeypatch.setattr(e, "run_ranks", lambda target, job, ranks: e.evaluate_rank(job, 0, 1))
 
 
-def paragraph(number, heading, value, site="archive.example", entity="Q1"):
-    return SimpleNamespace(id=f"web_{number:08d}", heading=heading, value_name=value, site=site, entity=entity, value=f"Q-{value}")
+@pytest.fixture
+def scored():
+    "A person about whom three pages say something, and a report with a right, a badly sourced and a wrong sentence."
+    cues = {"school": ["studied"], "residence": ["lives in"], "label": ["records for"]}
+    def read(number, relation, value, site="archive.example"):
+        return Paragraph(f"web_{number:08d}", "", site, "Ann Lee", "Life", "", "Q1", "2020-01-01", (Statement("Q1", relation, f"Q-{value}", value, True),))
+    def rubric(kind, relation, value, weight):
+        check = {"kind": kind, "entity": "Q1", "subject": ["Ann Lee"], "relation": relation, "cues": cues[relation], "value": f"Q-{value}", "name": value, "names": [value]}
+        return {"criterion": "", "weight": weight, "axis": "", "role": "negative" if weight < 0 else "explicit", "check": check}
+    task = {"id": "t", "kind": "research", "rubrics": [rubric("fact", "school", "Harvard", 3.0), rubric("fact", "label", "Decca", 3.0), rubric("wrong", "residence", "Rome", -3.0), rubric("wrong", "label", "Sony", -1.0)]}
+    paragraphs = (read(1, "school", "Harvard"), read(2, "residence", "Rome", "blog.example"), read(3, "label", "Decca"))
+    report = ("## Life\nAnn Lee studied at Harvard \\cite{web_00000001} \\cite{web_00000003}. She lives in Rome \\cite{web_00000002}.\n"
+              "## Work\nAnn Lee records for Decca \\cite{web_00000009}.")
+    return SimpleNamespace(task=task, report=report, read={p.id: p for p in paragraphs})
 
 
-def task_of(*checks):
-    "A research task: (kind, relation, value, weight) for each rubric."
-    return {"id": "t", "kind": "research", "rubrics": [{"criterion": "", "weight": weight, "axis": "", "role": "",
-            "check": {"kind": kind, "relation": relation, "entity": "Q1", "value": f"Q-{value}", "name": value}} for kind, relation, value, weight in checks]}
-
-
-def test_a_report_scored_by_hand():
-    read = {p.id: p for p in (paragraph(1, "school", "Harvard"), paragraph(2, "residence", "Rome", "blog.example"), paragraph(3, "label", "Decca"))}
-    report = ("## school\nstudied at Harvard \\cite{web_00000001} \\cite{web_00000003}\n## residence\nlives in Rome \\cite{web_00000002}\n"
-              "## label\nrecords for Decca \\cite{web_00000009}")
-    task = task_of(("fact", "school", "Harvard", 3.0), ("fact", "label", "Decca", 3.0), ("wrong", "residence", "Rome", -3.0), ("wrong", "label", "Sony", -1.0))
-    scores = e.score_report(task, report, read)
+def test_a_report_scored_by_hand(scored):
+    scores = e.score_report(scored.task, scored.report, scored.read)
     assert scores["verdicts"] == ["satisfied", "partially", "satisfied", "not"]  # Decca: right, but the source was never read
+    assert scores["kinds"] == ["fact", "fact", "wrong", "wrong"] and scores["roles"] == ["explicit", "explicit", "negative", "negative"]
     assert scores["rubric"] == (3 + 1.5 - 3) / 6 and scores["rubric_strict"] == 0 and not scores["report_success"]
     # four citations, of which two support their statement; three statements, of which two are supported
     assert (scores["citations"], scores["citations_supporting"], scores["statements"], scores["statements_supported"]) == (4, 2, 3, 2)
     assert scores["citation_precision"] == 0.5 and scores["citation_recall"] == pytest.approx(2 / 3)
     assert (scores["wrong_values"], scores["wrong_repeated"]) == (2, 1)
     assert scores["cited"] == ["web_00000001", "web_00000003", "web_00000002"]  # what was never read is no source
+    assert e.met_parts(scores) == {"kinds": {"fact": 0.5, "wrong": 0.5}, "roles": {"explicit": 0.5, "negative": 0.5}}
 
 
 @pytest.mark.parametrize("report", ["", "noise without headings", "## school\n", "## school\nHar\\cite{web_00000001}vard", "##\n\\cite{}\\cite{web_00000001"])
-def test_hopeless_reports_score_low_and_never_fail(report):
-    read = {"web_00000001": paragraph(1, "school", "Harvard")}
-    scores = e.score_report(task_of(("fact", "school", "Harvard", 3.0)), report, read)
+def test_hopeless_reports_score_low_and_never_fail(scored, report):
+    scores = e.score_report(scored.task, report, scored.read)
     assert scores["citation_precision"] == scores["citation_recall"] == scores["statements_supported"] == 0 and not scores["wrong_repeated"]
+
+
+def test_gains_by_kind_are_paired_over_the_tasks_that_have_the_kind():
+    def rows(model, *verdicts): return [record(model, task, 0.0, verdicts=list(found), kinds=list(kinds), roles=list(roles)) for (task, kinds, roles), found in zip(
+        (("a", ["fact", "fact", "wrong"], ["explicit", "implicit", "negative"]), ("b", ["fact", "silent"], ["explicit", "explicit"])), verdicts)]
+    made = rows("sft", ("satisfied", "partially", "satisfied"), ("not", "not")) + rows("ppo", ("satisfied", "satisfied", "not"), ("not", "satisfied"))
+    found = e.gains_by_part(made, samples=50)["ppo_gain_greedy"]
+    assert {kind: (cell["mean"], cell["n"]) for kind, cell in found["kinds"].items()} == {"fact": (0.25, 2), "wrong": (1.0, 1), "silent": (1.0, 1)}
+    assert {role: (cell["mean"], cell["n"]) for role, cell in found["roles"].items()} == {"explicit": (0.25, 2), "implicit": (1.0, 1), "negative": (1.0, 1)}
+    assert e.scores_by_part(made[:2], samples=50)["kinds"]["wrong"]["mean"] == 0.0  # a flaw that is there
+    assert e.gains_by_part(made[:3], samples=50) == {}
 
 
 def test_questions():
@@ -93,7 +109,7 @@ def test_questions():
 
 def record(model, task, strict, temperature=0.0, wrong=(0, 0), **more):
     return {"model": model, "set": "research", "temperature": temperature, "task_id": task, "rubric": strict, "rubric_strict": strict, "report_success": strict == 1,
-            "citation_precision": 1.0, "citation_recall": 0.0, "wrong_repeated": wrong[0], "wrong_values": wrong[1], "tool_calls": 2, "tokens": 100, "cited": [], "verdicts": [], "answer": "", **more}
+            "citation_precision": 1.0, "citation_recall": 0.0, "wrong_repeated": wrong[0], "wrong_values": wrong[1], "tool_calls": 2, "tokens": 100, "cited": [], "verdicts": [], "kinds": [], "roles": [], "answer": "", **more}
 
 
 def test_wrong_values_are_counted_in_pairs():
