@@ -1,16 +1,19 @@
 """The closed web of natural pages: from any facts, true to them, the same for the same seed."""
 import json
+import re
 from collections import Counter
 
 import pytest
 from stepdr.core.artifacts import root
 from stepdr.core.config import InputError, WorldSettings
+from stepdr.run.settings import open_run
+from stepdr.run.state import fingerprint_difference, stage_fingerprint
 from stepdr.world.closed_web import ClosedWeb, check_facts, load_web, save_web, shipped_web
 from stepdr.world.facts import load_graph, split_topics, topic_type
 from stepdr.world.index import contains, words
 from stepdr.world.pages import TRUSTED, Rates, build_world
 from stepdr.world.passages import passage_kind
-from stepdr.world.server import page_html
+from stepdr.world.server import Site, page_html
 from stepdr.world.styles import STYLES
 
 
@@ -112,6 +115,22 @@ def test_a_folder_may_say_some_of_its_words(tmp_path):
     assert any("The ship " in p.text for p in build_world(graph, {}, 0).paragraphs.values())
 
 
+def test_ids_and_names_may_be_of_any_script(tmp_path):
+    "Ids with slashes, ids that differ in case alone, names with accents: each has its own page, which is found and served."
+    folder = facts_folder(tmp_path / "ships")
+    for old, new in (("e0\t", "a/b c\t"), ("e1\t", "Ab\t"), ("e2\t", "aB\t"), ("Ship 0\n", "Zoë Ångström\n")):
+        for path in (folder / "entity.txt", folder / "triples.txt"):
+            path.write_text("".join(re.sub(f"^{re.escape(old)}", new, line) if old[0] == "e" else line.replace(old, new)
+                                    for line in path.read_text().splitlines(keepends=True)))
+    web = ClosedWeb(load_graph(folder), rates=Rates(dead=0))
+    site = Site(web)
+    for url, keys in web.world.pages.items():
+        assert len({web.world.paragraphs[key].entity for key in keys}) == 1
+        status, _, html = site.answer(url.split("/")[2], "/" + url.split("/", 3)[3])
+        assert status == 200 and web.title(url) in html
+    assert web.index.every("zoë ångström home port", 1)[0].entity == "a/b c"
+
+
 @pytest.mark.parametrize("wording, message", [
     ([], "expected an object with relations and kinds"),
     ({"relation": {}}, "unknown part 'relation'"),
@@ -138,6 +157,20 @@ def test_facts_without_topics_are_refused_before_a_run(tmp_path):
     with pytest.raises(InputError, match="entity.txt: no such file"): check_facts(missing)
     (folder / "wording.json").write_text("{")
     with pytest.raises(InputError, match="wording.json: not JSON"): check_facts(WorldSettings(graph=str(folder)))
+
+
+def test_a_run_takes_the_facts_of_a_folder_as_its_input(tmp_path):
+    "A run on one's own facts: other facts or other words make the stage stale."
+    folder = facts_folder(tmp_path / "ships")
+    def fingerprint():
+        run = open_run("tiny", tmp_path / "run", overrides=[f"world.graph={folder}"])
+        return stage_fingerprint(run, run.stages[0])
+    before = fingerprint()
+    assert before["parameters"]["graph"] == str(folder) and list(before["inputs"]) == [f"project:{folder}"]
+    (folder / "wording.json").write_text("{}")
+    assert fingerprint_difference(before, fingerprint()) == f"project:{folder} has changed"
+    own = open_run("tiny", tmp_path / "run")
+    assert list(stage_fingerprint(own, own.stages[0])["inputs"]) == ["project:data/kg"]
 
 
 def test_the_shipped_words_are_whole():

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 from .pages import AUTHORITY
 
-# %% ../../nbs/10_world/06_index.ipynb #1617242d
+# %% ../../nbs/10_world/06_index.ipynb #b851ba87
 def words(text): # -> list of lower-case words
-    "The words of a query or a title."
-    return re.findall(r"[a-z0-9]+", text.lower())
+    "The words of a query or a title, as the index splits them."
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def contains(sequence, part): # two sequences of words

@@ -6,11 +6,12 @@
 __all__ = ['AUTHORITY', 'TRUSTED', 'Paragraph', 'World', 'Rates', 'wrong_values', 'hard_facts', 'Draft', 'Drafts', 'parts',
            'build_world', 'page_links']
 
-# %% ../../nbs/10_world/04_pages.ipynb #2f1e09a6
+# %% ../../nbs/10_world/04_pages.ipynb #7bf13743
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from urllib.parse import quote
 
 from .facts import topic_type
 from .styles import STYLES, Statement, Subject, paragraph_text
@@ -189,7 +190,7 @@ def parts(said, wording, rng): # a page's statements, {relation: Wording}, rando
     sections = [[wording[s.relation].section for s in group] for group in groups]
     return [(max(names, key=names.count), group) for names, group in zip(sections, groups)]
 
-# %% ../../nbs/10_world/04_pages.ipynb #b35fc994
+# %% ../../nbs/10_world/04_pages.ipynb #b8cdf72d
 def build_world(graph, # facts
                 split, # topic -> split, so that distortions stay inside a split
                 seed, # of everything random
@@ -198,14 +199,16 @@ def build_world(graph, # facts
     "Generate the closed web; the same facts and seed give the same web."
     rng = random.Random(f"world {seed}")
     drafts, written, pages, paragraphs = Drafts(graph, split, rates, rng), [], defaultdict(list), {}
+    small = Counter(entity.lower() for entity in graph.facts)
     for entity in sorted(graph.facts):
+        path = quote(entity.lower() if small[entity.lower()] == 1 else entity, safe="")
         name, kind = graph.names[entity], graph.kinds.get(topic_type(graph, entity))
         alias = graph.aliases[entity][0] if graph.aliases[entity] else ""
         for page in drafts.pages(entity):
             words, subject = random.Random(f"text {seed} {page.key}"), Subject(name, kind, page.date, alias)
             for heading, group in parts(page.said, graph.wording, words):
                 text, placed = paragraph_text(group, subject, STYLES[page.style], graph.wording, words)
-                url = f"https://{page.site}/{entity.lower()}"
+                url = f"https://{page.site}/{path}"
                 written.append(Paragraph("", url, page.site, name, heading, text, entity, page.date, placed))
     for number, paragraph in zip(rng.sample(range(10 ** 6), len(written)), written):
         key = f"web_{number:08d}"

@@ -137,7 +137,7 @@ class Site:
             return 200, _TYPES["html"], frame(
                 host, "About", f"<h1>About</h1>\n<p>This site has {len(self.hosts[host])} pages.</p>")
         url = next(
-            (u for u in (f"https://{host}{path}", f"https://{host}{quote(path)}") if u in self.web.world.pages), None)
+            (u for u in (f"https://{host}{p}" for p in (parts.path, path, quote(path))) if u in self.web.world.pages), None)
         if url and url not in self.web.world.dead: return 200, _TYPES["html"], page_html(self.web, url)
         return 404, _TYPES["html"], frame(
             host, "Not found", f"<h1>Not found</h1>\n<p>There is no page {escape(path[:200])} here any more.</p>")

@@ -80,7 +80,7 @@ STYLES = {
         "Our page about {S}:")),
 }
 
-# %% ../../nbs/10_world/05_styles.ipynb #52b23931
+# %% ../../nbs/10_world/05_styles.ipynb #75a8785a
 _OUTDATED = ("In {Y}, the {N} of {S} was given as {V}.", "A listing of {Y} names {V} as the {N} of {S}.",
              "As of {Y}, {V} was entered as the {N} of {S}.")
 
@@ -109,16 +109,18 @@ def sentence(statement, # fact
 
 
 def two_in_one(first, second, word, wording, rng): # two facts, as `sentence` -> sentence, or "" if they do not fit
-    "\"Born in A, she studied at B.\" or \"X was born in A and studied at B.\""
+    "\"Born in A, X studied at B.\", \"X, born in A, studied at B.\" or \"X was born in A and studied at B.\""
     if first.year or second.year: return ""
-    opening = wording[first.relation].opening
     forms, others = ([f for f in wording[s.relation].sentences if f.startswith("{S} ")] for s in (first, second))
     if not others: return ""
     after = say(rng.choice(others), word, second.value_name)
-    if opening and rng.random() < 0.5:
-        return f"{opening.replace('{V}', first.value_name)}, {small_start(after, [] if is_reference(word) else [word])}"
+    if wording[first.relation].opening and rng.random() < 0.5:
+        opening = say(wording[first.relation].opening, word, first.value_name)
+        if is_reference(word) or rng.random() < 0.6:
+            return f"{opening}, {small_start(after, [] if is_reference(word) else [word])}"
+        return f"{word}, {opening[0].lower()}{opening[1:]}, {after[len(word) + 1:]}"
     if not forms: return ""
-    return f"{say(rng.choice(forms), word, first.value_name)[:-1]} and {after[len(word) + 1:]}"
+    return f"{say(rng.choice(forms)[:-1], word, first.value_name)} and {after[len(word) + 1:]}"
 
 
 def word_for(subject, rng): # whom, random -> word for a subject that was named before

@@ -119,7 +119,7 @@ def load_wording(folder, # of facts
              for name, kind in raw.get("kinds", {}).items()}
     return wording, kinds or {"topic": Kind("topic", ())}
 
-# %% ../../nbs/10_world/03_wording.ipynb #3a13995c
+# %% ../../nbs/10_world/03_wording.ipynb #43ab9894
 _PLURAL = {"was": "were", "is": "are", "has": "have", "does": "do", "goes": "go"}
 
 
@@ -129,6 +129,11 @@ def _agree(verb): # verb in the third person singular -> the same after "they"
     if re.search(r"(ch|sh|ss|x)es$", verb): return verb[:-2]
     if verb.endswith("ies"): return verb[:-3] + "y"
     return verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb
+
+
+_DEFINITE = re.compile( # names that take "the" inside a sentence
+    r"^(University|College|School|Kingdom|Republic|Duchy|Electorate|Principality) of|^United (Kingdom|States|Nations)|"
+    r"(Academy|Institute|Conservatory|Conservatoire) of|(Empire|Republic|Union|Kingdom|Islands|Netherlands|Philippines)$")
 
 
 def article(text, value): # text, name of the value in it -> text with the right article before the value
@@ -146,11 +151,13 @@ def say(sentence, # of a Wording
         subject, # name, or a word for it: "They", "It", "The film"
         value, # name of the value
         ): # -> text
-    "The sentence filled in; a reference word agrees with its verb and is small inside the sentence."
+    "The sentence filled in: a reference word agrees with its verb and is small inside it, and one full stop ends it."
     if subject == "They" and sentence.startswith("{S} "):
         sentence = re.sub(r"^\{S\} (\w+)", lambda found: "{S} " + _agree(found[1]), sentence)
     if is_reference(subject) and not sentence.startswith("{S}"): subject = subject[0].lower() + subject[1:]
-    return article(sentence.replace("{V}", value), value).replace("{S}", subject)
+    if _DEFINITE.search(value): sentence = sentence.replace("{V}", "the {V}").replace("The the ", "The ")
+    text = article(sentence.replace("{V}", value), value).replace("{S}", subject)
+    return re.sub(r"\.\.$", ".", re.sub("^the ", "The ", text))
 
 # %% ../../nbs/10_world/03_wording.ipynb #71c6303b
 def surname(name): # -> last word of a person's name, or "" where that would not do
