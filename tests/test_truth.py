@@ -7,7 +7,7 @@ import pytest
 from truth_reports import Perfect, source
 
 from stepdr.core.trajectory import CITE
-from stepdr.synthesis.claims import mentions
+from stepdr.synthesis.claims import Vocabulary, mentions, read_report, relation_cues
 from stepdr.synthesis.tasks import research_tasks
 from stepdr.synthesis.truth import oracle, reading, statements
 from stepdr.world.closed_web import shipped_web
@@ -322,3 +322,42 @@ def test_any_text_is_read(web, tasks):
     task = next(t for t in tasks if t["meta"]["compare"])
     pieces = [w for r in task["rubrics"] for w in r["criterion"].split()] + ["\\cite{web_1}", "## ", "\n", "and", "not", ",", "or", "(", ":", "I", "They", "’s", "\x00", "é"]
     for _ in range(400): reading(task["rubrics"], " ".join(rng.choice(pieces) for _ in range(rng.randrange(60))), {})
+
+
+NATURAL = {  # a sentence as somebody might write it -> {(relation, value, subject)} that it states; subjects: the topic, the other, a place
+    "Born in Newton, Ann Lee studied at Harvard University and later worked as an actor.": {("birthplace", "Newton", "Ann Lee"), ("school", "Harvard University", "Ann Lee"), ("occupation", "actor", "Ann Lee")},
+    "Ann Lee, who was born in Newton and educated at Harvard, died in Paris.": {("birthplace", "Newton", "Ann Lee"), ("school", "Harvard University", "Ann Lee"), ("deathplace", "Paris", "Ann Lee")},
+    "Newton, where Ann Lee was born, lies in the region of Yorkshire.": {("birthplace", "Newton", "Ann Lee"), ("region", "Yorkshire", "Newton")},
+    "Her place of birth, Newton, belongs to the region of Yorkshire.": {("birthplace", "Newton", "Ann Lee"), ("region", "Yorkshire", "Newton")},
+    "She was born and died in Newton.": {("birthplace", "Newton", "Ann Lee"), ("deathplace", "Newton", "Ann Lee")},
+    "It was in Newton that Ann Lee was born; Paris is where she died.": {("birthplace", "Newton", "Ann Lee"), ("deathplace", "Paris", "Ann Lee")},
+    "While Ann Lee was born in Newton, Bob Ray was born in Paris.": {("birthplace", "Newton", "Ann Lee"), ("birthplace", "Paris", "Bob Ray")},
+    "Both Ann Lee and Bob Ray were born in Newton.": {("birthplace", "Newton", "Ann Lee"), ("birthplace", "Newton", "Bob Ray")},
+    "Ann Lee was born in Newton; the birthplace of Bob Ray is Paris.": {("birthplace", "Newton", "Ann Lee"), ("birthplace", "Paris", "Bob Ray")},
+    "Like Bob Ray, Ann Lee was born in Newton.": {("birthplace", "Newton", "Ann Lee")},
+    "As for her education, Harvard is named.": {("school", "Harvard University", "Ann Lee")},
+    "Where was she born? In Newton.": {("birthplace", "Newton", "Ann Lee")},
+    "Lee worked as an actor (Harvard University had been her place of study).": {("occupation", "actor", "Ann Lee"), ("school", "Harvard University", "Ann Lee")},
+    "She was not born in Paris but in Newton.": {("birthplace", "Newton", "Ann Lee")},
+    "Contrary to what one site says, she never studied at Harvard.": set(),
+    "She never lived in Paris and died in Newton.": set(),  # what a denial reaches is not sure, so nothing is stated
+    "She visited Newton, Paris and Yorkshire.": set(),
+    "Newton University was her place of study.": set(),
+    "Paris Newton was born.": set(),
+    "Ann Lee and Newton.": set(),
+}
+
+@pytest.mark.parametrize("text", NATURAL)
+def test_sentences_as_people_write_them(web, text):
+    known = Vocabulary(topics=["Ann Lee", "Bob Ray"])
+    for name in ("Ann Lee", "Bob Ray", "Newton"): known.subject(name, name)
+    for relation, value in (("birthplace", "Newton"), ("birthplace", "Paris"), ("deathplace", "Paris"), ("deathplace", "Newton"), ("school", "Harvard University"), ("occupation", "actor"), ("region", "Yorkshire")):
+        known.value(relation, value, value)
+    known.name("Harvard University", "Harvard")
+    for relation in ("birthplace", "deathplace", "school", "occupation", "region", "residence"): known.cue(relation, relation_cues(web.graph.wording[relation]))
+    wanted, subjects = NATURAL[text], {"Ann Lee", "Bob Ray", "Newton"}
+    found = {(relation, value, subject) for s in read_report(text, known) for c in s.claims if not c.denied and c.how in ("own", "listed")
+             for value in c.values for relation in c.relations for subject in c.subjects & subjects}
+    assert wanted <= found, found
+    # nothing else of another subject of the same kind; a place may stand beside the topic as a possible subject
+    assert {one for one in found if one[2] != "Newton" and not (one[0] == "region")} <= wanted, found

@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from ..core.scripted_teacher import sentence_spans
 from ..core.trajectory import all_cited, without_citations
-from ..world.wording import surname
+from ..world.wording import say, surname
 
 # %% ../../nbs/40_synthesis/01_claims.ipynb #0f1b8395
 def spoken(names: list[str]) -> list[str]:
@@ -23,8 +23,9 @@ def spoken(names: list[str]) -> list[str]:
 
 
 def relation_cues(words) -> list[str]:
-    "What tells a relation in a sentence: the cues, noun and label of its `Wording`."
-    return list(dict.fromkeys([*words.cues, words.noun.lower(), words.label.lower()]))
+    "What tells a relation in a sentence: the cues, noun and label of its `Wording`, and the forms that verbs have after \"they\"."
+    cues = [*words.cues, words.noun.lower(), words.label.lower()]
+    return list(dict.fromkeys([*cues, *(say(f"{{S}} {cue} {{V}}", "They", "X")[5:-2] for cue in cues)]))
 
 
 def name_words(name: str) -> tuple[str, ...]:
@@ -158,7 +159,8 @@ def _with_unknown(found, words, gaps, vocabulary):
     taken = {place: name for name in found for place in range(name.start, name.end)}
     runs, at = [], 0
     while at < len(words):
-        if not _capital(words[at]) or words[at].lower() in _SMALL:
+        low = words[at].lower()
+        if not _capital(words[at]) or low in _SMALL or vocabulary.longest(vocabulary.cues, [low, *(w.lower() for w in words[at + 1:at + 4])], 0):
             at += 1
             continue
         end = at + 1
@@ -169,9 +171,10 @@ def _with_unknown(found, words, gaps, vocabulary):
     for start, end in runs:
         inside = list({id(taken[place]): taken[place] for place in range(start, end) if place in taken}.values())
         free = [place for place in range(start, end) if place not in taken]
-        if not free or (start == 0 and free == [0]): continue  # all known, or the sentence's own capital
+        topic = any(name.keys & set(vocabulary.topics) for name in inside)
+        if not free and (len(inside) < 2 or topic) or start == 0 and free == [0]: continue  # all known, or the sentence's own capital
         whole = Found(start, end, tuple(words[start:end]), frozenset())
-        if inside and all(name.keys & set(vocabulary.topics) for name in inside): continue  # "the American X"
+        if inside and topic: continue  # "the American X"
         kept = [name for name in kept if name not in inside]
         kept.append(whole)
     return sorted(kept, key=lambda name: name.start)
@@ -252,6 +255,11 @@ def _pairs(names, cues, sums, known):
         if cost > FARTHEST or n in of_name or c in taken: continue
         of_name[n] = [c]
         taken.add(c)
+    # "Leeds lies in the region of Yorkshire": what the sentence is about is no second value beside the right kind of one
+    likely = {n for n, (c,) in of_name.items() if not _unlike(cues[c], names[n], known)}
+    told = frozenset().union(*(cues[of_name[n][0]].keys for n in likely))
+    for n in set(of_name) - likely:
+        if names[n].keys & known.subjects and cues[of_name[n][0]].keys & told: del of_name[n]
     return of_name, costs
 
 
@@ -291,8 +299,10 @@ def _given(names, cues, words, gaps, known):
 _DENY_PAIRS = frozenset([("rather", "than"), ("instead", "of")])
 _BOTH_WAYS = frozenset("false untrue wrong incorrect mistaken".split())
 _HARMLESS = frozenset("only least doubt just merely".split())
-_DIFFER = re.compile(r"\b(?:dis(?:agree|pute)\w*|differ\w*|contradict\w*|conflict\w*|inconsistent\w*|at odds|diverge\w*|var(?:y|ies)|contested|"
-                     r"(?:do|does|did) not (?:agree|match)|two answers|two values)\b", re.IGNORECASE)
+_DISPUTE = re.compile(r"\b(?:dis(?:agree|pute)\w*|contradict\w*|conflict\w*|inconsistent\w*|at odds|contested|(?:do|does|did) not (?:agree|match)|"
+                      r"two (?:answers|values))\b", re.IGNORECASE)
+_DIFFER = re.compile(r"\b(?:differ\w*|diverge\w*|var(?:y|ies))\b", re.IGNORECASE)
+_SOURCES = re.compile(r"\b(?:sources?|pages?|sites?|accounts?|entries|publications?)\b|\w\.\w", re.IGNORECASE)  # or the name of a site
 _CONTRAST = re.compile(r"\b(?:while|whereas|but|however|unlike|contrast|on the other hand|not the same|different\w*|differ\w*|though|instead|"
                        r"others?|another)\b", re.IGNORECASE)
 _SAME = re.compile(r"\b(?:both|same|shared?|shares|also|too|alike|likewise|as well|each|in common)\b", re.IGNORECASE)
@@ -328,17 +338,19 @@ def _topics_of(name, cue, topics, gaps, words):
             set(words[name.end:after[0].start]) & {"but", "while", "whereas"}): before = []
     if not before: return after[0].keys if after else topics[0].keys
     chosen, keys = before[-1], set(before[-1].keys)
-    for earlier in reversed(before[:-1]):  # "X and Y"
-        if words[earlier.end:chosen.start] != ["and"]: break
+    for earlier in reversed(before[:-1]):  # "X and Y", "of X and that of Y"
+        if words[earlier.end:chosen.start] not in (["and"], ["and", "that", "of"], ["and", "of"], ["as", "well", "as"]): break
         keys |= earlier.keys
         chosen = earlier
     return frozenset(keys)
 
 
 def _others_of(name, others, topics):
-    "Subjects that are no topics and stand nearest: right before the name with no topic between, else behind a name that comes first."
+    """Subjects that are no topics and stand nearest: right before the name with no topic between, or where the sentence begins; else behind a
+    name that comes first."""
     before = [o for o in others if o.end <= name.start]
     if before and not any(before[-1].end <= t.start < name.start for t in topics): return before[-1].keys
+    if before and before[0].start < 2: return before[0].keys
     after = [o for o in others if o.start >= name.end]
     return after[0].keys if after and not before and not any(t.start < after[0].start for t in topics) else frozenset()
 
@@ -364,7 +376,7 @@ class Sentence:
     claims: tuple  # of Claim
     relations: frozenset  # that it speaks of; its heading's where it has no cue of its own
     subjects: frozenset  # topics that it speaks of
-    differs: bool  # says that sources differ
+    differs: bool  # says that sources differ; that two topics do is a contrast
     contrast: bool  # sets one thing against another
     same: bool  # says that things are alike
     missing: bool  # says that something was not found
@@ -406,7 +418,8 @@ class ReportReader:
         named = frozenset().union(*(t.keys for t in topics)) & self.topics if topics else self.current
         self.before = frozenset().union(*(o.keys for o in others)) if others else frozenset()
         bare = _without(names + cues, words, gaps)
-        return Sentence(section, heading, text, tuple(cited), claims, told, named, bool(_DIFFER.search(bare)), bool(_CONTRAST.search(bare)),
+        differs = bool(_DISPUTE.search(bare) or _DIFFER.search(bare) and (len(self.topics) < 2 or _SOURCES.search(bare)))
+        return Sentence(section, heading, text, tuple(cited), claims, told, named, differs, bool(_CONTRAST.search(bare)),
                         bool(_SAME.search(bare)), bool(_NONE.search(bare) and _FINDING.search(bare)))
 
     def claims_of(self, words, gaps, values, cues, topics, others, told) -> tuple:
@@ -421,8 +434,18 @@ class ReportReader:
                 relations = frozenset().union(*(cues[c].keys for c in mine)) if mine else told if how else frozenset()
                 cue = cues[mine[0]] if mine else None
                 no = names is groups[1] or cue is not None and cue.start in denied and cue.start > name.start
-                claims.append(Claim(name.words, name.keys, relations, self.subjects_of(name, cue, topics, others, gaps, words), no, how))
+                about = self.subjects_of(name, cue, topics, others, gaps, words)
+                # one cue for two topics: "in the genre they differ: for X it is A, for Y it is B"
+                if how == "near" and self.first_for(claims, relations, about, name): how = "own"
+                claims.append(Claim(name.words, name.keys, relations, about, no, how))
         return tuple(claims)
+
+    def first_for(self, claims, relations, about, name) -> bool:
+        "Whether a name is the first that a sentence gives for a relation of its topic, and is known as a value of that relation."
+        topics = about & self.topics
+        known = frozenset().union(*(self.vocabulary.pairs.get(key, ()) for key in name.keys))
+        return bool(relations & known) and bool(topics) and not any(
+            claim.relations & relations and claim.subjects & topics for claim in claims)
 
     def subjects_of(self, name, cue, topics, others, gaps, words) -> frozenset:
         "Of whom a name is said."

@@ -173,8 +173,8 @@ def unsourced_rubric(cues: dict) -> dict:
 
 
 def trusted_rubric() -> dict:
-    "From where."
-    return _rubric("Takes each statement from a trusted site.", 1.0, REFERENCES, "implicit", {"kind": "trusted"})
+    "From where, and nothing cited beside."
+    return _rubric("Takes each statement from trusted sites, and cites nothing that does not say it.", 1.0, REFERENCES, "implicit", {"kind": "trusted"})
 
 
 def form_rubric(graph, relations: list[str]) -> dict:

@@ -64,7 +64,7 @@ class Row:
     sentence: Sentence
     helps: tuple  # for each citation, whether it bears a claim
     supported: bool  # every claim is borne by a citation, and there is one
-    trusted: bool  # the same, and every paragraph cited is on a trusted site
+    trusted: bool  # the same, and every citation helps and is of a trusted site
 
 # %% ../../nbs/40_synthesis/03_truth.ipynb #39c0c728
 def _row(sentence, paragraphs, known):
@@ -78,7 +78,7 @@ def _row(sentence, paragraphs, known):
     borne = {key: [p is not None and supports(p, claim, sentence.text, known) for p in read] for key, claim in enumerate(claims)}
     helps = tuple(any(borne[key][place] for key in borne) for place in range(len(read)))
     supported = any(helps) and all(any(borne[key]) for key, claim in enumerate(claims) if claim in firm)
-    return Row(sentence, helps, supported, supported and all(p.site in TRUSTED for p in read if p is not None))
+    return Row(sentence, helps, supported, supported and all(helps) and all(p.site in TRUSTED for p in read))
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,19 @@ def _hedged(sentence, read):
     return sentence.differs or bool(before and before.differs)
 
 
+def _beside(sentence, read, check, value):
+    "Whether another value of the relation is given beside this one, in the same sentence or next to it."
+    place = read.sentences.index(sentence)
+    near = [s for s in read.sentences[max(0, place - 1):place + 2] if s.section == sentence.section]
+    return any(s in near and not claim.denied and value not in claim.values
+               for s, claim in claims_of(read, check["entity"], check["relation"]))
+
+
 def wrong_verdict(check: dict, read: Reading) -> str:
     "Satisfied (the flaw is there): the value is given as a fact."
-    given = [s for s in stated(read, check, check["value"], firm=False) if not _hedged(s, read) and not _old(s, read, check, {check["value"]})]
+    value = check["value"]
+    given = [s for s in stated(read, check, value, firm=False)
+             if not (_hedged(s, read) and _beside(s, read, check, value)) and not _old(s, read, check, {value})]
     return "satisfied" if given else "not"
 
 
@@ -213,7 +223,7 @@ def unsourced_verdict(check: dict, read: Reading) -> str:
 
 
 def trusted_verdict(check: dict, read: Reading) -> str:
-    "Satisfied: every statement has its source, on a trusted site; partially: one has."
+    "Satisfied: every statement has its source on a trusted site, and no citation is beside the point; partially: one is so."
     good = sum(row.trusted for row in read.rows)
     return "satisfied" if read.rows and good == len(read.rows) else "partially" if good else "not"
 
