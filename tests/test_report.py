@@ -139,7 +139,7 @@ def test_judge_is_joined_from_its_own_file(tmp_path):
 def test_a_run_that_has_only_begun(tmp_path):
     write_json(tmp_path / "run.json", {"profile": "tiny", "seed": 0})
     text = report.write_index(tmp_path).read_text(encoding="utf-8")
-    assert text.count("not run yet") == 14
+    assert text.count("not run yet") == 15
     Page(text)
     with pytest.raises(InputError, match="run.json is missing"): load_results(tmp_path / "nowhere")
 
