@@ -26,11 +26,13 @@ class Protocol:
                            choices=("full", "line"))
     topk: int = setting(5, "results of a query where a call names no number", 1, 20)
     tools: str = setting("", "names of the tools, comma-separated; empty: those that fit")
+    schemas: str = setting("full", "what is told of a tool: all of it (full), or one line and its main arguments (brief)",
+                           choices=("full", "brief"))
 
     def __post_init__(self):
         validate(self)
 
-PROTOCOLS = {"full": Protocol(), "brief": Protocol("brief", False, "line", 3, "batch_web_surfer,todo")}
+PROTOCOLS = {"full": Protocol(), "brief": Protocol("brief", False, "line", 3, "batch_web_surfer,todo", "brief")}
 
 # %% ../../nbs/30_agent/00_protocol.ipynb #b4b530c7
 def opening(question: str, protocol=Protocol()) -> list[dict]:
