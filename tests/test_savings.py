@@ -108,6 +108,17 @@ def test_a_window_that_is_shorter_than_the_rows_is_kept_to():
     assert shared.allclose(loss, rtol=1e-5)
 
 
+def test_two_kinds_of_rows_in_a_batch_share_an_opening_each(monkeypatch):
+    from stepdr.train import savings
+    openings = []
+    monkeypatch.setattr(savings, "opened_loss", lambda *given: openings.append(given[-1]) or opened_loss(*given))
+    model, rows = network("Qwen3"), [*alike(3), *alike(3, 30, seed=7), *alike(1, 20, seed=8)]
+    assert common_opening(rows) == 0
+    loss, count = row_loss(model, rows)
+    shared, same = sharing_loss(16)(model, rows, 0, "cpu")
+    assert int(count) == int(same) and shared.allclose(loss, rtol=1e-5) and openings == [40, 30]
+
+
 def test_rows_without_a_common_opening_are_taken_as_they_are():
     model, rows = network("Llama"), [*alike(2), *alike(1, seed=5)]
     assert common_opening(rows) == 0

@@ -64,12 +64,19 @@ def opened_loss(model, ids_BT, labels_BT, opening): # tokens of the opening -> (
 
 
 def sharing_loss(least): # tokens of an opening from which on it is computed once -> function of (model, rows, pad, device)
-    "The loss of a batch, as `train_rows` takes it."
+    "The loss of a batch, as `train_rows` takes it; rows that begin alike go through the model together."
     def loss_of(model, rows, pad, device):
-        opening = common_opening(rows) if len(rows) > 1 else 0
-        if opening < least:
-            return row_loss(model, rows, pad, device)
-        return opened_loss(model, *pad_batch(rows, pad, device), opening)
+        groups, alone, parts = {}, [], []
+        for row in rows:
+            groups.setdefault(tuple(row["input_ids"][:least]), []).append(row)
+        for group in groups.values():
+            opening = common_opening(group) if len(group) > 1 else 0
+            if opening >= least:
+                parts.append(opened_loss(model, *pad_batch(group, pad, device), opening))
+            else:
+                alone += group
+        parts += [row_loss(model, alone, pad, device)] if alone else []
+        return sum(loss for loss, _ in parts), sum(count for _, count in parts)
     return loss_of
 
 
