@@ -29,8 +29,8 @@ STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sy
 SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.sft_rows": 120, "synthesis.heldout_research": 10, "synthesis.heldout_questions": 8,
          "synthesis.subgraphs": 20, "synthesis.walks": 40, "synthesis.research": 60,
          "base.width": 64, "base.layers": 2, "tokens_per_step": 1024,
-         "midtrain.stage1_steps": 60, "midtrain.stage2_steps": 20, "sft.steps": 60,      # a checkpoint after 50 steps
-         "judge.steps": 10, "judge.train_reports": 12, "judge.test_reports": 4, "judge.probed_reports": 2, "judge.rl_iterations": 1, "judge.rl_labels": 4, "judge.rl_samples": 2,
+         "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 60_000,      # a checkpoint after 50 steps
+         "judge.tokens": 10_000, "judge.train_reports": 12, "judge.test_reports": 4, "judge.probed_reports": 2, "judge.rl_iterations": 1, "judge.rl_labels": 4, "judge.rl_samples": 2,
          "judge.rl_dev_labels": 4, "judge.answer_tokens": 32,
          "ppo.iterations": 7, "ppo.episodes": 8, "ppo.minibatch": 8, "ppo.critic_warmup": 1,  # a checkpoint after 5 iterations
          **{f"{stage}.{name}": value for stage in ("ppo", "evaluate") for name, value in {"turns": 3, "tool_calls": 3, "reply_tokens": 32}.items()},
@@ -309,7 +309,7 @@ def test_damaged_facts_stop_a_run_before_it_writes(home, tmp_path):
 
 
 @pytest.mark.parametrize("given, message", [
-    (["-p", "sft.stepz=3"], "no parameter 'sft.stepz'; did you mean sft.steps"), (["-p", "ppo.clip=11"], "ppo.clip: 11.0 is out of range"),
+    (["-p", "sft.tokenz=3"], "no parameter 'sft.tokenz'; did you mean sft.tokens"), (["-p", "ppo.clip=11"], "ppo.clip: 11.0 is out of range"),
     (["-p", "base.layers=two"], "expected int"), (["-p", "evaluate.split"], "expected NAME=VALUE"), (["--profile", "huge"], "no such profile"),
     (["-p", "base_model=models/of/nobody"], "models/of/nobody: no such folder"), (["-p", "base_model=VIT"], "config.json: model_type is 'vit', which is no causal"),
     (["-p", "base_model=EMPTY"], "no model here"), (["-p", "base.width=100"], "base.width: 100 is no multiple of 8"),

@@ -177,6 +177,67 @@ def test_going_on_equals_one_piece(model):
     assert turn.ids == whole.ids and turn.logprobs == pytest.approx(whole.logprobs, abs=1e-4)
 
 
+OPENING, QUESTIONS = prompts((60, 20, 24))[0], prompts((60, 20, 24))[1:]
+
+
+def test_what_begins_alike_is_computed_once(small):
+    "Two tasks of three episodes each under one opening: the tokens of each alone, for the work of one opening and two questions."
+    starts = [OPENING + QUESTIONS[number // 3] for number in range(6)]
+    alone = {}
+    for key, ids in enumerate(starts):
+        engine = engine_for(small, {STOP}, temperature=1.0)
+        engine.add(key, ids, LIMIT, seed=f"sequence {key}")
+        alone[key] = finish(engine)[key]
+    engine, fed = engine_for(small, {STOP}, temperature=1.0), []
+    feed = engine.forward.feed
+    engine.forward.feed = lambda rows, ids, *more: (fed.append([*map(len, ids)]), feed(rows, ids, *more))[1]
+    for key, ids in enumerate(starts):
+        engine.add(key, ids, LIMIT, seed=f"sequence {key}")
+    together = finish(engine)
+    assert {key: turn.ids for key, turn in together.items()} == {key: turn.ids for key, turn in alone.items()}
+    for key, turn in together.items():
+        assert turn.logprobs == pytest.approx(alone[key].logprobs, abs=1e-4)
+    assert fed[0] == [80] and 24 in fed[1] and sum(length for lengths in fed for length in lengths if length > 1) == 80 + 24
+
+
+def test_who_waits_for_a_beginning_gets_on_when_it_never_comes(small):
+    "The one that would have computed it is stopped, dropped, or goes back."
+    for end in ("drop", "stop", "rewind"):
+        engine = engine_for(small, {STOP})
+        engine.add("first", OPENING * 20, LIMIT)  # longer than a chunk
+        engine.add("second", OPENING * 20 + [5], LIMIT)
+        engine.step()
+        assert engine.sequences["second"].fed == 0 < engine.sequences["first"].fed
+        if end == "drop":
+            engine.drop("first")
+        else:
+            engine.stop("first")
+        if end == "rewind":
+            engine.rewind("first", 10)
+        assert finish(engine)["second"].ids == generate(small, OPENING * 20 + [5], LIMIT)[:LIMIT]
+
+
+def test_states_for_training_are_those_of_a_full_forward(small):
+    "After the lower blocks for all that was fed, and below the head for what was sampled; taken over, gone back, seated again."
+    engine = engine_for(small, {STOP}, slots=2, temperature=1.0, states=True, lower=1)
+    for key, question in enumerate([*QUESTIONS, QUESTIONS[0]]):
+        engine.add(key, OPENING + question, LIMIT, seed=key)
+    turns = finish(engine)
+    engine.rewind(2, 50)
+    engine.add(2, [7, 8, 9], 1)
+    finish(engine)
+    ids, lower = engine.sequences[2].ids, engine.lower(2)
+    with torch.no_grad():
+        whole = small(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    assert len(lower) == len(ids) - 1 and torch.allclose(lower, whole[1][0, :-1], atol=1e-4)
+    assert engine.lower(1) is None  # it has given up its place
+    ids = OPENING + QUESTIONS[1] + turns[1].ids
+    with torch.no_grad():
+        last = small(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+    assert torch.allclose(torch.stack(turns[1].states), last[-len(turns[1].ids) - 1:-1], atol=1e-4)
+    assert engine_for(small, {STOP}).states is False and finish(quiet(small)) == {}
+
+
 def test_going_back_and_on(model):
     "A sequence cut at a shared beginning goes on as if it had begun so; a cache that cannot go back is computed again."
     first, second = prompts((30, 25))
@@ -280,7 +341,7 @@ def test_matrices_apart_or_in_one(small, monkeypatch):
     assert apart.blocks[0].qkv.parts[0][0] is small.model.layers[0].self_attn.q_proj.weight
     rows = [list(range(5)), prompts()[:5], [0] * 5]
     with torch.inference_mode():
-        assert torch.allclose(fused.feed(*rows), apart.feed(*rows), atol=1e-4)
+        assert torch.allclose(fused.feed(*rows).logits_BV, apart.feed(*rows).logits_BV, atol=1e-4)
 
 
 def test_which_models_are_computed_here(small):

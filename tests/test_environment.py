@@ -19,7 +19,7 @@ from stepdr.agent.protocol import PROTOCOLS, opening
 from stepdr.core.artifacts import root
 from stepdr.core.trajectory import assistant_text
 from stepdr.model.base import make_model, train_tokenizer
-from stepdr.model.renderer import CHATML, LLAMA3, renderer_for
+from stepdr.model.renderer import CHATML, CHATML_SHORT, LLAMA3, renderer_for
 from stepdr.rl.environment import environment_class, kit_environment, reward_function, trl_tokenizer
 from stepdr.rl.rewards import FunctionReward
 from stepdr.tools.sandbox import probe
@@ -91,15 +91,15 @@ TURNS = (assistant_text(tool_turn("todo", action="create", items=["a <b>", "åŒ—ä
          'so\n<tool_call>\n{"name": "x", "arguments": {"q": "</think>"}}\n</tool_call>')
 
 
-@pytest.mark.parametrize("template", ["chatml", "llama3"])
+@pytest.mark.parametrize("template", ["chatml", "short", "llama3"])
 def test_turns_are_read_as_by_our_parser(template):
     from trl.chat_template_utils import is_chat_template_prefix_preserving, parse_response, supports_tool_calling
     tokenizer = train_tokenizer(map(str, TURNS), 700)
-    tokenizer.chat_template = None
+    tokenizer.chat_template = CHATML_SHORT if template == "short" else None
     if template == "llama3":
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "bos_token": "<|begin_of_text|>"})
-    renderer = renderer_for(tokenizer, template)
-    assert renderer.tokenizer.chat_template in (CHATML, LLAMA3)
+    renderer = renderer_for(tokenizer, "own" if template == "short" else template)
+    assert renderer.tokenizer.chat_template == {"chatml": CHATML, "short": CHATML_SHORT, "llama3": LLAMA3}[template]
     with pytest.raises((AttributeError, ValueError)):
         renderer.tokenizer.parse_response("x", prefix="")  # without the template TRL cannot
     tokenizer = trl_tokenizer(renderer)
@@ -213,7 +213,7 @@ def run(web, policy, tmp_path_factory):
         outcomes.append(outcome)
         return len(outcome.read)
 
-    made = environment_class(open_toolbox, list(episode_toolbox(web).tools.values()), reward, ResearchSettings(tool_calls=2))
+    made = environment_class(open_toolbox, list(episode_toolbox(web).tools.values()), reward, ResearchSettings(tool_calls=2), brief=True)
     rows = [{"prompt": asked(name), "id": f"t{at}", "query": name} for at, name in enumerate(NAMES)]
     settings = GRPOConfig(output_dir=str(tmp_path_factory.mktemp("grpo")), per_device_train_batch_size=BATCH, num_generations=BATCH // 2, max_completion_length=400, max_steps=STEPS,
                           learning_rate=1e-3, lr_scheduler_type="constant", max_tool_calling_iterations=3, temperature=1.0, logging_steps=1, save_strategy="no",

@@ -15,7 +15,7 @@ from stepdr.judge.reports import judge_reports as judge_files, labels_of
 from stepdr.synthesis.tasks import research_tasks
 from stepdr.synthesis.truth import oracle
 
-SMALL = JudgeSettings(steps=4, tokens_per_step=4096, train_reports=12, test_reports=6, probed_reports=2, written=0.25, processes=1, turns=2, reply_tokens=16, rl_iterations=2, rl_labels=3,
+SMALL = JudgeSettings(tokens=16_000, tokens_per_step=4096, train_reports=12, test_reports=6, probed_reports=2, written=0.25, processes=1, turns=2, reply_tokens=16, rl_iterations=2, rl_labels=3,
                       rl_samples=2, rl_every=1, rl_dev_labels=6, answer_tokens=16)
 
 
@@ -170,7 +170,7 @@ def test_answers_compete_with_those_to_the_same_label_only(run, oracles, monkeyp
 
 def test_the_stage_trains_a_judge_and_measures_it(run, tmp_path):
     made = train.train_judge(run, 0, SMALL, "cpu")
-    assert [row["step"] for row in read_metrics(run / "metrics/judge.jsonl")] == [4]
+    assert [row["step"] for row in read_metrics(run / "metrics/judge.jsonl")] == [made["steps"]]
     assert [row["iteration"] for row in made["reinforcement"]] == [0, 1, 2]
     tried = [row["dev_reward"] for row in made["reinforcement"]]
     assert [row.get("kept", False) for row in made["reinforcement"]] == [number == tried.index(max(tried)) for number in range(3)]
@@ -188,7 +188,7 @@ def test_a_judge_is_trained_on_anyones_labels(run, tmp_path):
     rows = [{"query": f"Report on bridge {n}.", "report": f"Bridge {n} was opened in {1800 + n}.", "criterion": f"Says that bridge {n} was opened in {1800 + n + n % 2}",
              "verdict": "not" if n % 2 else "satisfied"} for n in range(20)]
     write_jsonl(tmp_path / "labels.jsonl", rows)
-    made = train.train_judge_files(run / "models/sft", [tmp_path / "labels.jsonl"], tmp_path / "judge", TrainSettings(steps=2, tokens=4096, device="cpu"), ReinforceSettings(rl_iterations=0))
+    made = train.train_judge_files(run / "models/sft", [tmp_path / "labels.jsonl"], tmp_path / "judge", TrainSettings(steps=2, tokens_per_step=4096, device="cpu"), ReinforceSettings(rl_iterations=0))
     assert made["labels"] == {"learned": 18, "chosen_by": 2, "too_long": 0} and not list(tmp_path.glob(".*"))
     given = run_to_end(TrainedJudge(tmp_path / "judge").judge({"id": "b", "query": rows[0]["query"], "rubrics": [{"criterion": rows[0]["criterion"], "weight": 1.0}]}, rows[0]["report"]))
     assert len(given) == 1

@@ -7,7 +7,7 @@ import pytest
 import trl
 
 from stepdr.core.config import InputError
-from stepdr.model.renderer import CHATML, LLAMA3, renderer_for, template_fault, template_messages
+from stepdr.model.renderer import CHATML, CHATML_SHORT, LLAMA3, renderer_for, template_fault, template_messages
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 SPECIAL = {"chatml": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
@@ -60,9 +60,10 @@ FAMILY = {path.stem: "llama3" if path.stem.startswith("llama3") else "chatml"
 
 
 @pytest.mark.parametrize("episode", EPISODES)
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", [*FAMILY, "short"])
 def test_what_is_trained_is_what_the_template_feeds(tokenizers, name, episode):
-    renderer = renderer_for(with_template(tokenizers[FAMILY[name]], (TEMPLATES / f"{name}.jinja").read_text()))
+    text = CHATML_SHORT if name == "short" else (TEMPLATES / f"{name}.jinja").read_text()
+    renderer = renderer_for(with_template(tokenizers[FAMILY.get(name, "chatml")], text))
     rows, tools = EPISODES[episode], None if episode == "no tools" else SCHEMA
     ids, mask = renderer.render(rows, tools)
     kept = renderer.tokenizer                                      # as a server finds it in the checkpoint's folder

@@ -59,7 +59,7 @@ def test_what_each_gets_does_not_depend_on_the_others(model, slots):
 def test_several_are_sampled_in_one_pass(model, monkeypatch):
     turns, widths = Turns(engine_for(model, set())), []
     feed = turns.engine.forward.feed
-    monkeypatch.setattr(turns.engine.forward, "feed", lambda rows, ids, starts: (widths.append(len(rows)), feed(rows, ids, starts))[1])
+    monkeypatch.setattr(turns.engine.forward, "feed", lambda rows, *more: (widths.append(len(rows)), feed(rows, *more))[1])
     first = Ask([5, 6], limit=200)
     futures = [turns.submit(first)]
     assert first.begun.wait(60)

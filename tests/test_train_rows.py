@@ -52,7 +52,7 @@ def models(tmp_path_factory):
 def test_any_family_learns_rows_as_they_are_and_is_served_as_it_learned(models, tmp_path, family):
     rows = [trajectory(number, 2 + number % 2) for number in range(6)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    made = train_files(models / family, [tmp_path / "rows.jsonl"], tmp_path / "out", TrainSettings(steps=12, tokens=1500, lr=1e-2, device="cpu"))
+    made = train_files(models / family, [tmp_path / "rows.jsonl"], tmp_path / "out", TrainSettings(steps=12, tokens_per_step=1500, lr=1e-2, device="cpu"))
     metrics = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     assert made["counts"]["examples"] == 6 and metrics[-1]["loss"] < metrics[0]["loss"] and metrics[-1]["step"] == 12
     from transformers import AutoTokenizer
@@ -97,11 +97,12 @@ def test_what_cannot_be_trained_on_is_told_before(models, tmp_path):
     with pytest.raises(InputError, match="train.lr: expected float"): TrainSettings(lr="fast")
 
 
-@pytest.mark.parametrize("way", [{}, {"processes": 2, "muon_lr": 0.01, "pack": 512, "snapshots": 2}], ids=["one process", "two processes"])
+@pytest.mark.parametrize("way", [{}, {"processes": 2, "muon_lr": 0.01, "pack": 512, "snapshots": 2},
+                                 {"freeze": 1, "share_opening": 8, "weights": "bf16", "heldout": 3, "heldout_every": 20}], ids=["one process", "two processes", "less work"])
 def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path, way):
     from safetensors.torch import load_file
     write_jsonl(tmp_path / "rows.jsonl", [trajectory(number) for number in range(12)])
-    settings = {"steps": 40, "tokens": 1800, "lr": 1e-3, "device": "cpu", "save_every": 4, **way}
+    settings = {"steps": 40, "tokens_per_step": 1800, "lr": 1e-3, "device": "cpu", "save_every": 4, **way}
     code = ("import sys; from stepdr.core.config import TrainSettings; from stepdr.train.rows import train_files\n"
             f"train_files(sys.argv[1], [sys.argv[2]], sys.argv[3], TrainSettings(**{settings}))")
     command = [sys.executable, "-c", code, str(models / "qwen3"), str(tmp_path / "rows.jsonl"), str(tmp_path / "out")]
@@ -119,6 +120,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path, way):
     assert not work.exists() and made == read_json(tmp_path / "out/training.json")
     steps = [json.loads(line)["step"] for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 30, 40]
+    losses = [[{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()][-1] for name in ("out", "whole")]
+    assert losses[0].get("heldout_loss") == losses[1].get("heldout_loss") and ("heldout_loss" in losses[0]) == ("heldout" in way)
     with pytest.raises(InputError, match="exists already and was not made of this"): train_files(models / "smollm", [tmp_path / "rows.jsonl"], tmp_path / "out")
 
 
@@ -126,12 +129,12 @@ def test_both_trainers_come_to_the_same_weights(models, tmp_path):
     "The plain loop and TRL's, packed or not."
     from safetensors.torch import load_file
     write_jsonl(tmp_path / "rows.jsonl", [trajectory(number, 2 + number % 2) for number in range(16)])
-    settings = {"steps": 4, "tokens": 2400, "lr": 1e-3, "muon_lr": 0.01, "device": "cpu", "snapshots": 1}
+    settings = {"steps": 4, "tokens_per_step": 2400, "lr": 1e-3, "muon_lr": 0.01, "device": "cpu", "snapshots": 1}
     def weights(name, **way):
         train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / name, TrainSettings(**settings | way))
         found = load_file(tmp_path / name / "model.safetensors")
         assert {"config.json", "agent.json", "point.json", "chat_template.jinja"} <= {path.name for path in (tmp_path / name / "snapshots/sft-000004").iterdir()}
-        assert read_json(tmp_path / name / "snapshots/sft-000004/point.json") == {"stage": "sft", "step": 4, "tokens": 9600}
+        assert read_json(tmp_path / name / "snapshots/sft-000004/point.json") == {"stage": "sft", "step": 4, "tokens": read_json(tmp_path / name / "training.json")["tokens"]}
         assert read_json(tmp_path / name / "snapshots/sft-000004/config.json") == read_json(tmp_path / name / "config.json")
         return found
     for name, way in (("long", {}), ("packed", {"pack": 600})):
@@ -186,13 +189,13 @@ def test_packing_holds_every_row_once():
 
 def test_the_model_is_served_in_the_protocol_of_most_rows(models, tmp_path):
     from stepdr.agent.protocol import PROTOCOLS, protocol_of
-    quick = TrainSettings(steps=1, tokens=1500, device="cpu")
+    quick = TrainSettings(steps=1, tokens_per_step=1500, device="cpu")
     write_jsonl(tmp_path / "rows.jsonl", [trajectory(1), trajectory(2), trajectory(3) | {"protocol": "full"}, trajectory(4) | {"protocol": "of another project"}])
     made = train_files(models / "qwen3", [tmp_path / "rows.jsonl"], tmp_path / "one", quick)
     assert made["protocol"] == "brief" and protocol_of(tmp_path / "one") == PROTOCOLS["brief"]
     write_jsonl(tmp_path / "texts.jsonl", [{"text": "The Danube. " * 20}])
     assert train_files(tmp_path / "one", [tmp_path / "texts.jsonl"], tmp_path / "two", quick)["protocol"] == "brief"       # as it was
-    assert read_json(tmp_path / "two/training.json")["trained_tokens"] == 3000
+    assert read_json(tmp_path / "two/training.json")["trained_tokens"] == sum(read_json(tmp_path / name / "training.json")["tokens"] for name in ("one", "two"))
     assert train_files(models / "qwen3", [tmp_path / "texts.jsonl"], tmp_path / "three", quick)["protocol"] == "" and not (tmp_path / "three/agent.json").exists()
 
 
@@ -204,4 +207,4 @@ def test_the_command_line(models, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 rows, 1 examples" in said and "1 rows set aside: a task, not a trajectory" in said and f"next: stepdr research QUESTION --model {tmp_path / 'out'}" in said
     assert main([*words, "--json"]) == 0 and json.loads(capsys.readouterr().out)["identity"]["learn"] == "sft"   # unchanged, kept
-    assert main([*words[:-2], "--tokens", "3"]) == 2 and "train.tokens: 3 is out of range" in capsys.readouterr().err
+    assert main([*words[:-2], "--tokens-per-step", "3"]) == 2 and "train.tokens_per_step: 3 is out of range" in capsys.readouterr().err

@@ -42,8 +42,7 @@ def both(tmp_path_factory):
         patch.setattr(lm, "token_loss", watched)
         plain = lm.train_rows(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, log=lambda **row: plain_metrics.append(row))
     folder = tmp_path_factory.mktemp("trl")
-    trl = train_rows_trl(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, checkpoint=folder / "state.pt",
-                         log_every=1, log=lambda **row: metrics.append(row), output_dir=folder / "trainer")
+    trl = train_rows_trl(small_model(), rows, STEPS, TOKENS, RATE, MATRIX_RATE, SEED, log_every=1, log=lambda **row: metrics.append(row), output_dir=folder / "trainer")
     return {"plain": plain, "trl": trl, "losses": losses, "metrics": metrics, "plain_metrics": plain_metrics, "folder": folder}
 
 
@@ -74,12 +73,6 @@ def test_the_model_comes_back_as_it_was(both):
     fresh = small_model()
     assert both["trl"].config.to_dict() == fresh.config.to_dict()
     assert "forward" not in vars(both["trl"]) and not list((both["folder"] / "trainer").glob("*"))
-
-
-def test_the_state_at_the_end_is_saved(both):
-    model = small_model()
-    assert lm.load_state(both["folder"] / "state.pt", model, lm.make_optimizer(model, RATE, MATRIX_RATE)) == STEPS
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), both["trl"].parameters()))
 
 
 def test_several_processes_are_refused():

@@ -3,12 +3,14 @@ import random
 
 import pytest
 
+from stepdr.agent.protocol import PROTOCOLS
 from stepdr.core.artifacts import root
 from stepdr.core.config import InputError
 from stepdr.core.trajectory import cited_ids
 from stepdr.tools.providers import ClosedWebProvider
 from stepdr.tools.results import paragraph_line
-from stepdr.tools.toolset import episode_toolbox
+from stepdr.tools.toolset import KitSettings, episode_toolbox, kit_in, open_kit
+from stepdr.tools.workspace import Workspace
 from stepdr.tools.wrappers import Failing, Limited, Recorded
 from stepdr.world.closed_web import ClosedWeb
 from stepdr.world.facts import load_graph
@@ -52,6 +54,24 @@ def test_a_line_is_what_a_paragraph_says(web):
     assert toolbox.call(search("Jack Lemmon school")).text == text                # shown again: nothing is named by its id alone
     assert len(cited_ids(toolbox.call(search("Jack Lemmon school", topk=1)).text)) == 1
     assert toolbox.call(search("Jack Lemmon school", topk=50)).failed
+
+
+def test_what_a_brief_schema_leaves_out_works_all_the_same(web, tmp_path):
+    from jsonschema import Draft202012Validator
+    whole, brief = (episode_toolbox(web, schemas=told) for told in ("full", "brief"))
+    for long, short in zip(whole.schemas, brief.schemas):
+        long, short = long["function"]["parameters"], short["function"]["parameters"]
+        Draft202012Validator.check_schema(short)
+        assert set(short["properties"]) <= set(long["properties"]) and short["required"] == long["required"]
+        for name, one in short["properties"].items():
+            assert {**long["properties"][name], **one} == {**long["properties"][name], "description": one.get("description", long["properties"][name]["description"])}
+        Draft202012Validator(short).validate({"action": short["properties"]["action"]["enum"][0], "topk": 2, "after": ["x"]})
+    assert brief.call(search("Jack Lemmon school", topk=1)).text == whole.call(search("Jack Lemmon school", topk=1)).text
+    assert "authority_only" not in str(brief.schemas) and "authority_only" in str(whole.schemas)
+    for protocol in PROTOCOLS:
+        with open_kit(Workspace(tmp_path / protocol), kit_in(KitSettings(tools="batch_web_surfer,todo"), PROTOCOLS[protocol]), web) as kit:
+            assert kit.schemas == (brief if protocol == "brief" else whole).schemas
+    with pytest.raises(InputError, match="schemas"): KitSettings(schemas="none")
 
 
 def test_one_without_a_workspace_has_no_other_tools(web):

@@ -140,7 +140,8 @@ def written_reports(model, renderer, web, tasks, seed,  # causal language model,
                     ) -> list[dict]:
     "Records of reports that a model writes with the tools."
     def open_toolbox(task, number):
-        return episode_toolbox(web, protocol.results, protocol.topk, protocol.tools, failure_rate, f"judge {seed} {number} {task['id']}")
+        return episode_toolbox(web, protocol.results, protocol.topk, protocol.tools, failure_rate, f"judge {seed} {number} {task['id']}",
+                               protocol.schemas)
     played = run_episodes(model, renderer, tasks, open_toolbox, budget, protocol,
                           temperature=temperature, seed=f"judge {seed}", progress=progress)
     return [{"task": one.task, "report": one.answer or "", "by": by,

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..agent.budget import episode_budget
 from ..agent.protocol import PROTOCOLS, protocol_of
 from ..core.artifacts import atomic_directory, progress_bar, read_json, read_jsonl, write_json, write_jsonl
-from ..core.config import InputError, ReinforceSettings, TrainSettings
+from ..core.config import InputError, ReinforceSettings, TrainSettings, train_settings
 from ..core.teacher import run_to_end
 from .agreement import agreement, agreement_table, calibration
 from .answers import JudgeProtocol, fitting_row, load_judge, prompt_room, write_judge_protocol
@@ -28,7 +28,7 @@ from .metrics import VERDICTS
 from .perturbations import bootstrap_share
 from .reinforce import reinforce
 from .reports import compare_judges, probe_judge, rows_of
-from ..model.base import load_causal, reading
+from ..model.base import load_causal, reading, weight_kind, write_weights
 from ..model.renderer import renderer_for
 from ..synthesis.truth import oracle
 from ..tools.tool import chance
@@ -123,7 +123,7 @@ def reinforced(supervised, learned, dev, out, rl, settings, record) -> dict:
     with atomic_directory(out) as partial:
         shutil.copytree(supervised, partial, dirs_exist_ok=True)
         if judge:
-            judge.model.save_pretrained(partial)
+            write_weights(partial, judge.model, weight_kind(supervised))
         write_json(partial/"training.json", record)
     return record
 
@@ -166,8 +166,8 @@ def train_judge(run_dir, seed, settings, device="auto") -> dict:
     if not labels.exists():
         records = split_records(run, load_web(run/"world"), "train", settings.train_reports, settings.written, seed, settings, device)
         write_jsonl(labels, oracle_labels(records, seed))
-    training = TrainSettings(steps=settings.steps, tokens=settings.tokens_per_step, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate,
-                             seed=seed, device=device, processes=settings.processes)
+    training = train_settings(settings, token_budget=settings.tokens, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate,
+                              seed=seed, device=device)
     rl = ReinforceSettings(**{name: getattr(settings, name) for name in asdict(ReinforceSettings())})
     return train_judge_files(run/"models/sft", [labels], run/"models/judge", training, rl, work, run/"metrics/judge.jsonl")
 

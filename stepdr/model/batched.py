@@ -26,16 +26,19 @@ from ..tools.tool import chance, run_async
 # %% ../../nbs/50_model/09_batched.ipynb #7326fe1b
 @dataclass
 class Context:
-    "One conversation as the model saw it: three lists of equal length."
+    "One conversation as the model saw it: three lists of equal length, and what training need not compute again."
     ids: list = field(default_factory=list)  # tokens
     mask: list = field(default_factory=list)  # 1 on what the model sampled, stop tokens too
     logprobs: list = field(default_factory=list)  # of what it sampled, at the temperature of sampling; 0.0 elsewhere
+    states: list = field(default_factory=list)  # that each sampled token's logits were made of, tensors (W,), where the engine keeps them
+    lower: object = None  # states (tokens - 1, W) after the lower blocks, where the engine keeps them: nothing follows the last token
 
-    def extend(self, ids, logprobs=None):
+    def extend(self, ids, logprobs=None, states=()):
         "Append tokens; those with log-probabilities were sampled."
         self.ids += ids
         self.mask += [int(logprobs is not None)] * len(ids)
         self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
+        self.states += states
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Conversation:
         "The reply of a sampled `Turn`."
         prompt, wrote = len(self.contexts[-1].ids), turn.ids[:-1] if turn.finished else turn.ids
         message = self.renderer.parse(self.opened + wrote)
-        self.contexts[-1].extend(turn.ids, turn.logprobs)
+        self.contexts[-1].extend(turn.ids, turn.logprobs, turn.states)
         self.shown.append(copy.deepcopy(message))
         return Reply(message, Usage(prompt, len(turn.ids)), 0.0, "stop" if turn.finished else "length", 0.0)
 
@@ -161,7 +164,7 @@ class InPlace(Executor):
         return future
 
 
-def play_episodes(engine,  # Engine, or what has its `add`, `step`, `drop` and `waiting`
+def play_episodes(engine,  # Engine, or what has its `add`, `step`, `lower`, `drop` and `waiting`
                   renderer,  # Renderer of its model
                   tasks,  # rows with a `query`
                   open_toolbox,  # function (task, its number) -> Toolbox; closed when its episode ends
@@ -176,16 +179,21 @@ def play_episodes(engine,  # Engine, or what has its `add`, `step`, `drop` and `
     "Play one episode a task, in the order of the tasks. Raises `InputError` if the model has too little room for any question."
     waiting, players, calling, done = deque(enumerate(tasks)), {}, {}, {}
 
+    def leave(player, key):
+        "The engine forgets a context that is over."
+        player.conversation.contexts[key[1] - 1].lower = engine.lower(key)
+        engine.drop(key)
+
     def go_on(player):
         "Hand what an episode wants to the engine or to the tools; at its end its place is free."
         before, wanted = player.key, player.next()
         if player.key != before and before[1]:
-            engine.drop(before)
+            leave(player, before)
         if isinstance(wanted, ToolCalls):
             calling[executor.submit(player.run_calls, wanted)] = player
         elif isinstance(wanted, ResearchResult):
             if player.key[1]:
-                engine.drop(player.key)
+                leave(player, player.key)
             del players[player.number]
             player.toolbox.close()
             done[player.number] = player.played(wanted)
@@ -225,9 +233,11 @@ def run_episodes(model,  # causal language model of transformers
                  renderer,  # its Renderer
                  tasks, open_toolbox, settings=ResearchSettings(), protocol=PROTOCOLS["brief"],  # as `play_episodes` takes them
                  temperature=0.0,  # of sampling; 0 is greedy
-                 seed=0, slots=32, workers=0, progress=lambda done: None) -> list[Played]:
+                 seed=0, slots=32, workers=0, progress=lambda done: None,
+                 states=False, lower=0,  # what is kept for training, as `engine_for` takes them
+                 ) -> list[Played]:
     "`play_episodes` by a model, as it is now: trained further, it gets a new engine."
     from stepdr.model.engine import engine_for
-    engine = engine_for(model, turn_ends(model, renderer), slots=slots, temperature=temperature, seed=seed)
+    engine = engine_for(model, turn_ends(model, renderer), slots, temperature, seed, states, lower)
     positions = positions_of(model.config) or 0
     return play_episodes(engine, renderer, tasks, open_toolbox, settings, protocol, positions, slots, workers, seed, progress)

@@ -12,16 +12,17 @@ import copy
 import inspect
 import tempfile
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 
 from ..agent.budget import ResearchSettings
 from ..agent.drivers import keep_in, run_call
 from ..agent.episode import Episode, Outside, find_answer, fit_results, refusals
 from ..core.limits import Limits
 from .rewards import Outcome, mean_parts
-from ..tools.tool import run_async, tool_about
+from ..tools.tool import run_async, tool_about, tool_schema
 from ..tools.toolset import KitSettings, open_kit
 from ..tools.workspace import Workspace
-from ..model.renderer import FAMILIES
+from ..model.renderer import TEMPLATES
 
 # %% ../../nbs/80_rl/02_environment.ipynb #efb5ca2a
 def google_doc(tool): # typed, documented function -> documentation with an Args: section, as transformers reads it
@@ -42,8 +43,10 @@ def call_tool(environment, function): # instance, {"name", "arguments"} -> chat 
     return row
 
 # %% ../../nbs/80_rl/02_environment.ipynb #978baafe
-def tool_method(tool): # -> function(self, **arguments) -> text
-    "A method that calls a tool of the instance's toolbox; it has the tool's parameters and documentation, and so its schema."
+def tool_method(tool, # typed, documented function
+                brief=False, # whether the model is told of it by its brief schema
+                ): # -> function(self, **arguments) -> text, with what the model is told as `schema`
+    "A method that calls a tool of the instance's toolbox; it has the tool's parameters and documentation."
     name = tool.__name__
     def method(self, /, **arguments):
         return call_tool(self, {"name": name, "arguments": arguments})["content"]
@@ -53,6 +56,7 @@ def tool_method(tool): # -> function(self, **arguments) -> text
         if one.name != "self":
             parameters.append(one.replace(kind=one.KEYWORD_ONLY, annotation=kind))
     method.__name__, method.__qualname__, method.__doc__ = name, f"ToolEnvironment.{name}", google_doc(tool)
+    method.schema = tool_schema(tool, brief)
     method.__signature__ = inspect.Signature(parameters)
     method.__annotations__ = {one.name: one.annotation for one in parameters[1:]}
     return method
@@ -62,6 +66,7 @@ def environment_class(open_toolbox, # function(row) -> Toolbox for one episode, 
                       tools, # the toolbox's tools: functions whose names, signatures and documentation count
                       reward=None, # function(row, toolbox) -> float; None: rewards come from reward functions, which get the text too
                       settings=ResearchSettings(), # tool calls of an episode, and tokens of a conversation, which results are fitted to
+                      brief=False, # whether the model is told of the tools by brief schemas, as in `Toolbox`
                       ): # -> class with one method a tool, `reset(**row)`, with a reward `get_reward()`, and the class method `close_all()`
     "A class for `GRPOTrainer(environment_factory=...)`."
     instances = []  # held fast: an episode must not be collected, and so closed, on the thread of the tools
@@ -86,7 +91,7 @@ def environment_class(open_toolbox, # function(row) -> Toolbox for one episode, 
                 all_of_them.callback(instance._open.close)
 
     members = {"__init__": __init__, "reset": reset, "close_all": classmethod(close_all)}
-    members |= {tool.__name__: tool_method(tool) for tool in tools}
+    members |= {tool.__name__: tool_method(tool, brief) for tool in tools}
     if reward is not None:
         members["get_reward"] = lambda self: float(reward(self._row, self._toolbox))
     made = type("ToolEnvironment", (), {**members, "__doc__": "The tools of one episode."})
@@ -128,7 +133,7 @@ def kit_environment(settings=KitSettings(), # which web, and which tools
         web = shipped_web()
     with _episode_kit(settings, web) as kit:
         tools = list(kit.tools.values())
-    return environment_class(lambda row: _episode_kit(settings, web), tools, reward)
+    return environment_class(lambda row: _episode_kit(settings, web), tools, reward, brief=settings.schemas == "brief")
 
 # %% ../../nbs/80_rl/02_environment.ipynb #2fca6002
 def response_template(renderer): # Renderer with a template of this project -> response template, as transformers reads it
@@ -142,10 +147,15 @@ def response_template(renderer): # Renderer with a template of this project -> r
         "content": {"close": renderer.end, "repeats": True, "join": "", "content": "text"}}}  # no opening: all that is in no other field
 
 # %% ../../nbs/80_rl/02_environment.ipynb #2ea08008
+def _by_schema(apply, conversation, tools=None, **more): # `apply_chat_template` of a tokenizer, and what TRL calls it with
+    "A conversation whose tools are told as the toolbox tells them; TRL hands methods, of which transformers would make full schemas."
+    return apply(conversation, tools=[getattr(tool, "schema", tool) for tool in tools] if tools else None, **more)
+
 def trl_tokenizer(renderer): # Renderer -> tokenizer for `GRPOTrainer(processing_class=...)`
     "A tokenizer that ends turns as the renderer does, and that tells TRL how to read them where the template is this project's."
     tokenizer = copy.deepcopy(renderer.tokenizer)
     tokenizer.eos_token = renderer.end
-    if any(tokenizer.chat_template == template for _, _, template in FAMILIES):
+    tokenizer.apply_chat_template = partial(_by_schema, tokenizer.apply_chat_template)
+    if tokenizer.chat_template in TEMPLATES:
         tokenizer.response_template = response_template(renderer)
     return tokenizer

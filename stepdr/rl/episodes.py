@@ -107,7 +107,7 @@ class EpisodeTools:
         self.web, self.place, self.show = "closed" if self.closed else str(web), place, show
         if self.web not in ("closed", "live") and not Path(self.web).is_dir():
             raise InputError(f"--web {web}: neither closed, live, a run's folder nor a folder of documents")
-        self.form = {"form": protocol.results, "topk": protocol.topk, "tools": protocol.tools}
+        self.form = {"form": protocol.results, "topk": protocol.topk, "tools": protocol.tools, "schemas": protocol.schemas}
 
     @cached_property
     def folder(self) -> Path:

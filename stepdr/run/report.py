@@ -17,8 +17,8 @@ from .charts import (
     axis_chart, bar_charts, calibration_chart, cost_chart, curve_chart, plotly_figure, ppo_charts, training_charts)
 from .results import load_results, optional_file
 from .sections import (
-    benchmarks_section, card_section, differences_section, escape, facts_section, funnel_section, judge_section,
-    pairwise_section, results_section, samples_section, stages_section)
+    benchmarks_section, card_section, differences_section, escape, facts_section, funnel_section,
+    general_section, judge_section, pairwise_section, results_section, samples_section, stages_section)
 
 # %% ../../nbs/95_run/15_report.ipynb #efa6073f
 def load_run(run_dir,  # folder of a run
@@ -123,6 +123,9 @@ def page(run,  # what `load_run` read
         ("ppo", "PPO", "Over policy updates; a terminal reward, γ = λ = 1.", figures(ppo_charts(run))),
         ("judge", "Rubrics Judge", "Verdicts of the trained judge against the oracle's.",
          judge_section(run) + figures(calibration_chart(run))),
+        ("general", "What was forgotten",
+         "Everyday prompts without tools, answered greedily; yes or no: whether the answer holds a word of a sensible one.",
+         general_section(run)),
         ("funnel", "Filter funnel", "What each filter read, dropped and kept.", funnel_section(run)),
         ("pairwise", "Reports in pairs", "Blind pairs on the same task.", pairwise_section(run)),
         ("samples", "Sample reports",

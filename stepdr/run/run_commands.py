@@ -89,7 +89,7 @@ def _add_run_options(parser):
                         help="leave the stages before this one as they are")
     parser.add_argument("--until", dest="until_stage", metavar="STAGE", help="stop after this stage")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-                        help="change a parameter: sft.steps=20, or steps=20 in every stage that has it; may be "
+                        help="change a parameter: sft.tokens=100000, or tokens=100000 in every stage that has it; may be "
                              "repeated")
     parser.add_argument("--list", action="store_true",
                         help="show the stages and which are done, stale or to do; run nothing")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GAIN_LABELS', 'escape', 'markdown', 'table', 'duration', 'facts_section', 'results_section', 'differences_section',
-           'benchmarks_section', 'card_section', 'judge_section', 'funnel_section', 'pairwise_section', 'sample_html',
-           'samples_section', 'stages_section']
+           'benchmarks_section', 'card_section', 'judge_section', 'general_section', 'funnel_section',
+           'pairwise_section', 'sample_html', 'samples_section', 'stages_section']
 
 # %% ../../nbs/95_run/13_sections.ipynb #e1f27cac
 import html
@@ -179,6 +179,24 @@ def _interval_cells(cell, scale=1.0, unit=""):
         return number(value * scale, 3 if scale == 1 else 1) + unit if isinstance(value, (int, float)) else "–"
     return [f'<b>{shown(cell.get("mean"))}</b>', f'{shown(cell.get("low"))} to {shown(cell.get("high"))}',
             number(cell.get("n"))]
+
+# %% ../../nbs/95_run/13_sections.ipynb #7a93c11f
+def general_section(run) -> str:
+    "Answers to everyday prompts, a column a model, and how many of them are sensible."
+    found = run["results"].get("general") or {}
+    if not found:
+        return ""
+    names = [name for name in STAGE_LABELS if name in found]
+    prompts = [row["prompt"] for row in found[names[0]]]
+    rows = [[escape(prompt), *[_general_cell(found[name][number]) for name in names]] for number, prompt in enumerate(prompts)]
+    rows.append(["<b>sensible</b>", *[f"<b>{sum(row['sensible'] for row in found[name])} of {len(prompts)}</b>" for name in names]])
+    return table(["prompt", *[escape(STAGE_LABELS[name]) for name in names]], rows, "general")
+
+
+def _general_cell(row) -> str:
+    "An answer with whether it holds what a sensible one would."
+    kind, word = ("good", "yes") if row["sensible"] else ("bad", "no")
+    return f'{escape(row["answer"])} <span class="verdict {kind}">{word}</span>'
 
 # %% ../../nbs/95_run/13_sections.ipynb #c00fb759
 def funnel_section(run) -> str:

@@ -41,7 +41,7 @@ def resolve_settings(profile,  # name of a profile
     settings = dict(profiles[profile])
     for override in overrides:
         name, equals, text = override.partition("=")
-        if not equals: raise InputError(f"-p {override}: expected NAME=VALUE, for example -p sft.steps=20")
+        if not equals: raise InputError(f"-p {override}: expected NAME=VALUE, for example -p sft.tokens=100000")
         only, _, setting = name.strip().rpartition(".")
         chosen = [stage for stage, value in settings.items()
                   if only in ("", stage) and setting in {f.name for f in fields(value)}]

@@ -6,6 +6,7 @@
 __all__ = ['add_settings', 'settings_of', 'add_train_options', 'train_command', 'trained_text', 'add_train_commands']
 
 # %% ../../nbs/95_run/10_train_commands.ipynb #d3dce1a0
+import argparse
 from dataclasses import fields
 
 from ..core.artifacts import json_text, reserved_output
@@ -18,9 +19,9 @@ def add_settings(parser, settings):
     for item in fields(settings):
         about, choices = item.metadata["about"], item.metadata.get("choices")
         kind = {"choices": choices} if choices else {"metavar": "N" if type(item.default) in (int, float) else "TEXT"}
+        way = {"action": argparse.BooleanOptionalAction} if type(item.default) is bool else {"type": type(item.default), **kind}
         given = f" (default: {item.default})" if item.default != "" else ""
-        parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default,
-                            help=f"{about}{given}".replace("%", "%%"), **kind)
+        parser.add_argument(f"--{item.name.replace('_', '-')}", default=item.default, help=f"{about}{given}".replace("%", "%%"), **way)
 
 
 def settings_of(options, settings):
@@ -43,23 +44,22 @@ def add_train_options(parser):
 
 def train_command(options) -> int:
     "Train a model on rows."
-    from stepdr.train.rows import train_files
+    from stepdr.train.rows import train_files, work_text
     with reserved_output():
         made = train_files(options.model, options.rows, options.out, settings_of(options, TrainSettings), options.command)
-    print(json_text(made) if options.json else trained_text(made, options.out))
+    print(json_text(made) if options.json else trained_text(made, options.out, work_text(made)))
     return 0
 
 
-def trained_text(made, out) -> str:
-    "What a training came to, and what to do next."
+def trained_text(made, out, work) -> str:
+    "What went into a training, the work that it came to, and what to do next."
     counts, rejected = made["counts"], made["rejected"]
     lines = [f"{counts['rows']:,} rows, {counts['examples']:,} examples of {counts['tokens']:,} tokens in {counts['sequences']:,} sequences, "
              f"{counts['learned tokens']:,} learned; template: {made['template']}; protocol: {made['protocol'] or 'none'}"]
     lines += [f"{number:,} rows set aside: {reason} (each in {out}/rejected.jsonl)" for reason, number in rejected.items()]
     lines += [f"{counts[name]:,} {name}: longer than the context"
               for name in ("cut at a turn", "texts in several examples") if counts.get(name)]
-    return "\n".join([*lines, f"{made['steps']:,} steps, loss {made['last']['loss']:.3f} (mean of the last ones)",
-                      f"next: stepdr research QUESTION --model {out} --web FOLDER"])
+    return "\n".join([*lines, work, f"next: stepdr research QUESTION --model {out} --web FOLDER"])
 
 
 # %% ../../nbs/95_run/10_train_commands.ipynb #085af2a0

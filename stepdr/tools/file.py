@@ -340,4 +340,5 @@ class Files:
             shown = actions[action]()
         return shown if shown.isascii() else _WRONG.sub("\ufffd", shown)
 
+Files.file.main = ("action", "path", "content", "pattern", "edits")
 Files.file.fields = {"edits": dict.fromkeys(("old", "until", "new", "after", "before", "line", "all"))}

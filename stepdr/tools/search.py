@@ -350,3 +350,5 @@ class WebSurfer:
         return await asyncio.to_thread(self.results.blocks, *asked)
 
     async def close(self): await self.provider.close()
+
+WebSurfer.batch_web_surfer.main = ("action", "queries", "urls")

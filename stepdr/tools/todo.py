@@ -170,3 +170,4 @@ def _merged(items, given): # {id: item}, list of items -> {id: item}
     return items
 
 Todo.todo.fields = {"items": dict.fromkeys(("id", "text", "after")) | {"state": STATES}}
+Todo.todo.main = ("action", "items", "texts")

@@ -61,16 +61,25 @@ def tool_about(function): # -> (what it does, {parameter: what it is})
     return first, about
 
 # %% ../../nbs/20_tools/02_tool.ipynb #fc4bbbc4
-def tool_schema(function): # typed, documented function -> JSON schema as chat templates and endpoints take it
+def tool_schema(function, # typed, documented function; `function.main` may name the arguments that a brief schema tells
+                brief=False, # one line, and the main arguments without what they are for
+                ): # -> JSON schema as chat templates and endpoints take it
     "The schema of a tool from its signature and documentation."
     first, about = tool_about(function)
+    told = getattr(function, "main", None) if brief else None
     properties, required = {}, []
     for name, parameter in _parameters(function).items():
-        kind = _kind_schema(parameter.annotation)
-        properties[name] = {**kind, "description": about[name]}
         if parameter.default is inspect.Parameter.empty: required.append(name)
+        elif told is not None and name not in told: continue
+        words = _item_words(function, name) if brief else about[name]
+        properties[name] = _kind_schema(parameter.annotation) | ({"description": words} if words else {})
+    first = re.split(r"[.;](?=\s)", first)[0] if brief else first
     return {"type": "function", "function": {"name": function.__name__, "description": first,
             "parameters": {"type": "object", "properties": properties, "required": required}}}
+
+def _item_words(function, name): # tool, argument -> names of the fields of its items, "" where the tool declares none
+    "What a type does not say of a list of objects."
+    return ", ".join(getattr(function, "fields", {}).get(name, ()))
 
 # %% ../../nbs/20_tools/02_tool.ipynb #22a8ec0c
 class ToolError(Exception):
@@ -299,15 +308,17 @@ class Toolbox:
     def __init__(self, tools, # typed functions, coroutine functions or bound methods
                  workspace=None, # Workspace (stepdr.tools.workspace): long results are stored there; None leaves them whole
                  on_close=(), # functions or coroutine functions called by `close`
+                 brief=False, # whether a model is told of the tools by their brief schemas
                  ):
         self.tools, self.workspace, self.on_close = {tool.__name__: tool for tool in tools}, workspace, list(on_close)
+        self.brief = brief
         self.read = {}  # id -> Paragraph: what may be cited
         self.reminder = lambda: ""  # text of a plan that an agent may have forgotten; a kit sets its todo list's
         self.left_out = {}  # tools that a kit does not offer for a task: {name: why}
         self.calls = 0
 
     @property
-    def schemas(self): return [tool_schema(tool) for tool in self.tools.values()]
+    def schemas(self): return [tool_schema(tool, self.brief) for tool in self.tools.values()]
 
     def forget(self):
         "What was shown is no longer before the agent's eyes: tools that would only name it again show it again."

@@ -31,6 +31,7 @@ class KitSettings:
     tools: str = setting("", "names of the tools, comma-separated, or all; empty: those that a task over this web and in this workspace may need (`left_out`)")
     form: str = setting("full", "what search results and pages show: full, or line (one line a paragraph)", choices=FORMS)
     topk: int = setting(5, "results of a query where a call does not say how many", 1, 20)
+    schemas: str = setting("full", "what a model is told of a tool: all (full), or one line and the main arguments (brief)", choices=("full", "brief"))
     cache: str = setting("on", "on: identical queries and pages of a run are answered from disk; off; record: keep everything; replay: answer only from what was recorded", choices=("on", "off", "record", "replay"))
     cache_folder: str = setting("", "folder of the cache; empty: in the workspace")
     allow_hosts: str = setting(
@@ -61,9 +62,9 @@ class KitSettings:
         return [name.strip() for name in self.tools.split(",") if name.strip()]
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #2666c0d1
-def kit_in(settings, protocol): # KitSettings, what has `results`, `topk` and `tools` -> KitSettings
-    "A kit whose results have the form that a model is used to; tools that were named stay."
-    return replace(settings, form=protocol.results, topk=protocol.topk, tools=settings.tools or protocol.tools)
+def kit_in(settings, protocol): # KitSettings, what has `results`, `topk`, `schemas` and `tools` -> KitSettings
+    "A kit whose results and schemas have the form that a model is used to; tools that were named stay."
+    return replace(settings, form=protocol.results, topk=protocol.topk, schemas=protocol.schemas, tools=settings.tools or protocol.tools)
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #7744a5cf
 KINDS = {
@@ -204,7 +205,7 @@ def open_kit(workspace, # Workspace
             fetcher) if {"batch_web_surfer", "browser"} & set(wanted) else {}
         others, todo = _other_tools(settings, workspace, opened)
         tools |= others
-        kit = Toolbox([tools[name] for name in TOOL_NAMES if name in wanted], workspace)
+        kit = Toolbox([tools[name] for name in TOOL_NAMES if name in wanted], workspace, brief=settings.schemas == "brief")
         kit.reminder, kit.left_out = lambda: open_items(todo), spared
         yield kit
     finally: run_async(opened.close())
@@ -219,10 +220,10 @@ def web_of(provider, # Provider (stepdr.tools.providers)
 def provider_kit(workspace, # Workspace
                  provider, # Provider; it stays open
                  fetcher=None, # Fetcher, or None: only pages that the provider holds
-                 tools="", form="full", topk=5, # as in KitSettings
+                 tools="", form="full", topk=5, schemas="full", # as in KitSettings
                  ): # -> context manager of a Toolbox
     "The tools that `open_kit` has for such a web, over a provider that is open already."
-    settings = KitSettings(web=web_of(provider, fetcher), tools=tools, form=form, topk=topk)
+    settings = KitSettings(web=web_of(provider, fetcher), tools=tools, form=form, topk=topk, schemas=schemas)
     return open_kit(workspace, settings, getattr(provider, "web", None), provider, fetcher)
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #b8a753e4
@@ -233,6 +234,7 @@ def episode_toolbox(web, # ClosedWeb, or a Provider, whose own pages alone can b
                     tools="", # comma-separated names of EPISODE_TOOLS; empty: all of them
                     failure_rate=0.0, # share of requests that fail, 0 to 1
                     seed=0, # of the failures: anything printable
+                    schemas="brief", # as in KitSettings
                     ): # -> Toolbox
     "The tools of one episode in this process: no server, no workspace, nothing read before, relevance alone; the list is in memory. Raises `InputError` for a tool that needs more."
     from stepdr.tools.providers import ClosedWebProvider, Provider
@@ -245,6 +247,6 @@ def episode_toolbox(web, # ClosedWeb, or a Provider, whose own pages alone can b
     provider = web if isinstance(web, Provider) else ClosedWebProvider(web)
     surfer, todo = WebSurfer(provider, settings=SurferSettings(form=form, topk=topk)), Todo()
     methods = {"batch_web_surfer": surfer.batch_web_surfer, "todo": todo.todo}
-    toolbox = Toolbox([methods[name] for name in EPISODE_TOOLS if name in wanted])
+    toolbox = Toolbox([methods[name] for name in EPISODE_TOOLS if name in wanted], brief=schemas == "brief")
     toolbox.reminder = lambda: open_items(todo)
     return Failing(toolbox, failure_rate, seed)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 # %% ../../nbs/60_train/08_trl.ipynb #c0ae243d
 from ..core.config import InputError
-from .loop import make_optimizer, pad_batch, pad_positions, plan_batches, rate_at, save_state
+from .loop import make_optimizer, pad_batch, pad_positions, plan_batches, rate_at
 
 # %% ../../nbs/60_train/08_trl.ipynb #2b4ced8b
 def collate(rows, # rows with input_ids and labels, and position_ids where several share a sequence
@@ -108,12 +108,11 @@ def train_rows_trl(model, # any causal model of Hugging Face
                    steps, tokens, learning_rate, muon_learning_rate, seed, # as for `train_rows`
                    pad=0, # id to pad with
                    rank=0, ranks=1, # one process only
-                   checkpoint=None, # file for the state at the end; an interrupted training begins anew
                    log=lambda **row: None, log_every=10, # called with a row of metrics, which covers so many steps
                    keep=lambda model, step: None, # called after each step; may write the model away
                    output_dir=None, # folder for what the trainer writes (nothing, today); a temporary one if None
                    ): # -> model
-    "What `train_rows` does in one process, through TRL's `SFTTrainer`."
+    "What `train_rows` does in one process, through TRL's `SFTTrainer`; an interrupted training begins anew."
     if ranks != 1:
         raise InputError(f"processes: {ranks} is not possible with trainer=trl; use processes=1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -137,7 +136,5 @@ def train_rows_trl(model, # any causal model of Hugging Face
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     vars(model).pop("forward", None)                                # the trainer puts its own loss before the model's forward pass
-    if checkpoint:
-        save_state(checkpoint, model, optimizer, steps)
     return model
 

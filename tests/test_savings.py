@@ -1,0 +1,204 @@
+"""Less work, the same training: blocks that stay, activations computed twice, openings computed once, weights in bf16, budgets of tokens."""
+import random
+
+import pytest
+import torch
+import transformers
+
+from stepdr.core.artifacts import read_json, read_metrics, write_jsonl
+from stepdr.core.config import InputError, TrainSettings
+from stepdr.model.base import load_causal, make_model, save_model, train_tokenizer, weight_kind, write_weights
+from stepdr.train.loop import make_optimizer, pad_batch, row_loss, save_state, token_loss
+from stepdr.train.rows import train_files, work_text
+from stepdr.train.savings import blocks_of, common_opening, freeze_lower, opened_loss, recompute_blocks, sharing_loss
+
+FAMILIES = ["Llama", "Qwen2", "Qwen3", "Mistral", "SmolLM3"]
+
+
+def network(family, tied=True, **more):
+    torch.manual_seed(0)
+    if family == "GPT2": return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=300, n_embd=32, n_layer=3, n_head=2, n_positions=512, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    if family == "Mamba": return transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=3))
+    more |= {"head_dim": 16} if family == "Qwen3" else {}
+    config = getattr(transformers, f"{family}Config")(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1,
+        max_position_embeddings=512, pad_token_id=None, bos_token_id=None, eos_token_id=None, tie_word_embeddings=tied, **more)
+    return getattr(transformers, f"{family}ForCausalLM")(config).train()
+
+
+def alike(count=5, opening=40, seed=0):
+    "Rows that begin alike."
+    rng, rows = random.Random(seed), []
+    first = [rng.randrange(300) for _ in range(opening)]
+    for number in range(count):
+        own = [number] + [rng.randrange(300) for _ in range(rng.randint(8, 60))]
+        rows.append({"input_ids": first + own, "labels": [-100] * (opening + 4) + [one if rng.random() < 0.6 else -100 for one in own[4:]]})
+    return rows
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "GPT2", "Mamba"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_lower_blocks_and_embeddings_stay(family, tied, tmp_path):
+    if family in ("GPT2", "Mamba") and not tied: pytest.skip("made with tied heads")
+    model, rows = network(family, tied), alike()
+    freeze_lower(model, 2)
+    before = {name: one.clone() for name, one in model.named_parameters()}
+    optimizer = make_optimizer(model, 1e-2, 0.0)
+    gradients(model, row_loss(model, rows)[0])
+    optimizer.step()
+    lower = {id(one) for block in blocks_of(model)[:2] for one in block.parameters()} | {id(model.get_input_embeddings().weight)}
+    moved = {name for name, one in model.named_parameters() if not one.equal(before[name])}
+    assert moved and moved == {name for name, one in model.named_parameters() if one.requires_grad}
+    assert not moved & {name for name, one in model.named_parameters() if id(one) in lower}
+    head = model.get_output_embeddings().weight
+    assert head.requires_grad is not (head is model.get_input_embeddings().weight)
+    assert {id(one) for one in optimizer.state} == {id(one) for one in model.parameters() if one.requires_grad}
+    save_state(tmp_path / "state.pt", model, optimizer, 1)
+    assert set(torch.load(tmp_path / "state.pt")["model"]) == moved
+
+
+def test_what_cannot_stay_is_told():
+    with pytest.raises(InputError, match="train.freeze: 3 blocks, but the model has 3"): freeze_lower(network("Llama"), 3)
+    model = network("Llama")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(InputError, match="train.freeze: the blocks of a llama model cannot be told"): freeze_lower(model, 1)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "GPT2"])
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_activations_computed_twice_give_the_same_gradients(family, frozen):
+    model, rows = network(family).train(), alike()
+    freeze_lower(model, frozen)
+    loss, _ = row_loss(model, rows)
+    kept = gradients(model, loss)
+    recompute_blocks(model)
+    below = []
+    blocks_of(model)[1].register_forward_pre_hook(lambda block, given: below.append(given[0].requires_grad))
+    again, _ = row_loss(model, rows)
+    assert below[0] is (frozen == 0)                                # nothing is kept of what lies below
+    other = gradients(model, again)
+    assert again.equal(loss) and kept.keys() == other.keys() and all(kept[name].allclose(other[name], atol=1e-5) for name in kept)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_an_opening_computed_once_gives_the_same_loss_and_gradients(family, frozen):
+    model, rows = network(family), alike()
+    freeze_lower(model, frozen)
+    assert common_opening(rows) == 40
+    loss, count = row_loss(model, rows)
+    alone = gradients(model, loss)
+    shared, same = sharing_loss(16)(model, rows, 0, "cpu")
+    once = gradients(model, shared)
+    assert int(count) == int(same) and shared.allclose(loss, rtol=1e-5)
+    assert alone.keys() == once.keys() and all(alone[name].allclose(once[name], rtol=1e-3, atol=1e-4) for name in alone)
+    ids_BT, labels_BT = pad_batch(rows, 0)
+    with torch.no_grad(): assert not opened_loss(model, ids_BT.roll(1, 1), labels_BT, 40)[0].allclose(loss, rtol=1e-3)      # the test has teeth
+
+
+def test_a_window_that_is_shorter_than_the_rows_is_kept_to():
+    model, rows = network("Mistral", sliding_window=24), alike()
+    loss, _ = row_loss(model, rows)
+    shared, _ = sharing_loss(16)(model, rows, 0, "cpu")
+    assert shared.allclose(loss, rtol=1e-5)
+
+
+def test_two_kinds_of_rows_in_a_batch_share_an_opening_each(monkeypatch):
+    from stepdr.train import savings
+    openings = []
+    monkeypatch.setattr(savings, "opened_loss", lambda *given: openings.append(given[-1]) or opened_loss(*given))
+    model, rows = network("Qwen3"), [*alike(3), *alike(3, 30, seed=7), *alike(1, 20, seed=8)]
+    assert common_opening(rows) == 0
+    loss, count = row_loss(model, rows)
+    shared, same = sharing_loss(16)(model, rows, 0, "cpu")
+    assert int(count) == int(same) and shared.allclose(loss, rtol=1e-5) and openings == [40, 30]
+
+
+def test_rows_without_a_common_opening_are_taken_as_they_are():
+    model, rows = network("Llama"), [*alike(2), *alike(1, seed=5)]
+    assert common_opening(rows) == 0
+    assert sharing_loss(1)(model, rows, 0, "cpu")[0].equal(row_loss(model, rows)[0])
+    text = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 2
+    assert sharing_loss(1)(model, text, 0, "cpu")[0].equal(token_loss(model, *pad_batch(text, 0))[0])
+
+
+@pytest.fixture
+def start(tmp_path):
+    "A model from scratch and rows for it."
+    tokenizer = train_tokenizer(["Which river flows through Vienna? The Danube. " * 20], vocabulary=700)
+    save_model(tmp_path / "base", make_model(len(tokenizer), width=32, layers=3, heads=2, context=512), tokenizer)
+    rows = [{"messages": [{"role": "system", "content": "Give the river, and its source. " * 3}, {"role": "user", "content": f"Which river is number {number}?"}, {"role": "assistant", "content": "The Danube " * (number % 5 + 1)}]} for number in range(24)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    return tmp_path
+
+
+def test_all_ways_come_to_the_same_weights(start):
+    way = {"steps": 5, "tokens_per_step": 700, "lr": 1e-3, "device": "cpu", "freeze": 1}
+    made = {}
+    for name, more in (("plain", {}), ("shared", {"share_opening": 8}), ("twice", {"recompute": True}), ("trl", {"trainer": "trl", "recompute": True})):
+        train_files(start / "base", [start / "rows.jsonl"], start / name, TrainSettings(**way, **more))
+        made[name] = load_causal(start / name, "cpu")[0].state_dict()
+    base = load_causal(start / "base", "cpu")[0].state_dict()
+    assert made["plain"]["model.layers.0.mlp.up_proj.weight"].equal(base["model.layers.0.mlp.up_proj.weight"]) and made["plain"]["model.embed_tokens.weight"].equal(base["model.embed_tokens.weight"])
+    assert not made["plain"]["model.layers.1.mlp.up_proj.weight"].equal(base["model.layers.1.mlp.up_proj.weight"])
+    for name in ("shared", "twice", "trl"):
+        assert all(one.allclose(made[name][key], atol=2e-3 if name == "trl" else 1e-4) for key, one in made["plain"].items()), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_halved_on_disk_and_only_there(tied, tmp_path):
+    model = network("Llama", tied)
+    for kind in ("", "bfloat16"): write_weights(tmp_path / f"k{kind}", model, kind)
+    size = {kind: (tmp_path / f"k{kind}/model.safetensors").stat().st_size for kind in ("", "bfloat16")}
+    assert size["bfloat16"] < 0.6 * size[""] and weight_kind(tmp_path / "kbfloat16") == "bfloat16" and weight_kind(tmp_path / "k") == "float32"
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "kbfloat16", dtype=torch.float32)
+    assert all(one.bfloat16().float().equal(other) for one, other in zip(model.parameters(), again.parameters()))
+    assert next(model.parameters()).dtype == torch.float32 and (again.lm_head.weight is again.model.embed_tokens.weight) is tied
+
+
+def test_a_stage_goes_on_from_what_another_wrote_in_bf16(start):
+    way = {"tokens_per_step": 700, "device": "cpu", "lr": 1e-3}
+    train_files(start / "base", [start / "rows.jsonl"], start / "one", TrainSettings(**way, weights="bf16"))
+    train_files(start / "one", [start / "rows.jsonl"], start / "two", TrainSettings(**way))           # "own": as it was read
+    train_files(start / "one", [start / "rows.jsonl"], start / "three", TrainSettings(**way, weights="fp32"))
+    assert [weight_kind(start / name) for name in ("base", "one", "two", "three")] == ["float32", "bfloat16", "bfloat16", "float32"]
+    assert not list(start.glob(".*.training")) and not list(start.rglob("*.pt"))
+
+
+def test_a_budget_of_tokens_decides_the_steps(start):
+    way = {"tokens_per_step": 700, "device": "cpu"}
+    whole = train_files(start / "base", [start / "rows.jsonl"], start / "whole", TrainSettings(**way))
+    assert whole["epochs"] == 1.0 and whole["tokens"] == whole["counts"]["tokens"] and "budget" not in work_text(whole)
+    part = train_files(start / "base", [start / "rows.jsonl"], start / "part", TrainSettings(**way, token_budget=whole["tokens"] // 2))
+    assert whole["tokens"] // 2 <= part["tokens"] < whole["tokens"] // 2 + 700 and part["trained_tokens"] == part["tokens"]
+    more = train_files(start / "base", [start / "rows.jsonl"], start / "more", TrainSettings(**way, token_budget=10**6, epochs=2.0))
+    assert more["epochs"] == 2.0 and f"the token budget of 1,000,000 is more than the epochs of these rows allow" in work_text(more)
+    fixed = train_files(start / "base", [start / "rows.jsonl"], start / "fixed", TrainSettings(**way, steps=3, token_budget=10**6))
+    assert fixed["steps"] == 3 and "budget" not in work_text(fixed)
+
+
+def test_held_out_rows_are_measured_and_not_trained_on(start):
+    made = train_files(start / "base", [start / "rows.jsonl"], start / "out", TrainSettings(tokens_per_step=700, device="cpu", lr=1e-2, steps=45, heldout=4, heldout_every=20))
+    rows = read_metrics(start / "out/metrics.jsonl")
+    assert [row["step"] for row in rows if "heldout_loss" in row] == [20, 40, 45]
+    assert made["counts"]["sequences"] == 20 and made["heldout"]["rows"] == 4 and made["heldout"]["after"] == rows[-1]["heldout_loss"] < made["heldout"]["before"]
+    assert "4 held-out rows" in work_text(made) and read_json(start / "out/training.json") == made
+    with pytest.raises(InputError, match="train.heldout: 24 rows are to be set aside, but there are only 24"):
+        train_files(start / "base", [start / "rows.jsonl"], start / "none", TrainSettings(device="cpu", heldout=24))
+
+
+@pytest.mark.parametrize("more, match", [({"pack": 512}, "not together with pack"), ({"recompute": True}, "not together with recompute; .*recompute=False"), ({"trainer": "trl"}, "not with trainer=trl")])
+def test_what_does_not_go_together_is_told(start, more, match):
+    with pytest.raises(InputError, match=f"train.share_opening: {match}"): train_files(start / "base", [start / "rows.jsonl"], start / "out", TrainSettings(device="cpu", share_opening=8, **more))
+    assert not (start / "out").exists()
+
+
+def test_another_kind_of_model_shares_no_opening(start):
+    from transformers import AutoTokenizer
+    save_model(start / "gpt2", network("GPT2"), AutoTokenizer.from_pretrained(start / "base"))
+    with pytest.raises(InputError, match="train.share_opening: not for gpt2 models"): train_files(start / "gpt2", [start / "rows.jsonl"], start / "out", TrainSettings(device="cpu", share_opening=8))
