@@ -51,16 +51,15 @@ def frame(site, title, main, language="en", extra=""): # host, text, HTML of the
 
 # %% ../../nbs/10_world/14_server.ipynb #31318d4a
 def paragraph_html(p): # Paragraph of the closed web -> HTML
-    "Its text as its form asks: a list, the rows of a profile, or prose."
-    if "\n- " in p.text:
-        first, *items = p.text.split("\n- ")
-        return f'<p id="{p.id}">{escape(first)}</p>\n<ul>{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>'
-    if " | " in p.text:
-        rows = [row.partition(": ") for row in p.text.split(" | ")]
-        cells = "".join(f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>" if value
-                        else f'<tr><td colspan="2">{escape(label)}</td></tr>' for label, _, value in rows)
-        return f'<table id="{p.id}">{cells}</table>'
-    return f'<p id="{p.id}">{escape(p.text)}</p>'
+    "Its text as its form asks: prose, or a first line with a list or with the rows of a profile."
+    between = next((mark for mark in ("\n- ", " | ") if mark in p.text), None)
+    if between is None: return f'<p id="{p.id}">{escape(p.text)}</p>'
+    first, *items = p.text.split(between)
+    if between == " | ":
+        rows = "".join(f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>"
+                       for label, _, value in (item.partition(": ") for item in items))
+        return f'<p id="{p.id}">{escape(first)}</p>\n<table>{rows}</table>'
+    return f'<p id="{p.id}">{escape(first)}</p>\n<ul>{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>'
 
 
 def _language(text): # -> "zh" where there is Chinese, else "en"
