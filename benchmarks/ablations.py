@@ -17,7 +17,8 @@ from stepdr.judge.intervals import bootstrap
 from stepdr.model.base import make_model, train_tokenizer, training_text
 from stepdr.model.renderer import renderer_for
 from stepdr.synthesis.build import sets_of
-from stepdr.synthesis.closed import readable, reading_row
+from stepdr.synthesis.closed_questions import readable
+from stepdr.synthesis.readings import reading_row
 from stepdr.train.examples import pack_examples, row_ids
 from stepdr.train.loop import pad_batch, token_loss, train_rows
 from stepdr.world.closed_web import ClosedWeb
@@ -51,7 +52,7 @@ def run_variant(sets, probes, seed, steps, muon_rate=None, pack=0, layers=None):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("steps", 250), ("seed", 0), ("probes", 200), ("rows", 16000)): parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in (("steps", 250), ("seed", 0), ("probes", 200), ("rows", 1500)): parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", help="one variant")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,7 +60,7 @@ def main():
     sets = sets_of(web, SynthesisSettings(stage1_rows=given.rows), given.seed).rows
     rng = random.Random(f"probe {given.seed}")
     topics = [e for e in readable(web, "dev") if web.split.get(e) == "dev"]
-    probes = [reading_row(web, rng.choice(topics), number, rng) for number in range(given.probes)]
+    probes = [row for number in range(given.probes) if (row := reading_row(web, rng.choice(topics), number, rng))]
     for name, changes in VARIANTS.items():
         if given.only and given.only != name: continue
         clock = time.time()

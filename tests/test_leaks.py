@@ -8,20 +8,22 @@ import pytest
 
 from stepdr.core.artifacts import root
 from stepdr.core.config import SynthesisSettings
+from stepdr.core.trajectory import cited_ids
 from stepdr.model.base import train_tokenizer, training_text
 from stepdr.model.renderer import renderer_for
 from stepdr.train.examples import row_ids
-from stepdr.synthesis.build import sets_of
-from stepdr.synthesis.closed import document_row, reading_row, verified_claim
+from stepdr.synthesis.build import heldout_pages, sets_of
+from stepdr.synthesis.closed import verified_claim
 from stepdr.synthesis.decontamination import decontamination
+from stepdr.synthesis.readings import READING, document_row
 from stepdr.synthesis.tasks import question_tasks, research_tasks
 from stepdr.synthesis.expert import PERFECT, make_trajectory
 from stepdr.tools.tool import run_async
 from stepdr.world.closed_web import ClosedWeb, save_web
 from stepdr.world.facts import load_graph
 
-SMALL = SynthesisSettings(stage1_rows=600, stage2_rows=300, sft_rows=200, heldout_research=60, heldout_questions=60,
-                          subgraphs=60, walks=60, research=300)
+SMALL = SynthesisSettings(stage1_rows=400, stage2_rows=250, sft_rows=120, heldout_research=60, heldout_questions=60,
+                          subgraphs=40, walks=60, research=200)
 
 
 class Heldout:
@@ -124,7 +126,9 @@ def test_no_heldout_name_in_tokenizer_corpus_and_rendered_rows(made):
 def smuggled(web, tasks, kind):
     "One row made of a held-out task, as the stages make theirs."
     rng, task = random.Random(0), next(t for t in tasks["test"] if t["kind"] == ("research" if kind in ("research", "planning") else "simpleqa"))
-    if kind == "reading": return reading_row(web, task["meta"]["entity"], 0, rng)
+    if kind in READING:
+        heldout = sorted(e for e, part in web.split.items() if part == "test")
+        return next(row for e in heldout if (row := READING[kind](web, e, 0, rng)))
     if kind == "document": return document_row(web, web.urls[task["meta"]["entity"]][0])
     if kind == "renamed":                                           # the bare question, under a training topic's trajectory
         row = make_trajectory(web, "seeking", next(t for t in tasks["train"] if t["kind"] == "simpleqa"), PERFECT, 0)
@@ -138,12 +142,27 @@ def smuggled(web, tasks, kind):
     return make_trajectory(web, kind, task, PERFECT, 0)
 
 
-@pytest.mark.parametrize("kind", ["seeking", "research", "planning", "verification", "reading", "document", "renamed"])
+READ = [kind for kind in READING if kind != "dialogue"]
+
+
+@pytest.mark.parametrize("kind", ["seeking", "research", "planning", "verification", *READ, "document", "renamed"])
 def test_one_smuggled_row_is_noticed(made, kind):
     web, tasks, sets, heldout, seed = made
     row = smuggled(web, tasks, kind)
     assert heldout.leaks(s for r in sets["sft"] + [row] for s in all_strings(r)) != {}
     assert heldout.leaks([training_text(row)]) != {}
+
+
+@pytest.mark.parametrize("kind", ["seeking", "research", "verification", *READ, "document"])
+def test_the_names_of_what_was_read_give_a_row_away(made, kind):
+    "Without looking at its text: subjects and values of all paragraphs that it shows stand in its notes."
+    web, tasks, sets, heldout, seed = made
+    row = smuggled(web, tasks, kind)
+    kept, dropped = heldout_pages([*sets["stage1"], row], heldout.official)
+    assert len(kept) == len(sets["stage1"]) and [one["id"] for one in dropped] == [row["id"]]
+    shown = {key for text in all_strings(row["messages"] or row["text"]) for key in cited_ids(text)}
+    read = [web.world.paragraphs[key] for key in shown if key in web.world.paragraphs]
+    assert {p.title for p in read} | {s.value_name for p in read for s in p.statements} <= set(row["meta"]["names"])
 
 
 @pytest.mark.parametrize("kind", ["seeking", "research", "planning", "verification", "renamed"])

@@ -59,16 +59,21 @@ class WorldSettings:
 @dataclass(frozen=True)
 class SynthesisSettings:
     "Tasks and trajectories."
-    stage1_rows: int = setting(16000, "rows of mid-training's first stage", 10, 10_000_000)
-    stage2_rows: int = setting(9300, "rows of mid-training's second stage", 10, 10_000_000)
-    sft_rows: int = setting(4000, "trajectories of SFT", 10, 10_000_000)
-    stage1_mixture: str = setting("active_reading=54 rewriting=2 knowledge=10 query_planning=23 summarisation=3 reasoning=5 reflection=3", "weights of the first stage's categories")
-    stage2_mixture: str = setting("two_hops=14 three_hops=5.5 lookup=27 reports=21 active_reading=11 query_planning=5 planning=4 verification=4 url_qa=1 web_browsing=2 self_correction=1.5 knowledge=1 summarisation=0.5 reasoning=0.5 dialogue=0.5",
-                                  "weights of the second stage's categories")
-    sft_mixture: str = setting("deep_research=60 two_hops=17.5 three_hops=6.5 lookup=13 verification=2 self_correction=1", "weights of SFT's categories")
-    subgraphs: int = setting(2000, "subgraphs sampled for questions", 1, 100_000_000)
-    walks: int = setting(800, "walks along links", 1, 100_000_000)
-    research: int = setting(2300, "research tasks with rubrics at most, two for a topic", 1, 100_000_000)
+    stage1_rows: int = setting(1500, "rows of mid-training's first stage", 10, 10_000_000)
+    stage2_rows: int = setting(800, "rows of mid-training's second stage", 10, 10_000_000)
+    sft_rows: int = setting(800, "trajectories of SFT", 10, 10_000_000)
+    stage1_mixture: str = setting(
+        "active_reading=22 rewriting=10 knowledge=14 summarisation=20 reasoning=8 comparison=7 source_choice=7 "
+        "reflection=6 query_planning=5 dialogue=1", "weights of the first stage's categories")
+    stage2_mixture: str = setting(
+        "research=20 first_steps=14 reports=14 lookup=10 two_hops=8 three_hops=6 url_qa=4 web_browsing=2 planning=4 "
+        "verification=6 self_correction=3 active_reading=3 summarisation=3 knowledge=1 dialogue=2",
+        "weights of the second stage's categories")
+    sft_mixture: str = setting("deep_research=64 lookup=12 two_hops=12 three_hops=8 verification=2 self_correction=2",
+                               "weights of SFT's categories")
+    subgraphs: int = setting(80, "subgraphs sampled for questions", 1, 100_000_000)
+    walks: int = setting(200, "walks along links", 1, 100_000_000)
+    research: int = setting(1200, "research tasks with rubrics at most, two for a topic", 1, 100_000_000)
     workers: int = setting(1, "processes that make rows; does not change the result", 1, 1000)
     failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
     care_trusted: float = setting(0.7, "how often the SFT expert believes what trusted sites say, not the first page", 0.0, 1.0)
@@ -78,8 +83,8 @@ class SynthesisSettings:
     care_hedge: float = setting(0.4, "how often the SFT expert says that sources differ or that nothing was found", 0.0, 1.0)
     care_second: float = setting(0.55, "how often the SFT expert follows what was found to the next thing", 0.0, 1.0)
     care_cite: float = setting(0.8, "how often the SFT expert cites the paragraph that says it", 0.0, 1.0)
-    heldout_research: int = setting(240, "held-out research tasks", 1, 100_000)
-    heldout_questions: int = setting(200, "held-out questions of each set", 1, 100_000)
+    heldout_research: int = setting(120, "held-out research tasks", 1, 100_000)
+    heldout_questions: int = setting(120, "held-out questions of each set", 1, 100_000)
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/00_core/02_config.ipynb #b3d25c55
@@ -274,7 +279,8 @@ PROFILES["micro"] = vary("tiny",
                          evaluate={"turns": 3, "tool_calls": 3, "reply_tokens": 32, "samples": 50, "curve_tasks": 8})
 
 # %% ../../nbs/00_core/02_config.ipynb #eea4b85c
-PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000,
+PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 12_000, "stage2_rows": 6000, "sft_rows": 4000, "subgraphs": 2000, "walks": 800,
+                                          "research": 2300,
                                           "heldout_research": 240, "heldout_questions": 200},
                        base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12},
                        midtrain={"stage1_tokens": 130_000_000, "stage2_tokens": 130_000_000, "tokens_per_step": 65536, "pack": 4096,
