@@ -10,6 +10,7 @@ from stepdr.core.artifacts import root
 from stepdr.core.config import SynthesisSettings
 from stepdr.core.trajectory import all_cited, answer_of, cited_ids
 from stepdr.judge.metrics import rubric_score
+from stepdr.synthesis.claims import sections, sentences_of
 from stepdr.synthesis.expert import (PERFECT, care_of, expert_toolbox, make_trajectory, paragraphs_read, research, seek,
                                      shown_for, walk)
 from stepdr.synthesis.report_writer import Finding, Need, Value, evidence, settle, write_report
@@ -96,6 +97,17 @@ def test_all_that_a_report_says_was_read(web, worked, tasks):
         names = {web.graph.names[value] for facts in web.graph.facts.values() for value in facts.values()}
         told = {name for name in names if len(name) > 6 and name in report}
         assert all(name in shown or name in task["query"] for name in told)
+
+
+def test_a_report_is_written_and_not_copied(worked, tasks):
+    told = copied = 0
+    for number in range(60):
+        messages, read = worked(number)
+        pages = " ".join(one.text for one in read.values())
+        found = [text for _, body in sections(answer_of(messages)) for text, ids in sentences_of(body) if ids]
+        told += len(found)
+        copied += sum(text.rstrip(".") in pages for text in found)
+    assert copied < 0.1 * told
 
 
 def test_the_same_seed_gives_the_same_episode_and_another_manner_another(web, tasks):

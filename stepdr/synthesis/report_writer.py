@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['DIFFER', 'MISSING', 'DOUBTFUL', 'SAME', 'UNLIKE', 'CONTRAST', 'LEADS', 'Value', 'Finding', 'Need', 'evidence',
-           'believed', 'values_of', 'settle', 'Clause', 'citation', 'capital', 'clause', 'leads', 'filled', 'Manner',
-           'draw_manner', 'written', 'plain', 'Writer', 'sections_of', 'write_report']
+           'believed', 'values_of', 'settle', 'Clause', 'citation', 'capital', 'copied', 'clause', 'leads', 'filled',
+           'Manner', 'draw_manner', 'written', 'plain', 'Writer', 'sections_of', 'write_report']
 
-# %% ../../nbs/40_synthesis/00_report_writer.ipynb #e43f9d31
+# %% ../../nbs/40_synthesis/00_report_writer.ipynb #0f1ccfe4
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..world.facts import topic_type
 from ..world.pages import TRUSTED
-from ..world.wording import references, say
+from ..world.wording import is_reference, references, say
 
-# %% ../../nbs/40_synthesis/00_report_writer.ipynb #afb0b006
+# %% ../../nbs/40_synthesis/00_report_writer.ipynb #8e09304f
 @dataclass(frozen=True)
 class Value:
     "A value that sources give."
@@ -24,6 +24,7 @@ class Value:
     ids: tuple[str, ...] = ()  # of the paragraphs that are cited for it
     site: str = ""  # of the first of them
     entity: str = ""  # its id
+    said: str = ""  # the sentences of the paragraphs that give it
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Finding:
     under: str = ""  # relation after whose finding it stands; empty: it stands by itself
     beside: "Finding | None" = None  # the same of another subject, to be compared with
 
-# %% ../../nbs/40_synthesis/00_report_writer.ipynb #22971dfe
+# %% ../../nbs/40_synthesis/00_report_writer.ipynb #520f920d
 @dataclass(frozen=True)
 class Need:
     "One thing that is to be found."
@@ -67,8 +68,13 @@ def values_of(rows, most=2) -> list[Value]:
     for one, said in rows:
         found.setdefault(said.value, []).append((one, said))
     order = sorted(found, key=lambda value: -sites[value])
-    return [Value(said.value_name, tuple(dict.fromkeys(row.id for row, _ in found[value])), one.site, value)
-            for value in order[:most] for one, said in found[value][:1]]
+    values = []
+    for value in order[:most]:
+        one, said = found[value][0]
+        texts = [row.text[place.start:place.end] for row, place in found[value]]
+        ids = tuple(dict.fromkeys(row.id for row, _ in found[value]))
+        values.append(Value(said.value_name, ids, one.site, value, " ".join(texts)))
+    return values
 
 # %% ../../nbs/40_synthesis/00_report_writer.ipynb #4debcae5
 def settle(need, rows, careful=True) -> Finding:
@@ -78,7 +84,7 @@ def settle(need, rows, careful=True) -> Finding:
     values = tuple(values_of(rows, 2 if trusted else 1))
     return Finding(need.entity, need.name, need.relation, values, doubtful=not trusted, under=need.under)
 
-# %% ../../nbs/40_synthesis/00_report_writer.ipynb #4673e6d8
+# %% ../../nbs/40_synthesis/00_report_writer.ipynb #53174996
 @dataclass(frozen=True)
 class Clause:
     "A sentence without its stop, and what it cites."
@@ -96,10 +102,17 @@ def capital(text) -> str:
     return text[:1].upper() + text[1:]
 
 
+def copied(form, value) -> bool:
+    "Whether a sentence of the wording, with a value in it, is one that was read, whatever it calls the subject."
+    parts = [part.strip(" .") for part in say(form, "\0", value.name).split("\0")]
+    return bool(value.said) and all(part in value.said for part in parts)
+
+
 def clause(wording, subject, value, rng, leading=False) -> Clause:
     """One of the sentences that state a fact; `subject` is how the sentence names whose it is. With `leading` it comes
     first, as a pronoun or a further sentence asks. Raises `IndexError` where no form is so (`leads`)."""
-    form = rng.choice([form for form in wording.sentences if not leading or form.startswith("{S} ")])
+    forms = [form for form in wording.sentences if not leading or form.startswith("{S} ")]
+    form = rng.choice([form for form in forms if not copied(form, value)] or forms)
     return Clause(capital(say(form, subject, value.name).removesuffix(".")), value.ids)
 
 
@@ -170,11 +183,11 @@ def draw_manner(rng) -> Manner:
     return Manner(lead=rng.choice(LEADS) if rng.random() < 0.25 else "", join=rng.choice((0.2, 0.5, 0.9)),
                   refer=rng.randrange(3), before=rng.random() < 0.6, shuffled=rng.random() < 0.5)
 
-# %% ../../nbs/40_synthesis/00_report_writer.ipynb #4ed8a935
-def written(clauses, before) -> str:
+# %% ../../nbs/40_synthesis/00_report_writer.ipynb #f9598444
+def written(clauses, before, between=" and ") -> str:
     "A sentence of clauses on one subject; clauses that cite the same cite it once."
     many, last = len({one.ids for one in clauses}) > 1, citation(clauses[-1].ids)
-    text = " and ".join([one.text + (citation(one.ids) if many else "") for one in clauses[:-1]] + [clauses[-1].text])
+    text = between.join([one.text + (citation(one.ids) if many else "") for one in clauses[:-1]] + [clauses[-1].text])
     return f"{text}{last}." if before or many else f"{text}.{last}"
 
 
@@ -182,7 +195,7 @@ def plain(finding) -> bool:
     "Whether a finding is one value of trusted pages that is compared with nothing."
     return len(finding.values) == 1 and not finding.doubtful and finding.beside is None
 
-# %% ../../nbs/40_synthesis/00_report_writer.ipynb #e356ca22
+# %% ../../nbs/40_synthesis/00_report_writer.ipynb #abee171d
 @dataclass(frozen=True)
 class Writer:
     "Who turns findings into prose."
@@ -215,8 +228,16 @@ class Writer:
         "The sentence of one or two plain findings."
         leading = len(part) > 1 or subject != part[0].subject
         clauses = [clause(self.graph.wording[one.relation], subject, one.values[0], self.rng, leading) for one in part]
-        rest = [Clause(one.text.removeprefix(capital(subject)).strip(), one.ids) for one in clauses[1:]]
-        return written([clauses[0], *rest], self.manner.before)
+        opening = self.graph.wording[part[0].relation].opening
+        if len(part) == 1:
+            return written(clauses, self.manner.before)
+        if opening and self.rng.random() < 0.5:
+            first, text = part[0].values[0], clauses[1].text
+            text = text[0].lower() + text[1:] if is_reference(subject) else text
+            parts = [Clause(opening.replace("{V}", first.name), first.ids), Clause(text, clauses[1].ids)]
+            return written(parts, self.manner.before, ", ")
+        rest = Clause(clauses[1].text.removeprefix(capital(subject)).strip(), clauses[1].ids)
+        return written([clauses[0], rest], self.manner.before)
 
     def comparison(self, one, other, noun) -> str:
         "The sentence on two findings of one relation: what they share, or each beside the other."
