@@ -20,6 +20,9 @@ def source(web, entity, relation, value, trusted=True):
     return min(found, key=lambda p: (p.site in TRUSTED) != trusted)
 
 
+def capital(text): return text[:1].upper() + text[1:]
+
+
 class Perfect:
     "Writes a report for a task; `read` holds what it cites, by id."
     def __init__(self, web, task, seed=0):
@@ -58,14 +61,14 @@ class Perfect:
                 noun=words.noun, name=name, first=self.graph.names[first], second=self.graph.names[second],
                 cite=self.cite(entity, relation, first), other=self.cite(entity, relation, second))
         else: text = f"{self.said(entity, relation, check['value'], words.section)} {self.cite(entity, relation, check['value'])}."
-        self.parts[words.section].append(text)
+        self.parts[words.section].append(capital(text))
 
     def compare(self, check):
         section = self.graph.wording[check["relation"]].section
         one, two = ((f"{self.said(s['entity'], s['relation'], s['value'], section)}", self.cite(s["entity"], s["relation"], s["value"])) for s in check["sides"])
-        if check["same"]: text = f"{one[0]} {one[1]}. {two[0]} as well {two[1]}."
+        if check["same"]: text = f"{one[0]} {one[1]}. {capital(two[0])} as well {two[1]}."
         else: text = self.rng.choice(("{0[0]} {0[1]}, whereas {1[0]} {1[1]}.", "{0[0]} {0[1]}, but {1[0]} {1[1]}.", "{0[0]} {0[1]}. By contrast, {1[0]} {1[1]}. Here the two differ.")).format(one, two)
-        self.parts[section].append(text)
+        self.parts[section].append(capital(text))
 
     def write(self):
         checks = [r["check"] for r in self.task["rubrics"] if r["check"]["kind"] in ("fact", "disputed", "silent", "compare")]

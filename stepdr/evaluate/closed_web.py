@@ -47,7 +47,7 @@ SUFFIX = {0.0: "", 1.0: "_t1"}  # of a metric's name
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #83b26626
 def citation_support(read) -> list[tuple[bool, tuple]]:
-    "What each statement's citations are worth: (supported, does each citation help?); `read`: `stepdr.synthesis.truth.Reading`."
+    "What each statement's citations are worth: (supported, does each help?); `read`: a `stepdr.synthesis.truth.Reading`."
     return [(row.supported, row.helps) for row in read.rows]
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #710d55ae
@@ -61,12 +61,15 @@ def score_report(task, # research task
     support = citation_support(read)
     scores = citation_scores(support)
     wrong = [found != "not" for found, rubric in zip(verdicts, rubrics) if rubric["check"]["kind"] == "wrong"]
-    return {"verdicts": verdicts, "kinds": [rubric["check"]["kind"] for rubric in rubrics], "roles": [rubric["role"] for rubric in rubrics],
-            "rubric": rubric_score(verdicts, weights, "ternary"), "rubric_strict": rubric_score(verdicts, weights, "strict"),
-            "report_success": report_success(verdicts, weights), "citation_precision": scores["precision"], "citation_recall": scores["recall"],
+    return {"verdicts": verdicts, "kinds": [rubric["check"]["kind"] for rubric in rubrics],
+            "roles": [rubric["role"] for rubric in rubrics], "rubric": rubric_score(verdicts, weights, "ternary"),
+            "rubric_strict": rubric_score(verdicts, weights, "strict"),
+            "report_success": report_success(verdicts, weights),
+            "citation_precision": scores["precision"], "citation_recall": scores["recall"],
             "statements": len(support), "statements_supported": sum(supported for supported, _ in support),
-            "citations": sum(len(helps) for _, helps in support), "citations_supporting": sum(sum(helps) for _, helps in support),
-            "wrong_values": len(wrong), "wrong_repeated": sum(wrong), "cited": [key for key in cited_ids(report) if key in paragraphs]}
+            "citations": sum(len(helps) for _, helps in support),
+            "citations_supporting": sum(sum(helps) for _, helps in support), "wrong_values": len(wrong),
+            "wrong_repeated": sum(wrong), "cited": [key for key in cited_ids(report) if key in paragraphs]}
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #1c057676
 def score_question(task, # question
@@ -281,14 +284,17 @@ def scores_by_part(records, seed=0, samples=2000) -> dict:
 
 def gains_by_part(records, seed=0, samples=2000) -> dict:
     "{gain: {part: {kind: {mean, low, high, n}}}}: of which kinds each difference between two models is made."
-    found = {}
+    gains = {}
     for name, (first, second, temperature) in GAINS.items():
-        one, two = ({key: met_parts(r) for key, r in select(records, model=m, set="research", temperature=temperature).items()} for m in (first, second))
+        one, two = ({key: met_parts(record) for key, record in select(
+            records, model=model, set="research", temperature=temperature).items()} for model in (first, second))
         if not one or one.keys() != two.keys(): continue
-        found[name] = {part: {kind: paired_difference(*zip(*((one[key][part][kind], two[key][part][kind]) for key in one if kind in one[key][part])),
-                                                      seed, samples)
-                              for kind in sorted({kind for row in one.values() for kind in row[part]})} for part in PARTS}
-    return found
+        def gain(part, kind): # of the tasks that have such a rubric
+            rows = [key for key in one if kind in one[key][part]]
+            return paired_difference(*([found[key][part][kind] for key in rows] for found in (one, two)), seed, samples)
+        kinds = {part: sorted(set().union(*(row[part] for row in one.values()))) for part in PARTS}
+        gains[name] = {part: {kind: gain(part, kind) for kind in kinds[part]} for part in PARTS}
+    return gains
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #1603fc88
 MARGIN = 0.0  # differences up to this are a tie

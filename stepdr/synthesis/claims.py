@@ -23,7 +23,7 @@ def spoken(names: list[str]) -> list[str]:
 
 
 def relation_cues(words) -> list[str]:
-    "What tells a relation in a sentence: the cues, noun and label of its `Wording`, and the forms that verbs have after \"they\"."
+    "What tells a relation in a sentence: cues, noun and label of its `Wording`, and how verbs go after \"they\"."
     cues = [*words.cues, words.noun.lower(), words.label.lower()]
     return list(dict.fromkeys([*cues, *(say(f"{{S}} {cue} {{V}}", "They", "X")[5:-2] for cue in cues)]))
 
@@ -46,10 +46,10 @@ def _forms(name):
     if name[:1].islower() and words: yield (*words[:-1], words[-1] + "s")
 
 # %% ../../nbs/40_synthesis/01_claims.ipynb #0a377471
-_SMALL = frozenset("a an and as at both but by for from he her his i in it its no none of on or she so some sources that the their "
-                   "there these they this though to two was were while whereas with".split())
-_DENY = frozenset("not never no neither nor cannot none nobody nothing false untrue wrong wrongly incorrect incorrectly mistaken mistakenly "
-                  "deny denies denied unlikely".split())
+_SMALL = frozenset("a an and as at both but by for from he her his i in it its no none of on or she so some sources "
+                   "that the their there these they this though to two was were while whereas with".split())
+_DENY = frozenset("not never no neither nor cannot none nobody nothing false untrue wrong wrongly incorrect "
+                  "incorrectly mistaken mistakenly deny denies denied unlikely".split())
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Vocabulary:
     topics: list = field(default_factory=list)  # ids: what the task is about, the first one above all
     relations: set = field(default_factory=set)  # those with cues
     pairs: dict = field(default_factory=dict)  # id -> relations of which it is known as a value
-    stopped: dict = field(default_factory=dict)  # name with a full stop in it -> the same without, or it would end a sentence
+    stopped: dict = field(default_factory=dict)  # name with a full stop, which would end a sentence -> the same without
     _first: dict = field(default_factory=dict)  # first word of a name or cue -> lengths, longest first
 
     def add(self, table: dict, words: tuple, key: str | None) -> None:
@@ -139,14 +139,17 @@ class Found:
     keys: frozenset  # entity ids of a name (none: an unknown name), relations of a cue
 
 
-def _capital(word): return word[:1].isupper()
+def _keys(found) -> frozenset:
+    "All keys of names or cues."
+    return frozenset().union(*(one.keys for one in found))
 
 
 def _names_in(words, gaps, vocabulary):
     "The names in a sentence, known ones first: list of `Found` in order."
     found, at, lowered = [], 0, [words[0][:1].lower() + words[0][1:], *words[1:]] if words else []
     while at < len(words):
-        hit = vocabulary.longest(vocabulary.names, words, at) or (not at and vocabulary.longest(vocabulary.names, lowered, 0)) or None
+        hit = vocabulary.longest(vocabulary.names, words, at)
+        if not hit and not at: hit = vocabulary.longest(vocabulary.names, lowered, 0)
         if hit:
             found.append(Found(at, at + len(hit[0]), hit[0], frozenset(hit[1])))
             at += len(hit[0])
@@ -154,35 +157,41 @@ def _names_in(words, gaps, vocabulary):
     return _with_unknown(found, words, gaps, vocabulary)
 
 
-def _with_unknown(found, words, gaps, vocabulary):
-    "The same with the runs of capitalised words between; a known value that touches such a run is a part of it."
-    taken = {place: name for name in found for place in range(name.start, name.end)}
-    runs, at = [], 0
+def _places(names):
+    "The places of the words of names."
+    return {place for name in names for place in range(name.start, name.end)}
+
+
+def _runs(words, gaps, vocabulary):
+    "Runs of capitalised words, without small words and cues that a sentence begins with: list of (start, end)."
+    runs, at, low = [], 0, [word.lower() for word in words]
     while at < len(words):
-        low = words[at].lower()
-        if not _capital(words[at]) or low in _SMALL or vocabulary.longest(vocabulary.cues, [low, *(w.lower() for w in words[at + 1:at + 4])], 0):
+        if not words[at][:1].isupper() or low[at] in _SMALL or vocabulary.longest(vocabulary.cues, low, at):
             at += 1
             continue
         end = at + 1
-        while end < len(words) and _capital(words[end]) and gaps[end - 1] in (" ", "-", ". "): end += 1
+        while end < len(words) and words[end][:1].isupper() and gaps[end - 1] in (" ", "-", ". "): end += 1
         runs.append((at, end))
         at = end
+    return runs
+
+
+def _with_unknown(found, words, gaps, vocabulary):
+    "The same with the unknown runs between; a known value that touches such a run is a part of it."
     kept = list(found)
-    for start, end in runs:
-        inside = list({id(taken[place]): taken[place] for place in range(start, end) if place in taken}.values())
-        free = [place for place in range(start, end) if place not in taken]
+    for start, end in _runs(words, gaps, vocabulary):
+        inside = [name for name in found if name.start < end and name.end > start]
         topic = any(name.keys & set(vocabulary.topics) for name in inside)
-        if not free and (len(inside) < 2 or topic) or start == 0 and free == [0]: continue  # all known, or the sentence's own capital
-        whole = Found(start, end, tuple(words[start:end]), frozenset())
-        if inside and topic: continue  # "the American X"
-        kept = [name for name in kept if name not in inside]
-        kept.append(whole)
+        free = set(range(start, end)) - _places(inside)
+        if topic: continue  # "the American X"
+        if not free and len(inside) < 2 or start == 0 and free == {0}: continue  # known, or the sentence's own capital
+        kept = [name for name in kept if name not in inside] + [Found(start, end, tuple(words[start:end]), frozenset())]
     return sorted(kept, key=lambda name: name.start)
 
 # %% ../../nbs/40_synthesis/01_claims.ipynb #39897e2b
 def _cues_in(words, names, vocabulary):
     "The cues in a sentence outside its names: list of `Found` in order."
-    low, taken, found, at = [word.lower() for word in words], {place for name in names for place in range(name.start, name.end)}, [], 0
+    low, taken, found, at = [word.lower() for word in words], _places(names), [], 0
     while at < len(low):
         hit = at not in taken and vocabulary.longest(vocabulary.cues, low, at)
         if hit and not taken & set(range(at, at + len(hit[0]))):
@@ -200,7 +209,7 @@ def _split(text):
 
 def _without(names, words, gaps):
     "The sentence without its names and cues: words in them say nothing of sources (\"record label\")."
-    taken = {place for name in names for place in range(name.start, name.end)}
+    taken = _places(names)
     return "".join(("" if place in taken else word) + gap for place, (word, gap) in enumerate(zip(words, gaps)))
 
 # %% ../../nbs/40_synthesis/01_claims.ipynb #213ec071
@@ -218,9 +227,14 @@ def _ways(words, gaps):
     return sums
 
 
+def _relations_of(name, known):
+    "The relations of which a name is known as a value."
+    return frozenset().union(*(known.pairs.get(key, ()) for key in name.keys))
+
+
 def _unlike(cue, name, known):
     "What it costs that a name is known as a value of other relations only, more if the sentence may be about it."
-    given = frozenset().union(*(known.pairs.get(key, ()) for key in name.keys))
+    given = _relations_of(name, known)
     return (10 if name.keys & known.subjects else 6) if given and not given & cue.keys else 0
 
 
@@ -240,24 +254,24 @@ def _lists(names, gaps, words):
     "Names that are listed together: list of lists of places in `names`."
     groups = [[0]] if names else []
     for at in range(1, len(names)):
-        before, name = names[at - 1], names[at]
-        between = "".join(f"{gaps[place]}{words[place + 1] if place + 1 < name.start else ''}" for place in range(before.end - 1, name.start))
+        last, first = names[at - 1].end - 1, names[at].start
+        between = gaps[last] + "".join(words[place] + gaps[place] for place in range(last + 1, first))
         if _LIST.match(between): groups[-1].append(at)
         else: groups.append([at])
     return [group for group in groups if len(group) > 1]
 
 
 def _pairs(names, cues, sums, known):
-    "The cheapest pairs of a cue and a name, each in one pair: ({place of a name: [places of its cues]}, costs of all pairs)."
+    "The cheapest pairs of a cue and a name, each in one: ({name's place: [its cues' places]}, costs of all pairs)."
     costs = sorted((cost, c, n) for c, cue in enumerate(cues) for n, cost in enumerate(_costs(cue, names, sums, known)))
     of_name, taken = {}, set()
     for cost, c, n in costs:
         if cost > FARTHEST or n in of_name or c in taken: continue
         of_name[n] = [c]
         taken.add(c)
-    # "Leeds lies in the region of Yorkshire": what the sentence is about is no second value beside the right kind of one
+    # "Leeds lies in the region of Yorkshire": what a sentence is about is no second value beside one of the right kind
     likely = {n for n, (c,) in of_name.items() if not _unlike(cues[c], names[n], known)}
-    told = frozenset().union(*(cues[of_name[n][0]].keys for n in likely))
+    told = _keys(cues[of_name[n][0]] for n in likely)
     for n in set(of_name) - likely:
         if names[n].keys & known.subjects and cues[of_name[n][0]].keys & told: del of_name[n]
     return of_name, costs
@@ -273,7 +287,7 @@ def _share_names(of_name, cues, words):
 
 
 def _share_cues(group, of_name, names, cues, words):
-    "A list of names has one cue on each side: {place of a name: (its cues, how)} for those that have none of their own."
+    "A list of names has one cue on each side: {place of a name: (its cues, how)} for those without their own."
     first, last = names[group[0]], names[group[-1]]
     before, after = ([n for n in group if n in of_name and side(cues[of_name[n][0]])]
                      for side in (lambda cue: cue.end <= first.start, lambda cue: cue.start >= last.end))
@@ -298,25 +312,33 @@ def _given(names, cues, words, gaps, known):
 # %% ../../nbs/40_synthesis/01_claims.ipynb #87d13c0a
 _DENY_PAIRS = frozenset([("rather", "than"), ("instead", "of")])
 _BOTH_WAYS = frozenset("false untrue wrong incorrect mistaken".split())
-_HARMLESS = frozenset("only least doubt just merely".split())
-_DISPUTE = re.compile(r"\b(?:dis(?:agree|pute)\w*|contradict\w*|conflict\w*|inconsistent\w*|at odds|contested|(?:do|does|did) not (?:agree|match)|"
-                      r"two (?:answers|values))\b", re.IGNORECASE)
-_DIFFER = re.compile(r"\b(?:differ\w*|diverge\w*|var(?:y|ies))\b", re.IGNORECASE)
-_SOURCES = re.compile(r"\b(?:sources?|pages?|sites?|accounts?|entries|publications?)\b|\w\.\w", re.IGNORECASE)  # or the name of a site
-_CONTRAST = re.compile(r"\b(?:while|whereas|but|however|unlike|contrast|on the other hand|not the same|different\w*|differ\w*|though|instead|"
-                       r"others?|another)\b", re.IGNORECASE)
-_SAME = re.compile(r"\b(?:both|same|shared?|shares|also|too|alike|likewise|as well|each|in common)\b", re.IGNORECASE)
-_NONE = re.compile(r"\b(?:none|no|not|nothing|never|nowhere|neither|unable|fail(?:s|ed)?|without|could ?n[o']t|missing|unknown|unclear)\b|n['’]t\b",
-                   re.IGNORECASE)
-_FINDING = re.compile(r"\b(?:pages?|sources?|sites?|f[io]u?nd|find(?:ing)?|stat(?:e|es|ed)|mention\w*|sa(?:y|ys|id)|giv(?:e|es|en)|gave|list(?:s|ed)?|"
-                      r"nam(?:e|es|ed)|record(?:s|ed)?|report(?:s|ed)?|information|evidence|known|available|told?|tells?|unknown|unclear|missing)\b",
-                      re.IGNORECASE)
+_HARMLESS = frozenset("only least doubt just merely".split())  # "not only"
+_ENDS = frozenset("but though although while whereas".split())
+
+
+def _words_of(*parts): return re.compile(rf"\b(?:{'|'.join(parts)})\b", re.IGNORECASE)
+
+
+_DISPUTE = _words_of(r"dis(?:agree|pute)\w*", r"contradict\w*", r"conflict\w*", r"inconsistent\w*", "at odds",
+                     "contested", "(?:do|does|did) not (?:agree|match)", "two (?:answers|values)")
+_DIFFER = _words_of(r"differ\w*", r"diverge\w*", "var(?:y|ies)")
+_SOURCES = _words_of("sources?", "pages?", "sites?", "accounts?", "entries", "publications?", r"\w+\.\w+")
+_CONTRAST = _words_of("while", "whereas", "but", "however", "unlike", "contrast", "on the other hand", "not the same",
+                      r"differ\w*", "though", "instead", "others?", "another")
+_SAME = _words_of("both", "same", "share[ds]?", "also", "too", "alike", "likewise", "as well", "each", "in common")
+_ALL = _words_of("they both", "the two")
+_NONE = _words_of("none", "no", "not", "nothing", "never", "nowhere", "neither", "unable", "fail(?:s|ed)?", "without",
+                  r"\w+n['’]t", "missing", "unknown", "unclear")
+_FINDING = _words_of("pages?", "sources?", "sites?", "found", "find(?:ing)?", "stat(?:e|es|ed)", r"mention\w*",
+                     "sa(?:y|ys|id)", "giv(?:e|es|en)", "gave", "list(?:s|ed)?", "nam(?:e|es|ed)", "record(?:s|ed)?",
+                     "report(?:s|ed)?", "information", "evidence", "known", "available", "told?", "tells?", "unknown",
+                     "unclear", "missing")
 
 
 def _denied(words, gaps, names):
     "Places of the words that something denies; a name denies nothing."
-    denied, taken = set(), {place for name in names for place in range(name.start, name.end)}
-    stops = [place for place, (word, gap) in enumerate(zip(words, gaps)) if word in ("but", "though", "although", "while", "whereas") or re.search("[,;:]", gap)]
+    denied, taken = set(), _places(names)
+    stops = [at for at, (word, gap) in enumerate(zip(words, gaps)) if word in _ENDS or re.search("[,;:]", gap)]
     for at, word in enumerate(words):
         low = word.lower()
         elided = low == "t" and at and words[at - 1].endswith("n") and gaps[at - 1] in ("'", "’")
@@ -339,15 +361,15 @@ def _topics_of(name, cue, topics, gaps, words):
     if not before: return after[0].keys if after else topics[0].keys
     chosen, keys = before[-1], set(before[-1].keys)
     for earlier in reversed(before[:-1]):  # "X and Y", "of X and that of Y"
-        if words[earlier.end:chosen.start] not in (["and"], ["and", "that", "of"], ["and", "of"], ["as", "well", "as"]): break
+        if " ".join(words[earlier.end:chosen.start]) not in ("and", "and that of", "and of", "as well as"): break
         keys |= earlier.keys
         chosen = earlier
     return frozenset(keys)
 
 
 def _others_of(name, others, topics):
-    """Subjects that are no topics and stand nearest: right before the name with no topic between, or where the sentence begins; else behind a
-    name that comes first."""
+    """Subjects that are no topics: the nearest before the name with no topic between, or the one that begins the
+    sentence; else one behind a name that comes first."""
     before = [o for o in others if o.end <= name.start]
     if before and not any(before[-1].end <= t.start < name.start for t in topics): return before[-1].keys
     if before and before[0].start < 2: return before[0].keys
@@ -386,17 +408,18 @@ class ReportReader:
     "Reads one report sentence by sentence; what was named before is the subject of what comes after."
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary, self.topics = vocabulary, frozenset(vocabulary.topics)
-        self.current, self.before = frozenset(vocabulary.topics[:1]), frozenset()  # topics spoken of; other subjects of the last sentence
+        self.current = frozenset(vocabulary.topics[:1])  # topics spoken of
+        self.before = frozenset()  # other subjects that the last sentence named
 
     def begin_section(self, heading: str) -> None:
         "A heading may name a topic, another subject and one relation."
         words, gaps = _split(heading)
         names = _names_in(words, gaps, self.vocabulary)
-        keys = frozenset().union(*(name.keys for name in names)) if names else frozenset()
+        keys = _keys(names)
         self.current = keys & self.topics or frozenset(self.vocabulary.topics[:1])
         self.before, self.own, self.opened = frozenset(), keys & self.vocabulary.subjects - self.topics, frozenset()
         cues = _cues_in(words, names, self.vocabulary)
-        self.told = frozenset().union(*(cue.keys for cue in cues)) if len(cues) == 1 else frozenset()
+        self.told = _keys(cues) if len(cues) == 1 else frozenset()
 
     def read(self, section: int, heading: str, text: str, cited: list) -> Sentence:
         "One sentence with its claims."
@@ -408,19 +431,19 @@ class ReportReader:
         topics = whole or topics
         values = [name for name in names if name not in topics]
         others = [name for name in values if name.keys & self.vocabulary.subjects]
-        if topics: self.current = frozenset().union(*(t.keys for t in topics)) & self.topics if len(topics) == 1 else topics[-1].keys & self.topics
-        if words and words[0].lower() == "both" or re.search(r"\b(?:they both|the two)\b", text, re.IGNORECASE):
-            self.current = self.topics if not topics else self.current
-        told = frozenset().union(*(cue.keys for cue in cues)) if cues else self.opened or self.told
+        if topics: self.current = topics[-1].keys & self.topics
+        elif words[:1] == ["Both"] or _ALL.search(text): self.current = self.topics
+        told = _keys(cues) or self.opened or self.told
         claims = self.claims_of(words, gaps, values, cues, topics, others, told)
-        # a sentence that names a relation and no value opens it for the next: "Sources differ on the genre. One gives ..."
+        # a sentence that names a relation and no value opens it for the next: "Sources differ on the genre. One ..."
         self.opened = told if not claims and len(cues) < 2 else frozenset()
-        named = frozenset().union(*(t.keys for t in topics)) & self.topics if topics else self.current
-        self.before = frozenset().union(*(o.keys for o in others)) if others else frozenset()
+        named = _keys(topics) & self.topics or self.current
+        self.before = _keys(others)
         bare = _without(names + cues, words, gaps)
-        differs = bool(_DISPUTE.search(bare) or _DIFFER.search(bare) and (len(self.topics) < 2 or _SOURCES.search(bare)))
-        return Sentence(section, heading, text, tuple(cited), claims, told, named, differs, bool(_CONTRAST.search(bare)),
-                        bool(_SAME.search(bare)), bool(_NONE.search(bare) and _FINDING.search(bare)))
+        said = {what: bool(form.search(bare)) for what, form in (("contrast", _CONTRAST), ("same", _SAME))}
+        differs = _DISPUTE.search(bare) or _DIFFER.search(bare) and (len(self.topics) < 2 or _SOURCES.search(bare))
+        return Sentence(section, heading, text, tuple(cited), claims, told, named, bool(differs), **said,
+                        missing=bool(_NONE.search(bare) and _FINDING.search(bare)))
 
     def claims_of(self, words, gaps, values, cues, topics, others, told) -> tuple:
         "The claims of a sentence; what is denied leaves its cue to what is not: \"not in Leeds but in York\"."
@@ -431,7 +454,7 @@ class ReportReader:
             for n, name in enumerate(names):
                 mine, how = given.get(n, ([], ""))
                 if not cues and told and name.keys: how = "own"
-                relations = frozenset().union(*(cues[c].keys for c in mine)) if mine else told if how else frozenset()
+                relations = _keys(cues[c] for c in mine) or (told if how else frozenset())
                 cue = cues[mine[0]] if mine else None
                 no = names is groups[1] or cue is not None and cue.start in denied and cue.start > name.start
                 about = self.subjects_of(name, cue, topics, others, gaps, words)
@@ -441,9 +464,8 @@ class ReportReader:
         return tuple(claims)
 
     def first_for(self, claims, relations, about, name) -> bool:
-        "Whether a name is the first that a sentence gives for a relation of its topic, and is known as a value of that relation."
-        topics = about & self.topics
-        known = frozenset().union(*(self.vocabulary.pairs.get(key, ()) for key in name.keys))
+        "Whether a name is the first that a sentence gives for a relation of its topic, and is known as a value of it."
+        topics, known = about & self.topics, _relations_of(name, self.vocabulary)
         return bool(relations & known) and bool(topics) and not any(
             claim.relations & relations and claim.subjects & topics for claim in claims)
 

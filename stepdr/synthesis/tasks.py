@@ -52,7 +52,7 @@ def question_task(graph, kind: str, split: str, relations: tuple, path: tuple, m
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #60e578d8
 def question_tasks(web, split: str, seed: int, longest: int = 4) -> list[dict]:
-    "The questions that a split's topics allow: one hop, one hop by another name, and at most two of each longer length."
+    "The questions that a split's topics allow: one hop, one hop by another name, at most two of each longer length."
     graph, rng, tasks = web.graph, random.Random(f"questions {split} {seed}"), []
     def known(relations, path): return all(plain(web.world, e, r) for e, r in zip(path, relations))
     for entity in sorted(e for e, part in web.split.items() if part == split):
@@ -62,7 +62,8 @@ def question_tasks(web, split: str, seed: int, longest: int = 4) -> list[dict]:
             if others: tasks.append(question_task(graph, "triviaqa", split, relations, path, rng.choice(others)))
         for hops in range(2, longest + 1):
             found = [one for one in chains(graph, entity, hops) if known(*one)]
-            tasks += [question_task(graph, "frames", split, *one, name) for one in rng.sample(found, min(2, len(found)))]
+            drawn = rng.sample(found, min(2, len(found)))
+            tasks += [question_task(graph, "frames", split, *one, name) for one in drawn]
     rng.shuffle(tasks)
     return tasks
 
@@ -97,16 +98,22 @@ class FactBook:
         "A value with its names."
         names = self.names(entity)
         longer = sorted(set().union(*(self.holding.get(name_words(name), ()) for name in names)) - set(names))
-        return {"value": entity, "name": self.graph.names[entity], "names": names, **({"longer": longer[:40]} if longer else {})}
+        known = {"value": entity, "name": self.graph.names[entity], "names": names}
+        return known | ({"longer": longer[:40]} if longer else {})
 
     def subject(self, entity: str, relation: str) -> dict:
         "An entity and a relation of it, with what tells them."
         return {"entity": entity, "subject": self.names(entity), "relation": relation, "cues": self.cues(relation)}
 
+    def noun_of(self, entity: str, relation: str) -> str:
+        "\"place of birth of X\"."
+        return f"{self.graph.wording[relation].noun} of {self.graph.names[entity]}"
+
     def all_cues(self, entities: list[str]) -> dict:
         "{relation: cues} of all that such topics and these entities have: a name may be given for any of them."
         kinds = {topic_type(self.graph, entity) for entity in entities} - {None}
-        relations = set().union(*(self.of_kind[kind] for kind in kinds), *(self.graph.facts.get(e, {}) for e in entities))
+        own = (self.graph.facts.get(entity, {}) for entity in entities)
+        relations = set().union(*(self.of_kind[kind] for kind in kinds), *own)
         return {relation: self.cues(relation) for relation in sorted(relations)}
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #ca27569e
@@ -117,79 +124,85 @@ def _rubric(criterion, weight, axis, role, check):
     return {"criterion": criterion, "weight": weight, "axis": axis, "role": role, "check": check}
 
 
-def fact_rubric(book: FactBook, entity: str, relation: str, role: str = "explicit", weight: float = 3.0, via=()) -> dict:
+def fact_rubric(book: FactBook, entity: str, relation: str, role: str = "explicit", weight: float = 3.0,
+                via: tuple = ()) -> dict:
     "A report must state this fact; `via`: the topic and the relation by which the entity is reached, for a second hop."
-    graph, value = book.graph, book.graph.facts[entity][relation]
-    check = {"kind": "fact", **book.subject(entity, relation), **book.value(value), **({"via": list(via)} if via else {})}
-    return _rubric(f"States that the {graph.wording[relation].noun} of {graph.names[entity]} is {graph.names[value]}.", weight,
+    value = book.graph.facts[entity][relation]
+    check = {"kind": "fact", **book.subject(entity, relation), **book.value(value)}
+    if via: check["via"] = list(via)
+    return _rubric(f"States that the {book.noun_of(entity, relation)} is {check['name']}.", weight,
                    EXPLICIT if role == "explicit" else IMPLICIT, role, check)
 
 
 def disputed_rubric(book: FactBook, entity: str, relation: str, values: list[str], role: str) -> dict:
     "A report must say that sources differ, with both values."
-    first, second = (book.graph.names[value] for value in values[:2])
-    check = {"kind": "disputed", **book.subject(entity, relation), "values": [book.value(value) for value in values[:2]]}
-    return _rubric(f"Says that sources differ on the {book.graph.wording[relation].noun} of {book.graph.names[entity]}, "
-                   f"{first} or {second}, each with its source.", 3.0, SYNTHESIS, role, check)
+    sides = [book.value(value) for value in values[:2]]
+    return _rubric(f"Says that sources differ on the {book.noun_of(entity, relation)}, {sides[0]['name']} or "
+                   f"{sides[1]['name']}, each with its source.", 3.0, SYNTHESIS, role,
+                   {"kind": "disputed", **book.subject(entity, relation), "values": sides})
 
 
 def silent_rubric(book: FactBook, entity: str, relation: str, role: str) -> dict:
     "A report must say that this was not found, and not make it up."
     check = {"kind": "silent", **book.subject(entity, relation), **book.value(book.graph.facts[entity][relation]),
              "common": sorted(book.common[relation])}
-    return _rubric(f"Says that the {book.graph.wording[relation].noun} of {book.graph.names[entity]} was not found, and gives none.",
-                   2.0, EXPLICIT if role == "explicit" else IMPLICIT, role, check)
+    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, and gives none.", 2.0,
+                   EXPLICIT if role == "explicit" else IMPLICIT, role, check)
 
 
 def compare_rubric(book: FactBook, entity: str, other: str, relation: str) -> dict:
     "A report must set two topics side by side."
-    graph, values = book.graph, [book.graph.facts[e][relation] for e in (entity, other)]
-    noun, names, same = graph.wording[relation].noun, [graph.names[e] for e in (entity, other)], values[0] == values[1]
-    sides = [{**book.subject(e, relation), **book.value(v)} for e, v in zip((entity, other), values)]
-    text = (f"Says that {names[0]} and {names[1]} have the same {noun}, {graph.names[values[0]]}." if same else
-            f"Compares the {noun} of {names[0]}, {graph.names[values[0]]}, with that of {names[1]}, {graph.names[values[1]]}.")
-    return _rubric(text, 3.0, SYNTHESIS, "explicit", {"kind": "compare", "relation": relation, "sides": sides, "same": same})
+    sides = [{**book.subject(e, relation), **book.value(book.graph.facts[e][relation])} for e in (entity, other)]
+    (one, first), (two, second) = ((book.graph.names[side["entity"]], side["name"]) for side in sides)
+    noun, same = book.graph.wording[relation].noun, sides[0]["value"] == sides[1]["value"]
+    text = (f"Says that {one} and {two} have the same {noun}, {first}." if same else
+            f"Compares the {noun} of {one}, {first}, with that of {two}, {second}.")
+    check = {"kind": "compare", "relation": relation, "sides": sides, "same": same}
+    return _rubric(text, 3.0, SYNTHESIS, "explicit", check)
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #d153f0f9
 def wrong_rubrics(web, book: FactBook, entity: str, relations: list[str], weight: float = -3.0) -> list[dict]:
     "A report must not repeat what a page gets wrong or what is out of date: one rubric a relation."
-    wrong = {}
-    for paragraph in web.by_entity.get(entity, []):
-        for s in paragraph.statements:
-            if s.entity == entity and s.relation in relations and not s.correct and s.value != book.graph.facts[entity][s.relation]:
-                wrong.setdefault(s.relation, s)
+    wrong, facts = {}, book.graph.facts[entity]
+    for s in (s for paragraph in web.by_entity.get(entity, []) for s in paragraph.statements):
+        if s.entity == entity and s.relation in relations and not s.correct and s.value != facts[s.relation]:
+            wrong.setdefault(s.relation, s)
     rows = []
     for relation, s in wrong.items():
         about = "which is out of date" if s.year else "which is wrong"
-        check = {"kind": "wrong", **book.subject(entity, relation), **book.value(s.value), **({"year": s.year} if s.year else {})}
-        rows.append(_rubric(f"Gives {s.value_name} as the {book.graph.wording[relation].noun} of {book.graph.names[entity]}, {about}.",
-                            weight, REFERENCES, "negative", check))
+        check = {"kind": "wrong", **book.subject(entity, relation), **book.value(s.value)}
+        if s.year: check["year"] = s.year
+        text = f"Gives {s.value_name} as the {book.noun_of(entity, relation)}, {about}."
+        rows.append(_rubric(text, weight, REFERENCES, "negative", check))
     return rows
 
 
 def unsourced_rubric(cues: dict) -> dict:
     "Its check holds the cues of all relations, for any sentence may state any of them."
-    return _rubric("Gives a statement without a source that says so.", -2.0, REFERENCES, "negative", {"kind": "unsourced", "cues": cues})
+    return _rubric("Gives a statement without a source that says so.", -2.0, REFERENCES, "negative",
+                   {"kind": "unsourced", "cues": cues})
 
 
 def trusted_rubric() -> dict:
     "From where, and nothing cited beside."
-    return _rubric("Takes each statement from trusted sites, and cites nothing that does not say it.", 1.0, REFERENCES, "implicit", {"kind": "trusted"})
+    return _rubric("Takes each statement from trusted sites, and cites nothing that does not say it.", 1.0, REFERENCES,
+                   "implicit", {"kind": "trusted"})
 
 
 def form_rubric(graph, relations: list[str]) -> dict:
     "How a report is written: a section for each kind of thing asked, as the wording groups them."
     groups = defaultdict(list)
     for relation in relations: groups[graph.wording[relation].section].append(relation)
-    return _rubric("Is written as prose, with a section for each kind of thing that was asked.", 1.0, COMMUNICATION, "implicit",
-                   {"kind": "form", "sections": list(groups.values())})
+    return _rubric("Is written as prose, with a section for each kind of thing that was asked.", 1.0, COMMUNICATION,
+                   "implicit", {"kind": "form", "sections": list(groups.values())})
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #065aeab5
 REQUESTS = ("Write a short report on {name}. Cover {aspects}.", "I need a short report on {name}: {aspects}.",
             "What can you find out about {name}? I am interested in {aspects}.",
             "Please research {name} and write up {aspects}, with sources.",
             "{question} Write a short report on that and on {rest}.")
-COMPARISONS = ("Compare {name} and {other} by {aspects}.", "How do {name} and {other} compare in terms of {aspects}? Write a short report.",
+COMPARISONS = ("Compare {name} and {other} by {aspects}.",
+               "How do {name} and {other} compare in terms of {aspects}? Write a short report.",
                "Write a short comparison of {name} and {other}: {aspects}.")
 
 
@@ -200,7 +213,9 @@ def listed(parts: list[str]) -> str:
 
 def aspect_texts(graph, asked: list[str], second: list) -> list[str]:
     "The nouns of what is asked."
-    return [f"the {graph.wording[r].noun}" for r in asked] + [f"the {graph.wording[b].noun} of the {graph.wording[a].noun}" for a, b in second]
+    nouns = [graph.wording[relation].noun for relation in asked]
+    nouns += [f"{graph.wording[b].noun} of the {graph.wording[a].noun}" for a, b in second]
+    return [f"the {noun}" for noun in nouns]
 
 
 def request_text(graph, name: str, asked: list[str], second: list, rng: random.Random, other: str = "") -> str:
@@ -237,30 +252,32 @@ class TopicChoice:
         return asked
 
     def second(self, entity: str, asked: list[str], rng: random.Random) -> list[list[str]]:
-        "Up to two facts of the values asked for, where the task stays within six things; the web gives one answer for each."
+        "Up to two facts of the values asked for, within six things in all; the web gives one answer for each."
         facts, taken = self.graph.facts, {*asked, *self.implicit(entity)}
-        found = [[first, r] for first in asked if self.plain(entity, first) for r, v in facts.get(facts[entity][first], {}).items()
-                 if v != entity and r not in taken and self.plain(facts[entity][first], r)]
+        values = {first: facts[entity][first] for first in asked if self.plain(entity, first)}
+        found = [[first, r] for first, value in values.items() for r, v in facts.get(value, {}).items()
+                 if v != entity and r not in taken and self.plain(value, r)]
         rng.shuffle(found)
         unlike = list({second: [first, second] for first, second in found}.values())
         return unlike[:min(rng.choice((0, 1, 1, 2)), 6 - len(taken))] if len(taken) > 2 else unlike[:1]
 
     def shared(self, entity: str, other: str) -> list[str]:
         "Relations by which two topics can be compared."
-        facts = self.graph.facts
-        return sorted(r for r in facts[entity].keys() & facts[other].keys() - set(self.implicit(entity))
-                      if self.plain(entity, r) and self.plain(other, r) and not {facts[entity][r], facts[other][r]} & {entity, other})
+        one, two = self.graph.facts[entity], self.graph.facts[other]
+        return sorted(r for r in one.keys() & two.keys() - set(self.implicit(entity))
+                      if self.plain(entity, r) and self.plain(other, r) and not {one[r], two[r]} & {entity, other})
 
     def comparison(self, entity: str, rng: random.Random) -> tuple[str, list[str]] | None:
-        "Another topic of the kind and two relations, one of them with the same value if that can be had; None if there is none."
-        near = [o for r, v in sorted(self.graph.facts[entity].items()) for o in self.with_value[r, v] if r not in self.implicit(entity)]
+        "Another topic of the kind and two relations, one with the same value if it can be had; None if there is none."
+        implicit, facts = self.implicit(entity), self.graph.facts
+        near = [o for r, v in sorted(facts[entity].items()) if r not in implicit for o in self.with_value[r, v]]
         drawn = rng.sample(near, min(20, len(near))) if rng.random() < 0.5 else []
         kind = topic_type(self.graph, entity)
         for other in drawn + rng.sample(self.topics, min(60, len(self.topics))):
             if other == entity or topic_type(self.graph, other) != kind or len(self.shared(entity, other)) < 2: continue
-            if not (self.plain(entity, *self.implicit(entity)) and self.plain(other, *self.implicit(other))): continue
+            if not (self.plain(entity, *implicit) and self.plain(other, *self.implicit(other))): continue
             both = self.shared(entity, other)
-            same = [r for r in both if self.graph.facts[entity][r] == self.graph.facts[other][r]]
+            same = [r for r in both if facts[entity][r] == facts[other][r]]
             first = rng.choice(same or both)
             return other, [first, rng.choice([r for r in both if r != first])]
         return None
@@ -284,8 +301,9 @@ class ResearchTasks:
 
     def whole(self, rubrics: list, about: dict, form: list[str]) -> list[dict]:
         "The rubrics with those that every task has; `about`: {entity: relations asked or implied}."
-        entities = list(dict.fromkeys(side["entity"] for rubric in rubrics for side in rubric["check"].get("sides", [rubric["check"]])))
-        rubrics = [*rubrics, form_rubric(self.graph, form), trusted_rubric(), unsourced_rubric(self.book.all_cues(entities))]
+        checks = [side for rubric in rubrics for side in rubric["check"].get("sides", [rubric["check"]])]
+        cues = self.book.all_cues(list(dict.fromkeys(check["entity"] for check in checks)))
+        rubrics = [*rubrics, form_rubric(self.graph, form), trusted_rubric(), unsourced_rubric(cues)]
         wrong = [row for entity, relations in about.items() for row in wrong_rubrics(
             self.web, self.book, entity, [r for r in relations if self.choice.plain(entity, r)])]
         return rubrics + wrong[:max(0, min(3, self.MOST - len(rubrics)))]
@@ -323,8 +341,8 @@ class ResearchTasks:
         "A task row."
         plan = [*meta["asked"], *meta["implicit"], *(" ".join(pair) for pair in meta["second"])]
         about = {"entity": entity, "mention": self.graph.names[entity], "kind": topic_type(self.graph, entity)}
-        return {"id": f"research-{entity}-{number}", "kind": "research", "split": self.split, "query": query, "answer": "",
-                "aliases": [], "plan": plan, "rubrics": rubrics, "meta": about | meta}
+        return {"id": f"research-{entity}-{number}", "kind": "research", "split": self.split, "query": query,
+                "answer": "", "aliases": [], "plan": plan, "rubrics": rubrics, "meta": about | meta}
 
     def task(self, entity: str, number: int, rng: random.Random) -> dict | None:
         "A research task of either kind, or None."
