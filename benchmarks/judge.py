@@ -31,17 +31,19 @@ def load(folder, labels, protocol):
 
 def make_labels(web, reports, rubrics, count):
     "Long reports of sections on several subjects, and criteria on them: some stated, some not."
-    from stepdr.judge.data import cited_line, oracle_labels, section_text
-    from stepdr.synthesis.tasks import fact_rubric
-    rng, records = random.Random("judge benchmark"), []
+    from stepdr.judge.data import oracle_labels
+    from stepdr.synthesis.report_writer import citation
+    from stepdr.synthesis.tasks import FactBook, fact_rubric
+    rng, records, book = random.Random("judge benchmark"), [], FactBook(web.graph)
     topics = sorted(e for e, facts in web.graph.facts.items() if len(facts) >= 3 and e in web.by_entity)
     for number in range(reports):
         chosen = rng.sample(topics, max(rubrics, count))
         stated = [web.by_entity[e][0] for e in chosen[:count]]
         task = {"id": f"bench-{number}", "query": f"Write a report on {web.graph.names[chosen[0]]}.", "meta": {"entity": chosen[0]},
-                "rubrics": [fact_rubric(web.graph, e, rng.choice(sorted(web.graph.facts[e])), "explicit", 1.0) for e in chosen[:rubrics]]}
-        records.append({"task": task, "report": section_text([(p.heading, cited_line(p)) for p in stated]), "paragraphs": {p.id: p for p in stated}, "by": "pages"})
-    return oracle_labels(records, 0, most=0)
+                "rubrics": [fact_rubric(book, e, rng.choice(sorted(web.graph.facts[e])), "explicit", 1.0) for e in chosen[:rubrics]]}
+        report = "\n\n".join(f"## {p.title}\n{p.text}{citation([p.id])}" for p in stated)
+        records.append({"task": task, "report": report, "paragraphs": {p.id: p for p in stated}, "by": "pages"})
+    return oracle_labels(records, web, 0, most=0)
 
 
 def main():
@@ -53,12 +55,10 @@ def main():
     given = parser.parse_args()
     import torch
     torch.set_num_threads(given.threads)
-    from stepdr.core.artifacts import root
     from stepdr.judge.answers import JudgeProtocol, fitting_row
     from stepdr.model.batched import turn_ends
-    from stepdr.world.closed_web import ClosedWeb
-    from stepdr.world.facts import load_graph
-    labels = make_labels(ClosedWeb(load_graph(root() / "data" / "kg")), given.reports, given.rubrics, given.sections)
+    from stepdr.world.closed_web import shipped_web
+    labels = make_labels(shipped_web(), given.reports, given.rubrics, given.sections)
     judge = load(given.model, labels, JudgeProtocol(answer_tokens=given.tokens))
     fitted = [fitting_row(label, judge.renderer, judge.room, judge.protocol) for label in labels]
     prompts, stops = [one[1] for one in fitted if one], sorted(turn_ends(judge.model, judge.renderer))

@@ -8,12 +8,13 @@ import pytest
 from stepdr.core.artifacts import read_jsonl, read_metrics, root, write_json, write_jsonl
 from stepdr.core.config import InputError, JudgeSettings, ReinforceSettings, TrainSettings
 from stepdr.core.teacher import run_to_end
-from stepdr.judge import answers, data, labels, reinforce, train
+from stepdr.judge import answers, data, labels, reasons, reinforce, rules, train, writers
 from stepdr.judge.judges import Judgement, RubricJudge, TrainedJudge, join_trials
 from stepdr.judge.metrics import VERDICTS
 from stepdr.judge.reports import judge_reports as judge_files, labels_of
+from stepdr.synthesis.expert import PERFECT
 from stepdr.synthesis.tasks import research_tasks
-from stepdr.synthesis.truth import oracle
+from stepdr.synthesis.truth import oracle, reading
 
 SMALL = JudgeSettings(tokens=16_000, tokens_per_step=4096, train_reports=12, test_reports=6, probed_reports=2, written=0.25, processes=1, turns=2, reply_tokens=16, rl_iterations=2, rl_labels=3,
                       rl_samples=2, rl_every=1, rl_dev_labels=6, answer_tokens=16)
@@ -21,17 +22,20 @@ SMALL = JudgeSettings(tokens=16_000, tokens_per_step=4096, train_reports=12, tes
 
 @pytest.fixture(scope="module")
 def web():
-    from stepdr.world.closed_web import ClosedWeb
-    from stepdr.world.facts import load_graph
-    return ClosedWeb(load_graph(root() / "data" / "kg"))
+    from stepdr.world.closed_web import shipped_web
+    return shipped_web()
 
 
 @pytest.fixture(scope="module")
-def records(web): return data.damaged_reports(web, research_tasks(web, "train", 0), 0, 150)
+def tasks(web): return research_tasks(web, "train", 0)
 
 
 @pytest.fixture(scope="module")
-def oracles(records): return data.oracle_labels(records, 0)
+def records(web, tasks): return data.damaged_reports(web, tasks, 0, 150)
+
+
+@pytest.fixture(scope="module")
+def oracles(web, records): return data.oracle_labels(records, web, 0)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +53,68 @@ def run(web, oracles, tmp_path_factory):
 
 
 def test_damages_are_all_used_and_make_every_verdict(records):
-    assert {kind for record in records for kind in record["damages"]} >= set(data.DAMAGES)
-    seen = {(rubric["role"], verdict) for record in records for rubric, verdict in zip(record["task"]["rubrics"], oracle(record["task"], record["report"], record["paragraphs"]))}
+    assert {kind for record in records for kind in record["damages"]} >= set(data.DAMAGES) - {"stammer"}
+    seen = {(rubric["role"], verdict) for record in records
+            for rubric, verdict in zip(record["task"]["rubrics"], oracle(record["task"], record["report"], record["paragraphs"]))}
     assert {verdict for _, verdict in seen} == set(VERDICTS) and {role for role, _ in seen} == {"explicit", "implicit", "negative"}
+    assert {record["by"] for record in records} == set(data.SEEN_WRITERS) and not set(data.SEEN_WRITERS) & set(writers.UNSEEN_TELLINGS)
+
+
+@pytest.mark.parametrize("kind, kinds", [("no citation", {"fact", "unsourced"}), ("other value", {"fact"}), ("list of lines", {"form"}), ("told missing", {"fact"}),
+                                         ("invented citation", {"fact", "unsourced"}), ("other relation", {"fact"}), ("dropped", {"fact", "compare"})])
+def test_a_damage_changes_the_truth_of_what_it_is_about(web, tasks, kind, kinds):
+    changed = Counter()
+    for number, task in enumerate(tasks[:25]):
+        record = writers.researched(web, task, PERFECT, number)
+        damaged = data.damaged_by(record, web, [kind], random.Random(number))
+        assert damaged["damages"] == [kind]
+        for rubric, before, after in zip(task["rubrics"], *(oracle(task, one["report"], one["paragraphs"]) for one in (record, damaged))):
+            changed[rubric["check"]["kind"]] += before != after
+    assert all(changed[one] >= 5 for one in kinds & {"fact", "unsourced", "form"}), changed
+
+
+def test_manners_tell_the_same_findings(web, tasks):
+    for number, task in enumerate(tasks[:25]):
+        record = writers.researched(web, task, PERFECT, number)
+        wanted = dict(zip(map(str, task["rubrics"]), oracle(task, record["report"], record["paragraphs"])))
+        for name in writers.TELLINGS:
+            told = writers.retold(record, web, PERFECT, name, random.Random(number))
+            found = dict(zip(map(str, task["rubrics"]), oracle(task, told["report"], told["paragraphs"])))
+            assert told["report"] != record["report"] and [key for key in found if found[key] != wanted[key] and "'kind': 'form'" not in key] == [], (name, told["report"])
+
+
+def test_a_reason_is_short_and_tells_what_report_and_source_say(web, tasks):
+    task = next(one for one in tasks if one["rubrics"][0]["check"]["kind"] == "fact")
+    check = task["rubrics"][0]["check"]
+    page = next(one for one in web.by_entity[check["entity"]] if any(said.correct for said in one.stated(check["entity"], check["relation"])))
+    wrong = next(one for one in web.world.paragraphs.values() if one.entity not in (check["entity"], check["value"]))
+    noun = web.graph.wording[check["relation"]].noun
+
+    def reason(report):
+        read = reading(task["rubrics"], report, {page.id: page, wrong.id: wrong})
+        true = oracle(task, report, {page.id: page, wrong.id: wrong})[0]
+        return true, reasons.oracle_reason(task["rubrics"][0], read, true)
+
+    begin = f"The report gives {check['name']} as the {noun} of {check['subject'][0]} and "
+    told = f"## Facts\nThe {noun} of {check['subject'][0]} is {check['name']}"
+    assert reason(f"{told} \\cite{{{page.id}}}.") == ("satisfied", f"{begin}cites {page.id}, which says so.")
+    assert reason(f"{told}.") == ("partially", f"{begin}cites nothing for it.")
+    assert reason(f"{told} \\cite{{{wrong.id}}}.") == ("partially", f"{begin}cites {wrong.id}, which does not say so.")
+    assert reason(f"{told} \\cite{{web_99999999}}.") == ("partially", f"{begin}cites web_99999999, which was not read.")
+    assert reason("## Facts\nNothing is said here.") == ("not", f"The report does not give the {noun} of {check['subject'][0]}.")
+
+
+def test_reasons_follow_from_the_kind_and_are_short(oracles):
+    assert {label["asks"] for label in oracles} == set(reasons.REASONS)
+    assert max(len(label["explanation"].split()) for label in oracles) < 60
+    said = [(label["asks"], label["explanation"], label["verdict"]) for label in oracles if label["asks"] not in ("form", "compare", "unsourced", "trusted")]
+    mixed = [pair for pair, count in Counter((asks, text) for asks, text, _ in set(said)).items() if count > 1]
+    assert len(mixed) < 0.02 * len(set(said)), mixed[:5]                # from a reason its verdict follows
 
 
 def test_labels_carry_the_oracles_verdicts_with_reasons(records, oracles):
     by_report = Counter(label["report"] for label in oracles)
-    assert len(by_report) > 100 and {label["verdict"] for label in oracles} == set(VERDICTS)
+    assert len(by_report) > 90 and {label["verdict"] for label in oracles} == set(VERDICTS)
     record = records[0]
     truth = oracle(record["task"], record["report"], record["paragraphs"])
     mine = [label for label in oracles if label["task"] == record["task"]["id"] and label["report"] == record["report"]]
@@ -67,17 +125,42 @@ def test_labels_carry_the_oracles_verdicts_with_reasons(records, oracles):
 
 def test_a_judge_sees_neither_checks_nor_truth_nor_its_label(oracles):
     for label in random.Random(0).sample(oracles, 40):
-        blind = {name: label[name] for name in ("query", "report", "criterion", "role", "weight", "sources")}
+        blind = {name: label[name] for name in ("query", "report", "criterion", "role", "weight", "sources", "left_out")}
         assert labels.judging_messages(blind) == labels.judging_messages({**label, "explanation": "SEEN", "verdict": "satisfied"})
         text = "".join(message["content"] for message in labels.judging_messages(label))
-        assert "SEEN" not in text and "correct" not in text and label["explanation"] not in text
+        assert "SEEN" not in text and "correct" not in text and label["explanation"] not in text and '"asks"' not in text
 
 
 def test_the_criteria_of_a_report_share_all_but_the_end_of_their_prompts(oracles):
     first, second = [label for label in oracles if label["report"] == oracles[0]["report"]][:2]
     one, two = (labels.judging_messages(label)[-1]["content"] for label in (first, second))
     common = next(number for number, (a, b) in enumerate(zip(one, two)) if a != b)
-    assert first["criterion"] != second["criterion"] and "</task>" in one[:common] and len(one) - common < 300
+    assert first["criterion"] != second["criterion"] and "</task>" in one[:common] and "</report>" in one[:common]
+
+
+def test_a_small_judge_is_shown_what_bears_on_its_criterion(oracles, web):
+    on_one = [label for label in oracles if label["asks"] == "fact" and label["verdict"] == "satisfied"]
+    proofs = [(label["explanation"].partition(" and cites ")[2].partition(",")[0], label) for label in on_one]
+    lost = [proof for proof, label in proofs if proof and proof not in [source["id"] for source in label["sources"]]]
+    assert len(proofs) > 100 and len(lost) <= 0.01 * len(proofs), lost
+    assert all(len(label["sources"]) <= labels.MOST_SOURCES for label in oracles if label["asks"] not in ("unsourced", "trusted"))
+    assert all(not label["sources"] for label in oracles if label["asks"] == "form")
+    assert "further sources are not shown" in "".join(labels.judging_messages(label)[1]["content"] for label in oracles[:50])
+
+
+def test_no_rule_reads_well_enough(oracles, web):
+    held = data.oracle_labels(data.damaged_reports(web, research_tasks(web, "dev", 0), 1, 40, writers.UNSEEN_TELLINGS), web, 1)
+    rule, tried = rules.best_rule(oracles)
+    assert len(rules.RULES) >= 5 and tried[rule.name] == max(tried.values()) < 0.85 and tried["the kind"] < tried["the name"] < tried[rule.name]
+    said = [rule.verdict(rules.seen_in(label)) for label in held]
+    assert 0.6 < rules.macro_f1(rules.confusion_matrix([label["verdict"] for label in held], said)) < 0.85
+
+
+def test_a_rule_sees_neither_sources_that_are_not_shown_nor_the_verdict(oracles):
+    for label in random.Random(0).sample(oracles, 40):
+        assert rules.seen_in(label) == rules.seen_in({**label, "verdict": "", "explanation": ""})
+        bare = rules.seen_in({name: label[name] for name in ("query", "report", "criterion", "role", "weight")})
+        assert bare["held"] == "none" and bare["kind"] == labels.rubric_kind(label)
 
 
 @pytest.mark.parametrize("head", ("ternary", "binary"))
@@ -177,7 +260,8 @@ def test_the_stage_trains_a_judge_and_measures_it(run, tmp_path):
     assert made["labels"]["learned"] + made["labels"]["too_long"] + made["labels"]["chosen_by"] == len(read_jsonl(run / "checkpoints/judge/labels.jsonl"))
     assert train.train_judge(run, 0, SMALL, "cpu") == made              # nothing is done twice
     found = train.judge_reports(run, 0, SMALL, unseen=None, samples=20, device="cpu")
-    assert set(found) >= {"macro_f1", "by_role", "by_axis", "by_writer", "confusion", "labels", "probes", "supervised", "calibration", "readable", "right", "without_a_model"}
+    assert set(found) >= {"macro_f1", "by_role", "by_axis", "by_writer", "confusion", "labels", "probes", "supervised", "calibration", "readable", "right", "without_a_model", "best_rule", "unseen"}
+    assert set(found["best_rule"]) == {"name", "on_labels", "all", "unseen"} and set(found["best_rule"]["on_labels"]) == set(rules.RULES)
     assert found["macro_f1"]["n"] == 6 and found["rubrics"] == sum(found["aside"].values()) + sum(map(sum, found["confusion"]))
     json.dumps(found, allow_nan=False)
     judge = answers.load_judge(run / "models/judge")

@@ -26,7 +26,7 @@ from stepdr.judge.judges import (
     EndpointJudge, JudgingSettings, Judgement, MajorityJudge, OracleJudge, RubricJudge, TrainedJudge, WordsJudge,
     cut_report, join_trials, judge_from)
 from stepdr.judge.reports import (
-    compare_judges, judge_reports, judged_score, other_system, probe_judge, read_factscore, reading_rows,
+    judge_reports, judged_score, other_system, probe_judge, read_factscore, reading_rows,
     statement_agreement)
 from stepdr.judge.metrics import VERDICTS, rubric_score
 from stepdr.judge.perturbations import PROBES, bootstrap_share, parts_of, probe_items, probed
@@ -36,10 +36,8 @@ from stepdr.core.usage import Usage, guess_tokens
 from stepdr.core.replies import ContextTooLong, Reply
 from stepdr.synthesis.tasks import research_tasks
 from stepdr.synthesis.truth import oracle
-from stepdr.tools.results import paragraph_text
+from stepdr.synthesis.expert import Care
 from stepdr.core.trajectory import CITE
-from stepdr.world.closed_web import ClosedWeb
-from stepdr.world.facts import load_graph
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 KINDS = ("ok", "not", "part", "wavers", "mended", "never", "refusal", "dead", "429", "500", "cut", "garbage", "html", "hang")
@@ -479,7 +477,7 @@ def test_probes_catch_a_gullible_judge_and_pass_one_that_reads():
         return reply("satisfied" if re.search(r"\d{4}", criterion)[0] in report else "not")
     with ScriptedModel(gullible) as fooled, ScriptedModel(honest) as reads:
         bad, good = (run(probe_judge(endpoint(server, settings=JudgingSettings(trials=1)), items, samples=200)) for server in (fooled, reads))
-    assert good["all"]["flips"] == 0 and good["all"]["verdicts"] == 4 * 5 * 3 and 0 < good["all"]["high"] <= 0.75
+    assert good["all"]["flips"] == 0 and good["all"]["verdicts"] == 4 * len(PROBES) * 3 and 0 < good["all"]["high"] <= 0.75
     assert bad["instructions"]["mean"] > 0.3 and bad["instructions"]["low"] <= bad["instructions"]["mean"] <= bad["instructions"]["high"] and all(bad[name]["flips"] == 0 for name in ("padding", "flattery", "reorder", "paraphrase"))
     assert bad["instructions"]["better"] + bad["instructions"]["worse"] == bad["instructions"]["flips"]
 
@@ -596,17 +594,16 @@ def test_only_one_run_writes_a_file_and_a_cut_journal_goes_on(tmp_path):
 # the judges
 
 @pytest.fixture(scope="module")
-def web(): return ClosedWeb(load_graph(root() / "data" / "kg"))
+def web():
+    from stepdr.world.closed_web import shipped_web
+    return shipped_web()
 
 
 @pytest.fixture(scope="module")
 def items(web):
-    rng, made = random.Random(0), []
-    for task in research_tasks(web, "dev", 0)[:30]:
-        found = [rng.choice([p for p in web.by_entity[task["meta"]["entity"]] if p.heading == r]) for r in task["meta"]["asked"]]
-        lines = [f"## {p.heading}\n{paragraph_text(p) if rng.random() < 0.8 else CITE.sub('', paragraph_text(p)).strip()}" for p in found]
-        made.append((task, "\n".join(lines), {p.id: p for p in found}))
-    return made
+    from stepdr.judge.writers import researched
+    made = [researched(web, task, Care(), number) for number, task in enumerate(research_tasks(web, "dev", 0)[:30])]
+    return [(record["task"], record["report"], record["paragraphs"]) for record in made]
 
 
 def test_the_oracle_judges_as_the_oracle_also_by_ids(web, items):
@@ -634,13 +631,13 @@ class Writes:
 
 def test_the_trained_judge_reads_what_its_model_writes_and_sets_aside_what_cannot_be_read(items, tmp_path):
     task, report, read = items[0]
-    task = {**task, "rubrics": [{"criterion": text, "weight": 1.0} for text in ("Is a joy to read", "States a year", "Is long")]}
+    task = {**task, "rubrics": [{"criterion": text, "weight": 1.0} for text in ("Is a joy to read", "Cites its sources", "Is long")]}
     inner = Writes(['{"explanation": "It is.", "verdict": "satisfied"}', "Hm.", '{"explanation": "It is not.", "verdict": "not"}'])
     given = run(TrainedJudge(inner).judge_many([(task, report, read), ({**task, "rubrics": task["rubrics"][:1]}, "word " * 5000, None)]))
     assert [(g.verdict, g.explanation, g.reason) for g in given[0]] == [("satisfied", "It is.", ""), (None, "", "unreadable"), ("not", "It is not.", "")]
     assert 0 < given[0][0].confidence < 1 and given[1][0].reason == "too_long" and len(inner.asked) == 3
     shown = inner.renderer.tokenizer.decode(inner.asked[1])
-    assert "States a year" in shown and all(p.text in shown for p in read.values() if p.id in report)
+    assert "Cites its sources" in shown and all(p.text in shown for p in read.values() if p.id in report)
 
 
 def test_a_folder_is_a_trained_judge(items, tmp_path):
@@ -704,9 +701,9 @@ def test_an_unknown_judge_is_one_clear_error(text):
 
 def test_the_oracle_is_not_moved_by_probes(items):
     rates = run(probe_judge(OracleJudge(), items, samples=100, truth=oracle))
-    assert rates["all"]["flips"] == 0 and rates["all"]["verdicts"] > 400 and all(rates[name]["truth_changed"] == 0 for name in ("padding", "flattery", "reorder", "paraphrase")), rates
+    assert rates["all"]["flips"] == 0 and rates["all"]["verdicts"] > 400 and all(rates[name]["truth_changed"] == 0 for name in ("padding", "politeness", "reorder", "paraphrase")), rates
     made = probe_items(items, seed=1)
-    assert made == probe_items(items, seed=1) and all(len(entries) > 20 for entries in made.values())
+    assert made == probe_items(items, seed=1) and all(len(entries) > (5 if name == "paraphrase" else 15) for name, entries in made.items()), {name: len(entries) for name, entries in made.items()}
     assert all(Counter(CITE.findall(changed)) == Counter(CITE.findall(items[number][1])) for entries in made.values() for number, _, changed, _, _ in entries)
 
 

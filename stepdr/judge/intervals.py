@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resamples', 'interval', 'few_tasks', 'task_means', 'bootstrap', 'paired_difference', 'sign_flip_p', 'paired_test',
-           'confusion_matrix', 'macro_f1', 'macro_f1_interval', 'share_interval', 'trial_spread']
+           'confusion_matrix', 'macro_f1', 'macro_f1_interval', 'macro_f1_difference', 'share_interval', 'trial_spread']
 
 # %% ../../nbs/70_judge/03_intervals.ipynb #3943b4ca
 import math
@@ -148,6 +148,23 @@ def macro_f1_interval(confusions,  # a confusion matrix a task
         raise InputError(f"confusions: expected one square matrix a task, got shape {confusions.shape}")
     draws = [macro_f1(confusions[draw].sum(0)) for draw in resamples(len(confusions), seed, samples)]
     return interval(macro_f1(confusions.sum(0)), draws, len(confusions))
+
+# %% ../../nbs/70_judge/03_intervals.ipynb #42474d81
+def macro_f1_difference(first,  # a confusion matrix a task
+                        second,  # the other judge's, for the same tasks in the same order
+                        seed: int = 0,  # fixes the draws
+                        samples: int = 2000,  # number of draws
+                        ) -> dict:
+    "Macro-F1 of the first minus that of the second with its 95 % interval, tasks being drawn again: {mean, low, high, n}."
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if first.shape != second.shape or first.ndim != 3:
+        raise InputError(f"confusions: expected one square matrix a task of both judges, got shapes {first.shape} and {second.shape}")
+
+    def between(tasks):
+        return macro_f1(first[tasks].sum(0)) - macro_f1(second[tasks].sum(0))
+
+    draws = [between(draw) for draw in resamples(len(first), seed, samples)]
+    return interval(between(slice(None)), draws, len(first))
 
 # %% ../../nbs/70_judge/03_intervals.ipynb #bded4f0f
 def share_interval(hits: int,  # how many yes
