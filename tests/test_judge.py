@@ -128,7 +128,7 @@ def test_a_judge_sees_neither_checks_nor_truth_nor_its_label(oracles):
         blind = {name: label[name] for name in ("query", "report", "criterion", "role", "weight", "sources", "left_out")}
         assert labels.judging_messages(blind) == labels.judging_messages({**label, "explanation": "SEEN", "verdict": "satisfied"})
         text = "".join(message["content"] for message in labels.judging_messages(label))
-        assert "SEEN" not in text and "correct" not in text and label["explanation"] not in text and '"asks"' not in text
+        assert "SEEN" not in text and '"correct"' not in text and label["explanation"] not in text and '"asks"' not in text
 
 
 def test_the_criteria_of_a_report_share_all_but_the_end_of_their_prompts(oracles):
