@@ -199,9 +199,13 @@ class PpoSettings:
     episodes_per_task: int = setting(8, "episodes that work on the same task", 1, 10_000)
     minibatch: int = setting(32, "episodes of an optimiser step", 2, 1_000_000)
     epochs: int = setting(1, "passes of the policy over an iteration's episodes", 1, 100)
+    critic: str = setting("separate", "what expects a return: separate (a copy of the policy), trunk (a head on the policy's own states) or "
+                          "none (the mean of a task's other episodes)", choices=("separate", "trunk", "none"))
+    trunk_gradient: float = setting(0.0, "weight of the value's loss in the policy's own blocks, for critic=trunk; 0: only the head learns", 0.0, 100.0)
     critic_warmup: int = setting(3, "first iterations in which only the critic learns", 0, 1000)
+    critic_epochs: int = setting(1, "passes of the critic over an iteration's episodes, twice as many in its first iterations", 1, 100)
     learning_rate: float = setting(1e-6, "AdamW's learning rate of the policy (small models bear more: 1e-5 for 135M parameters)", 0.0, 1.0)
-    critic_learning_rate: float = setting(1e-5, "AdamW's learning rate of the critic", 0.0, 1.0)
+    critic_learning_rate: float = setting(1e-5, "AdamW's learning rate of the critic (a head alone bears more: 1e-3)", 0.0, 1.0)
     clip: float = setting(0.2, "PPO's clip range of the probability ratio", 0.0, 10.0)
     max_gradient: float = setting(0.5, "gradients are clipped to this norm", 0.0, 1000.0)
     temperature: float = setting(1.0, "of sampling and of the policy in the loss", 0.01, 10.0)
@@ -217,9 +221,22 @@ class PpoSettings:
     template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts",
                             choices=("", "own", "chatml", "llama3"))
     slots: int = setting(32, "episodes that are sampled at the same time; does not change the result", 1, 100_000)
-    tokens_at_once: int = setting(8192, "padded tokens that go through a network at once in an update", 16, 100_000_000)
+    tokens_at_once: int = setting(2048, "padded tokens that go through a network at once in an update", 16, 100_000_000)
+    freeze: int = setting(0, "blocks, from below, that stay as they are, with the embeddings; their states are computed once", 0, 10_000)
+    recompute: bool = setting(False, "compute a block's activations again for the backward pass: less memory, more time")
+    weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16", choices=("own", "fp32", "bf16"))
+    dev_tasks: int = setting(0, "tasks that are not trained on, by whose reward, greedy, the best weights are kept; 0: the last ones are kept", 0, 100_000)
+    dev_every: int = setting(5, "iterations between two such measurements", 1, 1_000_000)
+    guard: str = setting("stop", "where the paid reward rose and the true one fell: stop, or tell and go on", choices=("stop", "tell"))
+    guard_window: int = setting(0, "last iterations, whose halves are compared for that (closed webs only); 0: no guard", 0, 1_000_000)
+    guard_bound: float = setting(0.05, "fall of the true reward that is borne", 0.0, 2.0)
     processes: int = setting(2, "processes that work together, one thread each", 1, 64)
-    def __post_init__(self): validate(self)
+    def __post_init__(self):
+        validate(self)
+        if self.critic == "none" and self.episodes_per_task < 2:
+            raise InputError("ppo.episodes_per_task: 1, but critic=none takes its baseline from a task's other episodes; use at least 2")
+        if self.guard_window == 1:
+            raise InputError("ppo.guard_window: 1 iteration has no two halves; use at least 2, or 0")
 
 # %% ../../nbs/00_core/02_config.ipynb #b5ee23dd
 @dataclass(frozen=True)

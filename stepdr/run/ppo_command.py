@@ -52,7 +52,14 @@ def reinforced_text(made, out) -> str:
     lines += [f"{number:,} rows set aside: {reason} (each in {out}/rejected.jsonl)" for reason, number in made["rejected"].items()]
     if last.get("verdicts_missing"):
         lines.append(f"{last['verdicts_missing']:,} verdicts of the last iteration never came; a report without any counts 0")
-    return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered, KL {last['kl']:.4f}",
+    if guard := made.get("guard"):
+        lines.append(f"guard: at iteration {guard['step']:,} the reward had risen by {guard['paid']:.3f} while the true one had fallen by "
+                     f"{-guard['true']:.3f}; training ended after {made['iterations']:,}")
+    if best := made.get("best"):
+        lines.append(f"weights: those after {best['step']:,} iterations, whose development reward is the highest ({best['dev_reward']:.3f})")
+    if "true_reward" in last:
+        parts += f"; by the closed web's truth {last['true_reward']:.3f}"
+    return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered, KL of its update {last['kl']:.4f}",
                       f"next: stepdr research QUESTION --model {out} --web FOLDER"])
 
 
