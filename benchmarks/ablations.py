@@ -1,4 +1,4 @@
-"""What each choice of the tiny profile's training is worth: the loss on held-out pages after the first part of mid-training.
+"""What each choice of the profile quick's training is worth: the loss on held-out pages after the first part of mid-training.
 
     python benchmarks/ablations.py [--steps 250] [--seed 0] [--probes 200]
 
@@ -39,7 +39,7 @@ def losses(model, tests):
 
 
 def run_variant(sets, probes, seed, steps, muon_rate=None, pack=0, layers=None):
-    base, midtrain = PROFILES["tiny"]["base"], PROFILES["tiny"]["midtrain"]
+    base, midtrain = PROFILES["quick"]["base"], PROFILES["quick"]["midtrain"]
     texts = (training_text(row) for rows in sets.values() for row in rows[:6000])
     tokenizer = train_tokenizer(texts, base.vocabulary)
     renderer = renderer_for(tokenizer)

@@ -4,7 +4,7 @@
 
 All three write greedy answers to the same prompts by the same model. *Shared*: neighbours take turns in a place and keep what their prompts begin
 with, which is the report. *Apart*: as many places as prompts, so that each reads its report anew. *generate*: Hugging Face's, a prompt at a time.
-Reports are joined from pages of the closed web. Without --model a model of the tiny profile with random weights is used, whose answers no one can
+Reports are joined from pages of the closed web. Without --model a model of the profile quick with random weights is used, whose answers no one can
 read: what is compared is the ids. Seconds are those of the process's CPU time.
 """
 import argparse
@@ -16,7 +16,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 
 
 def load(folder, labels, protocol):
-    "A trained judge, or a fresh model of the tiny profile with a tokenizer of the prompts."
+    "A trained judge, or a fresh model of the profile quick with a tokenizer of the prompts."
     from stepdr.core.config import PROFILES
     from stepdr.judge.answers import LocalJudge, load_judge
     from stepdr.judge.labels import judging_messages
@@ -24,7 +24,7 @@ def load(folder, labels, protocol):
     from stepdr.model.renderer import renderer_for
     if folder:
         return load_judge(folder, "cpu")
-    base = PROFILES["tiny"]["base"]
+    base = PROFILES["quick"]["base"]
     tokenizer = train_tokenizer([message["content"] for label in labels for message in judging_messages(label)], base.vocabulary)
     return LocalJudge(make_model(len(tokenizer), base.width, base.layers, base.heads, 4096), renderer_for(tokenizer), protocol)
 

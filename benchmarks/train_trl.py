@@ -1,8 +1,8 @@
-"""What TRL costs at the tiny profile's size: the plain loop and `SFTTrainer` on the same rows, in turns, in one process.
+"""What TRL costs at the profile quick's size: the plain loop and `SFTTrainer` on the same rows, in turns, in one process.
 
     python benchmarks/train_trl.py [--steps 30] [--rounds 2] [--threads 1]
 
-Both train a fresh model of the tiny profile on the profile's own rows (a small sample of them, made here). The two take turns, so that
+Both train a fresh model of the profile quick on the profile's own rows (a small sample of them, made here). The two take turns, so that
 whatever else the machine does hits both; the best round of each counts. What TRL needs once (its import, the trainer, the data set) is left out of the
 tokens a second and printed by itself. Tokens are those of the rows, without padding. Seconds are those of the process's CPU time: with one thread they
 are what the wall clock shows on an idle machine, and other work on the machine hardly changes them.
@@ -15,7 +15,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 
 
 def make_rows(count, vocabulary):
-    "Rendered trajectories of the tiny profile."
+    "Rendered trajectories of the profile quick."
     from stepdr.core.artifacts import root
     from stepdr.core.config import SynthesisSettings
     from stepdr.model.base import train_tokenizer, training_text
@@ -49,7 +49,7 @@ def main():
     from trl import SFTTrainer
     from stepdr.train.trl import train_rows_trl
     imported = time.time() - began
-    base, sft = PROFILES["tiny"]["base"], PROFILES["tiny"]["sft"]
+    base, sft = PROFILES["quick"]["base"], PROFILES["quick"]["sft"]
     rows, tokenizer = make_rows(given.rows, base.vocabulary)
     print(f"{len(rows)} rows of {sum(len(r['input_ids']) for r in rows) / len(rows):.0f} tokens; {sft.tokens_per_step} padded tokens a step, {given.steps} steps a round, "
           f"{given.threads} thread(s); torch {torch.__version__}, TRL {trl.__version__}", flush=True)

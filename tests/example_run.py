@@ -32,10 +32,10 @@ def write_results(folder):
     "The files of a finished run that the results come from."
     cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200}
     names = ("base", "midtrain", "sft_without_midtrain", "sft", "ppo")
-    write_json(folder / "run.json", {"profile": "tiny", "seed": 0, "wall_seconds": 100.5, "peak_rss_mb": 900.0, "started": "", "stages": {}, "device": "auto"})
+    write_json(folder / "run.json", {"profile": "quick", "seed": 0, "wall_seconds": 100.5, "peak_rss_mb": 900.0, "started": "", "stages": {}, "device": "auto"})
     write_json(folder / "judge.json", {"macro_f1": cell, "by_role": {}, "confusion": [[1, 0, 0]] * 3, "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
     write_json(folder / "evaluation" / "results.json", {
-        "profile": "tiny", "seed": 0, "stages": {name: {"simpleqa": cell, "rubric": cell, "rubric_strict": cell, "rubric_strict_t1": cell} for name in names},
+        "profile": "quick", "seed": 0, "stages": {name: {"simpleqa": cell, "rubric": cell, "rubric_strict": cell, "rubric_strict_t1": cell} for name in names},
         "judge": {"macro_f1": 0.9, "n": 100}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 3, "tie": 2, "loss": 1}, "ppo_vs_sft": {"win": 1, "tie": 2, "loss": 3}},
         "elo": {}, "differences": {name: {"metric": "rubric_strict", "mean": 0.2, "low": 0.1, "high": 0.3, "n": 200} for name in ("midtrain_gain", "ppo_gain")}})
 
@@ -84,7 +84,7 @@ def make_own_files(folder):
                                            "verdict": "satisfied" if word == trade else "not", "explanation": f"It says {trade}."}
                                           for name, trade in TOWNS.items() for word in (trade, "mills")])
     write_jsonl(folder / "mine.jsonl", rubrics[:1])
-    task = json.loads((folder / "reports" / "tiny-seed0" / "data" / "tasks_test.jsonl").read_text().splitlines()[0])
+    task = json.loads((folder / "reports" / "quick-seed0" / "data" / "tasks_test.jsonl").read_text().splitlines()[0])
     write_jsonl(folder / "reports.jsonl", [{"task": name, "report": "# A report\n\nNothing was found."} for name in (rubrics[0]["id"], task["id"])])
     (folder / "eval" / "ppo").mkdir(parents=True)
     write_jsonl(folder / "eval" / "ppo" / "predictions.jsonl", [{"task": task["id"], "report": "# A report\n\nNothing was found."}])

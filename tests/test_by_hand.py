@@ -17,11 +17,11 @@ COMMANDS = re.findall(r"^\$ stepdr (.+)$", BLOCK, re.MULTILINE)
 
 def test_the_chain_runs_from_documents_to_an_answer(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "reports" / "tiny-seed0")
+    make_run(tmp_path / "reports" / "quick-seed0")
     make_own_files(tmp_path)
     seen = [*map(town_page, TOWNS), *map(json.dumps, opening("Which towns were known for what?"))]  # what its words are made of
     tokenizer = train_tokenizer(seen * 3, 2000)
-    save_model(tmp_path / "reports" / "tiny-seed0" / "models" / "base", make_model(len(tokenizer), 32, 2, context=8192), tokenizer)
+    save_model(tmp_path / "reports" / "quick-seed0" / "models" / "base", make_model(len(tokenizer), 32, 2, context=8192), tokenizer)
     for topic in ("How the old market towns lived", "How the harbours were kept"):
         (tmp_path / "wiki" / f"{topic.rpartition(' ')[2]}.md").write_text(long_report(topic))
     (tmp_path / "synth.toml").write_text(CONFIG)

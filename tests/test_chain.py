@@ -130,7 +130,7 @@ def test_every_stage_wrote_what_it_declares(chain):
 def test_results_have_the_shape_that_is_promised(chain):
     found = results(chain[0])
     assert set(found) >= {"profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "differences"}
-    assert found["profile"] == "tiny" and found["seed"] == 3 and found["wall_seconds"] > 0 and 50 < found["peak_rss_mb"] < 4096
+    assert found["profile"] == "quick" and found["seed"] == 3 and found["wall_seconds"] > 0 and 50 < found["peak_rss_mb"] < 4096
     assert set(found["stages"]) == MODELS
     for model, metrics in found["stages"].items():
         assert METRICS | {f"{name}_t1" for name in METRICS} <= set(metrics), model

@@ -49,7 +49,12 @@ class Logits:
         self.logits_BTV = logits_BTV.clone().requires_grad_()
         self.lm_head, self.config = (lambda x: x), types.SimpleNamespace(model_type="qwen2")
 
-    def model(self, input_ids): return types.SimpleNamespace(last_hidden_state=self.logits_BTV)
+    def model(self, input_ids, **more): return types.SimpleNamespace(last_hidden_state=self.logits_BTV)
+
+    __call__ = model
+
+    @property
+    def base_model(self): return self
 
     def parameters(self): return iter([self.logits_BTV])            # as of any model: says which device it is on
 
@@ -170,7 +175,8 @@ def test_actions_are_the_sampled_tokens(played):
 def test_log_probabilities_are_those_of_the_sampler(played):
     "With the sampler's own model the ratio of the first update is 1 on every action, so nothing is clipped."
     model, rows = played
-    logs_N, _ = actor_critic.action_logs(model, *actor_critic.action_batch(rows, 0), SETTINGS.temperature)
+    logits_NV, _ = actor_critic.action_outputs(model, rows, 0)
+    logs_N, _ = actor_critic.action_logs(logits_NV, actor_critic.action_ids(rows), SETTINGS.temperature)
     sampled = torch.tensor([log for row in rows for log, own in zip(row.logprobs, row.mask) if own])
     assert torch.allclose(logs_N, sampled, atol=1e-4)
 
@@ -180,7 +186,7 @@ def test_no_gradient_at_tool_positions_in_ppo(played, quantity):
     _, rows = played
     ids_BT, actions_BT = actor_critic.action_batch(rows, 0)
     model = Logits(torch.randn(*ids_BT.shape, 48, generator=torch.Generator().manual_seed(0)))
-    logs_N, entropy_N = actor_critic.action_logs(model, ids_BT, actions_BT, SETTINGS.temperature)
+    logs_N, entropy_N = actor_critic.action_logs(actor_critic.action_outputs(model, rows, 0)[0], actor_critic.action_ids(rows), SETTINGS.temperature)
     count = int(actions_BT.sum())
     assert len(logs_N) == len(entropy_N) == count == sum(sum(row.mask) for row in rows)
     generator = torch.Generator().manual_seed(2)
@@ -196,10 +202,10 @@ def test_tool_tokens_change_nothing_given_the_logits(played, part):
     def measured(rows):
         ids_BT, actions_BT = actor_critic.action_batch(rows, 0)
         model = Logits(torch.randn(*ids_BT.shape, 48, generator=torch.Generator().manual_seed(0)))
-        logs_N, entropy_N = actor_critic.action_logs(model, ids_BT, actions_BT, 1.0)
+        logs_N, entropy_N = actor_critic.action_logs(actor_critic.action_outputs(model, rows, 0)[0], actor_critic.action_ids(rows), 1.0)
         old_N = torch.tensor([log for row in rows for log, own in zip(row.logprobs, row.mask) if own])
         loss, clipped = ppo.policy_loss(logs_N, old_N, torch.linspace(-1, 1, len(old_N)), 0.2)
-        return [loss, clipped, entropy_N.sum(), *map(torch.tensor, ppo.kl_to_reference(model, rows, 0, 1.0))]
+        return [loss, clipped, entropy_N.sum(), (actor_critic.sampled_logs(rows) - logs_N).sum()]
     for before, after in zip(measured(rows), measured(changed(rows, part))): assert torch.equal(before, after)
 
 
@@ -208,8 +214,8 @@ def test_updates_do_not_see_the_tools_log_probabilities(played):
     model, rows = played
     def updated(rows):
         policy = copy.deepcopy(model)
-        critic = actor_critic.make_critic(policy)
-        batch = [(row, torch.linspace(-1, 1, sum(row.mask))) for row in rows]
+        critic = actor_critic.Critic(policy)
+        batch = [(row, (torch.linspace(-1, 1, sum(row.mask)), 0.5)) for row in rows]
         ppo.update_policy(policy, torch.optim.SGD(policy.parameters(), 0.1), [batch], settings=SETTINGS, pad=0)
         ppo.update_critic(critic, torch.optim.SGD(critic.parameters(), 0.1), [[(row, 0.5) for row in rows]], settings=SETTINGS, pad=0)
         return [*policy.parameters(), *critic.parameters()]
@@ -220,7 +226,7 @@ def test_updates_do_not_see_the_tools_log_probabilities(played):
 
 def test_the_critic_speaks_only_before_actions(played):
     model, rows = played
-    values = actor_critic.estimate_values(actor_critic.make_critic(model), rows, 0, tokens=80)
+    values = actor_critic.estimate_values(actor_critic.Critic(model), rows, 0, tokens=80)
     assert [len(v) for v in values] == [sum(row.mask) for row in rows]
 
 

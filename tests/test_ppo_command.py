@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_any_model_is_trained_over_a_folder_of_documents(place, tmp_path, model)
     rows = read_metrics(tmp_path / "out/metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     assert all({"reward_rubrics", "reward_merits", "reward_flaws", "reward_exact", "kl", "answered"} <= set(row) for row in rows)
-    assert abs(rows[0]["kl"]) < 1e-4 and -1 <= rows[0]["reward"] <= 1
+    assert all(0 <= row["kl"] < 1 and -1 <= row["reward"] <= 1 for row in rows) and made["guard"] is made["best"] is None
     assert protocol_from(tmp_path / "out") == PROTOCOLS["brief"] and not list(tmp_path.glob(".*"))
     assert [row["reason"] for row in read_jsonl(tmp_path / "out/rejected.jsonl")] == ["has neither rubrics nor an answer"]
     assert run(place, tmp_path / "out", model) == made                   # nothing is done twice
@@ -81,8 +82,7 @@ def test_several_processes_train_on_the_closed_web_and_the_checkpoint_is_served(
     from stepdr.core.artifacts import root
     web = ClosedWeb(load_graph(root() / "data/kg"))
     write_jsonl(tmp_path / "tasks.jsonl", research_tasks(web, "train", 0)[:3] + question_tasks(web, "train", 0)[:3])
-    from dataclasses import replace
-    settings = replace(FEW, processes=2, iterations=1, critic_warmup=0)
+    settings = replace(FEW, processes=2, iterations=1, critic_warmup=0, dev_tasks=1)
     made = train_policy(place / "llama", [tmp_path / "tasks.jsonl"], "closed", "oracle", tmp_path / "out", settings, protocol="brief", device="cpu")
     assert made["tasks"] == 6 and made["last"]["tool_calls"] >= 0 and made["last"]["reward_rubrics"] <= 0
     from stepdr.model.base import load_causal
@@ -99,13 +99,83 @@ def test_a_function_of_ones_own_pays_and_is_logged_by_its_parts(place, tmp_path)
         run(place, tmp_path / "two", reward=f"{place}/two.py:two")
 
 
+def weights_of(folder):
+    from safetensors.torch import load_file
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("critic", ["separate", "trunk", "none"])
+def test_blocks_that_stay_are_as_they_were_with_any_critic(place, tmp_path, critic, monkeypatch):
+    "And the updates that begin above them are those of the whole model: the same weights, but for rounding."
+    from stepdr.rl import ppo
+    more = {"trunk_gradient": 0.5, "critic_learning_rate": 1e-2} if critic == "trunk" else {}
+    settings = replace(FEW, critic=critic, freeze=1, epochs=2, critic_warmup=0, **more)
+    made = run(place, tmp_path / "out", reward=f"{place}/mine.py:short", settings=settings)
+    monkeypatch.setattr(ppo, "begins_higher", lambda model: False)
+    run(place, tmp_path / "whole", reward=f"{place}/mine.py:short", settings=settings)
+    monkeypatch.undo()
+    run(place, tmp_path / "again", reward=f"{place}/mine.py:short", settings=replace(settings, recompute=True))
+    start, end, whole, again = (weights_of(folder) for folder in (place / "llama", tmp_path / "out", tmp_path / "whole", tmp_path / "again"))
+    for name, weight in start.items():
+        stays = name.startswith(("model.layers.0.", "model.embed_tokens"))
+        assert weight.equal(end[name]) == stays, name
+        assert end[name].allclose(whole[name], atol=1e-4) and end[name].allclose(again[name], atol=1e-4), name
+    assert ("explained_variance" in made["last"]) == (critic != "none")
+
+
+def test_the_best_weights_by_development_tasks_are_kept(place, tmp_path):
+    "A reward for short answers, a rate that ruins the policy: what is kept is never worse than the start on the tasks set aside."
+    settings = replace(FEW, iterations=3, dev_tasks=1, dev_every=1, learning_rate=0.3, critic_warmup=0, critic="none")
+    made = run(place, tmp_path / "out", reward=f"{place}/mine.py:short", settings=settings)
+    rows = read_metrics(tmp_path / "out/metrics.jsonl")
+    measured = {0: rows[0]["dev_start"]} | {row["step"]: row["dev_reward"] for row in rows}
+    assert made["best"] == {"step": max(measured, key=lambda step: (measured[step], -step)), "dev_reward": max(measured.values())}
+    same = all(weight.equal(weights_of(place / "llama")[name]) for name, weight in weights_of(tmp_path / "out").items())
+    assert same == (made["best"]["step"] == 0)
+    with pytest.raises(InputError, match="ppo.dev_tasks: 9 of 3 tasks, which leaves none to train on"):
+        run(place, tmp_path / "none", reward=f"{place}/mine.py:short", settings=replace(settings, dev_tasks=9))
+
+
+def closed_tasks(folder):
+    from stepdr.core.artifacts import root
+    from stepdr.synthesis.tasks import question_tasks
+    from stepdr.world.closed_web import ClosedWeb
+    from stepdr.world.facts import load_graph
+    write_jsonl(folder / "closed.jsonl", question_tasks(ClosedWeb(load_graph(root() / "data/kg")), "train", 0)[:3])
+    return [folder / "closed.jsonl"]
+
+
+def test_the_guard_stops_where_the_pay_rises_and_the_truth_falls(place, tmp_path, monkeypatch):
+    "A judge that pays a little more each time; the closed web's truth, here made to fall. It stops, says so, and goes on to the same end."
+    from stepdr.rl import ppo
+    (place / "vain.py").write_text("calls = []\ndef more(outcome):\n    calls.append(1)\n    return len(calls) / 1000\n")
+    told = iter(range(1000))
+    monkeypatch.setattr(ppo.Truth, "of", lambda self, outcomes: [-next(told) / 100 for _ in outcomes])
+    settings = replace(FEW, iterations=9, guard_window=4, guard_bound=0.01, critic="none", reply_tokens=8)
+    tasks, reward = closed_tasks(tmp_path), f"{place}/vain.py:more"
+    made = train_policy(place / "llama", tasks, "closed", reward, tmp_path / "out", settings, protocol="brief", device="cpu")
+    assert made["iterations"] == 4 and made["guard"]["step"] == 4 and made["guard"]["paid"] > 0 > made["guard"]["true"]
+    from stepdr.run.ppo_command import reinforced_text
+    assert "guard: at iteration 4 the reward had risen by" in reinforced_text(made, "out")
+    settings = replace(settings, guard="tell", iterations=5)
+    made = train_policy(place / "llama", tasks, "closed", reward, tmp_path / "told", settings, protocol="brief", device="cpu")
+    assert made["iterations"] == 5 and made["guard"]["step"] == 4
+
+
+def test_the_truth_stands_beside_another_pay_where_the_web_is_closed(place, tmp_path):
+    tasks, settings = closed_tasks(tmp_path), replace(FEW, iterations=1, critic="none", reply_tokens=8)
+    made = train_policy(place / "llama", tasks, "closed", f"{place}/mine.py:short", tmp_path / "out", settings, protocol="brief", device="cpu")
+    assert made["last"]["true_reward"] == 0 < made["last"]["reward"] or made["last"]["reward"] == 0
+    assert "true_reward" not in run(place, tmp_path / "open", reward=f"{place}/mine.py:short", settings=settings)["last"]
+
+
 def test_killed_it_goes_on_and_ends_the_same(place, tmp_path):
-    from dataclasses import replace
-    settings = replace(FEW, iterations=6)
+    settings = replace(FEW, iterations=6, critic="trunk", freeze=1, dev_tasks=1, dev_every=2)
     settings = replace(settings, reward=f"{place}/mine.py:short")
     expected = run(place, tmp_path / "whole", reward=settings.reward, settings=settings, save_every=1)
     changed = {"iterations": 6, "episodes": 4, "episodes-per-task": 2, "minibatch": 2, "critic-warmup": 1, "learning-rate": 1e-3, "turns": 2,
-               "tool-calls": 2, "reply-tokens": 12, "question-share": 0.5, "processes": 1, "reward": f"{place}/mine.py:short", "save-every": 1}
+               "tool-calls": 2, "reply-tokens": 12, "question-share": 0.5, "processes": 1, "critic": "trunk", "freeze": 1, "dev-tasks": 1, "dev-every": 2,
+               "reward": f"{place}/mine.py:short", "save-every": 1}
     command = [*STEPDR, "ppo", "--model", place / "llama", "--tasks", place / "tasks.jsonl", "--web", place / "pages", "--out", tmp_path / "out",
                "--protocol", "brief", "--device", "cpu", *(text for name, value in changed.items() for text in (f"--{name}", value))]
     command, work = [str(part) for part in command], tmp_path / ".out.training"

@@ -39,8 +39,8 @@ def sample(i):
 def fill(run):
     "Write a whole run into a folder."
     noise = random.Random(0)
-    write_json(run / "run.json", {"profile": "tiny", "seed": 0, "wall_seconds": 1183.2, "peak_rss_mb": 2871.0, "started": "2026-11-22T10:00:00", "device": "cpu", "stages": {"world": 9.1, "ppo": 402.0}})
-    write_json(run / "evaluation" / "results.json", {"profile": "tiny", "seed": 0, "stages": {stage: measures(stage) for stage in STAGES},
+    write_json(run / "run.json", {"profile": "quick", "seed": 0, "wall_seconds": 1183.2, "peak_rss_mb": 2871.0, "started": "2026-11-22T10:00:00", "device": "cpu", "stages": {"world": 9.1, "ppo": 402.0}})
+    write_json(run / "evaluation" / "results.json", {"profile": "quick", "seed": 0, "stages": {stage: measures(stage) for stage in STAGES},
         "judge": {"macro_f1": 0.874, "low": 0.85, "high": 0.9, "n": 300}, "pairwise": {"sft_vs_sft_without_midtrain": {"win": 121, "tie": 43, "loss": 36}, "ppo_vs_sft": {"win": 88, "tie": 71, "loss": 41}},
         "elo": {stage: cell(850 + 400 * LEVEL[stage], half=30) for stage in STAGES},
         "curve": [{"model": name, "stage": name, "step": step, "tokens": step * 4096, **{kind: cell(0.1 + step / 1000) for kind in ("simpleqa", "triviaqa", "frames")}} for name, step in (("base", 0), ("midtrain1", 300), ("midtrain2", 700))],
@@ -65,7 +65,7 @@ def fill(run):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory): return fill(tmp_path_factory.mktemp("reports") / "tiny-seed0")
+def run(tmp_path_factory): return fill(tmp_path_factory.mktemp("reports") / "quick-seed0")
 
 
 class Page(HTMLParser):
@@ -129,7 +129,7 @@ def test_results_object_and_table(run):
 
 
 def test_judge_is_joined_from_its_own_file(tmp_path):
-    write_json(tmp_path / "run.json", {"profile": "tiny", "seed": 2})
+    write_json(tmp_path / "run.json", {"profile": "quick", "seed": 2})
     write_json(tmp_path / "judge.json", {"macro_f1": cell(0.9), "reward_source": "judge"})
     results = load_results(tmp_path)
     assert results["judge"]["macro_f1"] == 0.9 and results["judge"]["n"] == 200 and results["stages"] == {} and results["seed"] == 2
@@ -137,7 +137,7 @@ def test_judge_is_joined_from_its_own_file(tmp_path):
 
 
 def test_a_run_that_has_only_begun(tmp_path):
-    write_json(tmp_path / "run.json", {"profile": "tiny", "seed": 0})
+    write_json(tmp_path / "run.json", {"profile": "quick", "seed": 0})
     text = report.write_index(tmp_path).read_text(encoding="utf-8")
     assert text.count("not run yet") == 15
     Page(text)
@@ -168,4 +168,4 @@ def test_page_in_a_browser(run, tmp_path, dark):
     assert picture.stat().st_size > 50_000, done.stderr[-500:]
     dom = subprocess.run([browser(), *flags, "--dump-dom", index.as_uri()], capture_output=True, text=True, timeout=120).stdout
     assert dom.count('class="main-svg"') > 10  # plotly drew
-    assert "<title>stepdr · tiny-seed0</title>" in dom and "CONSOLE" not in done.stderr
+    assert "<title>stepdr · quick-seed0</title>" in dom and "CONSOLE" not in done.stderr

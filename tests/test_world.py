@@ -163,13 +163,13 @@ def test_a_run_takes_the_facts_of_a_folder_as_its_input(tmp_path):
     "A run on one's own facts: other facts or other words make the stage stale."
     folder = facts_folder(tmp_path / "ships")
     def fingerprint():
-        run = open_run("tiny", tmp_path / "run", overrides=[f"world.graph={folder}"])
+        run = open_run("quick", tmp_path / "run", overrides=[f"world.graph={folder}"])
         return stage_fingerprint(run, run.stages[0])
     before = fingerprint()
     assert before["parameters"]["graph"] == str(folder) and list(before["inputs"]) == [f"project:{folder}"]
     (folder / "wording.json").write_text("{}")
     assert fingerprint_difference(before, fingerprint()) == f"project:{folder} has changed"
-    own = open_run("tiny", tmp_path / "run")
+    own = open_run("quick", tmp_path / "run")
     assert list(stage_fingerprint(own, own.stages[0])["inputs"]) == ["project:data/kg"]
 
 

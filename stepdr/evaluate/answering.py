@@ -103,8 +103,10 @@ def answering(model, # a Hugging Face directory, or an address as URL#NAME
               protocol=None, # Protocol; None: as the model was trained
               ) -> Answering:
     "The model that a user names. Raises `InputError` for what is neither an address nor a checkpoint."
+    from stepdr.model.packaged import model_at
     from stepdr.model.policy import policy_from
     fit, local = fit or {}, "://" not in model
+    model = model_at(model) if local else model
     policy = policy_from(model, price, device, context=fit.get("context_tokens", 0), **(endpoint or {}))
     if local and not (Path(model) / "config.json").is_file():
         raise InputError(f"--model {model}: neither a URL nor a checkpoint (config.json is missing)")

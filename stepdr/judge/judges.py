@@ -462,7 +462,7 @@ def judge_from(text, # "oracle", "words", DIR of a trained judge, chat:DIR of a 
     if re.match(r"https?://", text): return EndpointJudge(ChatEndpoint(endpoint_settings(text, price, **endpoint)), settings, cache, teacher)
     if text.startswith("chat:"):
         from stepdr.model.policy import LocalPolicy
-        return EndpointJudge(LocalPolicy(Path(text[5:])), settings, cache, teacher)
+        return EndpointJudge(LocalPolicy(text[5:]), settings, cache, teacher)
     if text and Path(text).is_dir(): return TrainedJudge(text, web_of(run_dir or Path(text).absolute().parent.parent))
     raise InputError(f"judge: {text!r} is neither oracle, words, a folder, chat:FOLDER nor an address such as http://127.0.0.1:8000/v1#MODEL")
 

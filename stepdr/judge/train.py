@@ -32,6 +32,7 @@ from .reports import compare_judges, probe_judge, rows_of
 from .rules import RuleJudge, best_rule
 from .writers import UNSEEN_TELLINGS
 from ..model.base import load_causal, reading, weight_kind, write_weights
+from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from ..synthesis.truth import oracle
 from ..tools.tool import chance
@@ -104,6 +105,7 @@ def train_judge_files(model,  # Hugging Face directory or hub name
 def what_is_asked(model, protocol, settings):
     "(renderer, tokens that a prompt may have) of a model that is not loaded for it. Raises `InputError` if it cannot be read."
     from transformers import AutoConfig, AutoTokenizer
+    model = model_at(model)
     with reading(model):
         config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     return renderer_for(tokenizer, settings.template), prompt_room(config, protocol, settings.context)

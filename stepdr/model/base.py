@@ -15,6 +15,7 @@ from ..core.artifacts import atomic_directory, read_json, write_json
 from ..core.config import InputError
 from ..core.processes import pick_device
 from ..core.trajectory import END, START, TAGS
+from .packaged import model_at
 from .renderer import CHATML, chatml_text, renderer_for
 
 
@@ -112,12 +113,13 @@ def reading(folder):  # Hugging Face directory
         raise InputError(f"{folder}: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
 
 # %% ../../nbs/50_model/02_base.ipynb #2af263bc
-def read_config(folder): # Hugging Face directory or hub name -> its configuration
+def read_config(folder): # name, Hugging Face directory or hub name -> its configuration
     "The configuration of a causal language model. Raises `InputError` if there is none, or one of another kind of model."
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging
     logging.disable_progress_bar()
+    folder = model_at(folder)
     path_like = str(folder).startswith(("/", ".", "~")) or str(folder).count("/") > 1
     if path_like and not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give a Hugging Face directory or a hub name")
@@ -132,11 +134,11 @@ def read_config(folder): # Hugging Face directory or hub name -> its configurati
 
 
 # %% ../../nbs/50_model/02_base.ipynb #642626f4
-def load_causal(folder, device="auto"):  # Hugging Face directory or hub name -> (causal language model, tokenizer)
+def load_causal(folder, device="auto"):  # name, Hugging Face directory or hub name -> (causal language model, tokenizer)
     "Any causal language model of transformers: fp32 on a CPU, the checkpoint's own type on a GPU. Raises `InputError` if it cannot be read."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    device = pick_device(device)
+    device, folder = pick_device(device), model_at(folder)
     path_like = Path(folder).is_dir() or str(folder).startswith(("/", ".", "~")) or str(folder).count("/") > 1
     if path_like and not (Path(folder)/"config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or a hub name")
@@ -165,7 +167,7 @@ def check_base(settings):
                              f"(each of base.heads = {settings.heads} takes an even share)")
         return
     from transformers import AutoTokenizer
-    name = settings.base_model
+    name = model_at(settings.base_model)
     config = read_config(name)
     try:
         renderer = renderer_for(AutoTokenizer.from_pretrained(name))

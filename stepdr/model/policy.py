@@ -49,6 +49,8 @@ def load_local(folder, device, context=0):
     `InputError` if there is none, it cannot be read, or it has fewer positions."""
     from transformers import AutoConfig
     from stepdr.model.base import load_causal, positions_of
+    from stepdr.model.packaged import model_at
+    folder = model_at(folder)
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or an http URL")
     try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Outcome', 'Scored', 'Reward', 'RubricReward', 'ExactReward', 'ByTask', 'FunctionReward', 'function_from',
-           'reward_from', 'rewardable', 'mean_parts']
+           'reward_from', 'rewardable', 'mean_parts', 'Truth', 'parted']
 
 # %% ../../nbs/80_rl/04_rewards.ipynb #3378ebb7
 import importlib.util
@@ -190,3 +190,28 @@ def mean_parts(scored) -> dict[str, float]:
         values = [one.parts[name] for one in scored if name in one.parts]
         means[f"reward_{name}"] = sum(values) / len(values)
     return {**means, "verdicts_missing": sum(one.missing for one in scored)}
+
+# %% ../../nbs/80_rl/04_rewards.ipynb #a0809ebc
+class Truth:
+    "What outcomes are worth by the closed web's own facts, beside a reward that pays by something else."
+    def __init__(self, run_dir=None):  # run whose closed web it is; None: that of the shipped facts
+        self.reward = reward_from("oracle", run_dir)
+
+    def of(self, outcomes) -> list:
+        "The true reward of each; None for a task whose truth is not known."
+        known = [number for number, one in enumerate(outcomes) if not self.reward.fault(one.task)]
+        found = dict(zip(known, self.reward([outcomes[number] for number in known])))
+        return [found[number].total if number in found else None for number in range(len(outcomes))]
+
+
+def parted(rows, window, bound) -> dict | None:
+    """Whether paid and true reward part: {"step", "paid", "true"}, how both changed from the first to the second half of the last `window`
+    rows of metrics, where the paid one rose and the true one fell by more than `bound`; else None."""
+    last = [row for row in rows[-window:] if "true_reward" in row] if window else []
+    if not window or len(last) < window:
+        return None
+    half, change = window // 2, {}
+    for name, key in (("paid", "reward"), ("true", "true_reward")):
+        first, second = [row[key] for row in last[:half]], [row[key] for row in last[-half:]]
+        change[name] = (sum(second) - sum(first)) / half
+    return {"step": last[-1]["step"], **change} if change["paid"] > 0 and change["true"] < -bound else None

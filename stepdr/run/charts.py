@@ -139,7 +139,7 @@ def cost_chart(run) -> list:
 
 # %% ../../nbs/95_run/08_charts.ipynb #8f5808db
 PPO_CURVES = {"reward": "reward an episode", "length": "length (agent's tokens an episode)",
-       "kl": "KL to the starting policy", "entropy": "entropy",
+       "kl": "KL of the update", "entropy": "entropy",
        "explained_variance": "critic's explained variance", "clip_fraction": "share of clipped tokens",
        "tool_calls": "tool calls an episode"}
 

@@ -18,6 +18,7 @@ from .judge_commands import add_judge_commands
 from .pairwise_commands import add_pairwise_commands
 from .train_commands import add_train_commands
 from .ppo_command import add_ppo_command
+from .model_command import add_model_command
 from .doctor import doctor_command
 from .options import OneLineParser, add_command
 from .kernels import StageError
@@ -38,6 +39,7 @@ def make_parser():
     add_eval_commands(commands)
     add_judge_commands(commands)
     add_pairwise_commands(commands)
+    add_model_command(commands)
     add_train_commands(commands)
     add_ppo_command(commands)
     return parser

@@ -84,11 +84,11 @@ def add_eval_commands(commands):
                        "stepdr eval simpleqa --data simple_qa_test_set.csv --predictions answers.jsonl --judge "
                        "https://api.deepseek.com/v1#deepseek-chat --out eval/simpleqa\n"
                        "  stepdr eval researchrubrics --verdicts verdicts.jsonl --variant binary --json\n"
-                       "  stepdr eval researchrubrics --data reports/tiny-seed0 --model reports/tiny-seed0/models/ppo "
+                       "  stepdr eval researchrubrics --data reports/quick-seed0 --model reports/quick-seed0/models/ppo "
                        "--judge oracle --out eval/ppo\n  stepdr eval --list",
                        "simple_qa_test_set.csv: the benchmark's own file; answers.jsonl, verdicts.jsonl: what a "
                        "system or a judge wrote (--list shows the rows);\n"
-                       "  a server at the address, its key in DEEPSEEK_API_KEY; reports/tiny-seed0: a run (`stepdr "
+                       "  a server at the address, its key in DEEPSEEK_API_KEY; reports/quick-seed0: a run (`stepdr "
                        "run`)")
     test.add_argument("bench", metavar="BENCH", nargs="?", help="name of a benchmark; --list shows them")
     test.add_argument("--list", action="store_true",

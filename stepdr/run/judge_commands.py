@@ -70,7 +70,7 @@ def train_judge_command(options) -> int:
     if not (run/"world"/"pages.json").is_file():
         raise InputError(f"{run}: is no run of this project (world/pages.json is missing); `stepdr run` makes one in "
                          "reports/")
-    profile = read_json(run/"run.json").get("profile", "tiny") if (run/"run.json").exists() else "tiny"
+    profile = read_json(run/"run.json").get("profile", "quick") if (run/"run.json").exists() else "quick"
     settings = resolve_settings(profile,
                                 [text if text.split("=")[0].count(".") else f"judge.{text}"
                                  for text in options.parameter])["judge"]
@@ -91,17 +91,17 @@ def add_judge_commands(commands):
         commands, "judge", judge_command,
         "the Rubrics Judge: train one, judge reports, probe a judge, compare its modes",
         ("train", "train a judge on labels of your own, or on a run's closed web and say how far it agrees with the truth",
-         "stepdr judge train reports/tiny-seed0 --out judges/one -p steps=200",
-         "reports/tiny-seed0: a run (`stepdr run`)"),
+         "stepdr judge train reports/quick-seed0 --out judges/one -p steps=200",
+         "reports/quick-seed0: a run (`stepdr run`)"),
         ("score", "judge a file of reports: one row a criterion",
          "stepdr judge score --tasks tasks.jsonl --predictions reports.jsonl --judge "
          "https://api.deepseek.com/v1#deepseek-chat --out verdicts.jsonl",
          "tasks.jsonl: rows with rubrics, as in data/adr/professional.jsonl; reports.jsonl: rows with task and "
          "report; a server at the address, its key in DEEPSEEK_API_KEY"),
         ("probe", "how often changes that must not matter flip a judge's verdicts",
-         "stepdr judge probe --tasks reports/tiny-seed0 --predictions eval/ppo/predictions.jsonl --judge "
-         "reports/tiny-seed0/models/judge",
-         "reports/tiny-seed0: a run (`stepdr run`); eval/ppo/predictions.jsonl: rows with task and report, as `stepdr "
+         "stepdr judge probe --tasks reports/quick-seed0 --predictions eval/ppo/predictions.jsonl --judge "
+         "reports/quick-seed0/models/judge",
+         "reports/quick-seed0: a run (`stepdr run`); eval/ppo/predictions.jsonl: rows with task and report, as `stepdr "
          "eval --model` writes them"),
         ("modes", "one rubric a request against several: agreement, trials that differ, flips, shift of scores, cost",
          "stepdr judge modes --tasks tasks.jsonl --predictions reports.jsonl --judge "

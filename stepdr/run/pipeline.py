@@ -178,7 +178,7 @@ def check_run(run: Run, stages=None):
             check_parameters(run, stage)
 
 # %% ../../nbs/95_run/06_pipeline.ipynb #63f0a968
-def run_pipeline(profile="tiny",  # name of a profile in stepdr.core.config
+def run_pipeline(profile="quick",  # name of a profile in stepdr.core.config
                  out=None,  # run folder; reports/<profile>-seed<seed> if None
                  seed=0,  # decides all that is random
                  from_stage=None,  # leave the stages before this one as they are

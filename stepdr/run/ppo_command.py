@@ -52,7 +52,14 @@ def reinforced_text(made, out) -> str:
     lines += [f"{number:,} rows set aside: {reason} (each in {out}/rejected.jsonl)" for reason, number in made["rejected"].items()]
     if last.get("verdicts_missing"):
         lines.append(f"{last['verdicts_missing']:,} verdicts of the last iteration never came; a report without any counts 0")
-    return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered, KL {last['kl']:.4f}",
+    if guard := made.get("guard"):
+        lines.append(f"guard: at iteration {guard['step']:,} the reward had risen by {guard['paid']:.3f} while the true one had fallen by "
+                     f"{-guard['true']:.3f}; training ended after {made['iterations']:,}")
+    if best := made.get("best"):
+        lines.append(f"weights: those after {best['step']:,} iterations, whose development reward is the highest ({best['dev_reward']:.3f})")
+    if "true_reward" in last:
+        parts += f"; by the closed web's truth {last['true_reward']:.3f}"
+    return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered, KL of its update {last['kl']:.4f}",
                       f"next: stepdr research QUESTION --model {out} --web FOLDER"])
 
 
@@ -61,7 +68,7 @@ def add_ppo_command(commands):
     add_ppo_options(add_command(
         commands, "ppo", ppo_command, "reinforce a model on tasks: any web, any reward",
         "stepdr ppo --model trained/sft --tasks tasks.jsonl --web papers/ --reward words --out trained/ppo --iterations 20\n"
-        "  stepdr ppo --model reports/tiny-seed0/models/sft --tasks reports/tiny-seed0/data/tasks_train.jsonl "
-        "--web reports/tiny-seed0 --reward oracle --out trained/ppo-oracle",
+        "  stepdr ppo --model reports/quick-seed0/models/sft --tasks reports/quick-seed0/data/tasks_train.jsonl "
+        "--web reports/quick-seed0 --reward oracle --out trained/ppo-oracle",
         "trained/sft: what `stepdr sft` made; tasks.jsonl: rows with query, and rubrics or answer, as `stepdr synth` makes them;\n"
-        "  papers/: a folder of documents of your own; reports/tiny-seed0: a run (`stepdr run`)"))
+        "  papers/: a folder of documents of your own; reports/quick-seed0: a run (`stepdr run`)"))

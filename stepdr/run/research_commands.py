@@ -23,9 +23,11 @@ def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
                 context=0, # tokens of a conversation; 0: as many as the model has
                 **endpoint): # fields of EndpointSettings
     "What writes the turns: an OpenAI-compatible endpoint or a local model."
+    from stepdr.model.packaged import model_at
+    text = text if "://" in text else model_at(text)
     if "://" not in text and not (Path(text)/"config.json").is_file():
         raise InputError(f"--model {text}: neither a URL nor a checkpoint (config.json is missing); examples: "
-                         "http://127.0.0.1:8000/v1#NAME, reports/tiny-seed0/models/ppo")
+                         "http://127.0.0.1:8000/v1#NAME, reports/quick-seed0/models/ppo")
     from stepdr.model.policy import policy_from
     return policy_from(text, price, device, context=context, **endpoint)
 
@@ -168,10 +170,10 @@ def add_research_commands(commands):
                            'https://api.deepseek.com/v1#deepseek-chat --web papers/ --budget turns=20,seconds=10m '
                            '--timeout 600\n'
                            '  stepdr research "Write a report on Jack Lemmon . Cover school and deathplace ." --model '
-                           'reports/tiny-seed0/models/ppo',
+                           'reports/quick-seed0/models/ppo',
                            "a server at the address, its key in the environment (DEEPSEEK_API_KEY ...); --web live: a "
                            "search key such as BRAVE_API_KEY, or SEARXNG_URL;\n"
-                           "  papers/: a folder of documents of your own; reports/tiny-seed0: a run (`stepdr run`), "
+                           "  papers/: a folder of documents of your own; reports/quick-seed0: a run (`stepdr run`), "
                            "whose small model knows questions in this form only")
     research.add_argument("question", metavar="QUESTION", help="what to find out")
     research.add_argument("--model", required=True, metavar="URL|DIR",

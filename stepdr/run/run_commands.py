@@ -79,7 +79,7 @@ def results_command(options) -> int:
 # %% ../../nbs/95_run/12_run_commands.ipynb #27e18ead
 def _add_run_options(parser):
     "The options of `stepdr run`."
-    parser.add_argument("--profile", default="tiny", help="settings of all stages (default: tiny)")
+    parser.add_argument("--profile", default="quick", help="settings of all stages (default: quick)")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: reports/PROFILE-seedN)")
     parser.add_argument("--graph", metavar="DIR",
                         help="facts of your own in the place of data/kg: triples.txt, entity.txt, relation.txt and "
@@ -106,10 +106,10 @@ def add_run_commands(commands):
     "run and results."
     _add_run_options(add_command(commands, "run", run_command,
                                  "run the pipeline; what is unchanged is not run again, what was killed goes on",
-                                 "stepdr run --profile tiny --seed 1 -p ppo.iterations=20\n  stepdr run --list",
+                                 "stepdr run --profile quick --seed 1 -p ppo.iterations=20\n  stepdr run --list",
                                  "the extras train, tools and notebooks (`make setup` installs all); two cores for "
                                  "some 25 minutes, without a network"))
     results = add_command(commands, "results", results_command, "print the results of a run",
-                          "stepdr results reports/tiny-seed0 --json", "reports/tiny-seed0: a run (`stepdr run`)")
+                          "stepdr results reports/quick-seed0 --json", "reports/quick-seed0: a run (`stepdr run`)")
     results.add_argument("folder", metavar="DIR", help="run folder")
     results.add_argument("--json", action="store_true", help="one JSON object instead of tables")

@@ -70,7 +70,7 @@ class Run:
     folder: Path  # reports/<run>
     stages: tuple  # of Stage
     settings: dict  # stage name -> settings
-    profile: str = "tiny"
+    profile: str = "quick"
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     notebooks: Path = None  # folder of the notebooks
@@ -97,7 +97,7 @@ def with_facts(settings: dict, stages) -> tuple:
     return settings | {"world": replace(world, graph=folder)}, stages
 
 # %% ../../nbs/95_run/03_settings.ipynb #c4394a9c
-def open_run(profile="tiny", out=None, seed=0, overrides=(), device="auto", kernel_name="python3", gpu="",
+def open_run(profile="quick", out=None, seed=0, overrides=(), device="auto", kernel_name="python3", gpu="",
              stages=STAGES, notebooks=None, profiles=None) -> Run:
     "Check what the user gave and make the `Run`; nothing is written yet."
     if type(seed) is not int or not 0 <= seed < 2**31:

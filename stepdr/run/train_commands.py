@@ -68,9 +68,9 @@ def add_train_commands(commands):
     for name, about in (("midtrain", "train a model on texts and tool use, before SFT"),
                         ("sft", "train a model on its own turns of trajectories")):
         train = add_command(commands, name, train_command, about,
-                            f"stepdr {name} --model reports/tiny-seed0/models/base --rows rows.jsonl --out "
+                            f"stepdr {name} --model reports/quick-seed0/models/base --rows rows.jsonl --out "
                             f"trained/{name} --lr 3e-4",
-                            "reports/tiny-seed0: a run (`stepdr run`), for its base model; any Hugging Face directory "
+                            "reports/quick-seed0: a run (`stepdr run`), for its base model; any Hugging Face directory "
                             "will do. rows.jsonl: what `synth`, `import` or `filter` wrote")
         add_train_options(train)
         train.set_defaults(command=name)

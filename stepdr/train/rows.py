@@ -22,6 +22,7 @@ from ..core.artifacts import (MetricsLog, atomic_directory, progress_bar, read_j
 from ..core.config import InputError, TrainSettings
 from ..core.processes import pick_device, run_ranks
 from ..model.base import load_causal, positions_of, weight_kind, write_weights
+from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from .examples import examples_of, pack_examples
 from .loop import (curve_steps, keeps_apart, mean_loss, plan_batches, row_loss, saved_step, step_tokens, steps_within,
@@ -33,6 +34,7 @@ from .trl import train_rows_trl
 # %% ../../nbs/60_train/03_rows.ipynb #bdadb93f
 def training_identity(model, files, settings, learn) -> dict:
     "What decides the weights: model, rows, settings; the same wherever the folders lie."
+    model = model_at(model)
     here = Path(model).is_dir()
     return {"model": Path(model).resolve().name if here else str(model), "model_sha256": sha256_path(Path(model)) if here else "",
             "learn": learn, "settings": asdict(settings), "rows": [[Path(file).name, sha256_path(Path(file))] for file in files]}
