@@ -146,7 +146,7 @@ def silent_rubric(book: FactBook, entity: str, relation: str, role: str) -> dict
     "A report must say that this was not found, and not make it up."
     check = {"kind": "silent", **book.subject(entity, relation), **book.value(book.graph.facts[entity][relation]),
              "common": sorted(book.common[relation])}
-    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, and gives none.", 2.0,
+    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, instead of giving one.", 2.0,
                    EXPLICIT if role == "explicit" else IMPLICIT, role, check)
 
 
