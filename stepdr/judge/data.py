@@ -129,9 +129,11 @@ def other_relation(scene, place, said):
 
 
 def other_subject(scene, place, said):
-    "It is said of somebody else who came up."
-    names = sorted({one.title for one in scene.read.values()} - {scene.name(said), said.value_name})
-    name = scene.rng.choice(names or sorted(set(scene.graph.names.values()) - {scene.name(said)}))
+    "It is said of somebody else of whom such a thing can be said, if there is one among those who came up."
+    facts, names = scene.graph.facts, scene.graph.names
+    others = {entity for entity in facts if said.relation in facts[entity]} - {said.entity, said.value}
+    near = others & {one.entity for one in scene.read.values()}
+    name = names[scene.rng.choice(sorted(near or others))]
     text = say(scene.rng.choice(scene.graph.wording[said.relation].sentences), name, said.value_name)
     scene.put(place, text + citation(all_cited(scene.pieces[place])))
 
