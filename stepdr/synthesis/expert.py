@@ -266,7 +266,7 @@ async def walk(task, toolbox, web, care, rng) -> list[dict] | None:
     episode.finish(thought, found.values[0].name)
     return episode.messages
 
-# %% ../../nbs/40_synthesis/04_expert.ipynb #0860f182
+# %% ../../nbs/40_synthesis/04_expert.ipynb #c8a74f13
 def to_do(texts) -> dict:
     "A call that makes a list of things to do."
     return {"name": "todo", "arguments": {"action": "create", "texts": texts}}
@@ -301,7 +301,7 @@ class Research(Episode):
         self.needs = [Need(entity, name, relation) for relation in dict.fromkeys(relations)
                       for entity, name in subjects.items()]
         self.steps = [tuple(step) for step in meta["second"] if self.does("second", tuple(step))]
-        self.parts, self.topk = (1, 6) if rng.random() < 0.75 else (2, 4)  # queries for a subject, results of each
+        self.parts, self.topk = (1, 6) if rng.random() < 0.85 else (2, 4)  # queries for a subject, results of each
 
     def lacking(self) -> list[Need]:
         "Needs that nothing was read on and that were not searched for by themselves, or whose search failed."
@@ -350,7 +350,7 @@ class Research(Episode):
             self.alone.update(single)
             await self.open(thought, key)
         elif asked:
-            await self.look(thought, asked[:MOST_QUERIES], 3 if self.read else self.topk)
+            await self.look(thought, asked[:MOST_QUERIES], 2 if self.read else self.topk)
         elif more:
             page = max(search.page for search in more)
             again = [(search.query, search.needs) for search in more if search.page == page]
