@@ -69,11 +69,11 @@ def question_tasks(web, split: str, seed: int, longest: int = 4) -> list[dict]:
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #a3304547
 class FactBook:
-    "What checks say of facts: names, longer names, cues. One for a graph."
-    def __init__(self, graph):
+    "What checks say of facts: names, longer names, cues. `hidden`: entities of other splits, whose names none may show."
+    def __init__(self, graph, hidden: set = frozenset()):
         self.graph, self.holding = graph, defaultdict(set)
         self.told = {cue for relation in graph.wording for cue in self.cues(relation)}
-        for entity in graph.names:
+        for entity in (e for e in graph.names if e not in hidden):
             for one in self.names(entity):
                 words = name_words(one)
                 for start in range(len(words)):
@@ -290,7 +290,8 @@ class ResearchTasks:
 
     def __init__(self, web, split: str):
         self.web, self.graph, self.split = web, web.graph, split
-        self.book, self.choice = FactBook(web.graph), TopicChoice(web, split)
+        hidden = {entity for entity, part in web.split.items() if part != split}
+        self.book, self.choice = FactBook(web.graph, hidden), TopicChoice(web, split)
 
     def relation_rubric(self, entity: str, relation: str, role: str, weight: float = 3.0) -> dict:
         "What a report must say of a relation: its value, or that sources differ, or that nothing was found."
