@@ -69,7 +69,7 @@ def question_tasks(web, split: str, seed: int, longest: int = 4) -> list[dict]:
 
 # %% ../../nbs/40_synthesis/02_tasks.ipynb #a3304547
 class FactBook:
-    "What checks say of facts: names, longer names, cues. `hidden`: entities of other splits, whose names none may show."
+    "What checks say of facts: names, longer names, cues. `hidden`: entities of other splits, which none may name."
     def __init__(self, graph, hidden: set = frozenset()):
         self.graph, self.holding = graph, defaultdict(set)
         self.told = {cue for relation in graph.wording for cue in self.cues(relation)}
@@ -146,7 +146,7 @@ def silent_rubric(book: FactBook, entity: str, relation: str, role: str) -> dict
     "A report must say that this was not found, and not make it up."
     check = {"kind": "silent", **book.subject(entity, relation), **book.value(book.graph.facts[entity][relation]),
              "common": sorted(book.common[relation])}
-    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, instead of giving one.", 2.0,
+    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, and gives none.", 2.0,
                    EXPLICIT if role == "explicit" else IMPLICIT, role, check)
 
 
