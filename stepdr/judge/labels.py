@@ -26,7 +26,7 @@ SOURCES_TOKENS = 20_000  # estimated tokens of cited paragraphs that are shown b
 
 
 def cited_sources(report, paragraphs, room=SOURCES_TOKENS) -> list:
-    "The paragraphs that a report cites, of {id: Paragraph or row}, up to `room` estimated tokens; none where they are not known."
+    "The paragraphs that a report cites, of {id: Paragraph or row}, up to `room` estimated tokens."
     shown = []
     for paragraph in (paragraphs.get(key) for key in cited_ids(report or "")) if isinstance(paragraphs, dict) else ():
         if paragraph is None:
@@ -60,8 +60,10 @@ LEAST_BEARING = 0.4  # of the bearing of the first of them
 
 
 ON_SOURCES = frozenset("source site page cite citation trusted reference statement claim".split())
-ON_REPORTS = ON_SOURCES | frozenset("give say state compare found was wrong out date prose section written kind thing asked each which "
-                                    "without differ take make so none".split())  # words of criteria that tell no subject
+ON_REPORTS = ON_SOURCES | frozenset(
+    "give say state compare found was wrong out date prose section written kind thing asked each which "
+    "without differ take make so none nothing instead one".split()
+)  # words of criteria that tell no subject
 
 
 def bearing(texts, wanted) -> list[float]:
@@ -72,15 +74,17 @@ def bearing(texts, wanted) -> list[float]:
 
 
 def sources_for(criterion, report, paragraphs) -> tuple[list, int]:
-    """(the paragraphs of {id: Paragraph or row} that bear most on a criterion, the first most; how many others there are). Of a criterion that
-    names no subject those that the report cites, unless it is on form alone."""
+    """(the paragraphs of {id: Paragraph or row} that bear most on a criterion, the first most; how many others there are).
+    Of a criterion that names no subject those that the report cites, unless it is on form alone."""
     rows = {key: source_row(one) for key, one in paragraphs.items()} if isinstance(paragraphs, dict) else {}
     words, said = content(criterion), pieces_of(report or "")
     cites = {key: 0.0 for key in cited_ids(report or "") if key in rows}
-    texts = [f"{row.get('title', '')} {row['text']}" for row in rows.values()] + [without_citations(one) for one in said]
+    texts = [f"{row.get('title', '')} {row['text']}" for row in rows.values()] + [
+        without_citations(one) for one in said
+    ]
     weights = bearing(texts, words - ON_REPORTS)
     total = dict(zip(rows, weights))
-    for sentence, weight in zip(said, weights[len(rows):]):
+    for sentence, weight in zip(said, weights[len(rows) :]):
         for key in set(all_cited(sentence)) & set(cites):
             cites[key] = max(cites[key], weight)
     for key, weight in cites.items():
@@ -96,7 +100,7 @@ LABEL_FIELDS = {"query": str, "report": str, "criterion": str, "verdict": str}  
 
 
 def hints_of(rubric) -> dict:
-    "What code may know of a rubric whose truth is known, and no judge is shown: `asks`, the kind of its check, and `names`, each with its other forms."
+    "What rules may know of a rubric's truth, and no judge is shown: `asks`, its kind, and `names` with their other forms."
     check = rubric.get("check")
     if not check:
         return {}
@@ -108,21 +112,37 @@ def label_row(task, number, report, paragraphs, verdict, explanation, **more) ->
     "The label of one criterion of a task, with those of the paragraphs, {id: Paragraph or row}, that bear on it."
     rubric = task["rubrics"][number]
     sources, left_out = sources_for(rubric["criterion"], report, paragraphs)
-    return {"query": task["query"], "report": report or "", "criterion": rubric["criterion"],
-            "role": rubric.get("role", rubric_kind(rubric)), "weight": rubric.get("weight", 1.0), "sources": sources, "left_out": left_out,
-            "verdict": verdict, "explanation": explanation, "task": task.get("id"), "number": number,
-            **{name: rubric[name] for name in ("axis",) if rubric.get(name)},
-            **hints_of(rubric), **({"language": "zh"} if task_language(task) == "zh" else {}), **more}
+    return {
+        "query": task["query"],
+        "report": report or "",
+        "criterion": rubric["criterion"],
+        "role": rubric.get("role", rubric_kind(rubric)),
+        "weight": rubric.get("weight", 1.0),
+        "sources": sources,
+        "left_out": left_out,
+        "verdict": verdict,
+        "explanation": explanation,
+        "task": task.get("id"),
+        "number": number,
+        **{name: rubric[name] for name in ("axis",) if rubric.get(name)},
+        **hints_of(rubric),
+        **({"language": "zh"} if task_language(task) == "zh" else {}),
+        **more,
+    }
 
 
-async def label_rows(judge,  # RubricJudge
-                     items,  # [(task, report, paragraphs)]
-                     **more,  # further fields of each row
-                     ) -> list[dict]:
+async def label_rows(
+    judge,  # RubricJudge
+    items,  # [(task, report, paragraphs)]
+    **more,  # further fields of each row
+) -> list[dict]:
     "The labels of a judge on reports; criteria without a verdict give no row."
-    return [label_row(task, number, report, paragraphs, one.verdict, one.explanation, **more)
-            for (task, report, paragraphs), judgements in zip(items, await judge.judge_many(items), strict=True)
-            for number, one in enumerate(judgements) if one.verdict]
+    return [
+        label_row(task, number, report, paragraphs, one.verdict, one.explanation, **more)
+        for (task, report, paragraphs), judgements in zip(items, await judge.judge_many(items), strict=True)
+        for number, one in enumerate(judgements)
+        if one.verdict
+    ]
 
 
 def check_label(row) -> dict:
@@ -131,7 +151,9 @@ def check_label(row) -> dict:
         raise InputError(f"label: expected an object, got {type(row).__name__}")
     for name, kind in LABEL_FIELDS.items():
         if not isinstance(row.get(name), kind):
-            raise InputError(f"label: {name}: expected a text, got {row.get(name)!r:.60}; `stepdr judge score --labels` makes such rows")
+            raise InputError(
+                f"label: {name}: expected a text, got {row.get(name)!r:.60}; `stepdr judge score --labels` makes such rows"
+            )
     if row["verdict"] not in VERDICTS:
         raise InputError(f"label: verdict: {row['verdict']!r} is none of {', '.join(VERDICTS)}")
     if not isinstance(row.get("sources", []), list):
@@ -159,8 +181,14 @@ def judging_messages(row, head="ternary", form="brief") -> list[dict]:
     if row.get("left_out"):
         shown += "\n\n" + prompt("judge_left_out", language, count=row["left_out"])
     name = judge_prompt(rubric_kind(row), head, form)
-    system, asked = teacher_messages(name, language, report=row["report"], sources=shown, task=row["query"],
-                                     criterion=" ".join(row["criterion"].split()))
+    system, asked = teacher_messages(
+        name,
+        language,
+        report=row["report"],
+        sources=shown,
+        task=row["query"],
+        criterion=" ".join(row["criterion"].split()),
+    )
     if form == "brief":
         verdicts = SCHEMAS[name]["properties"]["verdict"]["enum"]
         system = {"role": "system", "content": prompt("judge_brief_system", language, verdicts=" | ".join(verdicts))}
@@ -181,5 +209,9 @@ def chat_row(row, head="ternary", form="brief") -> dict:
 def read_answer(text, head="ternary") -> dict | None:
     "{explanation, verdict} of what a judge wrote; None where it cannot be read."
     schema = SCHEMAS[judge_prompt("positive", head)]
-    fits = [value for value in (as_asked(one, schema) for one in read_objects(text)[0]) if not schema_faults(value, schema_validator(schema))]
+    fits = [
+        value
+        for value in (as_asked(one, schema) for one in read_objects(text)[0])
+        if not schema_faults(value, schema_validator(schema))
+    ]
     return fits[-1] if fits else None
