@@ -426,9 +426,9 @@ class ReportReader:
         words, gaps = _split(text)
         names = _names_in(words, gaps, self.vocabulary)
         cues, topics = _cues_in(words, names, self.vocabulary), [name for name in names if name.keys & self.topics]
-        # a surname that is also a place: a value where the whole name is there as well
+        # a surname that is also a place: a value, unless the sentence begins with it and has no whole name
         whole = [t for t in topics if t.keys <= self.topics]
-        topics = whole or topics
+        topics = whole or [t for t in topics if t.start == 0]
         values = [name for name in names if name not in topics]
         others = [name for name in values if name.keys & self.vocabulary.subjects]
         if topics: self.current = topics[-1].keys & self.topics
