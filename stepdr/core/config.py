@@ -100,7 +100,8 @@ class TrainingWay:
     heldout: int = setting(0, "rows that are not trained on, and whose loss is measured on the way", 0, 1_000_000)
     heldout_every: int = setting(50, "steps between two such measurements (in the metrics' rows)", 1, 1_000_000)
     trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
-    processes: int = setting(2, "processes that train together on a CPU, one thread each", 1, 64)
+    processes: int = setting(2, "processes that train together on a CPU (each holds the model, its gradients and the optimiser's states)", 1, 64)
+    threads: int = setting(0, "threads of each of them; 0: one each of several, as many as torch takes in a single one", 0, 1024)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class TrainSettings(TrainingWay):
                             choices=("", "own", "chatml", "llama3"))
     seed: int = setting(0, "order of the rows", 0)
     device: str = setting("auto", "cpu, cuda:0 or auto")
-    processes: int = setting(1, "processes that train together on a CPU, one thread each", 1, 64)
+    processes: int = setting(1, "processes that train together on a CPU (each holds the model, its gradients and the optimiser's states)", 1, 64)
     save_every: int = setting(50, "steps between two checkpoints", 1, 1_000_000)
     snapshots: int = setting(0, "models kept on the way, evenly spaced, the last among them", 0, 1000)
     max_row_mb: float = setting(64.0, "size of a row above which it is set aside", 0.001, 4000.0)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LOG_EVERY', 'training_identity', 'set_aside', 'planned_work', 'working_folder', 'made_before', 'ranks_of',
-           'protocol_in', 'tokens_before', 'train_files', 'ready', 'save_work', 'train_rank', 'train_network',
-           'HeldOut', 'save_trained', 'work_text']
+           'threads_of', 'protocol_in', 'tokens_before', 'train_files', 'ready', 'save_work', 'train_rank',
+           'train_network', 'HeldOut', 'save_trained', 'work_text']
 
 # %% ../../nbs/60_train/03_rows.ipynb #03f4a60f
 import random
 import shutil
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -86,6 +87,18 @@ def ranks_of(settings) -> int:
     return settings.processes if pick_device(settings.device) == "cpu" else 1
 
 
+@contextmanager
+def threads_of(settings):
+    "Within, torch works with the threads that are set, if any are; afterwards with those that it had."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def protocol_in(model, protocols):
     "The protocol that a model is to be served in: the commonest of the rows, else the one that it had; None where neither is known."
     named = [name for name in protocols if name in PROTOCOLS]      # commonest first
@@ -129,10 +142,11 @@ def train_files(model,  # Hugging Face directory or hub name
            "tokens": [before + done for done in planned["tokens"]], "metrics": str(metrics or work/"metrics.jsonl"),
            "snapshots": str(snapshots or work/"snapshots"), "protocol": asdict(protocol) if protocol else None}
     if ranks == 1:
-        train_network(network, renderer, job)
+        with threads_of(settings):
+            train_network(network, renderer, job)
     else:
         del network
-        run_ranks("stepdr.train.rows:train_rank", job, ranks)
+        run_ranks("stepdr.train.rows:train_rank", job, ranks, settings.threads or 1)
     last = read_metrics(job["metrics"])[-1]
     record = {"identity": known, "template": renderer.source, "protocol": protocol_words(protocol) if protocol else "",
               **planned, "tokens": planned["tokens"][-1], "trained_tokens": job["tokens"][-1], "counts": counts,
