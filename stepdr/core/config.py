@@ -231,9 +231,14 @@ class PpoSettings:
     guard: str = setting("stop", "where the paid reward rose and the true one fell: stop, or tell and go on", choices=("stop", "tell"))
     guard_window: int = setting(0, "last iterations, whose halves are compared for that (closed webs only); 0: no guard", 0, 1_000_000)
     guard_bound: float = setting(0.05, "fall of the true reward that is borne", 0.0, 2.0)
+    trainer: str = setting("plain", "plain (this project's PPO) or trl (GRPOTrainer on the same tasks, critic=none, one process)",
+                           choices=("plain", "trl"))
     processes: int = setting(2, "processes that work together, one thread each", 1, 64)
     def __post_init__(self):
         validate(self)
+        if self.trainer == "trl" and (self.critic != "none" or self.processes > 1 or self.dev_tasks or self.guard_window):
+            raise InputError("ppo.trainer: trl has no critic, no development tasks, no guard and one process; use critic=none, processes=1, "
+                             "dev_tasks=0 and guard_window=0")
         if self.critic == "none" and self.episodes_per_task < 2:
             raise InputError("ppo.episodes_per_task: 1, but critic=none takes its baseline from a task's other episodes; use at least 2")
         if self.guard_window == 1:

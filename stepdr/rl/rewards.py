@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Outcome', 'Scored', 'Reward', 'RubricReward', 'ExactReward', 'ByTask', 'FunctionReward', 'function_from',
-           'reward_from', 'rewardable', 'mean_parts', 'Truth', 'parted']
+           'reward_from', 'rewardable', 'mean_parts', 'Truth', 'reward_of', 'truth_of', 'parted']
 
 # %% ../../nbs/80_rl/04_rewards.ipynb #3378ebb7
 import importlib.util
@@ -202,6 +202,18 @@ class Truth:
         known = [number for number, one in enumerate(outcomes) if not self.reward.fault(one.task)]
         found = dict(zip(known, self.reward([outcomes[number] for number in known])))
         return [found[number].total if number in found else None for number in range(len(outcomes))]
+
+
+def reward_of(reward, web, endpoint=None):
+    "The reward that a name stands for, over this web."
+    run = web if (Path(str(web))/"world"/"pages.json").is_file() else None
+    return reward_from(str(reward), run, **(endpoint or {}))
+
+
+def truth_of(reward, web):
+    "The closed web's truth, to be held beside a reward that pays by something else; None where the web is no closed one."
+    run = web if (Path(str(web))/"world"/"pages.json").is_file() else None
+    return Truth(run) if run or str(web) == "closed" else None
 
 
 def parted(rows, window, bound) -> dict | None:
