@@ -90,25 +90,30 @@ class BaseSettings:
 @dataclass(frozen=True)
 class TrainingWay:
     "How rows are trained on: the same for every stage and command that trains a language model."
-    epochs: float = setting(4.0, "times that the rows are gone through; at most, where a token budget is given", 0.0, 1000.0)
-    tokens_per_step: int = setting(4096, "padded tokens of an optimiser step, in all processes together", 16, 100_000_000)
-    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence", 0, 10_000_000)
-    freeze: int = setting(0, "blocks, from below, that stay as they are, with the embeddings (and a head tied to them)", 0, 10_000)
-    recompute: bool = setting(False, "compute a block's activations again for the backward pass: less memory, more time")
-    share_opening: int = setting(0, "tokens from which on the common opening of a batch's rows is computed once; 0: never", 0, 10_000_000)
-    weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16", choices=("own", "fp32", "bf16"))
+    epochs: float = setting(4.0, "times that the rows are gone through (at most, with a token budget)", 0.0, 1000.0)
+    tokens_per_step: int = setting(4096, "padded tokens of a step, in all processes together", 16, 100_000_000)
+    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence",
+                        0, 10_000_000)
+    freeze: int = setting(0, "blocks, from below, that stay as they are, with the embeddings and a head tied to them", 0, 9999)
+    recompute: bool = setting(False, "compute blocks again in the backward pass: less memory, more time")
+    share_opening: int = setting(0, "tokens from which on the common opening of a batch's rows is computed once; 0: never",
+                                 0, 10_000_000)
+    weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16",
+                           choices=("own", "fp32", "bf16"))
     heldout: int = setting(0, "rows that are not trained on, and whose loss is measured on the way", 0, 1_000_000)
     heldout_every: int = setting(50, "steps between two such measurements (in the metrics' rows)", 1, 1_000_000)
-    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
-    processes: int = setting(2, "processes that train together on a CPU (each holds the model, its gradients and the optimiser's states)", 1, 64)
-    threads: int = setting(0, "threads of each of them; 0: one each of several, as many as torch takes in a single one", 0, 1024)
+    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)",
+                           choices=("plain", "trl"))
+    processes: int = setting(2, "processes that train together on a CPU, each with a copy of the model", 1, 64)
+    threads: int = setting(0, "threads of each of them; 0: one each of several, as many as torch takes in a single one",
+                           0, 1024)
 
 
 @dataclass(frozen=True)
 class MidtrainSettings(TrainingWay):
     "Two stages of mid-training."
-    stage1_tokens: int = setting(2_000_000, "tokens of rows (their padding not counted) that stage 1 trains on", 1, 10**14)
-    stage2_tokens: int = setting(2_800_000, "tokens of rows (their padding not counted) that stage 2 trains on", 1, 10**14)
+    stage1_tokens: int = setting(2_000_000, "tokens of rows (padding not counted) that stage 1 trains on", 1, 10**14)
+    stage2_tokens: int = setting(2_800_000, "tokens of rows (padding not counted) that stage 2 trains on", 1, 10**14)
     stage1_learning_rate: float = setting(3e-3, "AdamW's learning rate in stage 1", 0.0, 1.0)
     stage1_muon_learning_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)
     stage2_learning_rate: float = setting(2e-3, "AdamW's learning rate in stage 2", 0.0, 1.0)
@@ -129,9 +134,10 @@ class SftSettings(TrainingWay):
 @dataclass(frozen=True)
 class TrainSettings(TrainingWay):
     "Training of a causal language model on rows."
-    epochs: float = setting(1.0, "times that the rows are gone through; at most, where --token-budget is given", 0.0, 1000.0)
+    epochs: float = setting(1.0, "times that the rows are gone through (at most, with --token-budget)", 0.0, 1000.0)
     steps: int = setting(0, "optimiser steps; 0: as many as the budget or the epochs have", 0, 10_000_000)
-    token_budget: int = setting(0, "tokens of rows (their padding not counted) to train on, within the epochs; 0: all of the epochs", 0, 10**14)
+    token_budget: int = setting(0, "tokens of rows (padding not counted) to train on, within the epochs; 0: all of the epochs",
+                                0, 10**14)
     lr: float = setting(2e-5, "peak learning rate of AdamW (small models bear more: 3e-4 for 135M parameters)", 0.0, 1.0)
     muon_lr: float = setting(0.0, "peak learning rate of Muon, for the matrices of a model's blocks; 0: AdamW for all", 0.0, 1.0)
     context: int = setting(0, "tokens an example may have; 0: as many as the model has positions", 0, 10_000_000)
@@ -139,7 +145,7 @@ class TrainSettings(TrainingWay):
                             choices=("", "own", "chatml", "llama3"))
     seed: int = setting(0, "order of the rows", 0)
     device: str = setting("auto", "cpu, cuda:0 or auto")
-    processes: int = setting(1, "processes that train together on a CPU (each holds the model, its gradients and the optimiser's states)", 1, 64)
+    processes: int = setting(1, "processes that train together on a CPU, each with a copy of the model", 1, 64)
     save_every: int = setting(50, "steps between two checkpoints", 1, 1_000_000)
     snapshots: int = setting(0, "models kept on the way, evenly spaced, the last among them", 0, 1000)
     max_row_mb: float = setting(64.0, "size of a row above which it is set aside", 0.001, 4000.0)
@@ -177,7 +183,7 @@ class ReinforceSettings:
 @dataclass(frozen=True)
 class JudgeSettings(ReinforceSettings, TrainingWay):
     "The Rubrics Judge of a run."
-    tokens: int = setting(1_200_000, "tokens of rows (their padding not counted) that are trained on before reinforcement", 1, 10**14)
+    tokens: int = setting(1_200_000, "tokens of rows (padding not counted) trained on before reinforcement", 1, 10**14)
     learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     train_reports: int = setting(300, "reports to learn from", 2, 10_000_000)
@@ -278,7 +284,8 @@ PROFILES["micro"] = vary("tiny",
                          synthesis={"stage1_rows": 200, "stage2_rows": 200, "sft_rows": 120, "subgraphs": 20, "walks": 40,
                                     "research": 60, "heldout_research": 10, "heldout_questions": 8},
                          base={"width": 64, "layers": 2},
-                         midtrain={"stage1_tokens": 20_000, "stage2_tokens": 20_000, "tokens_per_step": 2048, "curve": 1, "processes": 1},
+                         midtrain={"stage1_tokens": 20_000, "stage2_tokens": 20_000, "tokens_per_step": 2048, "curve": 1,
+                                   "processes": 1},
                          sft={"tokens": 20_000, "tokens_per_step": 2048, "processes": 1},
                          judge={"tokens": 20_000, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2,
                                 "rl_iterations": 1, "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32,
@@ -291,10 +298,13 @@ PROFILES["micro"] = vary("tiny",
 PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows": 100_000, "sft_rows": 20_000,
                                           "heldout_research": 240, "heldout_questions": 200},
                        base={"vocabulary": 16384, "width": 768, "layers": 12, "heads": 12},
-                       midtrain={"stage1_tokens": 130_000_000, "stage2_tokens": 130_000_000, "tokens_per_step": 65536, "pack": 4096,
+                       midtrain={"stage1_tokens": 130_000_000, "stage2_tokens": 130_000_000,
+                                 "tokens_per_step": 65536, "pack": 4096,
                                  "stage1_learning_rate": 6e-4, "stage2_learning_rate": 3e-4, "processes": 1},
-                       sft={"tokens": 32_000_000, "tokens_per_step": 65536, "pack": 4096, "learning_rate": 2e-4, "processes": 1},
-                       judge={"tokens": 20_000_000, "tokens_per_step": 65536, "learning_rate": 2e-4, "rl_lr": 1e-5, "processes": 1},
+                       sft={"tokens": 32_000_000, "tokens_per_step": 65536, "pack": 4096, "learning_rate": 2e-4,
+                            "processes": 1},
+                       judge={"tokens": 20_000_000, "tokens_per_step": 65536, "learning_rate": 2e-4, "rl_lr": 1e-5,
+                              "processes": 1},
                        ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5,
                             "reply_tokens": 256, "processes": 1},
                        evaluate={"reply_tokens": 256, "curve_tasks": 100, "processes": 1})

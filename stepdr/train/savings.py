@@ -21,8 +21,8 @@ def blocks_of(model) -> list:
 
 
 def freeze_lower(model, count):
-    """Let the lowest `count` blocks and all embeddings outside of blocks (a head tied to them too) stay as they are; 0: nothing stays.
-    Raises `InputError` where the model has too few blocks."""
+    """Let the lowest `count` blocks and all embeddings outside of blocks (a head tied to them too) stay as they are;
+    0: nothing stays. Raises `InputError` where the model has too few blocks."""
     import torch
     if not count:
         return
@@ -36,7 +36,7 @@ def freeze_lower(model, count):
 
 # %% ../../nbs/60_train/05_savings.ipynb #09e39fdc
 def recompute_blocks(model):
-    "Keep only the input of each block, and compute the block again in the backward pass. Raises `InputError` where the model cannot."
+    "Keep only each block's input, and compute the block again in the backward pass. `InputError` where the model cannot."
     try:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
@@ -45,7 +45,8 @@ def recompute_blocks(model):
 
 # %% ../../nbs/60_train/05_savings.ipynb #0bf557a3
 def common_opening(rows) -> int:
-    "Tokens with which all rows of a batch begin, and after which each has some of its own; none of them, nor the next, is learned."
+    """Tokens with which all rows of a batch begin, and after which each has some of its own;
+    none of them, nor the next, is learned."""
     first = rows[0]["input_ids"]
     length = min(len(row["input_ids"]) for row in rows) - 1
     for row in rows:
@@ -63,8 +64,8 @@ def opened_loss(model, ids_BT, labels_BT, opening): # tokens of the opening -> (
     return token_loss(model, ids_BT[:, opening:], labels_BT[:, opening:], past_key_values=cache, use_cache=True)
 
 
-def sharing_loss(least): # tokens of an opening from which on it is computed once -> function of (model, rows, pad, device)
-    "The loss of a batch, as `train_rows` takes it; rows that begin alike go through the model together."
+def sharing_loss(least): # tokens of an opening from which on it is computed once -> function
+    "What `train_rows` takes as `loss_of`; rows that begin alike go through the model together."
     def loss_of(model, rows, pad, device):
         groups, alone, parts = {}, [], []
         for row in rows:
@@ -83,9 +84,10 @@ def sharing_loss(least): # tokens of an opening from which on it is computed onc
 def check_sharing(model, settings):
     "Raise `InputError` where a training cannot share openings."
     if model.config.model_type not in PLAIN_HEADS:
-        raise InputError(f"train.share_opening: not for {model.config.model_type} models (only {', '.join(PLAIN_HEADS)}); use 0")
-    for name in ("pack", "recompute"):
+        raise InputError(f"train.share_opening: not for {model.config.model_type} models "
+                         f"(only {', '.join(PLAIN_HEADS)}); use 0")
+    for name, off in (("pack", 0), ("recompute", False)):
         if getattr(settings, name):
-            raise InputError(f"train.share_opening: not together with {name}; use share_opening=0 or {name}={type(getattr(settings, name))(0)}")
+            raise InputError(f"train.share_opening: not together with {name}; use share_opening=0 or {name}={off}")
     if settings.trainer == "trl":
         raise InputError("train.share_opening: not with trainer=trl; use share_opening=0")
