@@ -94,9 +94,9 @@ class TrainingWay:
     tokens_per_step: int = setting(4096, "padded tokens of a step, in all processes together", 16, 100_000_000)
     pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence",
                         0, 10_000_000)
-    freeze: int = setting(0, "blocks, from below, that stay as they are, with the embeddings and a head tied to them", 0, 9999)
+    freeze: int = setting(0, "blocks, from below, that stay as they are, and the embeddings with them", 0, 9999)
     recompute: bool = setting(False, "compute blocks again in the backward pass: less memory, more time")
-    share_opening: int = setting(0, "tokens from which on the common opening of a batch's rows is computed once; 0: never",
+    share_opening: int = setting(0, "tokens from which on an opening that rows share is computed once; 0: never",
                                  0, 10_000_000)
     weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16",
                            choices=("own", "fp32", "bf16"))
@@ -136,7 +136,7 @@ class TrainSettings(TrainingWay):
     "Training of a causal language model on rows."
     epochs: float = setting(1.0, "times that the rows are gone through (at most, with --token-budget)", 0.0, 1000.0)
     steps: int = setting(0, "optimiser steps; 0: as many as the budget or the epochs have", 0, 10_000_000)
-    token_budget: int = setting(0, "tokens of rows (padding not counted) to train on, within the epochs; 0: all of the epochs",
+    token_budget: int = setting(0, "tokens of rows (padding not counted) to train on; 0: all of the epochs",
                                 0, 10**14)
     lr: float = setting(2e-5, "peak learning rate of AdamW (small models bear more: 3e-4 for 135M parameters)", 0.0, 1.0)
     muon_lr: float = setting(0.0, "peak learning rate of Muon, for the matrices of a model's blocks; 0: AdamW for all", 0.0, 1.0)
@@ -284,8 +284,8 @@ PROFILES["micro"] = vary("tiny",
                          synthesis={"stage1_rows": 200, "stage2_rows": 200, "sft_rows": 120, "subgraphs": 20, "walks": 40,
                                     "research": 60, "heldout_research": 10, "heldout_questions": 8},
                          base={"width": 64, "layers": 2},
-                         midtrain={"stage1_tokens": 20_000, "stage2_tokens": 20_000, "tokens_per_step": 2048, "curve": 1,
-                                   "processes": 1},
+                         midtrain={"stage1_tokens": 20_000, "stage2_tokens": 20_000, "tokens_per_step": 2048,
+                                   "curve": 1, "processes": 1},
                          sft={"tokens": 20_000, "tokens_per_step": 2048, "processes": 1},
                          judge={"tokens": 20_000, "tokens_per_step": 2048, "train_reports": 12, "test_reports": 4, "probed_reports": 2,
                                 "rl_iterations": 1, "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32,

@@ -44,8 +44,8 @@ def training_identity(model, files, settings, learn) -> dict:
 def set_aside(examples, settings) -> tuple[list[dict], list[dict]]:
     "(examples to train on, held-out ones), the same for the same seed. Raises `InputError` where none would be left."
     if settings.heldout >= len(examples):
-        raise InputError(f"train.heldout: {settings.heldout} rows are to be set aside, but there are only {len(examples)}; "
-                         "make it smaller")
+        raise InputError(f"train.heldout: {settings.heldout} rows are to be set aside, but there are only "
+                         f"{len(examples)}; make it smaller")
     chosen = set(random.Random(f"heldout {settings.seed}").sample(range(len(examples)), settings.heldout))
     kept = [one for number, one in enumerate(examples) if number not in chosen]
     return kept, [examples[number] for number in sorted(chosen)]
@@ -143,7 +143,8 @@ def train_files(model,  # Hugging Face directory or hub name
     write_jsonl(work/"heldout.jsonl", heldout)
     job = {"model": str(model), "work": str(work), "settings": asdict(settings), "learn": learn,
            "kind": weight_kind(model, settings.weights), "tokens": [before + done for done in planned["tokens"]],
-           "metrics": str(metrics or work/"metrics.jsonl"), "snapshots": str(snapshots or work/"snapshots"), "protocol": asdict(protocol) if protocol else None}
+           "metrics": str(metrics or work/"metrics.jsonl"),
+           "snapshots": str(snapshots or work/"snapshots"), "protocol": asdict(protocol) if protocol else None}
     if ranks == 1:
         with threads_of(settings):
             train_network(network, renderer, job)
@@ -260,8 +261,9 @@ class HeldOut:
 
 
 def save_trained(folder, network, renderer, protocol=None, notes={}, kind=""):
-    """Weights (in the torch type of a name; empty: as they are), tokenizer, the template and the protocol that they were trained in, and further JSON `notes` by their file names;
-    a server that reads the folder ends a turn where training did."""
+    """Weights (in the torch type of a name; empty: as they are), tokenizer, the template and the protocol that they
+    were trained in, and further JSON `notes` by their file names; a server that reads the folder ends a turn where
+    training did."""
     own = network.generation_config.eos_token_id
     others = own if isinstance(own, list) else [] if own is None else [own]
     network.generation_config.eos_token_id = [renderer.end_id, *(one for one in others if one != renderer.end_id)]
@@ -284,6 +286,7 @@ def work_text(made) -> str:
     if heldout:
         parts.append(f"{heldout['rows']} held-out rows: {heldout['before']:.3f} before, {heldout['after']:.3f} after")
     if tokens < asked:
-        parts.append(f"the token budget of {asked:,} is more than the epochs of these rows allow: more rows or epochs fill it")
+        parts.append(f"the token budget of {asked:,} is more than the epochs of these rows allow: "
+                     "more rows or epochs fill it")
     return "; ".join(parts)
 
