@@ -43,7 +43,7 @@ def corpus_command(options) -> int:
     from stepdr.synthesis.walks import corpus_walk
     if options.action == "build":
         return print_counts(lambda: corpus_build(options.source, options.out, options.kind, options.base,
-                                                 workers=options.workers))
+                                                 workers=options.workers, holdout=options.holdout))
     return print_counts(lambda: corpus_walk(options.folder, options.out, options.number, options.seed, options.workers))
 
 def import_command(options) -> int:
@@ -133,6 +133,8 @@ def add_data_commands(commands):
     gather.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
     gather.add_argument("--base", default="", metavar="URL", help="address that the source's folder had")
     gather.add_argument("--workers", type=int, default=2, metavar="N", help="pages read at the same time (default: 2)")
+    gather.add_argument("--holdout", type=float, default=0.0, metavar="SHARE",
+                        help="share of the documents that nothing is trained on, for testing (default: 0)")
     walk.add_argument("folder", metavar="DIR", help="a corpus that was built")
     walk.add_argument("-n", "--number", type=int, default=100, metavar="N", help="walks (default: 100)")
     for parser in (sample, walk):
