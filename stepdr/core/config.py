@@ -224,7 +224,7 @@ class PpoSettings:
     tool_calls: int = setting(8, "tool calls an episode may use", 1, 1000)
     reply_tokens: int = setting(256, "tokens a reply may have", 8, 1_000_000)
     context_tokens: int = setting(4096, "tokens a conversation may have, its tools and the reply among them", 500, 10_000_000)
-    reward: str = setting("oracle", "what pays: oracle (closed web), words, exact, a judge's folder or address, or file.py:function")
+    reward: str = setting("oracle", "what pays: oracle (closed web), words, exact, cited (a right answer whose citation holds), a judge's folder or address, or file.py:function")
     template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts",
                             choices=("", "own", "chatml", "llama3"))
     slots: int = setting(32, "episodes that are sampled at the same time; does not change the result", 1, 100_000)

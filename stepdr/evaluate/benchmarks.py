@@ -40,12 +40,12 @@ class Bench:
     headline: str # what `score` is
     prompts: tuple = () # names in `stepdr.core.prompts` that a judge is asked with
     rule: Callable = None # (task, answer, what was read where `reads`) -> row of verdicts without a judge
-    reads: bool = False # whether the rule looks at the paragraphs that were read
     files: tuple = () # patterns by which its file is found in a folder
     hub: str = "" # name on the hub
     split: str = "test" # on the hub
     reference: str = "" # what it was checked against
     note: str = "" # where it differs
+    reads: bool = False # whether the rule looks at the paragraphs that were read
 
     def prompt_hash(self): # -> 16 hexadecimal digits, or "" if nothing is asked
         "Changes with any word of the prompts that a judge is asked with, in either language."

@@ -82,14 +82,17 @@ def filter_command(options) -> int:
                                             options.against, filter_options(options.parameter), options.aside))
 
 def synth_command(options) -> int:
-    "Make training data as a config says."
+    "Make training data as a config says; exit status 1 if nothing could be made."
     from stepdr.synthesis.synth import synth, told
     made = {}
     status = print_counts(lambda: made.update(synth(options.config, options.out, options.teacher, options.engine,
                                                     options.workers, endpoint_fields(options)))
                           or made)
     print("\n".join(told(made, options.out)), file=sys.stderr)
-    return status
+    if made["rows"]:
+        return status
+    print(f"stepdr: nothing was made; what to change stands above, and each item's reason in {options.out}/parts", file=sys.stderr)
+    return 1
 
 # %% ../../nbs/95_run/16_data_commands.ipynb #9a3935c2
 def add_data_commands(commands):
