@@ -306,6 +306,7 @@ PROFILES["gpu"] = vary("tiny", synthesis={"stage1_rows": 200_000, "stage2_rows":
                        judge={"tokens": 20_000_000, "tokens_per_step": 65536, "learning_rate": 2e-4, "rl_lr": 1e-5,
                               "processes": 1},
                        ppo={"iterations": 100, "episodes": 512, "minibatch": 256, "learning_rate": 1e-5, "critic_learning_rate": 5e-5,
+                            "tokens_at_once": 32768,
                             "reply_tokens": 256, "processes": 1},
                        evaluate={"reply_tokens": 256, "curve_tasks": 100, "processes": 1})
 PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072},
