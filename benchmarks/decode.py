@@ -1,9 +1,10 @@
 """The engine against transformers' `generate` over episodes of two turns: same model, same prompts, same greedy tokens.
 
-    python benchmarks/decode.py [--model DIR] [--episodes 32] [--slots 32] [--turn 64] [--threads 1]
+    python benchmarks/decode.py [--model DIR] [--episodes 32] [--slots 32] [--turn 64] [--threads 1] [--opening 220 --per-task 4]
 
 An episode is a prompt, a turn, a tool's answer and a second turn; lengths of prompts and answers differ, as they do for agents.
-The engine keeps its cache from turn to turn. `generate` is what it is measured against, in the way that agent loops drive it: at
+With --opening all prompts begin with as many tokens, with --per-task so many episodes have the same prompt, as in reinforcement.
+The engine keeps its cache from turn to turn, and computes what prompts have in common once. `generate` is what it is measured against, in the way that agent loops drive it: at
 each turn a batch of episodes, padded on the left, all their tokens anew. Without --model a small Qwen2 with random weights is used.
 Seconds are those of the process's CPU time on a CPU, which other work on the machine hardly changes, and wall time on a GPU.
 """
@@ -76,6 +77,8 @@ def main():
     parser.add_argument("--slots", type=int, default=32, help="episodes at once")
     parser.add_argument("--turn", type=int, default=64, help="tokens of a turn")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the longest prompt and of the longest answer of a tool")
+    parser.add_argument("--opening", type=int, default=0, help="tokens with which all prompts begin")
+    parser.add_argument("--per-task", type=int, default=1, help="episodes that have the same prompt")
     parser.add_argument("--rounds", type=int, default=2, help="rounds of each, taking turns; the best counts")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     given = parser.parse_args()
@@ -86,6 +89,8 @@ def main():
     rng, vocabulary = random.Random(0), model.config.vocab_size
     prompts, answers = ([[rng.randrange(3, vocabulary) for _ in range(rng.randint(given.prompt // 8, given.prompt))]
                          for _ in range(given.episodes)] for _ in range(2))
+    opening = [rng.randrange(3, vocabulary) for _ in range(given.opening)]
+    prompts = [opening + prompts[number - number % given.per_task] for number in range(given.episodes)]
     best, ids = {}, {}
     for number in range(given.rounds):
         for name, play in (("engine", with_engine), ("generate", with_generate)):

@@ -99,6 +99,18 @@ def test_a_function_of_ones_own_pays_and_is_logged_by_its_parts(place, tmp_path)
         run(place, tmp_path / "two", reward=f"{place}/two.py:two")
 
 
+def test_grpo_by_trl_trains_on_the_same_tasks_and_reward(place, tmp_path):
+    settings = replace(FEW, critic="none", trainer="trl", freeze=1)
+    made = run(place, tmp_path / "out", reward=f"{place}/mine.py:short", settings=settings)
+    rows = read_metrics(tmp_path / "out/metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2] and made["iterations"] == 2 and 0 <= made["last"]["answered"] <= 1
+    assert all(0 <= row["reward"] < 1 and row["reward_letters"] >= 0 for row in rows)
+    start, end = weights_of(place / "llama"), weights_of(tmp_path / "out")
+    assert all(start[name].equal(end[name]) for name in start if name.startswith(("model.layers.0.", "model.embed")))
+    with pytest.raises(InputError, match="ppo.trainer: trl has no critic"):
+        replace(FEW, trainer="trl")
+
+
 def weights_of(folder):
     from safetensors.torch import load_file
     return load_file(folder / "model.safetensors")
@@ -147,10 +159,10 @@ def closed_tasks(folder):
 
 def test_the_guard_stops_where_the_pay_rises_and_the_truth_falls(place, tmp_path, monkeypatch):
     "A judge that pays a little more each time; the closed web's truth, here made to fall. It stops, says so, and goes on to the same end."
-    from stepdr.rl import ppo
+    from stepdr.rl import rewards
     (place / "vain.py").write_text("calls = []\ndef more(outcome):\n    calls.append(1)\n    return len(calls) / 1000\n")
     told = iter(range(1000))
-    monkeypatch.setattr(ppo.Truth, "of", lambda self, outcomes: [-next(told) / 100 for _ in outcomes])
+    monkeypatch.setattr(rewards.Truth, "of", lambda self, outcomes: [-next(told) / 100 for _ in outcomes])
     settings = replace(FEW, iterations=9, guard_window=4, guard_bound=0.01, critic="none", reply_tokens=8)
     tasks, reward = closed_tasks(tmp_path), f"{place}/vain.py:more"
     made = train_policy(place / "llama", tasks, "closed", reward, tmp_path / "out", settings, protocol="brief", device="cpu")

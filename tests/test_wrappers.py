@@ -74,7 +74,17 @@ def test_what_a_brief_schema_leaves_out_works_all_the_same(web, tmp_path):
     with pytest.raises(InputError, match="schemas"): KitSettings(schemas="none")
 
 
-def test_one_without_a_workspace_has_no_other_tools(web):
+def test_files_of_an_episode_go_with_it(web):
+    toolbox = episode_toolbox(web, tools="file,batch_web_surfer")
+    assert list(toolbox.tools) == ["batch_web_surfer", "file"]
+    assert not toolbox.call({"name": "file", "arguments": {"action": "write", "path": "notes.md", "content": "the school"}}).failed
+    place = toolbox.workspace.folder
+    assert "the school" in toolbox.call({"name": "file", "arguments": {"action": "read", "path": "notes.md"}}).text and (place / "notes.md").is_file()
+    toolbox.close()
+    assert not place.exists() and "file" not in episode_toolbox(web).tools
+
+
+def test_one_in_a_process_has_no_other_tools(web):
     with pytest.raises(InputError, match="tools: 'shell'"): episode_toolbox(web, tools="batch_web_surfer,shell")
     assert list(episode_toolbox(ClosedWebProvider(web), tools="todo").tools) == ["todo"]
     with pytest.raises(InputError, match="failure_rate"): episode_toolbox(web, failure_rate=2.0)

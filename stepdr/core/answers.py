@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MONTHS', 'plain_answer', 'spoken_number', 'han_number', 'figure_values', 'Reading', 'read_quantity', 'read_date',
            'without_marks', 'name_forms', 'same_name', 'read_answer', 'compare_answers', 'same_answer', 'with_readings',
-           'is_refusal', 'sentences_in', 'find_in_sentence', 'grade_answer']
+           'is_refusal', 'sentences_in', 'find_in_sentence', 'grade_answer', 'cited_answer']
 
 # %% ../../nbs/00_core/14_answers.ipynb #e8f09992
 import html
@@ -14,6 +14,8 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+
+from .trajectory import cited_ids, without_citations
 
 # %% ../../nbs/00_core/14_answers.ipynb #ce86dc94
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ", "0123456789+-=()n")
@@ -466,3 +468,15 @@ def grade_answer(answer, aliases, question=""): # what a model said, texts that 
     if "open" in verdicts: return None, "it may be the right answer, written in a way that can be read as another"
     if refusal is None: return None, "it says that it does not know and goes on"
     return "B", "the right answer does not stand in it"
+
+# %% ../../nbs/00_core/14_answers.ipynb #cfa316e1
+def cited_answer(answer, # with its citations
+                 aliases, # texts that count as right
+                 read, # {id: text} of the paragraphs that were read
+                 ): # -> {"correct", "cited", "unread"}: the right answer stands in it; and a paragraph that it cites was read and holds it; it cites what was not read
+    "Whether an answer is right and its citation bears it out."
+    answer, aliases = answer or "", [alias for alias in aliases if alias.strip()]
+    holds = lambda text: any(_stands_somewhere(plain_answer(text), alias) for alias in aliases)
+    named, correct = cited_ids(answer), holds(without_citations(answer, " "))
+    return {"correct": correct, "cited": correct and any(one in read and holds(read[one]) for one in named),
+            "unread": any(one not in read for one in named)}

@@ -105,24 +105,30 @@ class BaseSettings:
 @dataclass(frozen=True)
 class TrainingWay:
     "How rows are trained on: the same for every stage and command that trains a language model."
-    epochs: float = setting(4.0, "times that the rows are gone through; at most, where a token budget is given", 0.0, 1000.0)
-    tokens_per_step: int = setting(4096, "padded tokens of an optimiser step, in all processes together", 16, 100_000_000)
-    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence", 0, 10_000_000)
-    freeze: int = setting(0, "blocks, from below, that stay as they are, with the embeddings (and a head tied to them)", 0, 10_000)
-    recompute: bool = setting(False, "compute a block's activations again for the backward pass: less memory, more time")
-    share_opening: int = setting(0, "tokens from which on the common opening of a batch's rows is computed once; 0: never", 0, 10_000_000)
-    weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16", choices=("own", "fp32", "bf16"))
+    epochs: float = setting(4.0, "times that the rows are gone through (at most, with a token budget)", 0.0, 1000.0)
+    tokens_per_step: int = setting(4096, "padded tokens of a step, in all processes together", 16, 100_000_000)
+    pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence",
+                        0, 10_000_000)
+    freeze: int = setting(0, "blocks, from below, that stay as they are, and the embeddings with them", 0, 9999)
+    recompute: bool = setting(False, "compute blocks again in the backward pass: less memory, more time")
+    share_opening: int = setting(0, "tokens from which on an opening that rows share is computed once; 0: never",
+                                 0, 10_000_000)
+    weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16",
+                           choices=("own", "fp32", "bf16"))
     heldout: int = setting(0, "rows that are not trained on, and whose loss is measured on the way", 0, 1_000_000)
     heldout_every: int = setting(50, "steps between two such measurements (in the metrics' rows)", 1, 1_000_000)
-    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)", choices=("plain", "trl"))
-    processes: int = setting(2, "processes that train together on a CPU, one thread each", 1, 64)
+    trainer: str = setting("plain", "plain (this project's loop) or trl (SFTTrainer, one process)",
+                           choices=("plain", "trl"))
+    processes: int = setting(2, "processes that train together on a CPU, each with a copy of the model", 1, 64)
+    threads: int = setting(0, "threads of each of them; 0: one each of several, as many as torch takes in a single one",
+                           0, 1024)
 
 
 @dataclass(frozen=True)
 class MidtrainSettings(TrainingWay):
     "Two stages of mid-training."
-    stage1_tokens: int = setting(2_000_000, "tokens of rows (their padding not counted) that stage 1 trains on", 1, 10**14)
-    stage2_tokens: int = setting(2_800_000, "tokens of rows (their padding not counted) that stage 2 trains on", 1, 10**14)
+    stage1_tokens: int = setting(2_000_000, "tokens of rows (padding not counted) that stage 1 trains on", 1, 10**14)
+    stage2_tokens: int = setting(2_800_000, "tokens of rows (padding not counted) that stage 2 trains on", 1, 10**14)
     stage1_learning_rate: float = setting(3e-3, "AdamW's learning rate in stage 1", 0.0, 1.0)
     stage1_muon_learning_rate: float = setting(0.02, "Muon's learning rate in stage 1", 0.0, 1.0)
     stage2_learning_rate: float = setting(2e-3, "AdamW's learning rate in stage 2", 0.0, 1.0)
@@ -143,9 +149,10 @@ class SftSettings(TrainingWay):
 @dataclass(frozen=True)
 class TrainSettings(TrainingWay):
     "Training of a causal language model on rows."
-    epochs: float = setting(1.0, "times that the rows are gone through; at most, where --token-budget is given", 0.0, 1000.0)
+    epochs: float = setting(1.0, "times that the rows are gone through (at most, with --token-budget)", 0.0, 1000.0)
     steps: int = setting(0, "optimiser steps; 0: as many as the budget or the epochs have", 0, 10_000_000)
-    token_budget: int = setting(0, "tokens of rows (their padding not counted) to train on, within the epochs; 0: all of the epochs", 0, 10**14)
+    token_budget: int = setting(0, "tokens of rows (padding not counted) to train on; 0: all of the epochs",
+                                0, 10**14)
     lr: float = setting(2e-5, "peak learning rate of AdamW (small models bear more: 3e-4 for 135M parameters)", 0.0, 1.0)
     muon_lr: float = setting(0.0, "peak learning rate of Muon, for the matrices of a model's blocks; 0: AdamW for all", 0.0, 1.0)
     context: int = setting(0, "tokens an example may have; 0: as many as the model has positions", 0, 10_000_000)
@@ -153,7 +160,7 @@ class TrainSettings(TrainingWay):
                             choices=("", "own", "chatml", "llama3"))
     seed: int = setting(0, "order of the rows", 0)
     device: str = setting("auto", "cpu, cuda:0 or auto")
-    processes: int = setting(1, "processes that train together on a CPU, one thread each", 1, 64)
+    processes: int = setting(1, "processes that train together on a CPU, each with a copy of the model", 1, 64)
     save_every: int = setting(50, "steps between two checkpoints", 1, 1_000_000)
     snapshots: int = setting(0, "models kept on the way, evenly spaced, the last among them", 0, 1000)
     max_row_mb: float = setting(64.0, "size of a row above which it is set aside", 0.001, 4000.0)
@@ -191,7 +198,7 @@ class ReinforceSettings:
 @dataclass(frozen=True)
 class JudgeSettings(ReinforceSettings, TrainingWay):
     "The Rubrics Judge of a run."
-    tokens: int = setting(1_200_000, "tokens of rows (their padding not counted) that are trained on before reinforcement", 1, 10**14)
+    tokens: int = setting(1_200_000, "tokens of rows (padding not counted) trained on before reinforcement", 1, 10**14)
     learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     train_reports: int = setting(300, "reports to learn from", 2, 10_000_000)
@@ -232,7 +239,7 @@ class PpoSettings:
     tool_calls: int = setting(8, "tool calls an episode may use", 1, 1000)
     reply_tokens: int = setting(256, "tokens a reply may have", 8, 1_000_000)
     context_tokens: int = setting(4096, "tokens a conversation may have, its tools and the reply among them", 500, 10_000_000)
-    reward: str = setting("oracle", "what pays: oracle (closed web), words, exact, a judge's folder or address, or file.py:function")
+    reward: str = setting("oracle", "what pays: oracle (closed web), words, exact, cited (a right answer whose citation holds), a judge's folder or address, or file.py:function")
     template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts",
                             choices=("", "own", "chatml", "llama3"))
     slots: int = setting(32, "episodes that are sampled at the same time; does not change the result", 1, 100_000)
@@ -245,9 +252,14 @@ class PpoSettings:
     guard: str = setting("stop", "where the paid reward rose and the true one fell: stop, or tell and go on", choices=("stop", "tell"))
     guard_window: int = setting(0, "last iterations, whose halves are compared for that (closed webs only); 0: no guard", 0, 1_000_000)
     guard_bound: float = setting(0.05, "fall of the true reward that is borne", 0.0, 2.0)
+    trainer: str = setting("plain", "plain (this project's PPO) or trl (GRPOTrainer on the same tasks, critic=none, one process)",
+                           choices=("plain", "trl"))
     processes: int = setting(2, "processes that work together, one thread each", 1, 64)
     def __post_init__(self):
         validate(self)
+        if self.trainer == "trl" and (self.critic != "none" or self.processes > 1 or self.dev_tasks or self.guard_window):
+            raise InputError("ppo.trainer: trl has no critic, no development tasks, no guard and one process; use critic=none, processes=1, "
+                             "dev_tasks=0 and guard_window=0")
         if self.critic == "none" and self.episodes_per_task < 2:
             raise InputError("ppo.episodes_per_task: 1, but critic=none takes its baseline from a task's other episodes; use at least 2")
         if self.guard_window == 1:
@@ -272,7 +284,7 @@ class EvaluateSettings:
 # %% ../../nbs/00_core/02_config.ipynb #ecdaed79
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
-SMOLLM2 = {"freeze": 15, "weights": "bf16", "share_opening": 200, "tokens_per_step": 4096}  # of 30 blocks; measured: docs/decisions.md
+SMOLLM2 = {"freeze": 15, "weights": "bf16", "share_opening": 100, "tokens_per_step": 4096, "processes": 1, "threads": 2}  # of 30 blocks; measured: docs/decisions.md
 EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 256, "context_tokens": 3072}  # what research in the closed web takes
 
 PROFILES = {"quick": {
@@ -286,7 +298,7 @@ PROFILES = {"quick": {
     "judge": JudgeSettings(tokens=60_000, learning_rate=3e-4, muon_learning_rate=0.0, train_reports=60, test_reports=16, probed_reports=4,
                            rl_iterations=2, rl_labels=8, rl_lr=4e-5, rl_dev_labels=24, answer_tokens=96, **EPISODE, **SMOLLM2),
     "ppo": PpoSettings(iterations=6, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=1, learning_rate=4e-5,
-                       critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, **EPISODE),
+                       critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, **EPISODE),
     "evaluate": EvaluateSettings(curve_tasks=0, **EPISODE)}}
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
@@ -295,7 +307,7 @@ def vary(profile, **changes): # profile name, {stage: {field: value}} -> dict of
     return {stage: dataclasses.replace(settings, **changes.get(stage, {})) for stage, settings in PROFILES[profile].items()}
 
 # %% ../../nbs/00_core/02_config.ipynb #acf57962
-MICRO = {"freeze": 0, "weights": "own", "share_opening": 0, "tokens_per_step": 2048, "processes": 1}
+MICRO = {"freeze": 0, "weights": "own", "share_opening": 0, "tokens_per_step": 2048, "threads": 1}
 SHORT = {"turns": 3, "tool_calls": 3, "reply_tokens": 32, "context_tokens": 4096}
 PROFILES["micro"] = vary("quick",
                          synthesis={"stage1_rows": 200, "stage2_rows": 200, "sft_rows": 120, "subgraphs": 20, "walks": 40,
@@ -306,7 +318,8 @@ PROFILES["micro"] = vary("quick",
                          judge={"tokens": 20_000, "train_reports": 12, "test_reports": 4, "probed_reports": 2,
                                 "rl_iterations": 1, "rl_labels": 4, "rl_samples": 2, "rl_dev_labels": 4, "answer_tokens": 32,
                                 **SHORT, **MICRO},
-                         ppo={"iterations": 2, "episodes": 8, "critic": "separate", "freeze": 0, "weights": "own", "guard_window": 0, **SHORT},
+                         ppo={"iterations": 2, "episodes": 8, "critic": "separate", "freeze": 0, "weights": "own",
+                              "guard_window": 0, "processes": 2, **SHORT},
                          evaluate={"samples": 50, "curve_tasks": 8, **SHORT})
 
 # %% ../../nbs/00_core/02_config.ipynb #eea4b85c
@@ -319,7 +332,7 @@ PROFILES["small"] = vary("quick",
                                 "rl_labels": 24, "rl_dev_labels": 100},
                          ppo={"iterations": 24, "episodes": 32, "critic_warmup": 2},
                          evaluate={"curve_tasks": 40})
-GPU = {"freeze": 0, "tokens_per_step": 65536, "pack": 4096, "share_opening": 0, "processes": 1}
+GPU = {"freeze": 0, "tokens_per_step": 65536, "pack": 4096, "share_opening": 0}
 PROFILES["gpu"] = vary("small",
                        synthesis={"stage1_rows": 12_000, "stage2_rows": 6000, "sft_rows": 4000, "subgraphs": 2000, "walks": 800,
                                   "research": 2300, "heldout_research": 240, "heldout_questions": 200},
@@ -328,7 +341,7 @@ PROFILES["gpu"] = vary("small",
                        sft={"tokens": 4_000_000, "learning_rate": 1e-4, **GPU},
                        judge={"tokens": 4_000_000, "learning_rate": 1e-4, "rl_lr": 1e-5, "train_reports": 2000, "test_reports": 120, **GPU},
                        ppo={"iterations": 60, "episodes": 256, "episodes_per_task": 8, "minibatch": 64, "learning_rate": 1e-5, "freeze": 0,
-                            "slots": 256, "tokens_at_once": 65536, "processes": 1},
+                            "slots": 256, "tokens_at_once": 65536},
                        evaluate={"curve_tasks": 100, "slots": 256, "processes": 1})
 LONG = {"turns": 40, "tool_calls": 120, "context_tokens": 131072, "reply_tokens": 16384}
 PROFILES["paper"] = vary("gpu", base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072},

@@ -150,6 +150,7 @@ def conclusion_agrees(value, values): # -> faults
 CHECKS = { # prompt -> checks beside `grounded`
     "plan_alignment": [one_for_each("steps", "plan")],
     "question_from_graph": [answer_hidden, chain_known, fuzzed_away], "question_from_walk": [answer_hidden],
+    "question_from_paragraph": [answer_hidden],
     "remove_hints": [hints_gone], "replan_checks": [new_queries], "report_checks": [cites], "draft_report": [cites],
     "judge_conclusion": [conclusion_agrees],
     "rubrics_from_material": [weights_agree], "task_from_rubrics": [one_for_each("roles", "rubrics")],

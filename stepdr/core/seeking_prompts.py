@@ -162,6 +162,28 @@ Below are paragraphs from pages that are linked one to the next. Write a questio
 {paragraphs}
 </paragraphs>""")
 
+# %% ../../nbs/00_core/19_seeking_prompts.ipynb #b9b50835
+SEEKING_PROMPTS.add("question_from_paragraph", object_schema(
+    quote=text_schema("the sentence that answers it, copied exactly", True, 1000),
+    question=text_schema("the question", most=2000),
+    answer=text_schema("a few words of that sentence, copied exactly", True, 300)), """
+Write a question that one sentence of the paragraph below answers, as somebody would ask who knows the subject and not the paragraph.
+- Ask for something definite: a year, a number, a name, a place, or what something is.
+- The answer is a few words of the sentence, and does not occur in the question.
+- The question must be understood without the paragraph: name what it is about; no "it", "this" or "the text".
+=====
+<paragraph>
+{paragraph}
+</paragraph>""", """
+根据下面的段落写一个问题，段落中的一句话就能回答它；提问的人了解这个话题，但没有读过这个段落。
+- 问一个确定的内容：年份、数字、人名、地点，或者某样东西是什么。
+- 答案是那句话里的几个词，不得出现在问题中。
+- 不看段落也要能读懂问题：写明问的是什么，不用"它""这""文中"。
+=====
+<paragraph>
+{paragraph}
+</paragraph>""")
+
 # %% ../../nbs/00_core/19_seeking_prompts.ipynb #3bc17f13
 SEEKING_PROMPTS.add("all_answers", object_schema(answers=list_schema(
     "every answer that fits, each once; empty if none does", object_schema(
@@ -273,6 +295,8 @@ SEEKING_PROMPTS.words |= {  # what a schema says of a field -> the same in Chine
     "passages that bear on it": "与之有关的段落",
     "id of the paragraph": "段落的编号",
     "the words, copied exactly": "逐字抄录的原文",
+    "the sentence that answers it, copied exactly": "回答问题的那句话，逐字抄录",
+    "a few words of that sentence, copied exactly": "那句话里的几个词，逐字抄录",
     "what the passage says of it": "该段落对它的态度",
     "further facts about the two that the paragraphs state": "段落中关于这两端的其他事实",
     "the fact in one sentence": "用一句话写出这个事实",

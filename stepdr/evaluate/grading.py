@@ -144,7 +144,7 @@ async def grade_predictions(bench,  # name or Bench
                             trials: int = 1,  # gradings of each prediction
                             # tasks under way at once; 0: as many as the client may ask on, at least 8
                             concurrency: int = 0,
-                            **more,  # reference: {task id: report} for RACE; page_of: async function for FACT
+                            **more,  # reference: {task id: report} for RACE; page_of: async function for FACT; read: {task id: {id: text}} for a rule that `reads`
                             ):
     """Rows of verdicts for `score_verdicts`, and what was set aside: predictions for unknown tasks, gradings without a
     usable reply. Missing tasks have no rows: they score 0."""
@@ -166,7 +166,10 @@ async def grade_predictions(bench,  # name or Bench
                 aside.append({"task": task["id"], "kind": error.kind, "reason": error.reason, "trial": draw})
                 return failed_rows(bench, task, draw)
     known = [by_id[name] for name in by_id if name in predictions]
-    if client is None: return [bench.rule(task, predictions[task["id"]]) for task in known], aside
+    if client is None:
+        read = more.get("read", {})
+        shown = lambda task: [read.get(task["id"], {})] if bench.reads else []
+        return [bench.rule(task, predictions[task["id"]], *shown(task)) for task in known], aside
     found = await asyncio.gather(*(one(task, draw) for task in known for draw in range(trials)))
     return [row for rows in found for row in rows], aside
 

@@ -148,6 +148,7 @@ def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None
         from stepdr.evaluate.grading import read_predictions
         more = {"reference": read_predictions(reference)}
     if bench.name == "fact": more = {"page_of": lambda url: _page_text(reader, url)}
+    if bench.reads: more = {"read": predictions.read()}
     return _judge_answers(bench, judge, tasks, predictions, settings.trials or 1, reader, more)
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #3239fedc

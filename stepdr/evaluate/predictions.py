@@ -106,6 +106,11 @@ class Predictions:
     def texts(self): # -> {task id: report}
         return {row["task"]: row["report"] for _, row, _ in rows_of(self.path)}
 
+    def read(self): # -> {task id: {id: text}} of the paragraphs that were read, where that is told
+        found = {row["task"]: row.get("paragraphs") for _, row, _ in rows_of(self.path)}
+        return {task: {name: one["text"] for name, one in rows.items() if isinstance(one, dict) and isinstance(one.get("text"), str)}
+                for task, rows in found.items() if isinstance(rows, dict)}
+
 def gather_predictions(source, tasks, path): # file or folder, {id: task}, .jsonl to write -> Predictions
     "Read predictions one by one. `InputError` if none is on a task of the benchmark, or if two say different things on one task."
     path, found, aside, hashes, number = Path(path), {}, [], {}, 0

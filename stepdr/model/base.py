@@ -75,8 +75,8 @@ def make_model(vocabulary, # size of the embedding
 
 # %% ../../nbs/50_model/02_base.ipynb #c7be82d9
 def write_weights(folder, model, kind=""):
-    """Weights and configuration of a model into a folder that is there, in the torch type of a name (`bfloat16`; empty: as they are).
-    Of the model itself nothing changes; tied weights are cast and written once."""
+    """Weights and configuration of a model into a folder that is there, in the torch type of a name (`bfloat16`; empty:
+    as they are). Of the model itself nothing changes; tied weights are cast and written once."""
     import torch
     if not kind:
         model.save_pretrained(folder)
@@ -152,7 +152,7 @@ def positions_of(config) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 def weight_kind(folder, weights="own") -> str:
-    "The name of the torch type that weights are written in: bf16, fp32, or that of the checkpoint that a model begins with."
+    "The name of the torch type that weights are written in: bf16, fp32, or that of the checkpoint in a folder."
     if weights != "own":
         return {"bf16": "bfloat16", "fp32": "float32"}[weights]
     own = getattr(read_config(folder), "dtype", None)

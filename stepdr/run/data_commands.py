@@ -43,7 +43,7 @@ def corpus_command(options) -> int:
     from stepdr.synthesis.walks import corpus_walk
     if options.action == "build":
         return print_counts(lambda: corpus_build(options.source, options.out, options.kind, options.base,
-                                                 workers=options.workers))
+                                                 workers=options.workers, holdout=options.holdout))
     return print_counts(lambda: corpus_walk(options.folder, options.out, options.number, options.seed, options.workers))
 
 def import_command(options) -> int:
@@ -82,14 +82,17 @@ def filter_command(options) -> int:
                                             options.against, filter_options(options.parameter), options.aside))
 
 def synth_command(options) -> int:
-    "Make training data as a config says."
+    "Make training data as a config says; exit status 1 if nothing could be made."
     from stepdr.synthesis.synth import synth, told
     made = {}
     status = print_counts(lambda: made.update(synth(options.config, options.out, options.teacher, options.engine,
                                                     options.workers, endpoint_fields(options)))
                           or made)
     print("\n".join(told(made, options.out)), file=sys.stderr)
-    return status
+    if made["rows"]:
+        return status
+    print(f"stepdr: nothing was made; what to change stands above, and each item's reason in {options.out}/parts", file=sys.stderr)
+    return 1
 
 # %% ../../nbs/95_run/16_data_commands.ipynb #9a3935c2
 def add_data_commands(commands):
@@ -133,6 +136,8 @@ def add_data_commands(commands):
     gather.add_argument("--kind", default="auto", help="layout of the source (default: auto)")
     gather.add_argument("--base", default="", metavar="URL", help="address that the source's folder had")
     gather.add_argument("--workers", type=int, default=2, metavar="N", help="pages read at the same time (default: 2)")
+    gather.add_argument("--holdout", type=float, default=0.0, metavar="SHARE",
+                        help="share of the documents that nothing is trained on, for testing (default: 0)")
     walk.add_argument("folder", metavar="DIR", help="a corpus that was built")
     walk.add_argument("-n", "--number", type=int, default=100, metavar="N", help="walks (default: 100)")
     for parser in (sample, walk):

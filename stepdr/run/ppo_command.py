@@ -59,7 +59,8 @@ def reinforced_text(made, out) -> str:
         lines.append(f"weights: those after {best['step']:,} iterations, whose development reward is the highest ({best['dev_reward']:.3f})")
     if "true_reward" in last:
         parts += f"; by the closed web's truth {last['true_reward']:.3f}"
-    return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered, KL of its update {last['kl']:.4f}",
+    return "\n".join([*lines, f"last iteration: reward {last['reward']:.3f} ({parts}), {last['answered']:.0%} answered"
+                      + (f", KL of its update {last['kl']:.4f}" if "kl" in last else ""),
                       f"next: stepdr research QUESTION --model {out} --web FOLDER"])
 
 

@@ -19,9 +19,11 @@ def add_settings(parser, settings):
     for item in fields(settings):
         about, choices = item.metadata["about"], item.metadata.get("choices")
         kind = {"choices": choices} if choices else {"metavar": "N" if type(item.default) in (int, float) else "TEXT"}
-        way = {"action": argparse.BooleanOptionalAction} if type(item.default) is bool else {"type": type(item.default), **kind}
+        switch = {"action": argparse.BooleanOptionalAction}
+        way = switch if type(item.default) is bool else {"type": type(item.default), **kind}
         given = f" (default: {item.default})" if item.default != "" else ""
-        parser.add_argument(f"--{item.name.replace('_', '-')}", default=item.default, help=f"{about}{given}".replace("%", "%%"), **way)
+        parser.add_argument(f"--{item.name.replace('_', '-')}", default=item.default,
+                            help=f"{about}{given}".replace("%", "%%"), **way)
 
 
 def settings_of(options, settings):

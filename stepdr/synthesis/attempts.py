@@ -23,7 +23,7 @@ from ..core.usage import Usage, guess_tokens
 from ..core.replies import ContextTooLong, EndpointError, Reply
 from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
-from ..agent.protocol import protocol_words
+from ..agent.protocol import Protocol, protocol_words
 from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said
 from .filters import dead_end
 from .trajectories import sources_read
@@ -116,7 +116,7 @@ def unread(answer, tools, calls, read): # text, schemas of the tools, calls that
     strange = [one for one in dict.fromkeys(cited_ids(answer)) if one not in read]
     return f"cites what was not read: {', '.join(strange[:3])}" if strange else ""
 
-async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings()): # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
+async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings(), protocol=Protocol()): # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
     """One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty. What a question rests on, which
     stands in its task as the plan, is no plan that an agent could have followed, and not the row's. Calls stand in the row as their tools took
     them (`meta.calls_respelled` counts those that the policy wrote otherwise); the policy saw its own."""
@@ -126,7 +126,7 @@ async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings
     if kept.exists() and (row := read_json(kept))["meta"]["query"] == task["query"] and row["meta"]["policy"] == name: return row
     with ExitStack() as stack:
         tools = await asyncio.to_thread(stack.enter_context, kit(workspace))
-        agent = ResearchAgent(policy, tools, workspace, research, reminder=getattr(tools, "reminder", lambda: ""))
+        agent = ResearchAgent(policy, tools, workspace, research, reminder=getattr(tools, "reminder", lambda: ""), protocol=protocol)
         try:
             result = await on_background(agent.run(task["query"]))
             ended, answer, messages = result.ended, result.answer, result.messages

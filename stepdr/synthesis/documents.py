@@ -19,6 +19,7 @@ from collections import Counter, OrderedDict, deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -360,6 +361,14 @@ class Corpus:
         self._keys = None
 
     def __len__(self): return self.starts.shape[1] - 1
+    @cached_property
+    def held(self): # -> frozenset of numbers
+        "The documents that are held out: a share of all, those whose addresses' hashes come first, so that they stay the same as others come and go."
+        share = self.about.get("holdout", 0.0)
+        if not share: return frozenset()
+        urls = self.frame("documents").select("url").collect()["url"].to_list()
+        rank = lambda number: hashlib.blake2b(urls[number].encode("utf-8", "replace"), digest_size=8).digest()
+        return frozenset(sorted(range(len(urls)), key=rank)[:max(1, round(share * len(urls)))])
     @property
     def counts(self): return self.about["counts"]
     def document(self, number): # -> dict: url, title, language, date, kind, site, file, line, categories, warnings, paragraphs, characters, links_out, links_in
@@ -428,11 +437,13 @@ def corpus_build(src, # file or folder
                  settings=CorpusSettings(),
                  authority=None, # Authority; None: the list that comes with stepdr
                  show=True, # a progress bar
+                 holdout=0.0, # share of the documents that are kept for testing (`Corpus.held`)
                  ): # -> dict of counts: read = documents + redirects + skipped + aside; paragraphs, links, links_inside, sites, indexed, ...
     "Read documents into a corpus. `InputError` where the source is none or too much of it is bad; a killed build goes on when called again."
     need("pyarrow")  # at once, not after hours of reading
     src, out, authority = Path(src), Path(out).absolute(), authority or Authority.load()
     if workers < 1: raise InputError(f"workers: {workers} is out of range; at least 1")
+    if not 0 <= holdout < 1: raise InputError(f"holdout: {holdout} is out of range; 0 or more and below 1")
     source = open_source(src, kind, base, settings)
     reading = {name: value for name, value in asdict(settings).items() if name not in ("max_aside", "heap_mb")}   # what changes the parts
     key = hashlib.sha256(json.dumps([__version__, source.kind, source.about, reading, fingerprint(src)], sort_keys=True).encode()).hexdigest()
@@ -447,7 +458,7 @@ def corpus_build(src, # file or folder
         counts = {"read": sum(part["units"] for part in parts), **counts, "redirects": sum(part["redirects"] for part in parts), "skipped": skipped.total(), "aside": len(aside) - len(source.aside), "links_aside": len(source.aside)}
         if index: counts["indexed"] = _index(work, fresh, settings, authority, show); (work / "index").rename(fresh / "index"); (work / "index.json").unlink()
         atomic_write(fresh / "aside.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in aside))
-        write_json(fresh / "corpus.json", {"kind": source.kind, "base": source.about.get("base", WIKIPEDIA), "source": src.name, "group": GROUP, "counts": counts, "skipped": dict(skipped), "settings": asdict(settings)})
+        write_json(fresh / "corpus.json", {"kind": source.kind, "base": source.about.get("base", WIKIPEDIA), "source": src.name, "group": GROUP, "counts": counts, "skipped": dict(skipped), "settings": asdict(settings), "holdout": holdout})
         if out.exists(): out.rename(work / "old")
         fresh.rename(out)
         aside_file.unlink(missing_ok=True)

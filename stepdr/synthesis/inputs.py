@@ -20,7 +20,8 @@ from .makers import Plan, checked_options, find_function, option_fields
 from .records import broken_item
 
 # %% ../../nbs/40_synthesis/51_inputs.ipynb #eb5107c6
-SOURCES = {"graph": "stepdr.world.subgraphs:graph_sample", "walks": "stepdr.synthesis.walks:corpus_walk"}
+SOURCES = {"graph": "stepdr.world.subgraphs:graph_sample", "walks": "stepdr.synthesis.walks:corpus_walk",
+           "paragraphs": "stepdr.synthesis.own_questions:corpus_paragraphs", "sections": "stepdr.synthesis.own_questions:corpus_sections"}
 
 def _report(path, folder): # -> item
     try: text = path.read_bytes().decode("utf-8-sig")

@@ -94,6 +94,9 @@ class Known(NamedTuple):
 MAKERS = {
     "rows": Known("stepdr.synthesis.makers:as_it_is", "any row: taken over as it is"),
     "graph_question": Known("stepdr.synthesis.graph_questions:graph_question", "a subgraph"),
+    "paragraph_question": Known("stepdr.synthesis.own_questions:paragraph_question", "a paragraph of a document"),
+    "section_report": Known("stepdr.synthesis.own_questions:section_report", "a section of a document"),
+    "guided_work": Known("stepdr.synthesis.guided_work:guided_work", "a task with the paragraphs that it rests on"),
     "walk_question": Known("stepdr.synthesis.walk_questions:walk_question", "a walk through linked pages"),
     "hard_enough": Known("stepdr.synthesis.attempts:hard_enough", "a task that a policy tries", {}, {"attempt": "attempts"}),
     "planning_task": Known("stepdr.synthesis.planning:planning_task", "a report"),

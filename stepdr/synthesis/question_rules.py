@@ -15,6 +15,7 @@ from ..core.reply_checks import EDGE
 from ..core.scripted_teacher import folded, keywords, names_in, rule, sentences, share_said
 from .attempts import at_gap, GAP
 from .edge_checks import CLASS_RELATION, telling_parts
+from .statements import statements_asked
 
 # %% ../../nbs/40_synthesis/32_question_rules.ipynb #722aef15
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -195,6 +196,8 @@ def all_answers(values, language="en", draw=0): # {"question", "material"} -> re
     material = values["material"]
     found = (years_asked(values["question"], material) if material and isinstance(material[0], dict)
              else outcomes_asked(values["question"], material, language))
+    if found is None and material and isinstance(material[0], dict):
+        found = statements_asked(values["question"], material)
     why = "材料中有一处这样说" if language == "zh" else "the material says so in one place"
     return None if found is None else {"answers": [{"answer": one[:300], "why": why} for one in found[:30]]}
 

@@ -64,7 +64,7 @@ class Walk:
 
     def options(self): # -> list of Link that can be followed
         "The links of the page that lead to new pages."
-        links = [link for link in self.corpus.links(self.trail[-1]) if link.target >= 0 and link.target not in self.seen and self.corpus.links_in[link.target] <= self.settings.hub]
+        links = [link for link in self.corpus.links(self.trail[-1]) if link.target >= 0 and link.target not in self.seen and link.target not in self.corpus.held and self.corpus.links_in[link.target] <= self.settings.hub]
         return [link for link in links if link.paragraph >= 0] or links if self.settings.in_text else links
 
     def follow(self, link):
@@ -99,12 +99,12 @@ def _moves(walk): # generator: gives the options of each step, takes the choice 
         else: walk.follow(options[choice])
 
 def begin_walk(corpus, seed, number, settings=WalkSettings(), start=None): # -> Walk at its first page
-    "A walk's own random numbers and its first page: one with links, where there is one."
+    "A walk's own random numbers and its first page: one with links that is not held out, where there is one."
     rng = random.Random(f"walk {seed} {number}")
     if start is None:
         for _ in range(50):
             start = rng.randrange(len(corpus))
-            if corpus.starts[1, start + 1] > corpus.starts[1, start]: break
+            if corpus.starts[1, start + 1] > corpus.starts[1, start] and start not in corpus.held: break
     return Walk(corpus, start, settings, rng)
 
 # %% ../../nbs/40_synthesis/24_walks.ipynb #bf168a60

@@ -8,6 +8,7 @@ __all__ = ['TOOL_NAMES', 'WEBS', 'KINDS', 'EPISODE_TOOLS', 'KitSettings', 'kit_i
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #53aa2654
 import shutil
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,26 +228,31 @@ def provider_kit(workspace, # Workspace
     return open_kit(workspace, settings, getattr(provider, "web", None), provider, fetcher)
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #b8a753e4
-EPISODE_TOOLS = ("batch_web_surfer", "todo") # what needs no workspace
+EPISODE_TOOLS = ("batch_web_surfer", "file", "todo") # what an episode in this process can have
 
 def episode_toolbox(web, # ClosedWeb, or a Provider, whose own pages alone can be opened
                     form="line", topk=3, # of results, as in KitSettings
-                    tools="", # comma-separated names of EPISODE_TOOLS; empty: all of them
+                    tools="", # comma-separated names of EPISODE_TOOLS; empty: all but file
                     failure_rate=0.0, # share of requests that fail, 0 to 1
                     seed=0, # of the failures: anything printable
                     schemas="brief", # as in KitSettings
                     ): # -> Toolbox
-    "The tools of one episode in this process: no server, no workspace, nothing read before, relevance alone; the list is in memory. Raises `InputError` for a tool that needs more."
+    "The tools of one episode in this process: no server, nothing read before, relevance alone; the list is in memory, files in a folder that goes with the toolbox. Raises `InputError` for a tool that needs more."
+    from stepdr.tools.file import Files
     from stepdr.tools.providers import ClosedWebProvider, Provider
     from stepdr.tools.search import SurferSettings, WebSurfer
     from stepdr.tools.todo import Todo
-    wanted = [name.strip() for name in tools.split(",") if name.strip()] or EPISODE_TOOLS
+    from stepdr.tools.workspace import Workspace
+    wanted = [name.strip() for name in tools.split(",") if name.strip()] or ["batch_web_surfer", "todo"]
     for name in wanted:
         if name not in EPISODE_TOOLS:
-            raise InputError(f"tools: {name!r} is no tool of an episode without a workspace; there is {', '.join(EPISODE_TOOLS)}")
+            raise InputError(f"tools: {name!r} is no tool of an episode in one process; there is {', '.join(EPISODE_TOOLS)}")
     provider = web if isinstance(web, Provider) else ClosedWebProvider(web)
     surfer, todo = WebSurfer(provider, settings=SurferSettings(form=form, topk=topk)), Todo()
     methods = {"batch_web_surfer": surfer.batch_web_surfer, "todo": todo.todo}
-    toolbox = Toolbox([methods[name] for name in EPISODE_TOOLS if name in wanted], brief=schemas == "brief")
+    folder = tempfile.TemporaryDirectory(prefix="stepdr-episode-") if "file" in wanted else None
+    workspace = Workspace(folder.name) if folder else None
+    if folder: methods["file"] = Files(workspace).file
+    toolbox = Toolbox([methods[name] for name in EPISODE_TOOLS if name in wanted], workspace, [folder.cleanup] if folder else (), schemas == "brief")
     toolbox.reminder = lambda: open_items(todo)
     return Failing(toolbox, failure_rate, seed)

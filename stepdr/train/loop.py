@@ -129,7 +129,11 @@ def step_tokens(lengths, step): # tokens of each row, one step of a plan -> toke
     return sum(lengths[i] for part in step for i in part)
 
 
-def steps_within(lengths, tokens, seed, epochs, budget=0, ranks=1): # budget: tokens of rows; 0: all of the epochs -> steps, at least one
+def steps_within(lengths, tokens, seed, # as for `plan_batches`
+                 epochs, # passes over the rows at most
+                 budget=0, # tokens of rows; 0: all of the epochs
+                 ranks=1, # processes that share a step
+                 ): # -> steps, at least one
     "How many steps of `plan_batches` a budget pays for (the last one may end above it), or the epochs have."
     steps = used = 0
     for epoch in range(math.ceil(epochs)):
@@ -208,7 +212,8 @@ def mean_loss(model, rows, tokens, pad=0): # padded tokens that go through the m
     total = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad():
         for (batch,) in epoch_batches([len(row["input_ids"]) for row in rows], tokens, 0, 0):
-            total += torch.stack([part.double().cpu() for part in row_loss(model, [rows[i] for i in batch], pad, device)])
+            parts = row_loss(model, [rows[i] for i in batch], pad, device)
+            total += torch.stack([part.double().cpu() for part in parts])
     model.train(was)
     return float(total[0] / total[1].clamp(min=1))
 
@@ -274,7 +279,7 @@ def train_rows(model, # Qwen2 or any causal model
                checkpoint=None, every=50, # file to go on from, steps between saves
                log=lambda **row: None, log_every=10, # called with a row of metrics, which covers so many steps
                keep=lambda model, step: None, # called after each step; may write the model away
-               loss_of=row_loss, # function of (model, rows of a batch, pad, device) -> (sum of losses, number of labels)
+               loss_of=row_loss, # of (model, rows of a batch, pad, device) -> (sum of losses, number of labels)
                ): # -> model
     "Next-token training on the labels; goes on from its checkpoint."
     import torch

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LOG_EVERY', 'training_identity', 'set_aside', 'planned_work', 'working_folder', 'made_before', 'ranks_of',
-           'protocol_in', 'tokens_before', 'train_files', 'ready', 'save_work', 'train_rank', 'train_network',
-           'HeldOut', 'save_trained', 'work_text']
+           'threads_of', 'protocol_in', 'tokens_before', 'train_files', 'ready', 'save_work', 'train_rank',
+           'train_network', 'HeldOut', 'save_trained', 'work_text']
 
 # %% ../../nbs/60_train/03_rows.ipynb #03f4a60f
 import random
 import shutil
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -43,18 +44,21 @@ def training_identity(model, files, settings, learn) -> dict:
 def set_aside(examples, settings) -> tuple[list[dict], list[dict]]:
     "(examples to train on, held-out ones), the same for the same seed. Raises `InputError` where none would be left."
     if settings.heldout >= len(examples):
-        raise InputError(f"train.heldout: {settings.heldout} rows are to be set aside, but there are only {len(examples)}; make it smaller")
+        raise InputError(f"train.heldout: {settings.heldout} rows are to be set aside, but there are only "
+                         f"{len(examples)}; make it smaller")
     chosen = set(random.Random(f"heldout {settings.seed}").sample(range(len(examples)), settings.heldout))
-    return [one for number, one in enumerate(examples) if number not in chosen], [examples[number] for number in sorted(chosen)]
+    kept = [one for number, one in enumerate(examples) if number not in chosen]
+    return kept, [examples[number] for number in sorted(chosen)]
 
 
 def planned_work(lengths, settings, ranks) -> dict:
-    """What a training of sequences of these lengths (in tokens) comes to: `steps`, `tokens` of rows after each step, `epochs`, and `asked`, the
-    token budget (0: none). Raises `InputError` where the rows are too few for one step."""
+    """What a training of sequences of these lengths (in tokens) comes to: `steps`, `tokens` of rows after each step,
+    `epochs`, and `asked`, the token budget (0: none). Raises `InputError` where the rows are too few for one step."""
     size, seed, budget = settings.tokens_per_step // ranks, settings.seed, settings.token_budget
     steps = settings.steps or steps_within(lengths, size, seed, settings.epochs, budget, ranks)
     tokens = list(accumulate(step_tokens(lengths, step) for step in plan_batches(lengths, size, seed, steps, ranks)))
-    return {"steps": steps, "tokens": tokens, "epochs": round(tokens[-1] / sum(lengths), 2), "asked": 0 if settings.steps else budget}
+    return {"steps": steps, "tokens": tokens, "epochs": round(tokens[-1] / sum(lengths), 2),
+            "asked": 0 if settings.steps else budget}
 
 
 def working_folder(out, known) -> Path:
@@ -84,6 +88,18 @@ def ranks_of(settings) -> int:
     if settings.trainer == "trl" and settings.processes > 1:
         raise InputError(f"train.processes: {settings.processes} is not possible with trainer=trl; use processes=1")
     return settings.processes if pick_device(settings.device) == "cpu" else 1
+
+
+@contextmanager
+def threads_of(settings):
+    "Within, torch works with the threads that are set, if any are; afterwards with those that it had."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def protocol_in(model, protocols):
@@ -125,14 +141,16 @@ def train_files(model,  # Hugging Face directory or hub name
     protocol = protocol_in(model, counts["protocols"])
     write_parquet(work/"sequences.parquet", sequences)
     write_jsonl(work/"heldout.jsonl", heldout)
-    job = {"model": str(model), "work": str(work), "settings": asdict(settings), "learn": learn, "kind": weight_kind(model, settings.weights),
-           "tokens": [before + done for done in planned["tokens"]], "metrics": str(metrics or work/"metrics.jsonl"),
+    job = {"model": str(model), "work": str(work), "settings": asdict(settings), "learn": learn,
+           "kind": weight_kind(model, settings.weights), "tokens": [before + done for done in planned["tokens"]],
+           "metrics": str(metrics or work/"metrics.jsonl"),
            "snapshots": str(snapshots or work/"snapshots"), "protocol": asdict(protocol) if protocol else None}
     if ranks == 1:
-        train_network(network, renderer, job)
+        with threads_of(settings):
+            train_network(network, renderer, job)
     else:
         del network
-        run_ranks("stepdr.train.rows:train_rank", job, ranks)
+        run_ranks("stepdr.train.rows:train_rank", job, ranks, settings.threads or 1)
     last = read_metrics(job["metrics"])[-1]
     record = {"identity": known, "template": renderer.source, "protocol": protocol_words(protocol) if protocol else "",
               **planned, "tokens": planned["tokens"][-1], "trained_tokens": job["tokens"][-1], "counts": counts,
@@ -188,7 +206,8 @@ def train_network(network, renderer, job, rank=0, ranks=1):
     if (work/"trained").exists():                                   # killed between the last step and the end
         return
     checkpoint, marks = work/"checkpoint.pt", curve_steps(steps, settings.snapshots) if settings.snapshots else ()
-    done, rows, pad = saved_step(checkpoint), read_parquet(work/"sequences.parquet"), renderer.tokenizer.pad_token_id or 0
+    done, pad = saved_step(checkpoint), renderer.tokenizer.pad_token_id or 0
+    rows = read_parquet(work/"sequences.parquet")
     log = MetricsLog(job["metrics"], resume_step=done or None) if rank == 0 else None
     shown = {} if ranks == 1 else {"file": sys.stdout, "mininterval": 30.0}   # the starter of several prints what the first prints
     bar = progress_bar(total=steps, initial=done, desc=job["learn"], **({"disable": True} if rank else shown))
@@ -204,7 +223,8 @@ def train_network(network, renderer, job, rank=0, ranks=1):
         bar.update(step - bar.n)
         if rank == 0 and step in marks:
             point = {"stage": job["learn"], "step": step, "tokens": job["tokens"][step - 1]}
-            save_trained(Path(job["snapshots"])/f"{job['learn']}-{step:06d}", network, renderer, protocol, {"point.json": point}, job["kind"])
+            folder = Path(job["snapshots"])/f"{job['learn']}-{step:06d}"
+            save_trained(folder, network, renderer, protocol, {"point.json": point}, job["kind"])
 
     what = (network, rows, steps, settings.tokens_per_step, settings.lr, settings.muon_lr, settings.seed)
     more = {"pad": pad, "log": note, "log_every": LOG_EVERY, "keep": keep}
@@ -212,7 +232,8 @@ def train_network(network, renderer, job, rank=0, ranks=1):
         train_rows_trl(*what, **more)
     else:
         loss_of = sharing_loss(settings.share_opening) if settings.share_opening else row_loss
-        train_rows(*what, **more, rank=rank, ranks=ranks, checkpoint=checkpoint, every=settings.save_every, loss_of=loss_of)
+        train_rows(*what, **more, rank=rank, ranks=ranks, checkpoint=checkpoint, every=settings.save_every,
+                   loss_of=loss_of)
     bar.close()
     if rank == 0:
         save_trained(work/"trained", network, renderer, protocol, kind=job["kind"])
@@ -240,8 +261,9 @@ class HeldOut:
 
 
 def save_trained(folder, network, renderer, protocol=None, notes={}, kind=""):
-    """Weights (in the torch type of a name; empty: as they are), tokenizer, the template and the protocol that they were trained in, and further JSON `notes` by their file names;
-    a server that reads the folder ends a turn where training did."""
+    """Weights (in the torch type of a name; empty: as they are), tokenizer, the template and the protocol that they
+    were trained in, and further JSON `notes` by their file names; a server that reads the folder ends a turn where
+    training did."""
     own = network.generation_config.eos_token_id
     others = own if isinstance(own, list) else [] if own is None else [own]
     network.generation_config.eos_token_id = [renderer.end_id, *(one for one in others if one != renderer.end_id)]
@@ -258,8 +280,13 @@ def save_trained(folder, network, renderer, protocol=None, notes={}, kind=""):
 # %% ../../nbs/60_train/03_rows.ipynb #7d8365bc
 def work_text(made) -> str:
     "What a training came to, of its record, in one line; a budget that the rows do not fill is said."
-    steps, tokens, asked, heldout = made["steps"], made["tokens"], made["asked"], made.get("heldout")
-    short = f"; the token budget of {asked:,} is more than the epochs of these rows allow: more rows or epochs fill it" if tokens < asked else ""
-    held = f"; {heldout['rows']} held-out rows: {heldout['before']:.3f} before, {heldout['after']:.3f} after" if heldout else ""
-    return f"{steps:,} steps, {tokens:,} tokens, {made['epochs']:.2f} epochs, loss {made['last']['loss']:.3f} (mean of the last ones){held}{short}"
+    tokens, asked, heldout = made["tokens"], made["asked"], made.get("heldout")
+    parts = [f"{made['steps']:,} steps, {tokens:,} tokens, {made['epochs']:.2f} epochs, "
+             f"loss {made['last']['loss']:.3f} (mean of the last ones)"]
+    if heldout:
+        parts.append(f"{heldout['rows']} held-out rows: {heldout['before']:.3f} before, {heldout['after']:.3f} after")
+    if tokens < asked:
+        parts.append(f"the token budget of {asked:,} is more than the epochs of these rows allow: "
+                     "more rows or epochs fill it")
+    return "; ".join(parts)
 
