@@ -116,6 +116,8 @@ def test_roles_of_rubrics_follow_from_the_task(made, web):
         for rubric in task["rubrics"]:
             assert role_in(web.graph, task["query"], rubric["criterion"]) == rubric["role"]
         assert task["meta"]["consistency"] >= 8 and len(task["rubrics"]) >= 5
+    kinds = {rubric["check"]["kind"] for task in research for rubric in task["rubrics"]}
+    assert kinds == {"fact", "wrong", "disputed", "silent", "compare", "unsourced", "trusted", "form"}   # no kind falls to a rule
 
 
 def test_verification_concludes_both_ways(made):

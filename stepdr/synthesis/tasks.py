@@ -146,7 +146,7 @@ def silent_rubric(book: FactBook, entity: str, relation: str, role: str) -> dict
     "A report must say that this was not found, and not make it up."
     check = {"kind": "silent", **book.subject(entity, relation), **book.value(book.graph.facts[entity][relation]),
              "common": sorted(book.common[relation])}
-    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, and gives none.", 2.0,
+    return _rubric(f"Says that the {book.noun_of(entity, relation)} was not found, instead of giving one.", 2.0,
                    EXPLICIT if role == "explicit" else IMPLICIT, role, check)
 
 
@@ -185,7 +185,7 @@ def unsourced_rubric(cues: dict) -> dict:
 
 def trusted_rubric() -> dict:
     "From where, and nothing cited beside."
-    return _rubric("Takes each statement from trusted sites, and cites nothing that does not say it.", 1.0, REFERENCES,
+    return _rubric("Takes each statement from trusted sites, with citations that bear it.", 1.0, REFERENCES,
                    "implicit", {"kind": "trusted"})
 
 
