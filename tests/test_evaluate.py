@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from stepdr.agent.protocol import PROTOCOLS, write_protocol
 from stepdr.core.artifacts import read_json, read_jsonl, read_parquet, root, write_jsonl
 from stepdr.core.config import EvaluateSettings, InputError
 from stepdr.evaluate import closed_web as e
@@ -237,3 +238,16 @@ def test_bad_runs_are_told_in_one_line(small):
     with pytest.raises(InputError, match="device: 'tpu9'"): e.evaluate_models(small, SETTINGS, device="tpu9")
     write_jsonl(small / "data" / "tasks_dev.jsonl", [t for t in read_jsonl(small / "data" / "tasks_dev.jsonl") if t["kind"] != "frames"])
     with pytest.raises(InputError, match="no task of the set 'frames'"): e.evaluate_models(small, SETTINGS, models=("sft",), device="cpu")
+
+
+def test_a_model_of_no_protocol_is_shown_the_shortest_successful_research(tmp_path):
+    def row(name, text, kind="research", success=True):
+        return {"id": name, "kind": kind, "success": success, "messages": [{"role": "user", "content": f"Report {name}"},
+                                                                          {"role": "assistant", "content": f"<answer>{text}</answer>"}]}
+    rows = [row("long", "x" * 90), row("failed", "x", success=False), row("asked", "x", kind="seeking"), row("short", "y"), row("middle", "y" * 9)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    shown = e.shown_protocol(tmp_path, tmp_path / "rows.jsonl").examples
+    assert [name for name in ("short", "middle", "long", "failed", "asked") if f"Report {name}\n" in shown] == ["short", "middle"]
+    assert not e.shown_protocol(tmp_path, tmp_path / "rows.jsonl", 0).examples
+    write_protocol(tmp_path, PROTOCOLS["brief"])
+    assert e.shown_protocol(tmp_path, tmp_path / "rows.jsonl") == PROTOCOLS["brief"]

@@ -278,6 +278,7 @@ class EvaluateSettings:
     slots: int = setting(32, "episodes that are played at the same time; does not change the result", 1, 100_000)
     samples: int = setting(2000, "bootstrap resamples", 10, 1_000_000)
     processes: int = setting(2, "processes that share the models' episodes", 1, 64)
+    examples: int = setting(2, "episodes shown in the prompt to a model that was trained in no protocol, as the base model", 0, 20)
     curve_tasks: int = setting(100, "questions of each set that mid-training's snapshots answer", 0, 100_000)
     def __post_init__(self): validate(self)
 
@@ -320,7 +321,7 @@ PROFILES["micro"] = vary("quick",
                                 **SHORT, **MICRO},
                          ppo={"iterations": 2, "episodes": 8, "critic": "separate", "freeze": 0, "weights": "own",
                               "guard_window": 0, "processes": 2, **SHORT},
-                         evaluate={"samples": 50, "curve_tasks": 8, **SHORT})
+                         evaluate={"samples": 50, "curve_tasks": 8, "examples": 0, **SHORT})
 
 # %% ../../nbs/00_core/02_config.ipynb #eea4b85c
 PROFILES["small"] = vary("quick",
