@@ -19,7 +19,7 @@ from stepdr.evaluate import closed_web as e
 from stepdr.world.pages import Paragraph
 from stepdr.world.styles import Statement
 
-SETTINGS = EvaluateSettings(split="dev", turns=2, tool_calls=2, reply_tokens=12, samples=50, processes=1)
+SETTINGS = EvaluateSettings(split="dev", turns=2, tool_calls=2, reply_tokens=12, samples=50, processes=1, examples=0)
 KINDS = ("research", "frames", "triviaqa", "simpleqa")
 
 
@@ -172,7 +172,7 @@ def test_the_number_of_processes_changes_nothing_and_a_kill_neither(small, tmp_p
     shutil.copytree(small, tmp_path / "killed")
     expected = e.evaluate_models(small, replace(SETTINGS, processes=2), models=("sft", "ppo"), device="cpu")
     assert len(expected) == 2 * 4 * 2 * 5 and [r["model"] for r in expected[:40]] == ["sft"] * 40
-    code = "import sys; from stepdr.core.config import EvaluateSettings; from stepdr.evaluate.closed_web import evaluate_models; evaluate_models(sys.argv[1], EvaluateSettings('dev', turns=2, tool_calls=2, reply_tokens=12, samples=50), models=('sft', 'ppo'), device='cpu')"
+    code = "import sys; from stepdr.core.config import EvaluateSettings; from stepdr.evaluate.closed_web import evaluate_models; evaluate_models(sys.argv[1], EvaluateSettings('dev', turns=2, tool_calls=2, reply_tokens=12, samples=50, examples=0), models=('sft', 'ppo'), device='cpu')"
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], start_new_session=True, stdout=subprocess.DEVNULL)
     units = tmp_path / "killed" / "checkpoints" / "evaluate"
     deadline = time.time() + 120

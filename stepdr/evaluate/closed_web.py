@@ -200,11 +200,11 @@ def make_job(run_dir, settings, seed, limit, device) -> dict:
     run_dir = Path(run_dir).absolute()
     tasks, world = run_dir / "data" / f"tasks_{settings.split}.jsonl", run_dir / "world"
     rows = run_dir / "data" / "trajectories_sft.jsonl"  # examples are taken from
-    for path, stage in ((tasks, "synthesis"), (rows, "synthesis"), (world, "world")):
+    for path, stage in ((tasks, "synthesis"), *([(rows, "synthesis")] if settings.examples else []), (world, "world")):
         if not path.exists():
             raise InputError(f"{path}: no such file; run the stage `{stage}` first")
     return {"world": str(world), "tasks": str(tasks), "models": str(run_dir / "models"),
-            "rows": str(rows), "rows_hash": sha256_path(rows), "units": str(run_dir / "checkpoints" / "evaluate"), "world_hash": sha256_path(world), "tasks_hash": sha256_path(tasks),
+            "rows": str(rows), "rows_hash": sha256_path(rows) if settings.examples else "", "units": str(run_dir / "checkpoints" / "evaluate"), "world_hash": sha256_path(world), "tasks_hash": sha256_path(tasks),
             "seed": seed, "settings": asdict(settings), "budget": {name: getattr(settings, name) for name in BUDGETS},
             "limit": limit, "device": device}
 
