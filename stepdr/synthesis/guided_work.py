@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['queries_of', 'GuidedPolicy', 'work_fault', 'guided_work']
 
-# %% ../../nbs/40_synthesis/29_guided_work.ipynb #7859ee08
-from ..agent.budget import ResearchSettings
+# %% ../../nbs/40_synthesis/29_guided_work.ipynb #d337edd1
 from ..agent.protocol import protocol_from
 from ..core.answers import cited_answer
 from ..core.replies import Reply
@@ -90,7 +89,6 @@ def work_fault(task, row, read) -> str:
 async def guided_work(item, provider, workspace, fetcher=None,
                       protocol: str = "brief", # name of what the model is shown, as in `stepdr sft`
                       searches: int = 3, # at most
-                      research=ResearchSettings(),
                       ):
     "A task with its evidence, worked on. -> [trajectory row or record]"
     fault = item_fault(item, query=str, meta=dict, plan=list)
@@ -99,7 +97,7 @@ async def guided_work(item, provider, workspace, fetcher=None,
         return [malformed_item(item, "guided_work", why)]
     form = protocol_from(protocol)
     kit = lambda room: provider_kit(room, provider, fetcher, form.tools, form.results, form.topk, form.schemas)
-    row = await attempt(item, GuidedPolicy(item, searches), kit, workspace, 0, research, form)
+    row = await attempt(item, GuidedPolicy(item, searches), kit, workspace, 0, protocol=form)
     results = [m["content"] for m in row["messages"] if m["role"] == "tool"]
     read = {one: passage for text in results for _, passage, one in shown_passages(text)}
     if why := work_fault(item, row, read):

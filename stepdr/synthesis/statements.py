@@ -18,7 +18,8 @@ _LEADS = frozenset(
     "in on at by during after before for from with as when while if although though since because however there "
     "this these that those it he she they we i you one some many most other another such both each several all here "
     "but and or yet also thus today now then to of no not only its his her their our my what which who where how why "
-    "even despite under over through until two three four five six examples".split())
+    "even despite under over through until two three four five six examples hence "
+    "enlarge compared major various further".split())
 _LOOSE = re.compile(r"\b(?:this|these|those|it|he|she|they|them|him|such|here|former|latter|above|below|we|our|us|i|"
                     r"you|also|earlier|later|instead|however|therefore|thus|same|another|respectively|then)\b",
                     re.IGNORECASE)
