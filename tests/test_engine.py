@@ -508,6 +508,25 @@ weight = 1
 sample = {show = false}
 options = {one_search = false}
 [[part]]
+name = "own"
+maker = "paragraph_question"
+input = "paragraphs:corpus"
+number = 24
+into = "own"
+options = {most = 1}
+[[part]]
+name = "answers"
+maker = "guided_work"
+input = "part:own"
+into = "guided"
+[[part]]
+name = "sections"
+maker = "section_report"
+input = "sections:corpus"
+number = 6
+into = "own"
+options = {least = 2}
+[[part]]
 name = "reflected"
 maker = "reflection"
 input = "part:walked"

@@ -194,6 +194,9 @@ class Engine:
         self.held[key] += ids
         return [Turn(key, ids, [-1.0 / (1 + at) for at in range(len(ids))], finished)]
 
+    def lower(self, key):
+        return None  # no states of lower blocks are kept
+
     def drop(self, key):
         del self.held[key]
 

@@ -5,10 +5,7 @@
 # %% auto #0
 __all__ = ['queries_of', 'GuidedPolicy', 'work_fault', 'guided_work']
 
-# %% ../../nbs/40_synthesis/29_guided_work.ipynb #911e509d
-import json
-
-from ..agent.budget import ResearchSettings
+# %% ../../nbs/40_synthesis/29_guided_work.ipynb #d337edd1
 from ..agent.protocol import protocol_from
 from ..core.answers import cited_answer
 from ..core.replies import Reply
@@ -16,7 +13,7 @@ from ..core.scripted_teacher import keywords
 from ..core.usage import Usage, guess_tokens
 from .attempts import attempt, shown_passages
 from .edge_checks import search_words
-from .records import dropped, item_fault
+from .records import dropped, item_fault, malformed_item
 from .statements import plain
 from ..tools.toolset import provider_kit
 
@@ -40,9 +37,11 @@ class GuidedPolicy:
 
     def shown(self, messages) -> list[tuple[str, str]]:
         "(sentence, id) of what is wanted and stands in the results."
-        found = [(passage, one) for m in messages if m["role"] == "tool" for _, passage, one in shown_passages(m["content"])]
+        results = [m["content"] for m in messages if m["role"] == "tool"]
+        found = [(passage, one) for text in results for _, passage, one in shown_passages(text)]
         flat = lambda text: " ".join(text.split())
-        return [(text, wanted) for text, wanted in self.wanted if any(one == wanted and flat(text) in flat(passage) for passage, one in found)]
+        return [(text, wanted) for text, wanted in self.wanted
+                if any(one == wanted and flat(text) in flat(passage) for passage, one in found)]
 
     async def complete(self, messages, tools=None, max_tokens=None, temperature=None, on_text=None, **_) -> Reply:
         "The next turn."
@@ -58,8 +57,10 @@ class GuidedPolicy:
         "A search, with what it is for."
         thought = ("I look for a paragraph that says it." if not done
                    else "The results do not say all of it; I search with other words.")
-        call = {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": [self.queries[done]]}}
-        return {"role": "assistant", "reasoning_content": thought, "content": "", "tool_calls": [{"id": f"call_{done}", "type": "function", "function": call}]}
+        function = {"name": "batch_web_surfer",
+                    "arguments": {"action": "batch_search", "queries": [self.queries[done]]}}
+        call = {"id": f"call_{done}", "type": "function", "function": function}
+        return {"role": "assistant", "reasoning_content": thought, "content": "", "tool_calls": [call]}
 
     def written(self, shown) -> dict:
         "The answer, in the sentences that were shown."
@@ -71,7 +72,8 @@ class GuidedPolicy:
             text = f"{plain(shown[0][0])}. \\cite{{{shown[0][1]}}}"
         else:
             thought = f"I found {len(shown)} statements on it."
-            text = f"## {self.task['meta']['heading']}\n\n" + " ".join(f"{plain(said)}. \\cite{{{one}}}" for said, one in shown)
+            told = " ".join(f"{plain(said)}. \\cite{{{one}}}" for said, one in shown)
+            text = f"## {self.task['meta']['heading']}\n\n{told}"
         return {"role": "assistant", "reasoning_content": thought, "content": f"<answer>{text}</answer>"}
 
 # %% ../../nbs/40_synthesis/29_guided_work.ipynb #55bc68b5
@@ -79,23 +81,25 @@ def work_fault(task, row, read) -> str:
     "Why a trajectory (a row, the texts of what was read by id) is not learned from; empty if nothing is wrong."
     answer = row["meta"]["answer"]
     if task.get("answer"):
-        return "" if cited_answer(answer, [task["answer"], *task["aliases"]], read)["cited"] else "the search does not bring up what answers it"
-    found = sum(plain(text) in answer for text in task["plan"])
-    return "" if found >= min(2, len(task["plan"])) else "the search does not bring up what answers it"
+        found = cited_answer(answer, [task["answer"], *task["aliases"]], read)["cited"]
+    else:
+        found = sum(plain(text) in answer for text in task["plan"]) >= min(2, len(task["plan"]))
+    return "" if found else "the search does not bring up what answers it"
 
 async def guided_work(item, provider, workspace, fetcher=None,
                       protocol: str = "brief", # name of what the model is shown, as in `stepdr sft`
                       searches: int = 3, # at most
-                      research=ResearchSettings(),
                       ):
     "A task with its evidence, worked on. -> [trajectory row or record]"
     fault = item_fault(item, query=str, meta=dict, plan=list)
     if fault or not item["meta"].get("evidence") or len(item["meta"]["evidence"]) != len(item["plan"]):
-        return [dropped(str(item.get("id", "")), "guided_work", "malformed", fault or "meta.evidence: one paragraph for each text of plan")]
+        why = fault or "meta.evidence: one paragraph for each text of plan"
+        return [malformed_item(item, "guided_work", why)]
     form = protocol_from(protocol)
     kit = lambda room: provider_kit(room, provider, fetcher, form.tools, form.results, form.topk, form.schemas)
-    row = await attempt(item, GuidedPolicy(item, searches), kit, workspace, 0, research, form)
-    read = {one: passage for m in row["messages"] if m["role"] == "tool" for _, passage, one in shown_passages(m["content"])}
+    row = await attempt(item, GuidedPolicy(item, searches), kit, workspace, 0, protocol=form)
+    results = [m["content"] for m in row["messages"] if m["role"] == "tool"]
+    read = {one: passage for text in results for _, passage, one in shown_passages(text)}
     if why := work_fault(item, row, read):
         return [dropped(item["id"], "guided_work", why, row["tool_calls"], task=item)]
     return [{**row, "id": f"{item['id']}-work", "kind": item["kind"], "maker": "guided_work", "success": True}]

@@ -15,13 +15,16 @@ from ..core.scripted_teacher import folded, keywords, names_in, rule, sentence_s
 
 # %% ../../nbs/40_synthesis/27_statements.ipynb #7b8025d6
 _LEADS = frozenset(
-    "in on at by during after before for from with as when while if although though since because however there this these that those it he she "
-    "they we i you one some many most other another such both each several all here but and or yet also thus today now then to of no not only its "
-    "his her their our my what which who where how why even despite under over through until two three four five six examples".split())
-_LOOSE = re.compile(r"\b(?:this|these|those|it|he|she|they|them|him|such|here|former|latter|above|below|we|our|us|i|you|"
-                    r"also|earlier|later|instead|however|therefore|thus|same|another|respectively|then)\b", re.IGNORECASE)
-_PAST = ("began became built wrote won led made found took gave held lost sold left drew ran sent met broke spoke chose fought brought taught came "
-         "went grew set saw rose fell kept had has have").split()
+    "in on at by during after before for from with as when while if although though since because however there "
+    "this these that those it he she they we i you one some many most other another such both each several all here "
+    "but and or yet also thus today now then to of no not only its his her their our my what which who where how why "
+    "even despite under over through until two three four five six examples hence "
+    "enlarge compared major various further".split())
+_LOOSE = re.compile(r"\b(?:this|these|those|it|he|she|they|them|him|such|here|former|latter|above|below|we|our|us|i|"
+                    r"you|also|earlier|later|instead|however|therefore|thus|same|another|respectively|then)\b",
+                    re.IGNORECASE)
+_PAST = ("began became built wrote won led made found took gave held lost sold left drew ran sent met broke spoke "
+         "chose fought brought taught came went grew set saw rose fell kept had has have").split()
 _VERB = rf"(?:is|are|was|were|{'|'.join(_PAST)}|[a-z]{{3,}}ed)"
 
 def plain(sentence: str) -> str:
@@ -84,7 +87,8 @@ def when_asked(text: str, title: str):
     if len(found) != 1 or len(re.findall(r"\b(?:1\d{3}|20\d{2})\b", text)) != 1:
         return None
     clause = without_year(text, found[0])
-    if clause.count(" ") < 3 or unclear(clause) or not has_name(clause) or not re.search(rf" {_VERB}\b", clause):
+    whole = clause.count(" ") >= 3 and has_name(clause) and re.search(rf" {_VERB}\b", clause)
+    if not whole or unclear(clause):
         return None
     if parts := subject_of(clause):
         return f"In which year {parts[1]} {parts[0]} {parts[2]}?", found[0]["year"]
@@ -94,7 +98,8 @@ def when_asked(text: str, title: str):
 
 # %% ../../nbs/40_synthesis/27_statements.ipynb #78ad0ee8
 _ABOUT = r"(?:(?:about|around|approximately|nearly|almost|over|more than|some|only|roughly|up to)\s+)?"
-_COUNT = (_ABOUT + r"(?P<count>\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)")
+_COUNT = (_ABOUT + r"(?P<count>\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?|"
+          r"two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)")
 _THERE = re.compile(rf"There (?P<verb>are|were) {_COUNT} (?P<noun>[a-z][\w-]*s\b)(?P<rest>.*)$")
 _HAS = re.compile(rf"(?P<subject>[A-Z][^,;:]{{1,70}}?) (?P<verb>has|have|had|contains?|includes?|covers?) {_COUNT} "
                   r"(?P<noun>(?:[a-z][\w-]* )?[a-z][\w-]*s\b)(?P<rest>.*)$")
@@ -138,7 +143,8 @@ def who_asked(text: str, title: str):
     return f"Who or what {found['verb']} {rest}?", found["name"].removeprefix("The ")
 
 # %% ../../nbs/40_synthesis/27_statements.ipynb #36118034
-_END_OF_KIND = re.compile(r"[,;:]|\s(?:that|which|who|whose|where|when|and|but|in which|of which|to which|by which|used|located|situated|between)\b")
+_END_OF_KIND = re.compile(r"[,;:]|\s(?:that|which|who|whose|where|when|and|but|in which|of which|to which|by which|"
+                          r"used|located|situated|between)\b")
 
 def definition_asked(text: str, title: str):
     "What a thing is, where a sentence says so; the thing is a name, or what the page is about."
@@ -146,7 +152,8 @@ def definition_asked(text: str, title: str):
     if not parts:
         return None
     subject, verb, rest = parts
-    if not re.match(r"(?:a|an|the|one of the)\s", rest) or not (share_said(subject, title) or has_name(f" {subject}")):
+    known = share_said(subject, title) or has_name(f" {subject}")
+    if not known or not re.match(r"(?:a|an|the|one of the)\s", rest):
         return None
     kind = _END_OF_KIND.split(rest)[0].strip()
     if not 3 <= len(kind.split()) <= 12 or len(keywords(kind)) < 2:
@@ -162,12 +169,14 @@ def asked_of(sentence: str, title: str) -> list[tuple[str, str]]:
     text = plain(sentence)
     if not 5 <= len(text.split()) <= 40 or not text[:1].isupper() or text[-1:] in "?!":
         return []
-    made = [form(text, title) for form in FORMS]
-    whole = lambda question: len(question) <= 220 and question.count('"') % 2 == 0 and question.count("“") == question.count("”")
-    return [(question, answer) for question, answer in filter(None, made) if whole(question) and not names_in(question, answer)]
+    made = filter(None, (form(text, title) for form in FORMS))
+    even = lambda question: question.count('"') % 2 == 0 and question.count("“") == question.count("”")
+    return [(question, answer) for question, answer in made
+            if len(question) <= 220 and even(question) and not names_in(question, answer)]
 
 def statements_of(paragraph: dict) -> list[tuple[str, str, str]]:
-    "(sentence, question, answer) of all sentences of a paragraph, in an order that its id decides, so that no kind of question comes first everywhere."
+    """(sentence, question, answer) of all sentences of a paragraph, in an order that its id decides, so that no kind of
+    question comes first everywhere."""
     made = [(text, question, answer) for text in sentences_of(paragraph["text"])
             for question, answer in asked_of(text, paragraph["title"])]
     Random(paragraph["id"]).shuffle(made)
@@ -184,6 +193,7 @@ def question_from_paragraph(values, language="en", draw=0): # {"paragraph": one}
 
 # %% ../../nbs/40_synthesis/27_statements.ipynb #b5ab9100
 def statements_asked(question: str, paragraphs):
-    "Every answer that paragraphs have for a question that the rules made of one of their sentences; None for another question."
-    found = [answer for p in paragraphs for _, other, answer in statements_of({"id": "", **p}) if folded(other) == folded(question)]
+    "Every answer that paragraphs have for a question that the rules made of a sentence; None for another question."
+    made = [row for p in paragraphs for row in statements_of({"id": "", **p})]
+    found = [answer for _, other, answer in made if folded(other) == folded(question)]
     return list(dict.fromkeys(found)) or None
