@@ -243,7 +243,7 @@ class PpoSettings:
     template: str = setting("", "chat template; empty: the model's own where it can render tools and thoughts",
                             choices=("", "own", "chatml", "llama3"))
     slots: int = setting(32, "episodes that are sampled at the same time; does not change the result", 1, 100_000)
-    tokens_at_once: int = setting(2048, "padded tokens that go through a network at once in an update", 16, 100_000_000)
+    tokens_at_once: int = setting(1024, "padded tokens that go through a network at once in an update", 16, 100_000_000)
     freeze: int = setting(0, "blocks, from below, that stay as they are, with the embeddings; their states are computed once", 0, 10_000)
     recompute: bool = setting(False, "compute a block's activations again for the backward pass: less memory, more time")
     weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16", choices=("own", "fp32", "bf16"))

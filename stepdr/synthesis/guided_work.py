@@ -102,4 +102,6 @@ async def guided_work(item, provider, workspace, fetcher=None,
     read = {one: passage for text in results for _, passage, one in shown_passages(text)}
     if why := work_fault(item, row, read):
         return [dropped(item["id"], "guided_work", why, row["tool_calls"], task=item)]
-    return [{**row, "id": f"{item['id']}-work", "kind": item["kind"], "maker": "guided_work", "success": True}]
+    told = {**row["meta"], "plan": []} # what a task rests on is no plan that its work could follow
+    about = {"id": f"{item['id']}-work", "kind": item["kind"], "maker": "guided_work", "success": True, "meta": told}
+    return [{**row, **about}]
