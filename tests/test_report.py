@@ -47,6 +47,8 @@ def fill(run):
         "axes": {stage: {axis: cell(LEVEL[stage]) for axis in ("explicit criteria", "references")} for stage in STAGES},
         "cost": {stage: {name: cell(100 * (1 + LEVEL[stage]), half=4) for name in ("tokens", "action_tokens", "tool_calls")} | {"quality": cell(LEVEL[stage])} for stage in STAGES},
         "general": {stage: [{"prompt": "What is <i>2</i>?", "answer": "two", "sensible": stage == "base"}] for stage in ("base", "sft")},
+        "by_part": {stage: {"kinds": {"fact": cell(0.4), "wrong": cell(0.9)}, "roles": {}} for stage in STAGES},
+        "gains_by_part": {"ppo_gain": {"kinds": {"fact": cell(0.17)}, "roles": {}}},
         "card": {"bench": "closed web", "variant": "ternary", "judge": {"judge": "oracle"}, "seed": 0, "n": 840, "decontamination": {"leaked": 0}},
         "differences": {"midtrain_gain": {"metric": "rubric_strict", **cell(0.18)}, "ppo_gain": {"metric": "rubric_strict", **cell(0.07)}, "ppo_gain_greedy": {"metric": "rubric_strict", **cell(0.03)}, "midtrain_gain_temperature_1": {"metric": "rubric_strict", **cell(-0.07)}}})
     write_json(run / "judge.json", {"macro_f1": {"mean": 0.874, "low": 0.85, "high": 0.9, "n": 300}, "by_role": {"explicit": 0.91, "negative": 0.82}, "confusion": [[410, 22, 9], [31, 120, 28], [4, 19, 377]], "labels": ["satisfied", "partially", "not"], "reward_source": "oracle"})
@@ -112,7 +114,7 @@ def test_citations_are_linked_and_invented_ones_marked(run):
 def test_everything_is_shown(run):
     text = report.write_index(run).read_text(encoding="utf-8").split("<script>")[0]
     for wanted in ("19.7 min", "2.80 GB", "the oracle&#x27;s verdicts", "torch 2.13.0", "+0.180", "0.874", "correct and shortest", "Ratings", "flaw present", "temperature 1",
-                   "What mid-training teaches", "Scores by axis", "Quality against cost", "What was forgotten", "What is &lt;i&gt;2&lt;/i&gt;?", "0 of 1", "closed web", "leaked 0", "adr-professional", "oracle &lt;b&gt;"): assert wanted in text, wanted
+                   "What mid-training teaches", "Scores by axis", "Quality against cost", "What was forgotten", "By kind of rubric", "repeats no wrong value", "+0.170", "What is &lt;i&gt;2&lt;/i&gt;?", "0 of 1", "closed web", "leaked 0", "adr-professional", "oracle &lt;b&gt;"): assert wanted in text, wanted
     assert "not run yet" not in text
     charts = json.loads(re.search(r"const CHARTS = (\[.*?\]);\n", report.write_index(run).read_text(encoding="utf-8"))[1])
     titles = [chart["layout"]["title"]["text"] for chart in charts]
@@ -121,7 +123,7 @@ def test_everything_is_shown(run):
 
 def test_results_object_and_table(run):
     results = load_results(run)
-    assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "elo", "differences", "curve", "axes", "cost", "general", "card"]
+    assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "elo", "differences", "curve", "axes", "cost", "general", "by_part", "gains_by_part", "card"]
     assert results["wall_seconds"] == 1183.2 and results["judge"]["macro_f1"] == 0.874 and set(results["stages"]) == set(STAGES)
     table = results_table(results)
     assert max(map(len, table.splitlines())) < 90 and table.count("sft_without_midtrain") == 5  # four blocks and a pair
@@ -139,7 +141,7 @@ def test_judge_is_joined_from_its_own_file(tmp_path):
 def test_a_run_that_has_only_begun(tmp_path):
     write_json(tmp_path / "run.json", {"profile": "quick", "seed": 0})
     text = report.write_index(tmp_path).read_text(encoding="utf-8")
-    assert text.count("not run yet") == 15
+    assert text.count("not run yet") == 16
     Page(text)
     with pytest.raises(InputError, match="run.json is missing"): load_results(tmp_path / "nowhere")
 

@@ -150,10 +150,11 @@ def ppo_charts(run) -> list:
         rows = finite_rows(finite_rows(run["metrics"].get("ppo", []), name), "step")
         if not rows: continue
         lines = smoothed(name, [row["step"] for row in rows], [row[name] for row in rows], STAGE_COLOURS["ppo"])
-        strict = finite_rows(rows, "reward_strict") if name == "reward" else []
-        if strict:
-            lines += smoothed("reward strict", [row["step"] for row in strict],
-                              [row["reward_strict"] for row in strict], STAGE_COLOURS["sft"])
+        for other in ("reward_strict", "true_reward") if name == "reward" else ():
+            found = finite_rows(rows, other)
+            if found:
+                lines += smoothed(other.replace("_", " "), [row["step"] for row in found], [row[other] for row in found],
+                                  STAGE_COLOURS["sft" if other == "reward_strict" else "midtrain"])
         charts.append({"title": title, "kind": "lines", "x": "step", "y": "", "series": lines})
     return charts
 

@@ -18,7 +18,7 @@ from .charts import (
 from .results import load_results, optional_file
 from .sections import (
     benchmarks_section, card_section, differences_section, escape, facts_section, funnel_section,
-    general_section, judge_section, pairwise_section, results_section, samples_section, stages_section)
+    general_section, judge_section, pairwise_section, parts_section, results_section, samples_section, stages_section)
 
 # %% ../../nbs/95_run/15_report.ipynb #efa6073f
 def load_run(run_dir,  # folder of a run
@@ -112,6 +112,8 @@ def page(run,  # what `load_run` read
         ("curve", "What mid-training teaches",
             "Snapshots of both stages and the base model on the same questions; bars are 95 % intervals.",
             figures(curve_chart(run), wide=True)),
+        ("parts", "By kind of rubric", "Share of the rubrics of each kind that greedy reports meet; a flaw that is not there counts as met.",
+         parts_section(run)),
         ("axes", "Scores by axis",
             "Each report's rubrics by axis; a task without positive weight on an axis is left out there.",
             figures(axis_chart(run), wide=True)),
