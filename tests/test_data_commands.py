@@ -97,6 +97,24 @@ def test_corpus_build_and_walk(tmp_path):
     assert code == 0 and counts["walks"] == len((tmp_path / "walks.jsonl").read_text().splitlines()) >= 1, errors
 
 
+def test_walks_stay_out_of_what_is_held_out(tmp_path):
+    from stepdr.synthesis.documents import Corpus
+    wiki = tmp_path / "wiki"
+    wiki.mkdir()
+    names = ["Tides", "Moons", "Gravity", "Seas", "Sand", "Winds"]
+    for name in names:
+        links = ", ".join(f"[{other}]({other}.md)" for other in names if other != name)
+        (wiki / f"{name}.md").write_text(f"# {name}\n\nThe page on {name} says at some length what is known of it, and it leads on to {links}, each told there.\n")
+    code, _, errors = stepdr(tmp_path, "corpus", "build", "wiki", "--out", "corpus", "--holdout", "0.34")
+    assert code == 0, errors
+    corpus = Corpus(tmp_path / "corpus")
+    held = {corpus.document(number)["title"] for number in corpus.held}
+    assert len(held) == 2 and Corpus(tmp_path / "corpus").held == corpus.held
+    assert stepdr(tmp_path, "corpus", "walk", "corpus", "-n", 12, "--seed", 2, "--out", "walks.jsonl")[0] == 0
+    walked = [{page["title"] for page in json.loads(line)["pages"]} for line in (tmp_path / "walks.jsonl").read_text().splitlines()]
+    assert walked and not held & set().union(*walked)
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["graph", "build", "no/such", "--out", "g"], "no/such"), (["graph", "sample", "no/such", "--out", "s.parquet"], "no/such"), (["corpus", "build", "no/such", "--out", "c"], "no/such"),
     (["import", "no/such.jsonl", "--out", "o.jsonl"], "no/such"), (["filter", "no/such.jsonl", "--out", "o.jsonl"], "no/such"), (["filter"], "IN and --out are needed"),

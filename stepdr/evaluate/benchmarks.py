@@ -117,7 +117,7 @@ ALL_BENCHES = (
     Bench("own", "Questions on own documents",
           '{"id", "cited": true|false, "correct": true|false, "unread": true|false}', score=score_cited,
           headline="share of answers whose citation names a paragraph that was read and holds the answer", rule=rule_cited, reads=True,
-          files=("heldout.jsonl", "*.jsonl"),
+          files=("heldout.jsonl", "*.jsonl"), reference="nothing: a measure of this project's own (cited_answer)",
           note="tasks as `stepdr synth` makes them of documents of one's own (paragraph_question)", **_QA),
     Bench("race", "DeepResearch Bench RACE",
           '{"task", "dimension", "criterion", "target", "reference", "weight"?, "dimension_weight"?, "trial"?}, the '
