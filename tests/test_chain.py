@@ -26,15 +26,9 @@ from stepdr.run.settings import open_run
 from stepdr.run.state import code_hashes
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
-SMALL = {"synthesis.stage1_rows": 200, "synthesis.stage2_rows": 200, "synthesis.sft_rows": 120, "synthesis.heldout_research": 10, "synthesis.heldout_questions": 8,
-         "synthesis.subgraphs": 20, "synthesis.walks": 40, "synthesis.research": 60,
-         "base.width": 64, "base.layers": 2, "tokens_per_step": 1024,
-         "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 60_000,      # a checkpoint after 50 steps
-         "judge.tokens": 10_000, "judge.train_reports": 12, "judge.test_reports": 4, "judge.probed_reports": 2, "judge.rl_iterations": 1, "judge.rl_labels": 4, "judge.rl_samples": 2,
-         "judge.rl_dev_labels": 4, "judge.answer_tokens": 32,
-         "ppo.iterations": 7, "ppo.episodes": 8, "ppo.minibatch": 8, "ppo.critic_warmup": 1,  # a checkpoint after 5 iterations
-         **{f"{stage}.{name}": value for stage in ("ppo", "evaluate") for name, value in {"turns": 3, "tool_calls": 3, "reply_tokens": 32}.items()},
-         "evaluate.samples": 50}
+SMALL = {"tokens_per_step": 1024, "processes": 2,
+         "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 60_000,  # a checkpoint after 50 steps
+         "judge.tokens": 10_000, "ppo.iterations": 7, "ppo.minibatch": 8}  # a checkpoint after 5 iterations
 MODELS = {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}
 METRICS = {"simpleqa", "triviaqa", "frames", "rubric", "rubric_strict", "report_success", "citation_precision", "citation_recall", "tool_calls", "tokens"}
 KILLS = {  # stage -> what lies in the run's folder at the moment of the kill, in the middle of the stage's work
@@ -44,7 +38,7 @@ KILLS = {  # stage -> what lies in the run's folder at the moment of the kill, i
 
 def arguments(folder, **changed):
     values = {**SMALL, **{name.replace("__", "."): value for name, value in changed.items()}}
-    return ["run", "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
+    return ["run", "--profile", "micro", "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
 
 
 def stepdr(*given, home=None, environment=None):
@@ -130,7 +124,7 @@ def test_every_stage_wrote_what_it_declares(chain):
 def test_results_have_the_shape_that_is_promised(chain):
     found = results(chain[0])
     assert set(found) >= {"profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "differences"}
-    assert found["profile"] == "quick" and found["seed"] == 3 and found["wall_seconds"] > 0 and 50 < found["peak_rss_mb"] < 4096
+    assert found["profile"] == "micro" and found["seed"] == 3 and found["wall_seconds"] > 0 and 50 < found["peak_rss_mb"] < 4096
     assert set(found["stages"]) == MODELS
     for model, metrics in found["stages"].items():
         assert METRICS | {f"{name}_t1" for name in METRICS} <= set(metrics), model
