@@ -26,6 +26,7 @@ from stepdr.run.settings import open_run
 from stepdr.run.state import code_hashes
 
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
+MICRO = ("--profile", "micro")
 SMALL = {"tokens_per_step": 1024, "processes": 2,
          "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 60_000,  # a checkpoint after 50 steps
          "judge.tokens": 10_000, "ppo.iterations": 7, "ppo.minibatch": 8}  # a checkpoint after 5 iterations
@@ -38,7 +39,7 @@ KILLS = {  # stage -> what lies in the run's folder at the moment of the kill, i
 
 def arguments(folder, **changed):
     values = {**SMALL, **{name.replace("__", "."): value for name, value in changed.items()}}
-    return ["run", "--profile", "micro", "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
+    return ["run", *MICRO, "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
 
 
 def stepdr(*given, home=None, environment=None):
@@ -313,8 +314,8 @@ def test_wrong_parameters_are_refused_before_anything_is_written(tmp_path, given
         (tmp_path / name).mkdir()
         if config: (tmp_path / name / "config.json").write_text(config)
     given = [text.replace("=VIT", f"={tmp_path / 'VIT'}").replace("=EMPTY", f"={tmp_path / 'EMPTY'}") for text in given]
-    assert message in complaint(stepdr("run", "--out", tmp_path / "run", *given))
-    listed = stepdr("run", "--out", tmp_path / "run", *given, "--list")
+    assert message in complaint(stepdr("run", *MICRO, "--out", tmp_path / "run", *given))
+    listed = stepdr("run", *MICRO, "--out", tmp_path / "run", *given, "--list")
     assert listed.returncode == 2 and message in listed.stderr and listed.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -322,7 +323,7 @@ def test_wrong_parameters_are_refused_before_anything_is_written(tmp_path, given
 def test_a_base_model_is_looked_at_without_its_weights(chain, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(chain[0] / "models/base", model)
-    def listed(): return stepdr("run", "--out", tmp_path / "run", "-p", f"base_model={model}", "--list")
+    def listed(): return stepdr("run", *MICRO, "--out", tmp_path / "run", "-p", f"base_model={model}", "--list")
     assert listed().returncode == 0
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:len(weights) // 2])

@@ -52,7 +52,6 @@ def load_graph(folder): # folder with triples.txt, entity.txt, relation.txt (Wik
     names = {row[0]: row[1] for row in entities}
     aliases = {row[0]: row[2:] for row in entities}
     relations = {row[0]: row[1] for row in read_rows(folder / "relation.txt", 2)}
-    wording, kinds = load_wording(folder, list(dict.fromkeys(relations.values())))
     facts = defaultdict(dict)
     for number, (head, relation, tail) in enumerate(read_rows(folder / "triples.txt", 3, exact=True), 1):
         where = f"{folder / 'triples.txt'}:{number}"
@@ -61,6 +60,7 @@ def load_graph(folder): # folder with triples.txt, entity.txt, relation.txt (Wik
         if relation not in relations:
             raise InputError(f"{where}: unknown relation id {relation!r}; add it to relation.txt")
         facts[head].setdefault(relations[relation], tail)
+    wording, kinds = load_wording(folder, list(dict.fromkeys(relations.values())))
     return Graph(names, aliases, relations, dict(facts), wording, kinds)
 
 # %% ../../nbs/10_world/02_facts.ipynb #c9844812
