@@ -190,8 +190,9 @@ def judging_messages(row, head="ternary", form="brief") -> list[dict]:
         criterion=" ".join(row["criterion"].split()),
     )
     if form == "brief":
-        verdicts = SCHEMAS[name]["properties"]["verdict"]["enum"]
-        system = {"role": "system", "content": prompt("judge_brief_system", language, verdicts=" | ".join(verdicts))}
+        reply = SCHEMAS[name]["properties"]  # its keys and choices are no words of a language
+        verdicts, keys = " | ".join(reply["verdict"]["enum"]), {key: key for key in reply}
+        system = {"role": "system", "content": prompt("judge_brief_system", language, verdicts=verdicts, **keys)}
     return [system, asked]
 
 
