@@ -182,6 +182,9 @@ def test_the_truth_stands_beside_another_pay_where_the_web_is_closed(place, tmp_
 
 
 def test_killed_it_goes_on_and_ends_the_same(place, tmp_path):
+    "To the last digit: the command has as many threads as this process, for sums of other parts are rounded otherwise."
+    import torch
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     settings = replace(FEW, iterations=6, critic="trunk", freeze=1, dev_tasks=1, dev_every=2)
     settings = replace(settings, reward=f"{place}/mine.py:short")
     expected = run(place, tmp_path / "whole", reward=settings.reward, settings=settings, save_every=1)
@@ -191,14 +194,14 @@ def test_killed_it_goes_on_and_ends_the_same(place, tmp_path):
     command = [*STEPDR, "ppo", "--model", place / "llama", "--tasks", place / "tasks.jsonl", "--web", place / "pages", "--out", tmp_path / "out",
                "--protocol", "brief", "--device", "cpu", *(text for name, value in changed.items() for text in (f"--{name}", value))]
     command, work = [str(part) for part in command], tmp_path / ".out.training"
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (work / "checkpoint.pt").exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert (work / "checkpoint.pt").exists() and not (tmp_path / "out").exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "6 iterations" in done.stdout and "next: stepdr research" in done.stdout, done.stderr[-2000:]
     assert sha256_path(tmp_path / "out/model.safetensors") == sha256_path(tmp_path / "whole/model.safetensors")
     assert read_json(tmp_path / "out/ppo.json")["last"] == expected["last"]
