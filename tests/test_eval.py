@@ -216,7 +216,7 @@ def test_an_agent_researches_the_closed_web_and_the_oracle_judges(tmp_path):
     from stepdr.world.facts import load_graph
     task = research_tasks(ClosedWeb(load_graph(root() / "data" / "kg")), "dev", 0)[0]
     write_jsonl(tmp_path / "tasks.jsonl", [task])
-    name, asked = re.search(r"of (.+) is", task["rubrics"][0]["criterion"])[1], task["meta"]["asked"]
+    name, asked = task["meta"]["mention"], task["meta"]["asked"]
     def agent(messages):
         results = [m["content"] for m in messages if m["role"] == "tool"]
         if not results: return turn("", calls=[("batch_web_surfer", {"action": "batch_search", "queries": [f"{name} {relation}" for relation in asked]})])
