@@ -1,10 +1,18 @@
-"""Tests never reach a network, and run with quiet threads."""
+"""Tests never reach a network, run with quiet threads, and see no model that is prepared on the machine."""
 import os
 
 import pytest
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
                "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models(tmp_path_factory):
+    "The folder of prepared models, for the tests and every process that they start: empty, whatever the user has prepared."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPDR_MODELS", str(tmp_path_factory.mktemp("prepared")))
+        yield
 
 
 @pytest.fixture

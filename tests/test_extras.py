@@ -89,7 +89,7 @@ def inputs(tmp_path_factory):
 
 MODEL = "http://127.0.0.1:9/v1#none"
 COMMANDS = {  # command -> (arguments, what it must name as missing in the core; "" where it works without, or fails for another reason)
-    "run --list": "", "run --out o/run": "notebooks,train", "results o/none": "", "doctor": "", "model": "", "model smollm2 --wheel pages/a.html": "train", "model checkpoint": "train",
+    "run --list": "train", "run --list --profile micro": "", "run --out o/run": "notebooks,train", "results o/none": "", "doctor": "", "model": "", "model smollm2 --wheel pages/a.html": "train", "model checkpoint": "train",
     f"research Tides? --model {MODEL} --workspace o/w1": "tools", f"research Tides? --model {MODEL} --workspace o/w2 --web pages": "tools",
     "research Tides? --model checkpoint --workspace o/w3": "train",
     "tool file {\"action\":\"read\",\"path\":\"t.txt\"} --workspace work": "", "tool file {\"action\":\"search\",\"pattern\":\"x\"} --workspace work": "tools",
