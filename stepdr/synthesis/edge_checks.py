@@ -89,7 +89,9 @@ CLASS_RELATION = re.compile(r"instance "
                             r"material|position|rank|language|religion|colou?r"
                             r"|职业|性别|类型|类别|体裁|题材|种类|分类|学科|领域|材质|语言|民族|宗教|职务|身份|颜色",
                             re.IGNORECASE)
-SAID = {"birth": "born|出生|生于", "born": "birth", "death": "died|dies|逝世|去世|卒于",
+SAID = {"birth": "born|came into the world|出生|生于", "born": "birth",
+        "death": "died|dies|passed away|last days|逝世|去世|卒于",
+        "school": "studied|educated|graduated|student", "headquarters": "based in|head office|run from",
         "spouse": "married|wife|husband|妻|丈夫|结婚", "author": "wrote|written", "director": "directed",
         "founded": "founder", "capital": "首都", "country": " in | of |位于", "located": " in |lies|位于",
         "citizenship": "citizen", "educated": "studied|graduated|school|毕业", "employer": "worked|professor",
@@ -103,6 +105,7 @@ def relation_said(text, relation, tail): # sentence with headings, names of rela
                                                      text, re.IGNORECASE):
         return True
     parts = [w.casefold() for w in re.findall(r"[A-Z]?[a-z\u00c0-\u024f]{3,}|[\u4e00-\u9fff]{2,}", relation)]
+    parts += [part for w in parts for part in re.findall(r"^(\w+)place$", w)] # a birthplace is told by a birth
     stems = ([w[:max(4, len(w) - 3)] if w.isascii() else w for w in parts]
              + [other for w in parts for other in SAID.get(w, "").split("|") if other])
     plain = folded(text.replace(tail, " "))
