@@ -212,8 +212,8 @@ def verdict_model(web):
         if name == "plan_checks": return turn(json.dumps({"supports": "pages that name the place", "refutes": "pages that name another place", "queries": [f"{topic} birthplace", f"{topic} born elsewhere"]}))
         if name == "verify_statement":
             shown = re.findall(r"\[(web_\w+)\][^\n]*\n([^\n]*)", text.split("<paragraphs>")[1])
-            told = {p.id for e, name in web.graph.names.items() if name == topic for p in web.by_entity.get(e, []) if p.heading == "birthplace"}
-            findings = [{"paragraph": i, "quote": body, "stance": "supports" if value in body else "refutes"} for i, body in shown if i in told]
+            told = {p.id: p.text[s.start:s.end] for e, name in web.graph.names.items() if name == topic for p in web.by_entity.get(e, []) for s in p.stated(e, "birthplace")}
+            findings = [{"paragraph": i, "quote": told[i], "stance": "supports" if value in told[i] else "refutes"} for i, body in shown if i in told and told[i] in body]
             return turn(json.dumps({"findings": findings, "missing": "nothing", "verdict": "support"}))
         supports, refutes = (re.findall(rf"\[(web_\w+)\][^\n]*{stance}", text) for stance in ("supports", "refutes"))
         verdict = "support" if len(supports) > len(refutes) else "refute" if refutes else "doubtful"
