@@ -587,7 +587,7 @@ def offline(tmp_path_factory):
     for name, about in REPORTS.items(): (folder / "reports" / f"{name}.md").write_text(written_report(*about))
     from stepdr.world.closed_web import ClosedWeb
     from stepdr.world.facts import load_graph
-    pages = [p for p in ClosedWeb(load_graph(root() / "data" / "kg")).world.paragraphs.values() if p.heading in ("birthplace", "school", "occupation")]
+    pages = [p for p in ClosedWeb(load_graph(root() / "data" / "kg")).world.paragraphs.values() if any(s.relation in ("birthplace", "school", "occupation") for s in p.statements)]
     write_jsonl(folder / "paragraphs.jsonl", [{"id": f"p{n}", "text": f"{pages[n].text} {pages[n + 1].text}"} for n in range(0, len(pages) - 1, len(pages) // 8)])
     (folder / "synth.toml").write_text(OFFLINE)
     return folder
