@@ -106,6 +106,6 @@ def make_offline(folder, web):
     (folder / "facts.tsv").write_text("".join("\t".join(fact) + "\n" for fact in facts))
     (folder / "reports").mkdir()
     (folder / "reports" / "towns.md").write_text(long_report("How the old market towns lived"))
-    pages = [page for page in web.world.paragraphs.values() if page.heading in ("birthplace", "school", "occupation")]
+    pages = [page for page in web.world.paragraphs.values() if any(s.relation in ("birthplace", "school", "occupation") for s in page.statements)]
     step = len(pages) // 6
     write_jsonl(folder / "paragraphs.jsonl", [{"id": f"p{n}", "url": "https://a.example/", "text": f"{pages[n].text} {pages[n + 1].text}"} for n in range(0, len(pages) - 1, step)])
