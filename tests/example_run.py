@@ -62,6 +62,14 @@ def make_run(folder):
     return web
 
 
+def make_prepared(folder, texts):
+    "A random model under the name that `stepdr model smollm2` prepares, in a folder of prepared models (STEPDR_MODELS)."
+    from stepdr.model.base import make_model, save_model, train_tokenizer
+    tokenizer = train_tokenizer(texts * 3, 2000)
+    save_model(folder / "smollm2", make_model(len(tokenizer), 16, 16, context=8192), tokenizer)
+    write_json(folder / "smollm2" / "origin.json", {"files": {}})
+
+
 def make_own_files(folder):
     "The files that examples call a user's own, under the names that the examples give them."
     for name in TOWNS:

@@ -4,11 +4,10 @@ import re
 import shlex
 
 import pytest
-from example_run import TOWNS, long_report, town_page
+from example_run import TOWNS, long_report, make_prepared, town_page
 
 from stepdr.agent.protocol import opening
-from stepdr.core.artifacts import root, write_json
-from stepdr.model.base import make_model, save_model, train_tokenizer
+from stepdr.core.artifacts import root
 from stepdr.run.cli import main
 
 PAGE = (root() / "docs" / "own_documents.md").read_text(encoding="utf-8")
@@ -30,9 +29,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / "wiki" / f"{topic.rpartition(' ')[2]}.md").write_text(long_report(topic))
     (tmp_path / "synth.toml").write_text(CONFIG)
     seen = [*map(town_page, TOWNS), *map(json.dumps, opening("Which towns were known for what?"))]  # what its words are made of
-    tokenizer = train_tokenizer(seen * 3, 2000)
-    save_model(tmp_path / "models" / "smollm2", make_model(len(tokenizer), 16, 16, context=8192), tokenizer)
-    write_json(tmp_path / "models" / "smollm2" / "origin.json", {"files": {}})
+    make_prepared(tmp_path / "models", seen)
     monkeypatch.setenv("STEPDR_MODELS", str(tmp_path / "models"))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -17,7 +17,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from example_run import make_offline, make_own_files, make_run
+from example_run import make_offline, make_own_files, make_prepared, make_run
 from scripted_model import ScriptedModel, turn
 
 from stepdr.core.artifacts import root
@@ -120,10 +120,11 @@ class NoResults(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    "A folder as a newcomer's checkout looks after a run, with files of their own under the names of the examples."
+    "A folder as a newcomer's checkout looks after `make setup` and a run, with files of their own under the names of the examples."
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "data").symlink_to(root() / "data")
     (folder / "docs").symlink_to(root() / "docs")
+    make_prepared(folder / "models", [README])
     web = make_run(folder / "reports" / "quick-seed0")
     make_own_files(folder)
     make_offline(folder / "offline", web)
@@ -168,7 +169,7 @@ def serve_for_a_moment(words, place, environment):
 def test_an_example_runs_as_printed(place, servers, line, monkeypatch, capsys):
     model, searx = servers
     words = shlex.split(ADDRESS.sub(lambda found: f"{model}#{found[0].rpartition('#')[2]}", line).replace("URL#NAME", f"{model}#qwen3").replace("QUESTION", "What is known of tides?"))[1:]
-    environment = {"SEARXNG_URL": searx, "OPENAI_API_KEY": "none", "DEEPSEEK_API_KEY": "none", "STEPDR_API_KEY": "none"}
+    environment = {"SEARXNG_URL": searx, "OPENAI_API_KEY": "none", "DEEPSEEK_API_KEY": "none", "STEPDR_API_KEY": "none", "STEPDR_MODELS": str(place / "models")}
     for name, value in environment.items(): monkeypatch.setenv(name, value)
     monkeypatch.chdir(place)
     if words[0] == "mcp" or words[:2] == ["pairwise", "serve"]: return serve_for_a_moment(words, place, environment)
