@@ -77,7 +77,7 @@ def make_own_files(folder):
             (folder / wiki).mkdir(exist_ok=True)
             (folder / wiki / f"{name}.md").write_text(town_page(name))
     (folder / "papers" / "tides.md").write_text("# Tides\n\nTides come twice a day, drawn by the moon and the sun, says this paper on tides.\n")
-    shutil.copytree(root() / "data" / "kg", folder / "wikidata5m")
+    for name in ("wikidata5m", "my/facts"): shutil.copytree(root() / "data" / "kg", folder / name)
     chat = {"messages": [{"role": "user", "content": "Which river flows through Exeter, and where does it reach the sea?"},
                          {"role": "assistant", "content": "<answer>The Exe, at Exmouth, where it has flowed since before there was a town.</answer>"}]}
     (folder / "others").mkdir()
