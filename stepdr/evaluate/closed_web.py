@@ -98,9 +98,8 @@ def episode_record(unit, played, tools, tokenizer) -> dict:
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #cf177269
 def make_units(models=MODELS, sets=SETS, temperatures=TEMPERATURES): # -> list of units, long ones of each model first
-    "All combinations; of models that learned to write reports only is anything sampled at a temperature."
-    return [{"model": m, "set": s, "temperature": float(t)} for m in models for s in sets for t in sorted(temperatures, reverse=True)
-            if not t or m in SHOWN]
+    "All combinations."
+    return [{"model": m, "set": s, "temperature": float(t)} for m in models for s in sets for t in sorted(temperatures, reverse=True)]
 
 def unit_name(unit): # -> text for a file's name
     return f"{unit['model'].replace('/', '.')}.{unit['set']}.t{unit['temperature']:g}" + (f".n{unit['limit']}" if unit.get("limit") else "")
