@@ -28,7 +28,7 @@ from stepdr.run.state import code_hashes
 STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
 MICRO = ("--profile", "micro")
 SMALL = {"tokens_per_step": 1024, "processes": 2,
-         "midtrain.curve": 3, "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 60_000,  # a checkpoint after 50 steps
+         "midtrain.curve": 3, "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 110_000,  # a checkpoint after 50 steps
          "judge.tokens": 10_000, "ppo.iterations": 7, "ppo.minibatch": 8}  # a checkpoint after 5 iterations
 MODELS = {"base", "midtrain", "sft_without_midtrain", "sft", "ppo"}
 METRICS = {"simpleqa", "triviaqa", "frames", "rubric", "rubric_strict", "report_success", "citation_precision", "citation_recall", "tool_calls", "tokens"}
