@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.config import InputError
 from .base import check_weights, positions_of, read_config, reading
-from .renderer import renderer_for, template_fault
+from .renderer import renderer_for
 
 # %% ../../nbs/50_model/06_abilities.ipynb #c3053f68
 def empty_model(config):

@@ -14,7 +14,7 @@ import math
 import random
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .closed_questions import readable, verified_questions, web_at, write_facts,
 from .decontamination import Evaluation, Wording, decontamination
 from .documents import corpus_build
 from .engine import run_chunks
-from .expert import Care
+from .expert import care_of
 from stepdr.synthesis.filters import (
     apply_filters,
     citation_format,
@@ -421,7 +421,7 @@ def options_of(category, settings):  # Category, SynthesisSettings -> options of
     if category.maker in ("closed:expert_work", "closed:reflected_work", "closed:verified_claim"):
         options["failure_rate"] = settings.failure_rate
     if category.options.get("work") in ("research", "seeking"):
-        options["care"] = {one.name: getattr(settings, f"care_{one.name}") for one in fields(Care)}
+        options["care"] = asdict(care_of(settings))
     return options
 
 def category_rows(stage, name, wanted, pools, makers, settings, heldout, made, seen, rng):  # -> rows of a category
