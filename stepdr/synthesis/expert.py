@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PERFECT', 'PROTOCOL', 'CLAIMS', 'LOST', 'ASKED', 'FURTHER', 'PROOF', 'LINK', 'MOST_QUERIES', 'MOST_TURNS', 'MANY',
-           'LIST', 'BEGIN', 'DEEPER', 'AGAIN', 'CHECK', 'WRITE', 'LACK', 'PAIR', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS',
-           'Care', 'care_of', 'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for', 'other_query',
-           'portions', 'shown_for', 'Search', 'Episode', 'noted', 'look_up', 'seek', 'subject_of', 'walk', 'to_do',
-           'plan_steps', 'further', 'Research', 'said_on', 'thought_of', 'last_thought', 'cited_value', 'told',
-           'told_all', 'research', 'planning', 'trajectory_names', 'trajectory_of', 'trajectory', 'make_trajectory']
+           'LIST', 'BEGIN', 'HAVE', 'DEEPER', 'AGAIN', 'CHECK', 'LACK', 'PAIR', 'WRITE', 'PLAN_ASKED', 'PLAN_ENDS',
+           'MAKERS', 'Care', 'care_of', 'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for',
+           'other_query', 'portions', 'shown_for', 'Search', 'Episode', 'noted', 'look_up', 'seek', 'subject_of',
+           'walk', 'to_do', 'plan_steps', 'further', 'Research', 'called', 'said_on', 'thought_of', 'last_thought',
+           'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names', 'trajectory_of', 'trajectory',
+           'make_trajectory']
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #3d178e1f
 import random
@@ -99,7 +100,7 @@ def other_query(need, wording, rng) -> str:
 def portions(needs, wording, parts=1) -> list[list[Need]]:
     "Needs dealt to about so many queries for each subject; what stands in one section of a page stays together."
     subjects = {}
-    for need in sorted(needs, key=lambda need: wording[need.relation].section):
+    for need in sorted(needs, key=lambda need: wording[need.relation].section if parts > 1 else ""):
         subjects.setdefault(need.entity, []).append(need)
     found = []
     for rows in subjects.values():
@@ -125,15 +126,11 @@ class Search:
     "A query that was made."
     query: str
     needs: tuple[Need, ...]
-    page: int  # of its results
     shown: int  # paragraphs
     topk: int  # paragraphs that were asked for
 
     @property
-    def failed(self): return self.page == 1 and not self.shown
-
-    @property
-    def more(self): return self.shown == self.topk
+    def failed(self): return not self.shown
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #1515e00e
 class Episode:
@@ -159,12 +156,11 @@ class Episode:
         self.read.update((key, known[key]) for key in cited_ids(result.text) if key in known)
         return result.text
 
-    async def look(self, thought, asked, topk, page=1):
+    async def look(self, thought, asked, topk):
         "Search: `asked` is [(query, its needs)]."
-        options = {"topk": topk} | ({"page": page} if page > 1 else {})
-        shown = shown_for(await self.act(thought, [query for query, _ in asked], **options))
+        shown = shown_for(await self.act(thought, [query for query, _ in asked], topk=topk))
         for query, needs in asked:
-            search = Search(query, tuple(needs), page, shown.get(query, 0), topk)
+            search = Search(query, tuple(needs), shown.get(query, 0), topk)
             self.searches.update(dict.fromkeys(needs, search))
             self.alone.update(needs if len(needs) == 1 else ())
 
@@ -173,10 +169,10 @@ class Episode:
         return await self.act(thought, call=surf("batch_open", urls=[address]))
 
     async def look_further(self, thought, need):
-        "More results of a need's last search where there may be some, else a search in other words."
+        "A need's last search again where it failed, else a search in other words."
         last = self.searches[need]
-        query = last.query if last.more or last.failed else other_query(need, self.web.graph.wording, self.rng)
-        await self.look(thought, [(query, [need])], last.topk, last.page + 1 if last.more else 1)
+        query = last.query if last.failed else other_query(need, self.web.graph.wording, self.rng)
+        await self.look(thought, [(query, [need])], last.topk)
 
     def evidence(self, need) -> list[tuple]:
         return evidence(need, self.read.values())
@@ -318,10 +314,12 @@ class Research(Episode):
         return [need for need in found if need not in self.needs]
 
     def unproven(self) -> list[Need]:
-        "Needs on which fewer than two trusted sites were read, if the expert looks for a second one."
+        "Needs on which fewer than two trusted sites were read, none first, if the expert looks for a second one."
         def sites(need): return {one.site for one, said in self.evidence(need) if one.site in TRUSTED and not said.year}
-        return [need for need in self.needs if need in self.searches and self.evidence(need) and len(sites(need)) < 2
-                and self.does("verify", need)]
+        rows = [(len(sites(need)), need) for need in self.needs
+                if need in self.searches and need not in self.alone and self.evidence(need)]
+        rows = [(count, need) for count, need in rows if count < 2 and self.does("verify", need)]
+        return [need for _, need in sorted(rows, key=lambda row: row[0])]
 
     async def list_plan(self):
         "Keep many things in the todo list, now and then."
@@ -339,63 +337,69 @@ class Research(Episode):
         self.needs += (deeper := self.deeper())
         lacking, unproven = self.lacking(), self.unproven()
         fresh = [need for need in self.needs if need not in self.searches and not self.evidence(need)]
-        more = list(dict.fromkeys(self.searches[need] for need in lacking + unproven if self.searches[need].more))
-        doubtful = [need for need in unproven if need not in self.alone and self.finding(need).doubtful]
-        single = [need for need in lacking + doubtful if not self.searches[need].more]
         wording = self.web.graph.wording
         asked = [(query_for(part, wording, self.rng), part) for part in portions(fresh, wording, self.parts)]
-        asked += [(other_query(need, wording, self.rng), [need]) for need in single]
-        thought = thought_of(self, deeper, single or lacking, unproven)
-        if single and not fresh and (key := self.page_to_open(single)):
-            self.alone.update(single)
+        asked += [(other_query(need, wording, self.rng), [need]) for need in lacking + unproven]
+        asked = asked[:MOST_QUERIES]
+        sought = {need for _, needs in asked for need in needs}
+        thought = thought_of(self, deeper, [need for need in lacking if need in sought],
+                             [need for need in unproven if need in sought])
+        if lacking and not fresh and (key := self.page_to_open(lacking)):
+            self.alone.update(lacking)
             await self.open(thought, key)
         elif asked:
-            await self.look(thought, asked[:MOST_QUERIES], 2 if self.read else self.topk)
-        elif more:
-            page = max(search.page for search in more)
-            again = [(search.query, search.needs) for search in more if search.page == page]
-            await self.look(thought, again[:MOST_QUERIES], more[0].topk, page + 1)
+            self.alone.update(unproven)
+            await self.look(thought, asked, 2 if self.read else self.topk)
         else:
             return False
         return True
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #da52ee9e
 LIST = ("There is much to find; I keep a list.", "First a list of what to find.", "Much is asked for; I list it.")
-BEGIN = ("The report needs the {nouns}.", "I have to find the {nouns}.", "To find: {nouns}.", "First the {nouns}.")
+BEGIN = ("The report needs the {nouns}.", "I have to find the {nouns}.", "To find: the {nouns}.")
+HAVE = ("I have the {nouns}.", "Found: the {nouns}.")
 DEEPER = ("The {noun} is {value}; next its {more}.", "{value} is the {noun}, so I look for its {more}.")
-AGAIN = ("Nothing on the {nouns} yet; I look further.", "The {nouns} is still missing.", "I still lack the {nouns}.")
+AGAIN = ("Nothing on the {nouns} yet; I ask in other words.", "I still lack the {nouns}.")
 CHECK = ("Only one good source for the {nouns}; I look for another.", "I look for a second source on the {nouns}.")
-WRITE = ("I have what I need and write.", "That is enough for the report.", "Now I can write.", "I have the {nouns}.")
-LACK = ("Nowhere did I find the {nouns}.", "The {nouns} is on none of the pages.", "I give up on the {nouns}.")
+LACK = ("Nowhere did I find the {nouns}.", "I give up on the {nouns}.")
 PAIR = ("On the {nouns} the sources differ.", "Two trusted pages differ on the {nouns}.")
+WRITE = "Now I write."
 
 
-def said_on(work, forms, relations, more=()) -> str:
-    "One of the forms with the nouns of up to three relations, or of all with `more` behind them."
-    nouns = list(dict.fromkeys(work.web.graph.wording[relation].noun for relation in relations))
-    return work.rng.choice(forms).format(nouns=listed([*nouns, *more] if more else nouns[:3]))
+def called(work, need) -> str:
+    "A need as a thought names it; one that another led to with it."
+    return work.noun(need) + (f" of the {work.web.graph.wording[need.under].noun}" if need.under else "")
+
+
+def said_on(work, forms, needs, more=(), named=False) -> str:
+    "One of the forms with what needs are called, and `more` behind them; empty without needs."
+    of = (lambda need: f" of {need.name}") if named and work.meta["compare"] else lambda need: ""
+    names = list(dict.fromkeys(called(work, need) + of(need) for need in needs))
+    return work.rng.choice(forms).format(nouns=listed([*names, *more])) if names else ""
 
 
 def thought_of(work, deeper, again, unproven) -> str:
-    "What the expert thinks before a turn of `Research`."
+    "What the expert thinks before a turn of `Research`: what it has, and what it looks for."
     if not work.read:
-        return said_on(work, BEGIN, [need.relation for need in work.needs], () if work.toolbox.calls else further(work))
+        return said_on(work, BEGIN, work.needs, further(work))
     wording = work.web.graph.wording
-    parts = [work.rng.choice(DEEPER).format(noun=wording[need.under].noun, value=need.name, more=work.noun(need))
-             for need in deeper[:1]]
-    if again:
-        parts.append(said_on(work, AGAIN, [need.relation for need in again]))
-    elif unproven and not parts:
-        parts.append(said_on(work, CHECK, [need.relation for need in unproven]))
-    return " ".join(parts)
+    parts = [said_on(work, HAVE, [need for need in work.needs if work.evidence(need)])]
+    parts += [work.rng.choice(DEEPER).format(noun=wording[need.under].noun, value=need.name, more=work.noun(need))
+              for need in deeper[:1]]
+    parts += [said_on(work, AGAIN, again, named=True)]
+    parts += ["" if again or deeper else said_on(work, CHECK, unproven, named=True)]
+    return " ".join(filter(None, parts))
 
 
 def last_thought(work, findings) -> str:
-    "What the expert thinks before it writes."
-    rows = [(forms, [one.relation for one in findings if min(2, len(one.values)) == count])
-            for count, forms in ((1, WRITE), (0, LACK), (2, PAIR))]
-    said = [said_on(work, forms, relations) for forms, relations in rows if relations]
-    return " ".join(said) or "I found nothing to write on."
+    "What the expert thinks before it writes: what it has, what it lacks, what is disputed."
+    rows = [one for found in findings for one in (found, found.beside) if one]
+    values = {(one.entity, one.relation, one.under): len(one.values) for one in rows}
+    known = {need: count for need in work.needs if (count := values.get((need.entity, need.relation, need.under))) is not None}
+    parts = [said_on(work, HAVE, [need for need, count in known.items() if count]),
+             said_on(work, LACK, [need for need, count in known.items() if not count], named=True),
+             said_on(work, PAIR, [need for need, count in known.items() if count > 1], named=True)]
+    return " ".join([*filter(None, parts), WRITE])
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #1ce28b3d
 def cited_value(work, value, need) -> Value:
