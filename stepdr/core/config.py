@@ -276,6 +276,8 @@ class EvaluateSettings:
     reply_tokens: int = setting(256, "tokens a reply may have", 8, 1_000_000)
     context_tokens: int = setting(4096, "tokens a conversation may have, its tools and the reply among them", 500, 10_000_000)
     slots: int = setting(32, "episodes that are played at the same time; does not change the result", 1, 100_000)
+    sampled: str = setting("all", "what is sampled at temperature 1 beside greedy: all, or only the reports of the models that a gain compares",
+                           choices=("all", "gains"))
     samples: int = setting(2000, "bootstrap resamples", 10, 1_000_000)
     processes: int = setting(2, "processes that share the models' episodes", 1, 64)
     examples: int = setting(2, "episodes shown in the prompt to a model that was trained in no protocol, as the base model", 0, 20)
@@ -300,7 +302,7 @@ PROFILES = {"quick": {
                            rl_iterations=2, rl_labels=8, rl_lr=4e-5, rl_dev_labels=24, answer_tokens=96, **EPISODE, **SMOLLM2),
     "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=1, learning_rate=4e-5,
                        critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, **EPISODE),
-    "evaluate": EvaluateSettings(curve_tasks=0, **EPISODE)}}
+    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", **EPISODE)}}
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
 def vary(settings: dict,  # stage name -> settings, as of a profile
