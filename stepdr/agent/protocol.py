@@ -34,7 +34,7 @@ class Protocol:
     def __post_init__(self):
         validate(self)
 
-PROTOCOLS = {"full": Protocol(), "brief": Protocol("brief", False, "line", 3, "batch_web_surfer,todo", "brief")}
+PROTOCOLS = {"full": Protocol(), "brief": Protocol("brief", False, "line", 4, "batch_web_surfer,todo", "brief")}
 
 # %% ../../nbs/30_agent/00_protocol.ipynb #b4b530c7
 def opening(question: str, protocol=Protocol()) -> list[dict]:

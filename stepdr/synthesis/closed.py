@@ -20,6 +20,9 @@ from .attempts import SeekingSettings
 from .closed_questions import readable, web_at
 from .closed_teacher import ClosedTeacher, nouns_in, relation_of
 from stepdr.synthesis.expert import (
+    ANSWER,
+    FIND,
+    LACK,
     LOST,
     PERFECT,
     PROTOCOL,
@@ -29,7 +32,7 @@ from stepdr.synthesis.expert import (
     asked,
     expert_toolbox,
     look_up,
-    noted,
+    found_so_far,
     portions,
     query_for,
     seek,
@@ -144,7 +147,7 @@ def request_work(item, world, rng):  # {"id", "task", "number"}, folder of the w
     needs = [Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0])]
     if task["kind"] == "research":
         needs = Research(task, None, web_at(world), PERFECT, rng).needs
-    queries = [query_for(part, wording, rng) for part in portions(needs, wording)]
+    queries = [query_for(part, wording) for part in portions(needs, wording)]
     answer = "\n".join(f"- {query}" for query in queries)
     names = {need.name for need in needs}
     return chat_row(
@@ -182,18 +185,18 @@ async def planned_work(item, world, seed):  # {"id", "task", "report"}, folder o
 async def hasty(task, toolbox, web, rng):  # task row, Toolbox, ClosedWeb, random.Random -> chat rows
     "An attempt that believes open sites before edited ones."
     episode = Episode(task["query"], toolbox, web, replace(PERFECT, retry=0.0, verify=0.0), rng)
-    need, thought = Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0]), "I search for it."
+    need, thought = Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0]), FIND.format(", then ".join(web.graph.wording[relation].noun for relation in task["plan"]))
     for relation, after in zip(task["plan"], [*task["plan"][1:], None]):
         await look_up(episode, need, thought)
         rows = sorted(episode.evidence(need), key=lambda row: row[0].site in TRUSTED)
         if not rows:
             episode.finish(
-                LOST.format(noun=episode.noun(need)), f"I could not find the {episode.noun(need)} of {need.name}."
+                LOST.format(episode.noun(need)), f"I could not find the {episode.noun(need)} of {need.name}."
             )
             return episode.messages
         value = settle(need, rows[:1], False).values[0]
-        thought, need = noted(episode.noun(need), value, rng), Need(value.entity, value.name, after)
-    episode.finish(thought, value.name)
+        thought, need = found_so_far([(episode.noun(need), [value.name])]), Need(value.entity, value.name, after)
+    episode.finish(f"{thought} {ANSWER}", value.name)
     return episode.messages
 
 class ExpertAttempts:
@@ -253,15 +256,15 @@ def verification_messages(web, check, need, value, rng):
     "A check as one agent's work."
     noun = web.graph.wording[need.relation].noun
     messages = opening(rng.choice(CHECK).format(check.statement), PROTOCOLS[PROTOCOL])
-    thought = f"I look for what others say of the {noun}."
+    thought = FIND.format(f"what others say of the {noun}")
     for one in check.rounds:
         messages.append(turn(thought, queries=one["queries"]))
         messages.append(result_row(messages[-1]["tool_calls"][0], one["text"]))
-        thought = f"Nothing on the {noun} yet; I search in other words."
+        thought = LACK.format(noun)
     found = finding_of(web.graph, evidence(need, [web.world.paragraphs[key] for key in check.paragraphs]))
-    notes = [noted(noun, one, rng) for one in found.values]
+    notes = found_so_far([(noun, [one.name for one in found.values])] if found.values else [])
     answer = f"{VERDICT[check.verdict]} {told(web.graph, [found], rng)}"
-    messages.append(turn(" ".join([*notes, f"The statement says {value}."]), f"<answer>{answer}</answer>"))
+    messages.append(turn(f"{notes} The statement says {value}.".strip(), f"<answer>{answer}</answer>"))
     return messages
 
 # ClosedWeb, ids, random.Random -> (name of the value, whether it is right), or None

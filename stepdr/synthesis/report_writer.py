@@ -283,11 +283,12 @@ def sections_of(findings, graph, shuffle=None) -> dict:
     return {heading: [finding for block in found[heading] for finding in block] for heading in order}
 
 
-def write_report(subject, findings, graph, rng) -> str:
+def write_report(subject, findings, graph, rng, manner=None) -> str:
     """A report on findings.
 
-    `subject` is the topic's name, `graph` the facts with their wording, `rng` what decides the manner."""
-    writer = Writer(graph, draw_manner(rng), rng)
+    `subject` is the topic's name, `graph` the facts with their wording, `rng` what decides its words, and the
+    manner where none is given."""
+    writer = Writer(graph, manner or draw_manner(rng), rng)
     lead = [writer.manner.lead.format(S=subject)] if writer.manner.lead else []
     parts = sections_of(findings, graph, rng.shuffle if writer.manner.shuffled else None)
     return "\n\n".join(lead + [f"## {heading}\n{' '.join(writer.sentences(rows))}" for heading, rows in parts.items()])
