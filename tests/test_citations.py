@@ -24,7 +24,7 @@ from stepdr.evaluate.benchmarks import score_verdicts
 from stepdr.evaluate.citations import (
     EndpointCitations, CitedSource, SourceReader, TruthCitations, WordCitations, check_report, check_reports,
     citation_figure, citation_judge_from, citation_table, cut_page, extract_asked, fact_rows)
-from stepdr.evaluate.cited_statements import CitedStatement, extract_citations, source_key, split_sentences
+from stepdr.evaluate.cited_statements import CitedStatement, extract_citations, source_key
 from stepdr.evaluate.closed_web import citation_support
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
@@ -81,11 +81,6 @@ def test_headings_of_lists_of_sources(head): assert shown(BODY + LISTED.format(h
     ("The river is long \\[1\\].\n\n## Sources\n1\\. A https://a.org/1", [("The river is long.", ["https://a.org/1"])]), ("The river is long (Smith et al., 2020).\n\n## References\n- Smith, J. (2020). Rivers. https://a.org/s", [("The river is long.", ["https://a.org/s"])]),
     ("The river was 5.2 km long in 1990.5 people said so.", [("The river was 5.2 km long in 1990.5 people said so.", [])])])
 def test_forms_that_people_paste(text, expected): assert shown(text) == expected
-
-
-def test_sentences():
-    text = "Dr. J. Hill of the U.S. came in Jan. 1883, e.g. by rail. It cost $3.5 million (cf. Fig. 2)! \"Why?\" he asked. No. 5 won. 他说：“好。”然后走了。"
-    assert [part.strip() for part in split_sentences(text)] == ["Dr. J. Hill of the U.S. came in Jan. 1883, e.g. by rail.", "It cost $3.5 million (cf. Fig. 2)!", '"Why?" he asked.', "No. 5 won.", "他说：“好。”", "然后走了。"]
 
 
 def test_addresses_of_one_page():

@@ -13,7 +13,8 @@ from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
 from stepdr.core.prompts import SCHEMAS
 from stepdr.core.quotes import quote_stands
-from stepdr.core.scripted_teacher import OfflineTeacher, sentences
+from stepdr.core.scripted_teacher import OfflineTeacher
+from stepdr.core.languages import sentences
 from stepdr.tools.tool import run_async
 from stepdr.core.trajectory import bare_id, cited_ids
 

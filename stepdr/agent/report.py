@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..core.artifacts import atomic_write
 from ..core.config import InputError
-from ..core.scripted_teacher import claim_terms, passage_for, sentence_spans, sentences, share_said
+from ..core.scripted_teacher import claim_terms, passage_for, share_said
+from ..core.languages import sentence_spans, sentences
 from ..core.trajectory import CITE, cited_ids, without_citations
 
 # %% ../../nbs/30_agent/08_report.ipynb #a0286547

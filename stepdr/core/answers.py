@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MONTHS', 'plain_answer', 'spoken_number', 'han_number', 'figure_values', 'Reading', 'read_quantity', 'read_date',
            'without_marks', 'name_forms', 'same_name', 'read_answer', 'compare_answers', 'same_answer', 'with_readings',
-           'is_refusal', 'sentences_in', 'find_in_sentence', 'grade_answer', 'cited_answer']
+           'is_refusal', 'find_in_sentence', 'grade_answer', 'cited_answer']
 
 # %% ../../nbs/00_core/14_answers.ipynb #e8f09992
 import html
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from .languages import sentences
 from .trajectory import cited_ids, without_citations
 
 # %% ../../nbs/00_core/14_answers.ipynb #ce86dc94
@@ -338,9 +339,6 @@ _COPULA = re.compile(r"\b(?:is|was|are|were|be|became|becomes|equals)\b|[:：=]|
 _LEAD = re.compile(r"^(?:(?:so|thus|therefore|hence)[, ]+)?(?:the |my )?(?:(?:final|short|correct|right|best) )?answer(?: to (?:the|this|your) question)?\s*(?:is|[:：=])\s*|^(?:最终)?答案\s*(?:是|为|[:：])\s*|^A:\s+", re.IGNORECASE)
 _KNOWN_SOURCES = frozenset("wikipedia wikidata britannica".split())
 
-def sentences_in(text): # plain -> list
-    return [part for part in re.split(r"(?<=[.!。！])\s+(?=[\"'(]?[A-Z\d])|(?<=[。！])|\n+", text) if part and part.strip()]
-
 def _bare(chunk): return re.sub(r"^[\"'(\[{<,;:]+|[\"')\]}>,;:.!?。，]+$|'s$", "", chunk)
 
 def _is_name(chunk): return bool(chunk) and chunk[0].isupper() and chunk.casefold() not in _SMALL and chunk.casefold() not in _KNOWN_SOURCES
@@ -406,7 +404,7 @@ def _says(sentence, right, question, whole): # sentence, text that counts as rig
     return "open" if _rivals(chunks, first, last, numeric, question) or re.search(r"\band\s*\0|\0,?\s*(?:and|&)\s", outside) else "same"
 
 def _says_wide(text, right): # the same for scripts without spaces
-    for part in sentences_in(text):
+    for part in sentences(text):
         part = part.strip(" 。.!！")
         tail = re.search(r"(?:是|为|：|:|叫|即)\s*([^是为：:]*)$", part)
         if tail and compare_answers(tail[1].strip("“”\"'《》 "), right) == "same" and not _TURNS.search(part[:tail.start()] + part[tail.start()]): return "same"
@@ -422,7 +420,7 @@ def find_in_sentence(answer, right, question=""): # texts -> "same", "open" wher
     if _WIDE.search(right):
         there = any("".join(form.split()) in "".join(_words(plain.casefold(), False)) for form in name_forms(right))
         return (_says_wide(plain, right) if len(plain) <= 400 else "open") if there else ""
-    parts, found = sentences_in(plain), []
+    parts, found = sentences(plain), []
     if len(plain) > 2000: return "open" if _stands_somewhere(plain, right) else ""
     for place, part in enumerate(parts): found.append(_says(part, right, asked, len(parts) == 1))
     if "same" not in found: return "open" if "open" in found or read_answer(right).kind == "text" and _stands_somewhere(plain, right) else ""

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['CHINESE_CHARACTER', 'is_url', 'source_key', 'bare_url', 'identified', 'is_source_head', 'read_sources', 'Cited',
-           'CitedStatement', 'mark_citations', 'split_sentences', 'blocks_of', 'is_claim', 'extract_citations',
-           'deduplicate']
+           'CitedStatement', 'mark_citations', 'blocks_of', 'is_claim', 'extract_citations', 'deduplicate']
 
 # %% ../../nbs/90_evaluate/08_cited_statements.ipynb #96a9d56c
 import re
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from ..core.languages import sentences
 from ..core.trajectory import CITE_FORM, cited_ids
 
 # %% ../../nbs/90_evaluate/08_cited_statements.ipynb #e76ce8da
@@ -190,28 +190,6 @@ def mark_citations(text, sources): # text, list of sources -> (text with marks, 
         return mark((Cited(address, "url"),), "", found["url"][len(address):].replace("*", "").replace("_", ""))
     return _CITATION.sub(one, text), marks
 
-# %% ../../nbs/90_evaluate/08_cited_statements.ipynb #7dc10813
-_SHORT = frozenset(
-    "e.g i.e dr mr mrs ms prof st vs no nos fig figs al etc inc ltd co corp jr sr approx ca cf u.s u.k u.n p pp vol "
-    "ed eds art sec ch jan feb mar apr jun jul aug sep sept oct nov dec".split())
-_END = re.compile(
-    "(?:[.!?…]+[\"'”’)\\]]*|[。！？；]+[\"'”’）」』]*)(?:\\s*\x00\\d+\x00)*(?=\\s|$|[^\\x00-\\x7f])|\x00\\d+\x00[ "
-    "\\t]*(?=\n)|\n(?=\n)")
-
-def split_sentences(text): # -> list of texts
-    """Cut text at the ends of sentences; marks after a full stop stay with the sentence before it, and a line that
-    ends with a mark is whole."""
-    parts, start = [], 0
-    for end in _END.finditer(text):
-        if end[0][0] in ".?!":
-            word = re.search(r"[\w.]*$", text[max(start, end.start() - 12):end.start()])[0].lower().rstrip(".")
-            after = text[end.end():end.end() + 8].lstrip()[:1]
-            if (end.start() and ((word in _SHORT or len(word) == 1 and word.isalpha()) and not _MARK.search(end[0])
-                                 and after or after.islower())):
-                continue
-        parts.append(text[start:end.end()]); start = end.end()
-    return [part for part in (*parts, text[start:]) if part.strip()]
-
 # %% ../../nbs/90_evaluate/08_cited_statements.ipynb #8ce6df71
 _ITEM = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)、])\s+")
 _RULE = re.compile(r"^[\s|:+=_*-]*$")
@@ -277,7 +255,7 @@ def extract_citations(report, # text of a report; None counts as an empty one
     found = []
     for heading, block in blocks_of(lines, used):
         marked, marks = mark_citations(block, sources)
-        for sentence in split_sentences(marked):
+        for sentence in sentences(marked, cited=_MARK.pattern, wrapped=True):
             if len(sentence) < 5 and "\x00" not in sentence: continue # too little to state anything
             cited = (tuple(dict.fromkeys(c for number in _MARK.findall(sentence) for c in marks[int(number)]))
                      if "\x00" in sentence else ())

@@ -21,7 +21,8 @@ from ..core.teacher import run_to_end
 from ..core.trajectory import CITE, all_cited, without_citations
 from .judges import OracleJudge
 from .labels import label_rows
-from .perturbations import parts_of, pieces_of
+from .perturbations import parts_of
+from ..core.languages import pieces_of
 from .writers import TELLINGS, UNSEEN_TELLINGS, researched, retold
 from ..model.batched import run_episodes
 from ..synthesis.claims import mentions

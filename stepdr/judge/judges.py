@@ -31,6 +31,7 @@ from ..core.config import InputError, setting, validate
 from .metrics import VERDICTS
 from .labels import SOURCES_TOKENS, cited_sources, judge_prompt, label_row, rubric_kind, task_language
 from ..core.endpoint import ChatEndpoint
+from ..core.languages import sentences
 from ..core.usage import guess_tokens
 from ..core.connection import endpoint_settings
 from ..core.prompts import SCHEMAS, prompt, teacher_messages, wording
@@ -178,7 +179,8 @@ class WordsJudge(RubricJudge):
         self.full, self.part = full, part
 
     async def judge(self, task, report, paragraphs=None):
-        lines = [(content.__wrapped__(line), set(re.findall(r"\d+(?:\.\d+)?", line))) for line in re.split(r"\n+|(?<=[.!?])\s+|(?<=[。！？])", without_citations(report or "", " ")) if line.strip()]
+        lines = [(content.__wrapped__(line), set(re.findall(r"\d+(?:\.\d+)?", line)))
+                 for line in sentences(without_citations(report or "", " "))]
         return [self.one(_ASKS.sub("", rubric["criterion"]), lines) for rubric in task["rubrics"]]
 
     def one(self, text, lines):

@@ -18,7 +18,8 @@ from ..core.structured import as_asked, read_objects, schema_faults, schema_vali
 from ..core.trajectory import all_cited, cited_ids, without_citations
 from ..core.usage import guess_tokens
 from .metrics import VERDICTS
-from .perturbations import is_chinese, pieces_of
+from .perturbations import is_chinese
+from ..core.languages import pieces_of
 from ..synthesis.rubrics import content
 
 # %% ../../nbs/70_judge/07_labels.ipynb #a91a4c12

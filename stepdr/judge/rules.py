@@ -16,7 +16,7 @@ from ..core.trajectory import all_cited, without_citations
 from .intervals import confusion_matrix, macro_f1
 from .judges import RubricJudge, join_trials
 from .labels import label_row, rubric_kind
-from .perturbations import pieces_of
+from ..core.languages import pieces_of
 from ..synthesis.rubrics import content
 from ..synthesis.claims import mentions
 from ..tools.tool import chance

@@ -24,7 +24,8 @@ from ..core.replies import ContextTooLong, EndpointError, Reply
 from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..agent.protocol import Protocol, protocol_words
-from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, sentences, share_said
+from ..core.scripted_teacher import OfflineTeacher, keywords, names_in, rule, share_said
+from ..core.languages import sentences
 from .filters import dead_end
 from .trajectories import sources_read
 from .records import as_settings, dropped, malformed_item

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from ..core.scripted_teacher import sentence_spans
+from ..core.languages import sentence_spans
 from ..core.trajectory import all_cited, without_citations
 from ..world.wording import say, surname
 

@@ -15,7 +15,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 
 from ..core.outcomes import SetAside
-from ..core.scripted_teacher import figures_in, folded, keywords, names_in, rule, sentences
+from ..core.scripted_teacher import figures_in, folded, keywords, names_in, rule
+from ..core.languages import sentences
 from .attempts import gather, SeekingSettings
 from ..tools.tool import ToolError
 from ..world.paragraphs import Paragraph, paragraph_id

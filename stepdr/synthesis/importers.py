@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DAMAGED', 'OUTSIDE', 'INSIDE', 'RULE', 'LINES', 'ENDINGS', 'PACKED', 'opened', 'bounded_lines', 'decoded', 'too_long',
-           'line_rows', 'array_items', 'array_rows', 'document_rows', 'continues', 'block_rows', 'shown', 'pieces_of',
-           'parquet_rows', 'bare_name', 'is_message', 'layout_of', 'is_state', 'rows_in', 'Pending', 'files_in',
-           'read_trajectories', 'import_file', 'count', 'complaint', 'dataset_features']
+           'line_rows', 'array_items', 'array_rows', 'document_rows', 'continues', 'block_rows', 'shown',
+           'question_texts', 'parquet_rows', 'bare_name', 'is_message', 'layout_of', 'is_state', 'rows_in', 'Pending',
+           'files_in', 'read_trajectories', 'import_file', 'count', 'complaint', 'dataset_features']
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #06027807
 import bz2
@@ -122,7 +122,7 @@ def continues(before, after): # two pieces of a log -> is the second a part of t
 def block_rows(stream, limit): # -> (line number, text of an episode or BadRow, excerpt)
     "Episodes of a ReAct log."
     pending = None
-    for number, text in pieces_of(stream, limit):
+    for number, text in question_texts(stream, limit):
         both = pending and isinstance(text, str) and isinstance(pending[1], str) and len(pending[1]) + len(text) <= limit
         if both and continues(pending[1], text): pending = (pending[0], pending[1] + "\n\n" + text)
         else:
@@ -133,7 +133,7 @@ def block_rows(stream, limit): # -> (line number, text of an episode or BadRow, 
 def shown(text): return text.encode() if isinstance(text, str) else b""
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #366f01be
-def pieces_of(stream, limit): # -> (line number, text from one `Question:` to the next, or BadRow)
+def question_texts(stream, limit): # -> (line number, text from one `Question:` to the next, or BadRow)
     "What a log holds between its questions and headings."
     block, size, start, blank, inside = [], 0, 1, True, False
     def finish():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core.artifacts import write_jsonl
 from ..core.config import InputError
+from ..core.languages import sentences
 from ..core.outcomes import SetAside
 from ..core.scripted_teacher import names_in, share_said
 from .attempts import SeekingSettings
@@ -20,7 +21,7 @@ from .edge_checks import search_words
 from .question_checks import read_twice
 from .records import as_settings, dropped, malformed_item, task_row
 from .reflection import states
-from .statements import plain, sentences_of, unclear
+from .statements import plain, unclear
 from ..tools.tool import ToolError
 from ..world.passages import passage_kind, text_width
 
@@ -90,7 +91,7 @@ async def found_beside(question: str, provider, hits: int) -> list[dict]:
 def rival(question: str, answer: str, paragraphs, most: float = 0.75) -> str:
     "A sentence that has most of a question's words and not its answer; empty if there is none."
     for p in paragraphs:
-        for text in sentences_of(p["text"]):
+        for text in sentences(p["text"]):
             said = share_said(question, text, ("year", "who", "what", "many"))
             if said >= most and not names_in(text, answer):
                 return text
@@ -165,7 +166,7 @@ CITED = {"en": "Each statement of the report is followed by a citation of a para
 
 def section_statements(paragraphs, most: int) -> list[tuple[str, str]]:
     "(sentence, id of its paragraph) of sentences that state something and can be understood alone."
-    found = [(text, p["id"]) for p in paragraphs for text in sentences_of(p["text"])
+    found = [(text, p["id"]) for p in paragraphs for text in sentences(p["text"])
              if states(text) and not unclear(plain(text)) and 6 <= len(text.split()) <= 40]
     return found[:most]
 

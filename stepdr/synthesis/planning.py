@@ -16,7 +16,8 @@ from ..core.outcomes import SetAside
 from ..core.config import InputError
 from ..agent.budget import ResearchSettings
 from ..agent.context import message_text, shrink
-from ..core.scripted_teacher import keywords, names_in, rule, sentences
+from ..core.scripted_teacher import keywords, names_in, rule
+from ..core.languages import sentences
 from .attempts import SeekingSettings, attempt, gather
 from .filters import content_words
 from .word_forms import words

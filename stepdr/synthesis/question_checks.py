@@ -12,7 +12,8 @@ from ..core.answers import compare_answers, read_answer
 from ..core.outcomes import SetAside
 from ..core.prompts import PROMPTS
 from ..core.reply_checks import EDGE
-from ..core.scripted_teacher import names_in, sentences
+from ..core.scripted_teacher import names_in
+from ..core.languages import sentences
 from .attempts import grade
 from .edge_checks import hit_paragraph, is_common, telling_parts, search_words
 from .question_rules import fuzz_dates, fuzz_numbers

@@ -12,7 +12,8 @@ import re
 from collections import Counter
 
 from ..core.reply_checks import EDGE
-from ..core.scripted_teacher import folded, keywords, names_in, rule, sentences, share_said
+from ..core.scripted_teacher import folded, keywords, names_in, rule, share_said
+from ..core.languages import sentences
 from .attempts import at_gap, GAP
 from .edge_checks import CLASS_RELATION, telling_parts
 from .statements import statements_asked

@@ -29,7 +29,8 @@ from ..agent.budget import ResearchSettings
 from ..agent.drivers import ResearchAgent
 from ..agent.context import message_text, shrink, split_turns
 from ..core.answers import compare_answers
-from ..core.scripted_teacher import figures_in, keywords, passage_for, rule, sentences
+from ..core.scripted_teacher import figures_in, keywords, passage_for, rule
+from ..core.languages import pieces_of, sentences
 from .attempts import on_background, same_answer, unread
 from .word_forms import words
 from .trajectories import calls_of, malformed, sources_read
@@ -94,7 +95,6 @@ _WHOLE = ([(name, re.compile(rf"\b{text}", re.IGNORECASE)) for name, text in CLA
           + [(name, re.compile(text, re.IGNORECASE)) for name, text in SENTENCES.items()])
 _WHOLE += ([(name, re.compile(text)) for name, text in {**CLAUSES_ZH}.items()]
            + [(name, re.compile(text)) for name, text in SENTENCES_ZH.items()])
-_SENTENCE = re.compile(r"[^\n.!?。！？]*(?:[.!?](?!\s|$|[\"\u201d)])[^\n.!?。！？]*)*[.!?。！？]*[\"\u201d)]?[ \t]*")
 
 def find_hints(text): # -> list of (kind, words), in order
     "Phrases that betray somebody outside who knew better, English and Chinese."
@@ -130,8 +130,10 @@ def _cut(text): # text without tags -> (text, list of what was cut)
             text = text[:found.start()] + text[found.end():]
     if not find_hints(text): return text, cut
     kept = []
-    for piece in re.findall(rf"\n|{_SENTENCE.pattern}", text):
-        if find_hints(piece): cut.append(piece.strip())
+    for piece in pieces_of(text):
+        if find_hints(piece):
+            cut.append(piece.strip())
+            kept += re.findall(r"\s*\n\s*$", piece)
         else: kept.append(piece)
     return "".join(kept), cut
 

@@ -21,7 +21,8 @@ from itertools import combinations
 from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.writing_prompts import PRINCIPLES, RUBRIC_ROLES
-from ..core.scripted_teacher import figures_in, keywords, rule, sentences
+from ..core.scripted_teacher import figures_in, keywords, rule
+from ..core.languages import sentences
 from .word_forms import words
 from .planning import report_sections
 from .records import aside_of, item_fault, set_aside, task_row

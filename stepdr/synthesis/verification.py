@@ -17,7 +17,8 @@ from ..core.outcomes import SetAside
 from ..core.config import setting, validate
 from ..core.replies import EndpointError
 from ..core.verification_prompts import STATEMENT_VERDICTS
-from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule, sentences, share_said
+from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule, share_said
+from ..core.languages import sentences
 from .word_forms import words
 from .trajectories import malformed
 from .records import aside_of, item_fault, set_aside

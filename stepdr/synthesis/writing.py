@@ -22,7 +22,8 @@ from ..core.usage import guess_tokens
 from ..core.replies import EndpointError
 from ..core.writing_prompts import NEEDS
 from ..agent.context import shrink
-from ..core.scripted_teacher import keywords, rule, sentences, share_said
+from ..core.scripted_teacher import keywords, rule, share_said
+from ..core.languages import sentences
 from .word_forms import words
 from .trajectories import answer_of, malformed, texts
 from .planning import off_subject, set_scope
