@@ -156,7 +156,7 @@ def mcp_command(options) -> int:
     return status
 
 # %% ../../nbs/95_run/14_research_commands.ipynb #c24304fc
-TOOL_EXAMPLES = """stepdr tool batch_web_surfer '{"action": "batch_search", "queries": ["Jack Lemmon school"]}'
+TOOL_EXAMPLES = """stepdr tool batch_web_surfer '{"action": "batch_search", "queries": ["Jack Lemmon record label"]}'
   stepdr tool file '{"action": "write", "path": "notes.md", "content": "# Notes"}' --workspace work
   stepdr tool shell '{"command": "python3 -c \\"print(6*7)\\""}'"""
 
@@ -169,12 +169,12 @@ def add_research_commands(commands):
                            '  stepdr research "What do these papers say about tides?" --model '
                            'https://api.deepseek.com/v1#deepseek-chat --web papers/ --budget turns=20,seconds=10m '
                            '--timeout 600\n'
-                           '  stepdr research "Write a report on Jack Lemmon . Cover school and deathplace ." --model '
+                           '  stepdr research "Which record label did Jack Lemmon record for, and where did Lemmon die?" --model '
                            'reports/quick-seed0/models/ppo',
                            "a server at the address, its key in the environment (DEEPSEEK_API_KEY ...); --web live: a "
                            "search key such as BRAVE_API_KEY, or SEARXNG_URL;\n"
                            "  papers/: a folder of documents of your own; reports/quick-seed0: a run (`stepdr run`), "
-                           "whose small model knows questions in this form only")
+                           "whose small model knows only the closed web's kinds of questions")
     research.add_argument("question", metavar="QUESTION", help="what to find out")
     research.add_argument("--model", required=True, metavar="URL|DIR",
                           help="OpenAI-compatible endpoint as URL#NAME (its key from the environment), or a "
