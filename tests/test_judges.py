@@ -21,13 +21,14 @@ from stepdr.core.artifacts import root
 from stepdr.core.teacher import TeacherSettings
 from stepdr.core.reply_cache import request_key, spent
 from stepdr.core.config import InputError
-from stepdr.judge.agreement import agreement, agreement_table, calibration, cohen_kappa, krippendorff_alpha
+from stepdr.judge.agreement import agreement, agreement_table, calibration, kappa_of, krippendorff_alpha
 from stepdr.judge.judges import (
     EndpointJudge, JudgingSettings, Judgement, MajorityJudge, OracleJudge, RubricJudge, TrainedJudge, WordsJudge,
     cut_report, join_trials, judge_from)
 from stepdr.judge.reports import (
     judge_reports, judged_score, other_system, probe_judge, read_factscore, reading_rows,
     statement_agreement)
+from stepdr.judge.intervals import confusion_matrix
 from stepdr.judge.metrics import VERDICTS, rubric_score
 from stepdr.judge.perturbations import PROBES, bootstrap_share, parts_of, probe_items, probed
 from stepdr.core.endpoint import ChatEndpoint
@@ -763,9 +764,10 @@ def test_alpha_is_what_the_definition_gives():
 
 
 def test_kappa_by_hand_and_degenerate():
-    assert cohen_kappa(["satisfied"] * 25 + ["not"] * 25, ["satisfied"] * 20 + ["not"] * 5 + ["satisfied"] * 10 + ["not"] * 15) == pytest.approx(0.4)
-    assert cohen_kappa(["not"] * 3, ["not"] * 3) is None and cohen_kappa(["not", "satisfied"], ["satisfied", "not"]) == pytest.approx(-1.0)
-    near, far = (cohen_kappa(["satisfied", "not", "satisfied"], ["satisfied", "not", wrong], weights="quadratic") for wrong in ("partially", "not"))
+    def kappa(truth, given, **how): return kappa_of(confusion_matrix(truth, given, VERDICTS), **how)
+    assert kappa(["satisfied"] * 25 + ["not"] * 25, ["satisfied"] * 20 + ["not"] * 5 + ["satisfied"] * 10 + ["not"] * 15) == pytest.approx(0.4)
+    assert kappa(["not"] * 3, ["not"] * 3) is None and kappa(["not", "satisfied"], ["satisfied", "not"]) == pytest.approx(-1.0)
+    near, far = (kappa(["satisfied", "not", "satisfied"], ["satisfied", "not", wrong], weights="quadratic") for wrong in ("partially", "not"))
     assert near > far
 
 

@@ -4,7 +4,7 @@ import pytest
 from stepdr.core.config import InputError
 from stepdr.judge.intervals import bootstrap, confusion_matrix, macro_f1, macro_f1_interval, paired_difference
 from stepdr.judge.metrics import (
-    citation_scores, exact_match, frames_accuracy, frames_decision, normalise, report_success, rubric_score,
+    citation_scores, exact_match, frames_decision, normalise, report_success, rubric_score,
     simpleqa_grade, simpleqa_scores, token_f1)
 from stepdr.judge.ratings import (
     bradley_terry, elo, outcome, points_matrix, rating_intervals, score_outcome, win_tie_loss)
@@ -44,8 +44,7 @@ def test_simpleqa():
 
 
 def test_frames():
-    assert frames_accuracy([frames_decision(answer, ["42"]) for answer in ("42", " 42.", "43", "")]) == 0.5
-    with pytest.raises(InputError, match="^decisions:"): frames_accuracy([])
+    assert [frames_decision(answer, ["42"]) for answer in ("42", " 42.", "43", "")] == [True, True, False, False]
 
 
 def test_rubric_variants_by_hand():

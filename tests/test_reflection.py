@@ -22,7 +22,7 @@ from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.engine import run_chunks
 from stepdr.synthesis.filters import citation_format, ngram_repetition, tool_schema
 from stepdr.synthesis.trajectories import answer_of, calls_of, malformed, texts
-from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, hint_measures, reflect_loop,
+from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, reflect_loop,
                                          reflection_rows, trajectory_row)
 from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, rubric_task, set_faults, sift_rubrics
 from stepdr.synthesis.verification import VerificationSettings, verification_row, verify_paragraph
@@ -127,7 +127,7 @@ def test_wrong_attempts_become_a_trajectory_without_a_hint(tmp_path, web, langua
         assert [m["role"] for m in row["messages"]] == ["system", "user"] + ["assistant", "tool"] * 3 + ["assistant"] and sum("<answer>" in m["content"] for m in row["messages"] if m["role"] == "assistant") == 1
         thought = (DOUBT if language == "en" else DOUBT_ZH)["reflection"]
         assert sum(thought in (m.get("reasoning_content") or "") for m in row["messages"]) == 2 and not any(thought in m["content"] for m in row["messages"])
-        assert row["meta"]["hints"]["found"] == 2 and hint_measures([row])["left"] == 0 and not malformed(row)
+        assert row["meta"]["hints"]["found"] == 2 and row["meta"]["hints"]["left"] == 0 and not malformed(row)
         assert "".join(assistant_text(m) for m in row["messages"] if m["role"] == "assistant") and ngram_repetition([row])[0] == [row] and not server.problems
         again = run_async(go())
     assert json.dumps(row, sort_keys=True) == json.dumps(again, sort_keys=True), "the same item gives other bytes the second time"

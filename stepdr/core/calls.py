@@ -408,7 +408,6 @@ def cut_calls(text): # what follows a thought -> (text without the calls, calls)
 
 # %% ../../nbs/00_core/08_calls.ipynb #ca11002c
 _END = re.compile(r"(?:\s|<\|(?:im_end|eot_id|eom_id|end_of_text|endoftext|call|return)\|>|<｜end▁of▁sentence｜>|</s>|</tool_call>)*\Z")
-_REACT = re.compile(r"(?:(?P<before>.*?)^)?[ \t]*Action:[ \t]*(?P<name>[^\n]{1,200})\n[ \t]*Action Input:[ \t]*(?P<input>.*)", re.DOTALL | re.MULTILINE)
 _COHERE = re.compile(r"\s*Action:\s*(?=```|\[)")
 
 def _looks_called(value): # -> is this value nothing but a call, or a list of calls

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARTICLES', 'PUNCTUATION', 'VERDICTS', 'VARIANTS', 'FACT_VERDICTS', 'normalise', 'exact_match', 'token_f1',
-           'simpleqa_grade', 'simpleqa_scores', 'frames_decision', 'frames_accuracy', 'rubric_score', 'report_success',
-           'citation_scores', 'verdict_value', 'fatal_error', 'report_score', 'part_score', 'race_weight', 'race_score',
-           'fact_scores', 'points_scores']
+           'simpleqa_grade', 'simpleqa_scores', 'frames_decision', 'rubric_score', 'report_success', 'citation_scores',
+           'verdict_value', 'fatal_error', 'report_score', 'part_score', 'race_weight', 'race_score', 'fact_scores',
+           'points_scores']
 
 # %% ../../nbs/70_judge/02_metrics.ipynb #8e8bdecf
 import math
@@ -81,13 +81,6 @@ def frames_decision(answer: str,  # what the model said
                     ) -> bool:
     "FRAMES' decision (google/frames-benchmark) for answers without a sentence around them: TRUE if one is an alias."
     return bool(_aliases(aliases)) and same_answer(answer, aliases)
-
-def frames_accuracy(decisions,  # list of booleans
-                    ) -> float:
-    "Share of TRUE."
-    decisions = list(decisions)
-    if not decisions: raise InputError("decisions: expected at least one, got none")
-    return sum(map(bool, decisions)) / len(decisions)
 
 # %% ../../nbs/70_judge/02_metrics.ipynb #3115c0e6
 VERDICTS = ("satisfied", "partially", "not")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL_WORDS', 'HEADING', 'YEAR', 'TIMED', 'AS_OF', 'TODAY', 'IDEOGRAPH', 'LATIN', 'QUOTED', 'SENTENCE_WORDS',
-           'CHARACTERS_A_WORD', 'REFUSED', 'CANNOT_WORK', 'FILTERS', 'BY_DEFAULT', 'most_repeated', 'ngram_repetition',
+           'CHARACTERS_A_WORD', 'REFUSED', 'CANNOT_WORK', 'FILTERS', 'BY_DEFAULT', 'ngram_repetition',
            'citation_format', 'content_words', 'headings', 'plan_share', 'plan_consistency', 'near_duplicates', 'years',
            'present_year', 'anchor', 'temporal_anchoring', 'language_units', 'foreign_runs', 'mixing_share',
            'main_language', 'language_mixing', 'length', 'schemas_of', 'call_problem', 'order_problem', 'tool_schema',
@@ -28,14 +28,6 @@ from .trajectories import (
 from .decontamination import all_texts, decontamination
 from .near_index import NearIndex
 from .whole_filters import correct_and_shortest, noise_share
-
-# %% ../../nbs/40_synthesis/11_filters.ipynb #623a3677
-def most_repeated(row, n: int):
-    "How often the assistant's most frequent n-gram occurs, and which it is; (0, '') in a short text."
-    counts = Counter(gram for text in own_texts(row) for gram in ngrams(words(text), n))
-    if not counts: return 0, ""
-    gram, count = max(counts.items(), key=lambda item: (item[1], item[0]))
-    return count, " ".join(gram)
 
 # %% ../../nbs/40_synthesis/11_filters.ipynb #89e06fdd
 def ngram_repetition(rows,

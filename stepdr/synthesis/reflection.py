@@ -7,7 +7,7 @@ __all__ = ['CLAUSES', 'SENTENCES', 'CLAUSES_ZH', 'SENTENCES_ZH', 'WORDING', 'fin
            'mended_hints', 'clean_hints', 'Attempt', 'AgentAttempts', 'same_words', 'is_right', 'states', 'uncited',
            'numbered_turns', 'think_over', 'ask_for_sources', 'retry_text', 'question_parts', 'reflection',
            'history_for', 'own_voice', 'numbered_calls', 'trajectory_row', 'ReflectionSettings', 'reflect_loop',
-           'finished', 'reflection_rows', 'hint_measures']
+           'finished', 'reflection_rows']
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #93ca6bcc
 import asyncio
@@ -31,7 +31,7 @@ from ..agent.context import message_text, shrink, split_turns
 from ..core.answers import compare_answers
 from ..core.scripted_teacher import figures_in, keywords, passage_for, rule
 from ..core.languages import pieces_of, sentences
-from .attempts import on_background, same_answer, unread
+from .attempts import on_background, unread
 from .word_forms import words
 from .trajectories import calls_of, malformed, sources_read
 from .records import aside_of, item_fault, set_aside
@@ -478,10 +478,3 @@ async def reflection_rows(task, client, policy, provider, workspace, fetcher=Non
                                   task.get("language", language) if isinstance(task, dict) else language,
                                   replace(settings, retries=retries, keep_first=keep_first))
     finally: await attempt.close()
-
-# %% ../../nbs/40_synthesis/36_reflection.ipynb #cb88fe76
-def hint_measures(rows): # rows of the loop -> {"rows", "with_hints", "found", "cut", "mended", "left"}
-    "What was found and removed over many rows."
-    counts = Counter(rows=len(rows), with_hints=sum(row["meta"]["hints"]["found"] > 0 for row in rows))
-    for row in rows: counts.update(row["meta"]["hints"])
-    return dict(counts)

@@ -133,7 +133,6 @@ def has_brotli():
 
 # %% ../../nbs/20_tools/34_bodies.ipynb #5f9cc78e
 _VAGUE = ("", "application/octet-stream", "binary/octet-stream", "application/x-download", "application/download", "application/force-download", "application/unknown", "unknown/unknown", "application/binary", "*/*")
-_BINARY = ("image", "audio", "video", "font", "model", "multipart", "message")
 
 def sniff(first, # first bytes of a body
           declared, # Content-Type

@@ -129,7 +129,6 @@ def mend_label(tree, label, in_heading): # <label>, whether it stands in a headi
         label.replace_with(tree.create_text_node(f" {words} "))
 
 # %% ../../nbs/20_tools/24_mend.ipynb #80243d24
-_HEADS = "h1,h2,h3,h4,h5,h6"
 _SELECTORS = ({name: name
                for name in "mfrac msup msubsup munderover msqrt mroot annotation sup sub aside form button rt q del s strike noscript template textarea iframe".split()}
               | {"ol": "ol[start],ol[reversed],ol[type]", "li": "li[value]", "text": "svg text",

@@ -72,7 +72,6 @@ def value_at(element, *names): # element, names of a way down -> value of the la
 def _grouped(text): # -> text, in brackets where it has more than one part
     return text if re.fullmatch(r"[\w.,′∞]*|\(.*\)", text) and not re.search(r"\).*\(", text) else f"({text})"
 
-_OPERATORS = {"∑": "Σ", "": "∫"}
 
 def math_text(element): # OMML -> text
     "A formula on one line: fractions with /, raised and lowered parts as everywhere, roots as √."

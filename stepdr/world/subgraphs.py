@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SampleSettings', 'allowed_relations', 'sample_block', 'candidate_seeds', 'sample', 'sample_table', 'why_fewer',
-           'graph_sample', 'spring_places', 'subgraph_figure']
+           'graph_sample']
 
 # %% ../../nbs/10_world/24_subgraphs.ipynb #2c003428
 import os
@@ -428,73 +428,3 @@ def graph_sample(
         else {}
     )
     return {"asked": number, **counts, "named_nodes": int(graph.counts["name_rows"]), **fewer}
-
-# %% ../../nbs/10_world/24_subgraphs.ipynb #28af7357
-def spring_places(count, pairs, seed=0, steps=200): # number of nodes, list of (a, b) -> array (count, 2)
-    "Places on the plane by the forces of Fruchterman and Reingold (1991)."
-    places, length = np.random.default_rng(seed).normal(size=(count, 2)), (1 / max(count, 1)) ** 0.5
-    a, b = np.array(pairs or np.zeros((0, 2)), int).T
-    for step in range(steps):
-        apart = places[:, None] - places[None]
-        far = np.maximum(np.linalg.norm(apart, axis=2), 0.01)
-        force = (apart * (length ** 2 / far ** 2)[..., None]).sum(1)
-        pull = (places[a] - places[b]) * np.linalg.norm(places[a] - places[b], axis=1)[:, None] / length
-        np.add.at(force, a, -pull); np.add.at(force, b, pull)
-        places += (
-            force
-            / np.maximum(np.linalg.norm(force, axis=1), 1e-9)[:, None]
-            * np.minimum(np.linalg.norm(force, axis=1), 0.2 * (1 - step / steps))[:, None]
-        )
-    return places
-
-def subgraph_figure(row, leaves=()): # row of the table, ids of nodes over the cap -> plotly figure
-    "A subgraph with its names."
-    import plotly.graph_objects as go
-    number = {node: n for n, node in enumerate(row["nodes"])}
-    pairs = [(number[e["head"]], number[e["tail"]]) for e in row["edges"]]
-    places = spring_places(len(number), pairs)
-    label = [name or node for name, node in zip(row["names"], row["nodes"])]
-    lines = np.array([[places[a], places[b], (np.nan, np.nan)] for a, b in pairs]).reshape(-1, 2)
-    middle = np.array([(places[a] + places[b]) / 2 for a, b in pairs])
-    told = [
-        f"{label[a]} – {name or e['relation']} – {label[b]}"
-        for (a, b), e, name in zip(pairs, row["edges"], row["relation_names"])
-    ]
-    colour = ["#d62728"] + ["#1f77b4"] * (len(label) - 1)
-    shape = ["square" if node in set(leaves) else "circle" for node in row["nodes"]]
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=lines[:, 0], y=lines[:, 1], mode="lines", line={"color": "#bbbbbb", "width": 1}, hoverinfo="skip"
-            ),
-            go.Scatter(
-                x=middle[:, 0],
-                y=middle[:, 1],
-                mode="markers",
-                marker={"size": 6, "opacity": 0},
-                text=told,
-                hoverinfo="text",
-            ),
-            go.Scatter(
-                x=places[:, 0],
-                y=places[:, 1],
-                mode="markers+text",
-                text=[t if len(t) < 24 else t[:22] + "…" for t in label],
-                textposition="top center",
-                textfont={"size": 10},
-                hovertext=label,
-                hoverinfo="text",
-                marker={"size": 10, "color": colour, "symbol": shape},
-            ),
-        ]
-    )
-    return figure.update_layout(
-        showlegend=False,
-        title=f"{label[0]}: {len(label)} nodes, {len(pairs)} edges",
-        template="plotly_white",
-        xaxis={"visible": False},
-        yaxis={"visible": False},
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
-        width=900,
-        height=600,
-    )
