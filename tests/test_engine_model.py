@@ -230,7 +230,7 @@ def test_states_for_training_are_those_of_a_full_forward(small):
     with torch.no_grad():
         whole = small(torch.tensor([ids]), output_hidden_states=True).hidden_states
     assert len(lower) == len(ids) - 1 and torch.allclose(lower, whole[1][0, :-1], atol=1e-4)
-    assert engine.lower(1) is None  # it has given up its place
+    assert sum(engine.lower(key) is None for key in (0, 1)) == 1  # it has given up its place
     ids = OPENING + QUESTIONS[1] + turns[1].ids
     with torch.no_grad():
         last = small(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
@@ -342,6 +342,15 @@ def test_matrices_apart_or_in_one(small, monkeypatch):
     rows = [list(range(5)), prompts()[:5], [0] * 5]
     with torch.inference_mode():
         assert torch.allclose(fused.feed(*rows).logits_BV, apart.feed(*rows).logits_BV, atol=1e-4)
+
+
+def test_rows_attended_together_or_apart(small):
+    "As on a GPU, where rows change places to stand side by side, and as on a CPU."
+    apart = episodes(engine_for(small, {STOP}, slots=5, temperature=1.0), prompts(), TURNS)
+    engine = engine_for(small, {STOP}, slots=5, temperature=1.0)
+    assert engine.forward.together is False
+    engine.forward.together = True
+    assert {key: ids for key, (ids, _) in episodes(engine, prompts(), TURNS).items()} == {key: ids for key, (ids, _) in apart.items()}
 
 
 def test_which_models_are_computed_here(small):

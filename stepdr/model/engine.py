@@ -211,7 +211,8 @@ class Engine:
             pieces = next_pieces(s for s in seated if s.key not in waiting)
             if not pieces:
                 return []
-            self.places.to_front([s for s, ids in pieces if len(ids) == 1])
+            if self.forward.together:
+                self.places.to_front([s for s, ids in pieces if len(ids) == 1])
             return self.feed(sorted(pieces, key=lambda piece: (len(piece[1]) > 1, piece[0].row)))
 
     def drop(self, key):

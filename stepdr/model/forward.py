@@ -99,7 +99,7 @@ class Span:
     rows: int  # B
     where: object  # the rows in the cache, as a slice if they are neighbours, else as a tensor
     stop: int  # positions that are read
-    mask: torch.Tensor | None  # (B, 1, T, S), added to the scores; None: all is seen
+    mask: torch.Tensor | None  # (B, 1, T * H / K, S), added to the scores; None: all is seen
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,12 @@ class Place:
 
 
 def grouped_attention(q_BTHD, keys_BKSD, values_BKSD, mask):
-    "Attention in which H / K query heads share each key-value head: (B, T, H * D)."
+    "Attention in which H / K query heads share each key-value head, mask as in `Span`: (B, T, H * D)."
     B, T, H, D = q_BTHD.shape
     K = keys_BKSD.shape[1]
-    q = q_BTHD.view(B, T, K, H // K, D).permute(0, 2, 3, 1, 4).reshape(B, K, H // K * T, D)
-    if mask is not None:
-        mask = mask.expand(B, H // K, *mask.shape[2:]).reshape(B, 1, H // K * T, mask.shape[3])
+    q = q_BTHD.view(B, T, K, H // K, D).transpose(1, 2).reshape(B, K, T * H // K, D)
     out = F.scaled_dot_product_attention(q, keys_BKSD, values_BKSD, attn_mask=mask)
-    return out.view(B, K, H // K, T, D).permute(0, 3, 1, 2, 4).reshape(B, T, H * D)
+    return out.view(B, K, T, H // K, D).transpose(1, 2).reshape(B, T, H * D)
 
 
 class Block:
@@ -181,6 +179,7 @@ class FusedForward:
         self.model, self.lower = model.model, lower
         self.weight = self.model.embed_tokens.weight
         self.device = self.weight.device
+        self.together = self.device.type != "cpu"  # whether rows that write a token are attended together
         with torch.inference_mode():
             fuse = model.num_parameters() <= FUSED
             self.head = Projection([model.lm_head], fuse)
@@ -204,6 +203,7 @@ class FusedForward:
             positions_BT = torch.tensor(starts, device=self.device)[:, None] + torch.arange(T, device=self.device)
             hidden = torch.arange(stop, device=self.device) > positions_BT[:, None, :, None]
             mask = torch.zeros(hidden.shape, dtype=self.weight.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
+            mask = mask.repeat_interleave(self.blocks[0].heads // self.blocks[0].kv_heads, 2)
         near = rows == [*range(rows[0], rows[0] + len(rows))]
         where = slice(rows[0], rows[-1] + 1) if near else torch.tensor(rows, device=self.device)
         return Span(slice(first, first + T * len(rows)), len(rows), where, stop, mask)
@@ -211,7 +211,7 @@ class FusedForward:
     def place(self, rows, lengths, starts):
         "`Place` of as many tokens of each row; those of one token stand first."
         self.reserve(max(rows) + 1, max(start + length for start, length in zip(starts, lengths)))
-        single = next((at for at, length in enumerate(lengths) if length > 1), len(lengths))
+        single = next((at for at, length in enumerate(lengths) if length > 1), len(lengths)) if self.together else 0
         spans = [self.span(0, rows[:single], starts[:single], 1)] if single else []
         for row, length, start in zip(rows[single:], lengths[single:], starts[single:]):
             spans.append(self.span(spans[-1].tokens.stop if spans else 0, [row], [start], length))
@@ -257,7 +257,7 @@ class FusedForward:
 class TransformersForward:
     "Any causal language model of transformers, row by row. Sets the model to evaluation."
     def __init__(self, model):
-        self.model, self.caches = model.eval(), {}
+        self.model, self.caches, self.together = model.eval(), {}, False
         self.device = model.get_input_embeddings().weight.device
         few = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.last = {"logits_to_keep": 1} if few else {}
@@ -272,11 +272,6 @@ class TransformersForward:
             logits.append(out.logits[0, -1])
         logits_BV = torch.stack(logits)
         return Fed(logits_BV if wanted is None else logits_BV[wanted], None)
-
-    def swap(self, a, b, stop):
-        "Let two rows change places."
-        held = {a: self.caches.pop(b, None), b: self.caches.pop(a, None)}
-        self.caches |= {row: cache for row, cache in held.items() if cache is not None}
 
     def copy(self, row, to, length, has):
         "Let a row begin as another, of `has` tokens, does: how much of it does."
