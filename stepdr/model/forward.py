@@ -10,6 +10,7 @@ __all__ = ['FUSED', 'ROWS', 'STATIC_ROPE', 'FAMILIES', 'KeyValues', 'packed', 'p
 import copy
 import inspect
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch.nn import functional as F
@@ -165,9 +166,9 @@ STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not
 
 @dataclass(frozen=True)
 class Fed:
-    "What a pass gave, for the B rows that wanted it."
-    logits_BV: torch.Tensor  # after the last token
-    last_BW: torch.Tensor | None  # states that the logits were made of; None: not told
+    "What a pass gave: for the M tokens that it was wanted after, row by row."
+    logits_MV: torch.Tensor
+    last_MW: torch.Tensor | None  # states that the logits were made of; None: not told
     lower_NW: torch.Tensor | None = None  # states of all tokens fed after the lower blocks; None: not asked for
 
 
@@ -221,7 +222,7 @@ class FusedForward:
 
     def feed(self, rows, ids, starts, wanted=None):
         """Tokens of some rows (a list for each, those of one token first), the first of each at its start: `Fed`. What a row holds at its
-        start and after is written over. `wanted` are the numbers of the lists whose logits are needed; None: of all."""
+        start and after is written over. `wanted` says after how many last tokens of each list logits are needed; None: after one each."""
         lengths = [*map(len, ids)]
         place, lower_NW = self.place(rows, lengths, starts), None
         x_NW = F.embedding(torch.tensor([token for row in ids for token in row], device=self.device), self.weight)
@@ -229,9 +230,10 @@ class FusedForward:
             x_NW = block(x_NW, place)
             if number == self.lower:
                 lower_NW = x_NW
-        last_B = torch.tensor(lengths, device=self.device).cumsum(0) - 1
-        last_BW = self.norm(x_NW[last_B if wanted is None else last_B[wanted]])
-        return Fed(self.head(last_BW), last_BW, lower_NW)
+        many = wanted or [1] * len(ids)
+        at_M = [stop - back for stop, count in zip(accumulate(lengths), many) for back in range(count, 0, -1)]
+        last_MW = self.norm(x_NW[torch.tensor(at_M, dtype=torch.long, device=self.device)])
+        return Fed(self.head(last_MW), last_MW, lower_NW)
 
     def swap(self, a, b, stop):
         "Let two rows, of which neither is longer than `stop`, change places."
@@ -263,15 +265,14 @@ class TransformersForward:
         self.last = {"logits_to_keep": 1} if few else {}
 
     def feed(self, rows, ids, starts, wanted=None):
-        "As `FusedForward.feed`, without states; a row can only go on where it ends, or begin anew."
+        "As `FusedForward.feed`, without states and with logits after one token a row; it can only go on where it ends, or begin anew."
         logits = []
         for row, tokens, start in zip(rows, ids, starts):
             cache = self.caches.pop(row, None) if start else None
             out = self.model(input_ids=torch.tensor([tokens], device=self.device), past_key_values=cache, use_cache=True, **self.last)
             self.caches[row] = out.past_key_values
             logits.append(out.logits[0, -1])
-        logits_BV = torch.stack(logits)
-        return Fed(logits_BV if wanted is None else logits_BV[wanted], None)
+        return Fed(torch.stack([one for one, count in zip(logits, wanted or [1] * len(ids)) if count]), None)
 
     def copy(self, row, to, length, has):
         "Let a row begin as another, of `has` tokens, does: how much of it does."
