@@ -293,7 +293,7 @@ def echoes(model, drafts, temperature, **more):
     return turns, {key: engine.sequences[key].ids for key in turns}, {key: engine.lower(key) for key in turns}, passes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["llama, scaled RoPE, biases, own head size", "qwen2, tied", "qwen3, YaRN", "smollm3"])
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_guesses_change_nothing_but_the_number_of_passes(name, temperature):
     "Tokens, log-probabilities, states and lower states, at temperature 0 and with the draws of each position above it."
@@ -321,13 +321,13 @@ def test_guesses_change_nothing_but_the_number_of_passes(name, temperature):
 
 
 def test_what_is_sampled_by_guesses_is_the_models_distribution():
-    """Two tokens after a text that makes the guess `4 5 …` each time: their shares over 4,000 sequences against the exact probabilities.
+    """Two tokens after a text that makes 5 the guess each time: their shares over 4,000 sequences against the exact probabilities.
     The bound is half of what two wrong rules would miss by: to draw again from all of p after a wrong guess, and to keep every guess."""
-    model, prompt, count = echoing("qwen2", initializer_range=0.12), [3, 4, 5, 6, 3], 4000
+    model, prompt, count = echoing("qwen2", initializer_range=0.12), [3, 4, 5, 6, 3, 4], 4000
     engine = engine_for(model, set(), slots=500, temperature=1.0, drafts=True)
     for key in range(count):
         engine.add(key, list(prompt), 2, seed=f"draw {key}")
-    assert engine.sequences[0].draft(set()) == [4]
+    assert engine.sequences[0].draft(set()) == [5]
     pairs = torch.zeros(12, 12)
     while engine.waiting:
         for turn in engine.step():
@@ -337,10 +337,10 @@ def test_what_is_sampled_by_guesses_is_the_models_distribution():
         first = torch.softmax(model(torch.tensor([prompt])).logits[0, -1], -1)
         second = torch.softmax(model(torch.tensor([[*prompt, token] for token in range(12)])).logits[:, -1], -1)
     exact = first[:, None] * second
-    again = exact * (1 - first[4])  # drawn from all of p after a wrong guess
-    again[4] += first[4] * second[4]
+    again = exact * (1 - first[5])  # drawn from all of p after a wrong guess
+    again[5] += first[5] * second[5]
     apart = (again - exact).abs().sum()
-    assert (pairs - exact).abs().sum() < apart / 2 and (1 - first[4]) * 2 > apart
+    assert (pairs - exact).abs().sum() < apart / 2 and (1 - first[5]) * 2 > apart
 
 
 def test_sequences_that_nobody_asks_to_go_on_give_up_their_places(small):
