@@ -275,7 +275,8 @@ class TransformersForward:
             out = self.model(input_ids=torch.tensor([tokens], device=self.device), past_key_values=cache, use_cache=True, **self.last)
             self.caches[row] = out.past_key_values
             logits.append(out.logits[0, -1])
-        return Fed(torch.stack([one for one, count in zip(logits, wanted or [1] * len(ids)) if count]), None)
+        ready = [number for number, count in enumerate(wanted or [1] * len(ids)) if count]
+        return Fed(torch.stack(logits)[ready], None)
 
     def copy(self, row, to, length, has):
         "Let a row begin as another, of `has` tokens, does: how much of it does."
