@@ -8,6 +8,7 @@ import transformers
 from stepdr.core.artifacts import read_json, read_metrics, write_jsonl
 from stepdr.core.config import InputError, TrainSettings
 from stepdr.model.base import load_causal, make_model, save_model, train_tokenizer, weight_kind, write_weights
+from stepdr.train.examples import pack_examples
 from stepdr.train.loop import make_optimizer, pad_batch, row_loss, save_state, token_loss
 from stepdr.train.rows import train_files, work_text
 from stepdr.train.savings import blocks_of, common_opening, freeze_lower, opened_loss, recompute_blocks, sharing_loss
@@ -99,6 +100,22 @@ def test_an_opening_computed_once_gives_the_same_loss_and_gradients(family, froz
     assert alone.keys() == once.keys() and all(alone[name].allclose(once[name], rtol=1e-3, atol=1e-4) for name in alone)
     rolled = [row | {"input_ids": row["input_ids"][1:] + row["input_ids"][:1]} for row in rows]
     with torch.no_grad(): assert not opened_loss(model, rolled, 39)[0].allclose(loss, rtol=1e-3)      # the test has teeth
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_step_is_what_transformers_computes_a_row_at_a_time(family, frozen):
+    model, rows = network(family), [*alike(3), *alike(2, 30, seed=7), *alike(1, 20, seed=8)]
+    freeze_lower(model, frozen)
+    counts = [sum(label != -100 for label in row["labels"][1:]) for row in rows]
+    loss = sum(model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss * count
+               for row, count in zip(rows, counts))
+    exact = gradients(model, loss)
+    for loss_of, given in ((row_loss, rows), (sharing_loss(16), rows), (row_loss, pack_examples(rows, 200))):
+        same, count = loss_of(model, given, 0, "cpu")
+        found = gradients(model, same)
+        assert int(count) == sum(counts) and same.allclose(loss, rtol=1e-5) and found.keys() == exact.keys()
+        assert all(one.allclose(exact[name], rtol=1e-3, atol=1e-4) for name, one in found.items())
 
 
 def test_a_window_that_is_shorter_than_the_rows_is_kept_to():
