@@ -6,10 +6,10 @@
 __all__ = ['PERFECT', 'PROTOCOL', 'FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LINK', 'MOST_QUERIES', 'MOST_TURNS', 'MANY',
            'LIST', 'REPORT', 'PAIR', 'WRITE', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS', 'Care', 'care_of',
            'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for', 'other_query', 'portions',
-           'shown_for', 'Search', 'Episode', 'found_so_far', 'look_up', 'seek', 'subject_of', 'walk', 'to_do',
-           'plan_steps', 'further', 'Research', 'called', 'names_of', 'holdings', 'thought_of', 'in_order',
-           'last_thought', 'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names',
-           'trajectory_of', 'trajectory', 'make_trajectory']
+           'shown_for', 'Search', 'Episode', 'noted', 'found_so_far', 'look_up', 'seek', 'subject_of', 'walk', 'to_do',
+           'plan_steps', 'further', 'Research', 'called', 'names_of', 'holdings', 'thought_of', 'last_thought',
+           'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names', 'trajectory_of', 'trajectory',
+           'make_trajectory']
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #3d178e1f
 import random
@@ -191,9 +191,14 @@ LACK, LOST = "Still missing: {}; I ask in other words.", "Not found: {}."
 CHECK = "One good source only for {}; I look for another."
 
 
+def noted(rows) -> str:
+    "Names with their values: language (Welsh), genre (ska or punk rock)."
+    return ", ".join(f"{name} ({' or '.join(values)})" for name, values in rows)
+
+
 def found_so_far(rows) -> str:
     "What is established, as a thought keeps it: [(what it is called, names of its values)] -> a sentence."
-    return f"Found: {', '.join(f'{name} ({{}})'.format(' or '.join(values)) for name, values in rows)}." if rows else ""
+    return f"Found: {noted(rows)}." if rows else ""
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #54b25499
 async def look_up(episode, need, thought) -> Finding:
@@ -366,11 +371,11 @@ def names_of(work, needs) -> str:
     return listed(list(dict.fromkeys(called(work, need) + of(need) for need in needs)))
 
 
-def holdings(work, needs) -> str:
-    "What was found on needs, as the report will have it; empty where that is nothing."
+def holdings(work, needs) -> list:
+    "What was found on needs, as the report will have it: [(what it is called, names of its values)]."
     of = (lambda need: f" of {need.name}") if work.meta["compare"] else lambda need: ""
     values = [(need, work.finding(need).values[:None if work.does("hedge", need) else 1]) for need in needs]
-    return found_so_far([(called(work, need) + of(need), [one.name for one in some]) for need, some in values if some])
+    return [(called(work, need) + of(need), [one.name for one in some]) for need, some in values if some]
 
 
 def thought_of(work, deeper, again, unproven) -> str:
@@ -378,29 +383,26 @@ def thought_of(work, deeper, again, unproven) -> str:
     if not work.read:
         nouns = list(dict.fromkeys(called(work, need) for need in work.needs))
         return REPORT.format(listed(nouns + further(work)))
-    parts = [holdings(work, [need for need in work.needs if need not in deeper])]
+    parts = [found_so_far(holdings(work, [need for need in work.needs if need not in deeper]))]
     parts += [NEXT.format(names_of(work, deeper))] if deeper else []
     parts += [LACK.format(names_of(work, again))] if again else []
     parts += [CHECK.format(names_of(work, unproven))] if unproven and not (again or deeper) else []
     return " ".join(filter(None, parts))
 
 
-def in_order(work, findings) -> list:
-    "The needs that findings are about, in the order of the report's sections."
-    rows = [one for row in sections_of(findings, work.web.graph).values() for found in row for one in (found, found.beside) if one]
-    known = {(need.entity, need.relation, need.under): need for need in work.needs}
-    return [(known[one.entity, one.relation, one.under], len(one.values)) for one in rows]
-
-
 def last_thought(work, findings) -> str:
-    "What the expert thinks before it writes: what it has, what it lacks, what is disputed."
-    rows = in_order(work, findings)
-    lost, pairs = [need for need, count in rows if not count], [need for need, count in rows if count > 1]
-    parts = [holdings(work, [need for need, count in rows if count])]
+    "What the expert thinks before it writes: its outline, section by section, then what it lacks and what is disputed."
+    known = {(need.entity, need.relation, need.under): need for need in work.needs}
+    parts, lost, pairs = [], [], []
+    for heading, rows in sections_of(findings, work.web.graph).items():
+        both = [(known[one.entity, one.relation, one.under], one) for row in rows for one in (row, row.beside) if one]
+        held = holdings(work, [need for need, one in both if one.values])
+        parts += [f"{heading}: {noted(held)}."] if held else []
+        lost += [need for need, one in both if not one.values]
+        pairs += [need for need, one in both if len(one.values) > 1]
     parts += [LOST.format(names_of(work, lost))] if lost else []
     parts += [PAIR.format(names_of(work, pairs))] if pairs else []
-    return " ".join([*filter(None, parts), WRITE])
-
+    return " ".join([*parts, WRITE])
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #1ce28b3d
 def cited_value(work, value, need) -> Value:
