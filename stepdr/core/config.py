@@ -287,7 +287,7 @@ class EvaluateSettings:
 # %% ../../nbs/00_core/02_config.ipynb #ecdaed79
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
-SMOLLM2 = {"freeze": 15, "weights": "bf16", "share_opening": 100, "tokens_per_step": 2048, "processes": 1, "threads": 2}  # of 30 blocks; measured: docs/decisions.md
+SMOLLM2 = {"freeze": 6, "weights": "bf16", "share_opening": 100, "tokens_per_step": 2048, "processes": 1, "threads": 2}  # of 30 blocks; measured: docs/decisions.md
 EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 256, "context_tokens": 3072}  # what research in the closed web takes
 
 PROFILES = {"quick": {
@@ -295,10 +295,10 @@ PROFILES = {"quick": {
     "synthesis": SynthesisSettings(stage1_rows=300, stage2_rows=200, sft_rows=200, research=400,
                                    heldout_research=30, heldout_questions=10),
     "base": BaseSettings("smollm2", context=8192, weights="bf16"),
-    "midtrain": MidtrainSettings(stage1_tokens=20_000, stage2_tokens=40_000, stage1_learning_rate=3e-4, stage2_learning_rate=3e-4,
+    "midtrain": MidtrainSettings(stage1_tokens=16_000, stage2_tokens=32_000, stage1_learning_rate=3e-4, stage2_learning_rate=3e-4,
                                  stage1_muon_learning_rate=0.0, stage2_muon_learning_rate=0.0, curve=0, **SMOLLM2),
-    "sft": SftSettings(tokens=50_000, learning_rate=3e-4, muon_learning_rate=0.0, **SMOLLM2),
-    "judge": JudgeSettings(tokens=40_000, learning_rate=3e-4, muon_learning_rate=0.0, train_reports=48, test_reports=12, probed_reports=2,
+    "sft": SftSettings(tokens=70_000, learning_rate=4e-4, muon_learning_rate=0.0, **SMOLLM2),
+    "judge": JudgeSettings(tokens=30_000, learning_rate=3e-4, muon_learning_rate=0.0, train_reports=48, test_reports=12, probed_reports=2,
                            rl_iterations=2, rl_labels=8, rl_lr=4e-5, rl_dev_labels=24, answer_tokens=96, **EPISODE, **SMOLLM2),
     "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=1, learning_rate=4e-5,
                        critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, **EPISODE),
