@@ -27,7 +27,7 @@ from stepdr.judge.intervals import bootstrap
 from stepdr.tools.tool import Toolbox
 from stepdr.tools.search import WebSurfer
 from stepdr.tools.folder import FolderProvider, folder_store
-from stepdr.tools.results import compared_words
+from stepdr.tools.results import comparison_terms
 
 HERE = Path(__file__).resolve().parent
 
@@ -109,7 +109,7 @@ def main():
             if given.session:
                 box, sizes, plain = new_box(), [], []
                 for q in chosen:
-                    for query in (q["question"], " ".join(sorted(compared_words(q["question"])))):
+                    for query in (q["question"], " ".join(sorted(comparison_terms(q["question"])))):
                         sizes.append(count(ask(box, [query], 5))); plain.append(count(plain_search(index.store, [query], 5)))
                 print(f"{split}: {len(sizes)} searches of one episode, top 5: tool {sum(sizes):,.0f} tokens, plain tantivy {sum(plain):,.0f}")
                 continue

@@ -16,7 +16,7 @@ from stepdr.agent.protocol import PROTOCOLS, write_protocol
 from stepdr.core.artifacts import read_json, read_jsonl, read_parquet, root, write_jsonl
 from stepdr.core.config import EvaluateSettings, InputError
 from stepdr.evaluate import closed_web as e
-from stepdr.world.pages import Paragraph
+from stepdr.world.pages import FactParagraph
 from stepdr.world.styles import Statement
 
 SETTINGS = EvaluateSettings(split="dev", turns=2, tool_calls=2, reply_tokens=12, samples=50, processes=1, examples=0)
@@ -60,7 +60,7 @@ def scored():
     "A person about whom three pages say something, and a report with a right, a badly sourced and a wrong sentence."
     cues = {"school": ["studied"], "residence": ["lives in"], "label": ["records for"]}
     def read(number, relation, value, site="archive.example"):
-        return Paragraph(f"web_{number:08d}", "", site, "Ann Lee", "Life", "", "Q1", "2020-01-01", (Statement("Q1", relation, f"Q-{value}", value, True),))
+        return FactParagraph(f"web_{number:08d}", "", site, "Ann Lee", "Life", "", "Q1", "2020-01-01", (Statement("Q1", relation, f"Q-{value}", value, True),))
     def rubric(kind, relation, value, weight):
         check = {"kind": kind, "entity": "Q1", "subject": ["Ann Lee"], "relation": relation, "cues": cues[relation], "value": f"Q-{value}", "name": value, "names": [value]}
         return {"criterion": "", "weight": weight, "axis": "", "role": "negative" if weight < 0 else "explicit", "check": check}

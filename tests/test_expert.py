@@ -10,7 +10,7 @@ from stepdr.core.artifacts import root
 from stepdr.core.config import SynthesisSettings
 from stepdr.core.trajectory import all_cited, answer_of, cited_ids
 from stepdr.judge.metrics import rubric_score
-from stepdr.synthesis.claims import sections, sentences_of
+from stepdr.synthesis.claims import sections, sentences_with_ids
 from stepdr.synthesis.expert import (PERFECT, care_of, expert_toolbox, make_trajectory, paragraphs_read, research, seek,
                                      shown_for, walk)
 from stepdr.synthesis.report_writer import Finding, Need, Value, evidence, settle, write_report
@@ -104,7 +104,7 @@ def test_a_report_is_written_and_not_copied(worked, tasks):
     for number in range(60):
         messages, read = worked(number)
         pages = " ".join(one.text for one in read.values())
-        found = [text for _, body in sections(answer_of(messages)) for text, ids in sentences_of(body) if ids]
+        found = [text for _, body in sections(answer_of(messages)) for text, ids in sentences_with_ids(body) if ids]
         told += len(found)
         copied += sum(text.rstrip(".") in pages for text in found)
     assert copied < 0.1 * told

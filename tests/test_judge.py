@@ -172,17 +172,17 @@ def test_what_is_learned_is_what_is_read_back_also_by_an_endpoints_judge(oracles
         row = labels.chat_row(label, head, form)
         wanted = label["verdict"] if head == "ternary" else labels.collapse(label["verdict"])
         text = row["messages"][-1]["content"]
-        assert labels.read_answer(text, head) == {"explanation": label["explanation"], "verdict": wanted}
+        assert labels.read_judgement(text, head) == {"explanation": label["explanation"], "verdict": wanted}
         name = labels.judge_prompt(labels.rubric_kind(label), head, form)
         assert judge_reply(text, "stop", SCHEMAS[name])[1]["verdict"] == wanted
 
 
 @pytest.mark.parametrize("text", ["", "satisfied", "{", '{"verdict": "maybe", "explanation": "x"}', '{"verdict": "not"}', "[]", '{"explanation": "", "verdict": "not"}', "{" * 5000])
-def test_what_is_no_answer_is_none(text): assert labels.read_answer(text) is None
+def test_what_is_no_answer_is_none(text): assert labels.read_judgement(text) is None
 
 
 def test_an_answer_is_read_also_with_words_around_it():
-    assert labels.read_answer('I think:\n```json\n{"explanation": "It is there.", "verdict": "Satisfied",}\n```') == {"explanation": "It is there.", "verdict": "satisfied"}
+    assert labels.read_judgement('I think:\n```json\n{"explanation": "It is there.", "verdict": "Satisfied",}\n```') == {"explanation": "It is there.", "verdict": "satisfied"}
 
 
 def test_sources_give_way_where_there_is_no_room(run, oracles):
@@ -220,7 +220,7 @@ def test_any_report_ends_in_a_verdict_or_a_reason(run, records, report):
 
 
 def test_rewards_are_for_form_and_agreement():
-    of = lambda verdict, truth, head="ternary": reinforce.answer_reward(answers.Answer(verdict), truth, head)
+    of = lambda verdict, truth, head="ternary": reinforce.answer_reward(answers.JudgeAnswer(verdict), truth, head)
     assert of(None, "not") == 0.0 and of("not", "not") == 1.0 and of("satisfied", "not") == reinforce.FORM
     assert of("not", "partially") == reinforce.FORM and of("not", "partially", "binary") == 1.0
 
@@ -243,7 +243,7 @@ def test_the_loss_is_the_clipped_surrogate_by_hand(run):
 
 def test_answers_compete_with_those_to_the_same_label_only(run, oracles, monkeypatch):
     judge = answers.load_judge(run / "models/sft")
-    said = iter([answers.Answer(verdict) for verdict in (oracles[0]["verdict"], None, oracles[1]["verdict"], oracles[1]["verdict"])])
+    said = iter([answers.JudgeAnswer(verdict) for verdict in (oracles[0]["verdict"], None, oracles[1]["verdict"], oracles[1]["verdict"])])
     monkeypatch.setattr(reinforce, "turn_answer", lambda turn, judge: next(said))
     sampled = reinforce.sample_answers(judge, oracles[:2], 2, 0)
     assert sampled.rewards == [1.0, 0.0, 1.0, 1.0] and sampled.readable == 3
@@ -259,7 +259,7 @@ def test_the_stage_trains_a_judge_and_measures_it(run, tmp_path):
     assert [row.get("kept", False) for row in made["reinforcement"]] == [number == tried.index(max(tried)) for number in range(3)]
     assert made["labels"]["learned"] + made["labels"]["too_long"] + made["labels"]["chosen_by"] == len(read_jsonl(run / "checkpoints/judge/labels.jsonl"))
     assert train.train_judge(run, 0, SMALL, "cpu") == made              # nothing is done twice
-    found = train.judge_reports(run, 0, SMALL, unseen=None, samples=20, device="cpu")
+    found = train.measure_judge(run, 0, SMALL, unseen=None, samples=20, device="cpu")
     assert set(found) >= {"macro_f1", "by_role", "by_axis", "by_writer", "confusion", "labels", "probes", "supervised", "calibration", "readable", "right", "without_a_model", "best_rule", "unseen"}
     assert set(found["best_rule"]) == {"name", "on_labels", "all", "unseen"} and set(found["best_rule"]["on_labels"]) == set(rules.RULES)
     assert found["macro_f1"]["n"] == 6 and found["rubrics"] == sum(found["aside"].values()) + sum(map(sum, found["confusion"]))

@@ -24,7 +24,7 @@ from stepdr.synthesis.filters import citation_format, ngram_repetition, tool_sch
 from stepdr.synthesis.trajectories import answer_of, calls_of, malformed, texts
 from stepdr.synthesis.reflection import (Attempt, ReflectionSettings, clean_hints, cut_hints, find_hints, reflect_loop,
                                          reflection_rows, trajectory_row)
-from stepdr.synthesis.rubrics import disagreements, given_away, rubric_faults, rubric_task, set_faults, sift_rubrics
+from stepdr.synthesis.rubrics import disagreements, leaked_rubrics, rubric_faults, rubric_task, set_faults, sift_rubrics
 from stepdr.synthesis.verification import VerificationSettings, verification_row, verify_paragraph
 from stepdr.synthesis.writing import (WritingSettings, drafted_report_row, form_faults, keep_deeper, mended_report_row, query_report_row, screen_report)
 from stepdr.tools.tool import ToolError, Toolbox, ToolResult, run_async
@@ -455,7 +455,7 @@ def test_two_steps_over_http(tmp_path):
         assert "reason" not in row, row
         assert len(other.requests) == 1 and [r["role"] for r in row["rubrics"]] == ["explicit", "explicit", "implicit", "implicit", "negative"] and [r["weight"] for r in row["rubrics"]] == [4.0, 3.0, 3.0, 2.0, -4.0]
         assert [d["rubric"]["criterion"] for d in row["meta"]["rubrics_dropped"]] == ["Is comprehensive and well-written"] and row["meta"]["consistency"] == 9
-        assert "hidden" not in row["query"] and not given_away(row["query"], row["rubrics"])
+        assert "hidden" not in row["query"] and not leaked_rubrics(row["query"], row["rubrics"])
 
 
 @pytest.mark.parametrize("kind,name,key,value", [

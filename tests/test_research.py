@@ -266,7 +266,7 @@ def exchange(name):
 
 def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
     "A model that was told to write all again: its report is taken, as every other sentence of it is as it was."
-    from stepdr.agent.report import claims_of, cited_sentences, keeps_rest, repair_blocks
+    from stepdr.agent.report import claims_by_source, cited_sentences, keeps_rest, repair_blocks
     from stepdr.world.paragraphs import Paragraph
     recorded = exchange("08")["exchanges"][0]
     asked, known = recorded["request"]["messages"][1]["content"], re.findall(r"^(web_[0-9a-f]{8})  (.*)$", recorded["request"]["messages"][2]["content"], re.MULTILINE)
@@ -275,7 +275,7 @@ def test_the_recorded_repair_ends_without_unknown_ids(tmp_path):
     wrong = [found for found in cited_sentences(first) if set(found[2]) - set(read)]
     block = repair_blocks(first, wrong, read)
     assert len(wrong) == 1 and first[wrong[0][0]:wrong[0][1]].startswith("**In short:**") and len(block[0]) < 900
-    assert "- web_fd72012f (Mount_Pinatubo; 1 character apart)" in block[0] and keeps_rest(first, wrong, again) and not set(claims_of(again)) - set(read)
+    assert "- web_fd72012f (Mount_Pinatubo; 1 character apart)" in block[0] and keeps_rest(first, wrong, again) and not set(claims_by_source(again)) - set(read)
 
 
 def test_a_source_shows_what_it_is_cited_for(tmp_path):

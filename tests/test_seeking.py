@@ -31,7 +31,7 @@ from stepdr.synthesis.walk_questions import link_chooser, walk_question
 from stepdr.synthesis.graph_questions import graph_question
 from stepdr.synthesis.question_checks import secrets_told
 from stepdr.synthesis.question_rules import exact_values, fuzz_dates, fuzz_numbers, vague_year
-from stepdr.synthesis.edge_checks import check_edges, read_subgraph, search_words, statements_of
+from stepdr.synthesis.edge_checks import check_edges, read_subgraph, search_words, premises_of
 from stepdr.tools.tool import ToolError, Toolbox, run_async
 from stepdr.tools.toolset import provider_kit
 from stepdr.tools.search import WebSurfer

@@ -11,7 +11,7 @@ from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
 from stepdr.core.scripted_teacher import OfflineTeacher
 from stepdr.synthesis.planning import given_away as told_of_report, planning_task
-from stepdr.synthesis.rubrics import RubricSettings, drop_twins, given_away, same_fact, two_steps, without_flagged
+from stepdr.synthesis.rubrics import RubricSettings, drop_twins, leaked_rubrics, same_fact, two_steps, without_flagged
 from stepdr.synthesis.writing import WritingSettings, cited_passages, drafted_report_row, findings_of, query_report_row, unfounded_figures
 from stepdr.tools.tool import run_async
 from stepdr.core.trajectory import answer_of
@@ -75,7 +75,7 @@ def test_a_rubric_that_the_task_gives_away_is_dropped():
     row = lighthouse(task="Write a history of the old lighthouse, who built it and how it was run, in a form that says who owns the keepers' houses now.")
     assert [d["rubric"]["criterion"] for d in row["meta"]["rubrics_dropped"]] == [WRITTEN[5]["criterion"]] and "given away" in row["meta"]["rubrics_dropped"][0]["faults"]
     bound = {"criterion": "Lists only banks with more than 50,000 customers", "axis": "Instruction Following"}
-    assert not given_away("Which banks with more than 50,000 customers failed?", [bound]) and given_away("Which banks with more than 50,000 customers failed?", [{**bound, "axis": "Explicit Criteria"}])
+    assert not leaked_rubrics("Which banks with more than 50,000 customers failed?", [bound]) and leaked_rubrics("Which banks with more than 50,000 customers failed?", [{**bound, "axis": "Explicit Criteria"}])
 
 
 @pytest.mark.parametrize("one, other, negative", [

@@ -26,7 +26,7 @@ from .limits import LIMIT_FIELDS, Limits, own_limits, read_limits, REPLY_FIELDS,
 from .messages import image_part, native_messages, text_messages
 from .replies import ContextTooLong, EndpointError, Reply
 from .retries import asked_wait, judge_status, of_the_wire, quirk_in
-from .streams import error_text, GarbledReply, Gathered, read_events, read_json, read_whole
+from .streams import error_text, GarbledReply, Gathered, read_events, json_object, read_whole
 from .usage import guess_tokens, guess_tools, price_of, read_usage, Usage
 
 # %% ../../nbs/00_core/16_endpoint.ipynb #8e309c61
@@ -251,7 +251,7 @@ async def receive_reply(client, request, gathered, on_text=None):
     async with client.chat.completions.with_streaming_response.create(**request) as answer:
         if "text/event-stream" in answer.headers.get("content-type", ""):
             async for event in read_events(answer.iter_bytes()):
-                try: piece = gathered.add(read_json(event))
+                try: piece = gathered.add(json_object(event))
                 # read on: the count of tokens comes at the end
                 except GarbledReply as error: trouble = trouble or error
                 if not trouble and piece and on_text: on_text(mend(piece))
@@ -305,7 +305,7 @@ class ChatEndpoint:
         "What the server offers."
         async def act(gathered):
             answer = await self.client().models.with_raw_response.list()
-            data = read_json(answer.text if isinstance(answer.text, str) else answer.text())
+            data = json_object(answer.text if isinstance(answer.text, str) else answer.text())
             names = [item.get("id") for item in data.get("data") or [] if isinstance(item, dict)]
             return [name for name in names if isinstance(name, str)]
         return (await self.attempts.make(act))[0]

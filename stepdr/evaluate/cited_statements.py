@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHINESE_CHARACTER', 'is_url', 'source_key', 'bare_url', 'identified', 'is_source_head', 'read_sources', 'Cited',
-           'CitedStatement', 'mark_citations', 'blocks_of', 'is_claim', 'extract_citations', 'deduplicate']
+           'CitedStatement', 'mark_citations', 'markdown_blocks', 'is_claim', 'extract_citations', 'deduplicate']
 
 # %% ../../nbs/90_evaluate/08_cited_statements.ipynb #96a9d56c
 import re
@@ -194,7 +194,7 @@ def mark_citations(text, sources): # text, list of sources -> (text with marks, 
 _ITEM = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)、])\s+")
 _RULE = re.compile(r"^[\s|:+=_*-]*$")
 
-def blocks_of(lines, skipped): # lines, numbers of lines to leave out -> yields (heading, text)
+def markdown_blocks(lines, skipped): # lines, numbers of lines to leave out -> yields (heading, text)
     "A report's paragraphs, list items and table rows, each below its heading."
     heading, held, fence, columns = "", [], False, []
     for number, line in enumerate([*lines, ""]):
@@ -253,7 +253,7 @@ def extract_citations(report, # text of a report; None counts as an empty one
     lines = (_TAG.sub(" ", _ANCHOR.sub(r"[\2](\1)", text)) if "<" in text else text).split("\n")
     sources, used = read_sources(lines)
     found = []
-    for heading, block in blocks_of(lines, used):
+    for heading, block in markdown_blocks(lines, used):
         marked, marks = mark_citations(block, sources)
         for sentence in sentences(marked, cited=_MARK.pattern, wrapped=True):
             if len(sentence) < 5 and "\x00" not in sentence: continue # too little to state anything

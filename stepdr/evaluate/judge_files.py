@@ -129,7 +129,7 @@ def modes_text(found): # of `modes_file` -> text
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #c9bd96f9
 def train_judge_in(run, out, seed, settings, device="auto"): # run, folder to make, seed, JudgeSettings, cpu, cuda or auto -> where it is, and its agreement
     "Train a Rubrics Judge from a run's web, tasks and models, which stay as they are, in a folder of its own."
-    from stepdr.judge.train import judge_reports as measure, train_judge
+    from stepdr.judge.train import measure_judge, train_judge
     run, out = Path(run).absolute(), Path(out).absolute()
     if run == out: raise InputError(f"--out {out}: is the run itself; give a folder of its own, or train with `stepdr run --from judge --until judge`")
     if not (run / "models" / "sft" / "config.json").is_file(): raise InputError(f"{run}: has no SFT model (models/sft), from which a judge starts; `stepdr run --until sft` makes one")
@@ -140,6 +140,6 @@ def train_judge_in(run, out, seed, settings, device="auto"): # run, folder to ma
         elif link.resolve() != (run / name).resolve(): raise InputError(f"--out {out}: holds a judge of another run ({link.resolve().parent}); choose another folder")
     if not (out / "judge.json").exists():
         if not (out / "models" / "judge" / "config.json").is_file(): train_judge(out, seed, settings, device)
-        write_json(out / "judge.json", measure(out, seed, settings))
+        write_json(out / "judge.json", measure_judge(out, seed, settings))
     found = json.loads((out / "judge.json").read_text())
     return {"judge": str(out / "models" / "judge"), **{name: found[name] for name in ("macro_f1", "accuracy", "by_role", "unseen") if name in found}, "all": str(out / "judge.json")}

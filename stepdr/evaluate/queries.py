@@ -22,7 +22,7 @@ from ..core.writing_prompts import AXES, RUBRIC_ROLES
 from ..synthesis.filters import YEAR, foreign_runs, language_units, main_language, near_duplicates, years
 from ..synthesis.word_forms import ngrams, words
 from ..synthesis.decontamination import decontamination
-from ..synthesis.rubrics import given_away, rubric_faults, set_faults
+from ..synthesis.rubrics import leaked_rubrics, rubric_faults, set_faults
 from ..synthesis.row_files import load_evaluation
 from ..core.trajectory import neutralize
 
@@ -237,7 +237,7 @@ def rubric_problems(row): # a row of good form -> list of (field, reason, level)
     if professional and not any(rubric.get("fatal") for rubric in rubrics):
         found.append(("rubrics", "no fatal rubric", "error"))
     # a Chinese word has about two characters
-    away = given_away(row["query"], rubrics, 14 if row["language"] == "zh" else 7)
+    away = leaked_rubrics(row["query"], rubrics, 14 if row["language"] == "zh" else 7)
     # a case states its figures
     found += [("rubrics", f"the query gives away rubric {number}: {what}", "note")
               for number, what in away.items() if not (professional and what.startswith("the figure"))]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JUDGE_FILE', 'JudgeProtocol', 'write_judge_protocol', 'judge_protocol_of', 'prompt_room', 'LocalJudge', 'load_judge',
-           'fitting_row', 'Answer', 'verdict_probability', 'turn_answer', 'answer_rows']
+           'fitting_row', 'JudgeAnswer', 'verdict_probability', 'turn_answer', 'answer_rows']
 
 # %% ../../nbs/70_judge/12_answers.ipynb #5ed8fa36
 import math
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.artifacts import read_json, write_json
 from ..core.config import InputError, setting, validate
-from .labels import judging_messages, read_answer
+from .labels import judging_messages, read_judgement
 from ..model.base import load_causal, positions_of
 from ..model.batched import turn_ends
 from ..model.serving import beginning
@@ -112,7 +112,7 @@ def fitting_row(row, renderer, room, protocol) -> tuple[dict, list[int]] | None:
 
 # %% ../../nbs/70_judge/12_answers.ipynb #63d77635
 @dataclass(frozen=True)
-class Answer:
+class JudgeAnswer:
     "What a judge said of a criterion."
     verdict: str | None = None
     explanation: str = ""
@@ -130,18 +130,18 @@ def verdict_probability(tokenizer, ids, logprobs, verdict) -> float | None:
     return math.exp(sum(one for one, begin, end in zip(logprobs, begins, ends) if end > start and begin < start + len(verdict)))
 
 
-def turn_answer(turn, judge) -> Answer:
+def turn_answer(turn, judge) -> JudgeAnswer:
     "A `Turn` as an answer."
     ids = turn.ids[:-1] if turn.finished else turn.ids
-    read = read_answer(judge.renderer.tokenizer.decode(ids), judge.protocol.head)
+    read = read_judgement(judge.renderer.tokenizer.decode(ids), judge.protocol.head)
     if read is None:
-        return Answer(fault="unreadable")
+        return JudgeAnswer(fault="unreadable")
     sure = verdict_probability(judge.renderer.tokenizer, ids, turn.logprobs, read["verdict"])
-    return Answer(read["verdict"], read["explanation"], sure)
+    return JudgeAnswer(read["verdict"], read["explanation"], sure)
 
 
-def answer_rows(judge, rows, slots=32) -> list[Answer]:
+def answer_rows(judge, rows, slots=32) -> list[JudgeAnswer]:
     "The answers of a `LocalJudge` on label rows, whose verdicts are not shown."
     fitted = [fitting_row(row, judge.renderer, judge.room, judge.protocol) for row in rows]
     turns = iter(judge.write([one[1] for one in fitted if one], slots=slots))
-    return [turn_answer(next(turns), judge) if one else Answer(fault="too_long") for one in fitted]
+    return [turn_answer(next(turns), judge) if one else JudgeAnswer(fault="too_long") for one in fitted]

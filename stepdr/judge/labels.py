@@ -6,7 +6,7 @@
 __all__ = ['SOURCES_TOKENS', 'MOST_SOURCES', 'MOST_OF_ALL', 'LEAST_BEARING', 'ON_SOURCES', 'ON_REPORTS', 'LABEL_FIELDS', 'HEADS',
            'cited_sources', 'source_row', 'rubric_kind', 'task_language', 'bearing', 'sources_for', 'hints_of',
            'label_row', 'label_rows', 'check_label', 'judge_prompt', 'collapse', 'judging_messages', 'answer_text',
-           'chat_row', 'read_answer']
+           'chat_row', 'read_judgement']
 
 # %% ../../nbs/70_judge/07_labels.ipynb #4fdb0f72
 import json
@@ -208,7 +208,7 @@ def chat_row(row, head="ternary", form="brief") -> dict:
     return {"messages": [*judging_messages(row, head, form), {"role": "assistant", "content": answer_text(row, head)}]}
 
 
-def read_answer(text, head="ternary") -> dict | None:
+def read_judgement(text, head="ternary") -> dict | None:
     "{explanation, verdict} of what a judge wrote; None where it cannot be read."
     schema = SCHEMAS[judge_prompt("positive", head)]
     fits = [

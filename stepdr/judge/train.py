@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEV_SHARE', 'UNSEEN', 'LABELS', 'MEASURES', 'read_labels', 'parted', 'chat_rows', 'train_judge_files',
            'what_is_asked', 'reinforced', 'research_tasks_of', 'reports_by', 'split_records', 'train_judge',
-           'AlwaysNot', 'named_rows', 'in_short', 'shares', 'summarise', 'gain_of', 'beside', 'beside_rule',
-           'judge_reports']
+           'AlwaysNot', 'named_rows', 'in_short', 'shares', 'judge_summary', 'gain_of', 'beside', 'beside_rule',
+           'measure_judge']
 
 # %% ../../nbs/70_judge/14_train.ipynb #aa954f7d
 import shutil
@@ -31,7 +31,7 @@ from .reinforce import reinforce
 from .reports import compare_judges, probe_judge, rows_of
 from .rules import RuleJudge, best_rule
 from .writers import UNSEEN_TELLINGS
-from ..model.base import load_causal, reading, weight_kind, write_weights
+from ..model.base import load_causal, naming_checkpoint, weight_kind, write_weights
 from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from ..synthesis.truth import oracle
@@ -106,7 +106,7 @@ def what_is_asked(model, protocol, settings):
     "(renderer, tokens that a prompt may have) of a model that is not loaded for it. Raises `InputError` if it cannot be read."
     from transformers import AutoConfig, AutoTokenizer
     model = model_at(model)
-    with reading(model):
+    with naming_checkpoint(model):
         config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     return renderer_for(tokenizer, settings.template), prompt_room(config, protocol, settings.context)
 
@@ -205,7 +205,7 @@ def shares(rows, samples) -> dict:
     return {name: bootstrap_share([(row["task"], hit(row), 1) for row in rows], samples=samples) for name, hit in MEASURES.items()}
 
 
-def summarise(rows, samples=2000) -> dict:
+def judge_summary(rows, samples=2000) -> dict:
     "Rows of a judge beside the truth: agreement in three grades and in two, by role, axis and writer, and calibration."
     known, others = [row for row in rows if row["by"] != UNSEEN], [row for row in rows if row["by"] in (UNSEEN, *UNSEEN_TELLINGS)]
     table, two = agreement_table(known, ("role", "axis"), samples=samples), [
@@ -256,7 +256,7 @@ def beside_rule(rows, records, labels, seed, samples) -> dict:
                                                       for name, part in parts.items()}}
 
 # %% ../../nbs/70_judge/14_train.ipynb #6813633f
-def judge_reports(run_dir, seed, settings, split="test", unseen="models/sft_without_midtrain", samples=2000, device="auto") -> dict:
+def measure_judge(run_dir, seed, settings, split="test", unseen="models/sft_without_midtrain", samples=2000, device="auto") -> dict:
     """The object of judge.json: agreement with the oracle on reports about a split's tasks, half by the SFT model at temperature 1,
     half by writers that the judge did not learn from, damaged; counted apart, half as many by a model whose reports the judge was not
     trained on (`unseen`, a folder of the run); baselines; and verdicts that are flipped by changes of a report which must not matter."""
@@ -273,13 +273,13 @@ def judge_reports(run_dir, seed, settings, split="test", unseen="models/sft_with
     judge = TrainedJudge(run/"models/judge", device=device)
     history = read_json(run/"models/judge/training.json").get("reinforcement", [])
     rows = named_rows(judge, records + more)
-    result = summarise(rows, samples) | {"reinforcement": history, "without_a_model": {
+    result = judge_summary(rows, samples) | {"reinforcement": history, "without_a_model": {
         one.name: in_short(agreement(named_rows(one, records), samples=samples)) for one in (AlwaysNot(), WordsJudge())}}
     result["best_rule"] = beside_rule(rows, records + more, read_labels([run/LABELS]), seed, samples)
     result["without_a_model"][f"rule: {result['best_rule']['name']}"] = result["best_rule"]["all"]["rule"]
     if history and (run/"checkpoints/judge/supervised").exists():
         before = named_rows(TrainedJudge(run/"checkpoints/judge/supervised", device=device), records)
-        result |= {"supervised": summarise(before, samples)["macro_f1"] | shares(before, samples),
+        result |= {"supervised": judge_summary(before, samples)["macro_f1"] | shares(before, samples),
                    "gain": gain_of([row for row in rows if row["by"] != UNSEEN], before, samples)}
     probed = items_of(records[-settings.probed_reports:]) if settings.probed_reports else []
     flips = run_to_end(probe_judge(judge, probed, seed=seed, samples=samples, truth=oracle)) if probed else {}

@@ -9,7 +9,7 @@ __all__ = ['empty_model', 'computed', 'turns_of', 'template_fault_of', 'abilitie
 from pathlib import Path
 
 from ..core.config import InputError
-from .base import check_weights, positions_of, read_config, reading
+from .base import check_weights, positions_of, read_config, naming_checkpoint
 from .renderer import renderer_for
 
 # %% ../../nbs/50_model/06_abilities.ipynb #c3053f68
@@ -89,7 +89,7 @@ def abilities(folder) -> list[tuple]:
     config = read_config(folder)
     from transformers import AutoTokenizer
 
-    with reading(folder):
+    with naming_checkpoint(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder)
     try:
         check_weights(folder)

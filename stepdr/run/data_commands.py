@@ -83,12 +83,12 @@ def filter_command(options) -> int:
 
 def synth_command(options) -> int:
     "Make training data as a config says; exit status 1 if nothing could be made."
-    from stepdr.synthesis.synth import synth, told
+    from stepdr.synthesis.synth import synth, summary_lines
     made = {}
     status = print_counts(lambda: made.update(synth(options.config, options.out, options.teacher, options.engine,
                                                     options.workers, endpoint_fields(options)))
                           or made)
-    print("\n".join(told(made, options.out)), file=sys.stderr)
+    print("\n".join(summary_lines(made, options.out)), file=sys.stderr)
     if made["rows"]:
         return status
     print(f"stepdr: nothing was made; what to change stands above, and each item's reason in {options.out}/parts", file=sys.stderr)

@@ -66,7 +66,7 @@ def research_command(options) -> int:
     "One research episode: progress as it goes, then the report."
     from stepdr.agent.budget import ResearchSettings, parse_budget
     from stepdr.agent.drivers import ResearchAgent, event_lines
-    from stepdr.agent.report import report_file, report_markdown, write_report
+    from stepdr.agent.report import report_file, report_markdown, save_report
     from stepdr.tools.tool import run_async
     from stepdr.tools.toolset import kit_in, open_kit
     from stepdr.tools.workspace import Workspace
@@ -87,7 +87,7 @@ def research_command(options) -> int:
         agent = ResearchAgent(policy, kit, workspace, settings, reminder=kit.reminder, listen=say, protocol=protocol)
         result = run_async(agent.run(options.question))
     about = about_line(policy, result)
-    if options.out: write_report(result, options.out, about)
+    if options.out: save_report(result, options.out, about)
     else: print(report_markdown(result, about))
     print(f"{about}\n{'report: ' + options.out + chr(10) if options.out else ''}trace: "
           f"{os.path.relpath(workspace.state/'trace.jsonl')}",

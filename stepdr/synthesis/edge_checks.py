@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASS_RELATION', 'SAID', 'GENERIC', 'Subgraph', 'read_subgraph', 'named_edges', 'relation_said', 'verify_edge',
            'hit_paragraph', 'search_words', 'shown', 'is_common', 'telling_parts', 'speaks_of', 'with_subject',
-           'check_edge', 'check_edges', 'Statement', 'statements_of']
+           'check_edge', 'check_edges', 'Premise', 'premises_of']
 
 # %% ../../nbs/40_synthesis/31_edge_checks.ipynb #8af6dd5c
 import hashlib
@@ -231,20 +231,20 @@ async def check_edges(subgraph, client, provider, settings=SeekingSettings(), la
 
 # %% ../../nbs/40_synthesis/31_edge_checks.ipynb #eff38a4b
 @dataclass(frozen=True)
-class Statement:
+class Premise:
     "One line that a question may rest on."
     text: str
     edge: tuple # (head, relation, tail)
     paragraphs: tuple # ids of the paragraphs that say so
     fact: bool = False # whether it came from a search and not from the graph
 
-def statements_of(checked, settings=SeekingSettings()): # checked edges -> list of Statement
+def premises_of(checked, settings=SeekingSettings()): # checked edges -> list of Premise
     "Verified edges, and then the further facts, each once."
     good = [c for c in checked if c["verdict"] == "supported"]
-    rows = [Statement(c["triple"], (c["head"], c["relation"], c["tail"]),
+    rows = [Premise(c["triple"], (c["head"], c["relation"], c["tail"]),
                       tuple(f["paragraph"] for f in c["findings"] if f["stance"] == "supports"))
             for c in good]
     for c in good:
-        rows += [Statement(f["statement"], (c["head"], c["relation"], c["tail"]), (f["paragraph"],), True)
+        rows += [Premise(f["statement"], (c["head"], c["relation"], c["tail"]), (f["paragraph"],), True)
                  for f in c["facts"][:settings.most_facts]]
     return list({folded(s.text): s for s in reversed(rows)}.values())[::-1]

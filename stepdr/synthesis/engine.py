@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..core.artifacts import progress
 from ..core.config import InputError, setting, validate
-from .chunks import FAILURES, Job, Kept, added, fingerprint, joined, made_of
+from .chunks import FAILURES, Job, Kept, added, items_digest, joined_chunks, made_of
 from .makers import name_of
 from .records import item_id
 from .workers import EngineError, NotStarted, WorkerDied, open_pool
@@ -37,7 +37,7 @@ def chunks_of(items, size): # iterable -> Chunks
     for number in itertools.count():
         piece = list(itertools.islice(items, size))
         if not piece: return
-        yield Chunk(number, number * size, piece, fingerprint(piece))
+        yield Chunk(number, number * size, piece, items_digest(piece))
 
 def made_by(pool, first, items, starts=3): # -> Made
     "Make some items and wait; a worker that cannot start is tried again. Raises WorkerDied."
@@ -54,7 +54,7 @@ def alone(pool, chunk): # -> Made
     for number, item in enumerate(chunk.items, chunk.first):
         try: parts.append(made_by(pool, number, [item]))
         except WorkerDied as death: parts.append(made_of([], [{"id": item_id(item, number), "kind": "crash", "reason": f"the process that worked on it ended: {death}"}]))
-    return joined(parts)
+    return joined_chunks(parts)
 
 def save_others(under_way, kept): # {Future: Chunk}
     "Keep what else ends well when a run must stop: it may have cost something."

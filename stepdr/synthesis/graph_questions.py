@@ -9,7 +9,7 @@ __all__ = ['hangs_together', 'answer_names', 'also_fit', 'chain_faults', 'used_e
 from ..core.outcomes import SetAside
 from ..core.scripted_teacher import folded, names_in
 from .attempts import SeekingSettings
-from .edge_checks import check_edges, read_subgraph, statements_of
+from .edge_checks import check_edges, read_subgraph, premises_of
 from .question_checks import keep_secrets, one_search_finds, read_twice, secrets_told
 from .question_rules import exact_values
 from .records import as_settings, dropped, malformed_item, task_row
@@ -84,7 +84,7 @@ async def graph_question(item, client, provider, language="en", settings=Seeking
         return [dropped(name, "graph", "teacher: endpoint", unheard[-1], **made)]
     if counts.get("supported", 0) < settings.least_edges:
         return [dropped(name, "graph", "too few edges could be verified", counts.get("supported", 0), **made)]
-    statements = statements_of(checked, settings)
+    statements = premises_of(checked, settings)
     faults = []
     for draw in range(settings.rewrites + 1):
         try:

@@ -14,7 +14,7 @@ from ..core.usage import Usage, guess_tokens
 from .attempts import attempt, shown_passages
 from .edge_checks import search_words
 from .records import dropped, item_fault, malformed_item
-from .statements import plain
+from .statements import bare_sentence
 from ..tools.toolset import provider_kit
 
 # %% ../../nbs/40_synthesis/29_guided_work.ipynb #b9dfa5b7
@@ -69,10 +69,10 @@ class GuidedPolicy:
             thought, text = "Nothing that I read says it.", "I did not find it in what I read."
         elif answer:
             thought = f"{shown[0][1]} says it: {answer}."
-            text = f"{plain(shown[0][0])}. \\cite{{{shown[0][1]}}}"
+            text = f"{bare_sentence(shown[0][0])}. \\cite{{{shown[0][1]}}}"
         else:
             thought = f"I found {len(shown)} statements on it."
-            told = " ".join(f"{plain(said)}. \\cite{{{one}}}" for said, one in shown)
+            told = " ".join(f"{bare_sentence(said)}. \\cite{{{one}}}" for said, one in shown)
             text = f"## {self.task['meta']['heading']}\n\n{told}"
         return {"role": "assistant", "reasoning_content": thought, "content": f"<answer>{text}</answer>"}
 
@@ -83,7 +83,7 @@ def work_fault(task, row, read) -> str:
     if task.get("answer"):
         found = cited_answer(answer, [task["answer"], *task["aliases"]], read)["cited"]
     else:
-        found = sum(plain(text) in answer for text in task["plan"]) >= min(2, len(task["plan"]))
+        found = sum(bare_sentence(text) in answer for text in task["plan"]) >= min(2, len(task["plan"]))
     return "" if found else "the search does not bring up what answers it"
 
 async def guided_work(item, provider, workspace, fetcher=None,

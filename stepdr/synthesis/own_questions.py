@@ -21,7 +21,7 @@ from .edge_checks import search_words
 from .question_checks import read_twice
 from .records import as_settings, dropped, malformed_item, task_row
 from .reflection import states
-from .statements import plain, unclear
+from .statements import bare_sentence, unclear
 from ..tools.tool import ToolError
 from ..world.passages import passage_kind, text_width
 
@@ -167,7 +167,7 @@ CITED = {"en": "Each statement of the report is followed by a citation of a para
 def section_statements(paragraphs, most: int) -> list[tuple[str, str]]:
     "(sentence, id of its paragraph) of sentences that state something and can be understood alone."
     found = [(text, p["id"]) for p in paragraphs for text in sentences(p["text"])
-             if states(text) and not unclear(plain(text)) and 6 <= len(text.split()) <= 40]
+             if states(text) and not unclear(bare_sentence(text)) and 6 <= len(text.split()) <= 40]
     return found[:most]
 
 async def section_report(item, language="",

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['READ', 'QUOTE', 'RETELL', 'SUM_UP', 'DIALOGUE', 'READING', 'LACKS', 'said_in', 'words_of', 'finding_of', 'past',
-           'told', 'concluded', 'chat_row', 'names_in', 'shown', 'passage', 'document_row', 'quoted', 'reading_row',
-           'otherwise', 'rewrite_row', 'summary_row', 'sure', 'with_others', 'reasoning_row', 'comparison_row',
-           'compared_row', 'why', 'parted', 'dispute_row', 'flawed', 'doubt_row', 'dialogue_row', 'reading_work',
-           'page_work']
+           'told', 'concluded', 'chat_row', 'stated_names', 'shown', 'drawn_passage', 'document_row', 'quoted',
+           'reading_row', 'otherwise', 'rewrite_row', 'summary_row', 'sure', 'with_others', 'reasoning_row',
+           'comparison_row', 'compared_row', 'why', 'parted', 'dispute_row', 'flawed', 'doubt_row', 'dialogue_row',
+           'reading_work', 'page_work']
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #17db982c
 import itertools
@@ -71,7 +71,7 @@ def chat_row(name, kind, asked, answer, names):  # id, kind, texts, names that i
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return {"id": name, "kind": kind, "messages": messages, "text": "", "meta": {"names": sorted(names)}}
 
-def names_in(paragraphs, *more):  # list of Paragraph, further names -> set
+def stated_names(paragraphs, *more):  # list of Paragraph, further names -> set
     "Titles of pages, and the names of all that paragraphs state."
     return {*more, *(p.title for p in paragraphs), *(s.value_name for p in paragraphs for s in p.statements)}
 
@@ -79,7 +79,7 @@ def shown(paragraphs):  # list of Paragraph -> text
     "Paragraphs as search shows them."
     return "\n".join(map(paragraph_line, paragraphs))
 
-def passage(web, entity, rng, most=3):  # ClosedWeb, entity id, random.Random, paragraphs -> list of Paragraph
+def drawn_passage(web, entity, rng, most=3):  # ClosedWeb, entity id, random.Random, paragraphs -> list of Paragraph
     "Some paragraphs about a subject, in random order; none of two pages that are copies."
     found = {p.text: p for p in rng.sample(web.by_entity[entity], len(web.by_entity[entity])) if p.statements}
     return list(found.values())[: rng.randint(1, most)]
@@ -99,7 +99,7 @@ def document_row(web, url):  # ClosedWeb, address -> row
         "kind": "document",
         "messages": [],
         "text": "\n\n".join(lines),
-        "meta": {"names": sorted(names_in(paragraphs))},
+        "meta": {"names": sorted(stated_names(paragraphs))},
     }
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #4c06e1ac
@@ -127,7 +127,7 @@ def quoted(graph, relation, rows, rng):
 
 def reading_row(web, entity, number, rng):  # ClosedWeb, entity id, number, random.Random -> row or None
     "Passages, one to three questions, and answers that quote; now and then one that the passages do not answer."
-    paragraphs, graph = passage(web, entity, rng), web.graph
+    paragraphs, graph = drawn_passage(web, entity, rng), web.graph
     said, name = said_in(paragraphs, entity), graph.names[entity]
     if not said:
         return None
@@ -140,7 +140,7 @@ def reading_row(web, entity, number, rng):  # ClosedWeb, entity id, number, rand
     ]
     questions = " ".join(graph.wording[r].question.replace("{S}", name) for r in wanted)
     asked = f"{shown(paragraphs)}\n\n{rng.choice(READ)} {questions}"
-    return chat_row(f"reading-{entity}-{number}", "reading", asked, "\n".join(answers), names_in(paragraphs, name))
+    return chat_row(f"reading-{entity}-{number}", "reading", asked, "\n".join(answers), stated_names(paragraphs, name))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #00d0e5eb
 RETELL = (
@@ -171,7 +171,7 @@ def rewrite_row(web, entity, number, rng):  # as `reading_row` -> row or None
         sentences.append(f"As of {s.year}, {sentence[0].lower()}{sentence[1:]}" if s.year else sentence)
     asked = f"{rng.choice(RETELL)}\n\n{paragraph_line(p)}"
     answer = f"{' '.join(sentences)}{citation([p.id])}"
-    return chat_row(f"rewrite-{entity}-{number}", "reading", asked, answer, names_in([p], graph.names[entity]))
+    return chat_row(f"rewrite-{entity}-{number}", "reading", asked, answer, stated_names([p], graph.names[entity]))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #af814ba7
 SUM_UP = (
@@ -183,14 +183,14 @@ SUM_UP = (
 
 def summary_row(web, entity, number, rng):  # as `reading_row` -> row or None
     "Paragraphs of several sites, and one text made of them."
-    paragraphs, graph = passage(web, entity, rng), web.graph
+    paragraphs, graph = drawn_passage(web, entity, rng), web.graph
     said = said_in(paragraphs, entity)
     if len(said) < 2:
         return None
     order = rng.sample(sorted(said), min(len(said), 4))
     asked = f"{shown(paragraphs)}\n\n{rng.choice(SUM_UP).format(graph.names[entity])}"
     answer = concluded(graph, {r: said[r] for r in order}, rng)
-    return chat_row(f"summary-{entity}-{number}", "summary", asked, answer, names_in(paragraphs, graph.names[entity]))
+    return chat_row(f"summary-{entity}-{number}", "summary", asked, answer, stated_names(paragraphs, graph.names[entity]))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #98208faa
 def sure(web, entity, relation, rng):  # ClosedWeb, ids, random.Random -> (Paragraph, Statement), or None
@@ -226,7 +226,7 @@ def reasoning_row(web, entity, number, rng):  # as `reading_row` -> row or None
         "reasoning",
         f"{shown(paragraphs)}\n\n{asked}",
         answer,
-        names_in(paragraphs, *names),
+        stated_names(paragraphs, *names),
     )
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #198a914b
@@ -252,7 +252,7 @@ def compared_row(web, relation, pair, number, rng):
     paragraphs = with_others(web, pair, rng)
     asked = f"{shown(paragraphs)}\n\nCompare {names[0]} and {names[1]} by {noun}."
     key = f"comparison-{one.entity}-{other.entity}-{relation}-{number}"
-    return chat_row(key, "reasoning", asked, answer, names_in(paragraphs, *names))
+    return chat_row(key, "reasoning", asked, answer, stated_names(paragraphs, *names))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #c1009486
 def why(one, other):  # (Paragraph, Statement) that is believed, another one -> sentence
@@ -295,7 +295,7 @@ def dispute_row(web, entity, number, rng):  # as `reading_row` -> row or None
     paragraphs = [p for p, _ in pair]
     asked = f"{shown(paragraphs)}\n\nThese pages differ on the {noun} of {name}. Which is to be believed, and why?"
     answer = f"{reason} {concluded(graph, {relation: pair}, rng)}"
-    return chat_row(f"dispute-{entity}-{number}", "reading", asked, answer, names_in(paragraphs, name))
+    return chat_row(f"dispute-{entity}-{number}", "reading", asked, answer, stated_names(paragraphs, name))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #b6ca226a
 # Graph, relation, list of (Paragraph, Statement), what was shown, random.Random -> (sentence of the draft, what
@@ -324,7 +324,7 @@ def flawed(graph, relation, rows, paragraphs, rng):
 
 def doubt_row(web, entity, number, rng):  # as `reading_row` -> row or None
     "A draft held against what was read: kept, or named in its flaw and put right."
-    paragraphs, graph = passage(web, entity, rng), web.graph
+    paragraphs, graph = drawn_passage(web, entity, rng), web.graph
     said = said_in(paragraphs, entity)
     if not said:
         return None
@@ -336,7 +336,7 @@ def doubt_row(web, entity, number, rng):  # as `reading_row` -> row or None
         draft[place], wrong = flawed(graph, order[place], said[order[place]], paragraphs, rng)
     asked = f"{shown(paragraphs)}\n\nMy draft: {' '.join(draft)}\n\nDoes it hold? Put right what does not."
     answer = f"{wrong} Better: {' '.join(good)}" if wrong else "It holds: each sentence says what its source says."
-    return chat_row(f"doubt-{entity}-{number}", "reflection", asked, answer, names_in(paragraphs, graph.names[entity]))
+    return chat_row(f"doubt-{entity}-{number}", "reflection", asked, answer, stated_names(paragraphs, graph.names[entity]))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #9926c7fe
 DIALOGUE = (

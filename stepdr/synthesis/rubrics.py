@@ -6,10 +6,10 @@
 __all__ = ['VERBS', 'VERBS_ZH', 'PRAISE', 'PRAISE_ZH', 'OUTSIDE', 'VAGUE', 'OPEN', 'HEDGE', 'VAGUE_ZH', 'POINTS', 'FORM',
            'ABSENCE', 'not_atomic', 'anchored', 'not_verifiable', 'not_unambiguous', 'content', 'likeness',
            'not_independent', 'tested', 'same_fact', 'not_aligned', 'rubric_faults', 'sift_rubrics', 'drop_twins',
-           'set_faults', 'given_away', 'disagreements', 'RubricSettings', 'without_flagged', 'told', 'first_step',
-           'second_step', 'third_look', 'two_steps', 'plain_text', 'telling_sentences', 'other_figure', 'small_first',
-           'topics_of', 'rubrics_from_material', 'role_by_rule', 'task_from_rubrics', 'judge_consistency',
-           'rubric_task']
+           'set_faults', 'leaked_rubrics', 'disagreements', 'RubricSettings', 'without_flagged', 'flags_text',
+           'first_step', 'second_step', 'third_look', 'two_steps', 'plain_text', 'telling_sentences', 'other_figure',
+           'small_first', 'topics_of', 'rubrics_from_material', 'role_by_rule', 'task_from_rubrics',
+           'judge_consistency', 'rubric_task']
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #c7aba254
 import re
@@ -228,7 +228,7 @@ def set_faults(rubrics, least=5, axes=2): # -> list of lines
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #48c3a9e3
 # text, rubric rows, words in a row that are too many -> {number of a rubric: what of it stands in the task}
-def given_away(task, rubrics, run=7):
+def leaked_rubrics(task, rubrics, run=7):
     "What a task says of what its rubrics test."
     found, own = {}, words(task)
     grams = {tuple(own[i:i + run]) for i in range(len(own) - run + 1)}
@@ -278,7 +278,7 @@ def without_flagged(written, rubrics, flags, settings=RubricSettings()):
                      f"{before}")
     return kept, dropped, wrong + (set_faults(kept, settings.least, settings.axes) if flags else [])
 
-def told(flags): # {number: {what: reason}} -> text
+def flags_text(flags): # {number: {what: reason}} -> text
     return ", ".join(f"rubric {number} {'; '.join(faults.values())}" for number, faults in sorted(flags.items()))
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #33bd1ff5
@@ -301,11 +301,11 @@ async def second_step(item, summary, rubrics, client, language, settings):
                               rubrics=[r["criterion"] for r in rubrics])).value
     differ = {d["number"]: {"role": f"{d['first']}, then {d['again']}"} for d in disagreements(rubrics, value["roles"])}
     away = {number: {"given away": f"is given away: {what}"}
-            for number, what in given_away(value["task"], rubrics).items()}
+            for number, what in leaked_rubrics(value["task"], rubrics).items()}
     flags = {number: {**differ.get(number, {}), **away.get(number, {})} for number in {**differ, **away}}
     kept, dropped, wrong = without_flagged(rubrics, rubrics, flags, settings)
     if wrong:
-        return set_aside(item, "roles" if differ else "given away", "; ".join([told(flags), *wrong]), len(flags),
+        return set_aside(item, "roles" if differ else "given away", "; ".join([flags_text(flags), *wrong]), len(flags),
                          summary=summary, rubrics=rubrics, task=value["task"], roles=value["roles"])
     return value["task"], kept, dropped
 
@@ -323,7 +323,7 @@ async def third_look(item, summary, written, rubrics, task, judge, language, set
     kept, dropped, wrong = without_flagged(written, rubrics, flags, settings)
     made = {"summary": summary, "rubrics": rubrics, "task": task, "judged": value}
     if wrong:
-        return set_aside(item, "principles" if broken else "roles", "; ".join([f"the judge: {told(flags)}", *wrong]),
+        return set_aside(item, "principles" if broken else "roles", "; ".join([f"the judge: {flags_text(flags)}", *wrong]),
                          len(flags), **made)
     if value["score"] < settings.score:
         return set_aside(item, "inconsistent",
@@ -489,7 +489,7 @@ def judge_consistency(values, language="en", draw=0): # {"summary", "rubrics", "
                        "role": role})
     problems = [(f"任务泄露了答案：{line}" if language == "zh" else f"given away: {line}")
                 for line in (f"{number}: {what}"
-                             for number, what in given_away(
+                             for number, what in leaked_rubrics(
                                  values["task"], [{"criterion": c} for c in criteria]).items())]
     return {"rubrics": rows, "problems": problems, "score": max(0, 10 - 2 * len(problems))}
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'WIKIPEDIA', 'KINDS', 'CorpusSettings', 'Unit', 'open_stream', 'tree_units', 'page_slices', 'dump_about',
-           'Page', 'Redirect', 'Skipped', 'wiki_url', 'read_dump_page', 'file_address', 'read_tree_file', 'guess_base',
-           'read_plain_article', 'wikispeedia_about', 'wikispeedia_units', 'read_wikispeedia', 'read_freshwiki',
-           'source_kind', 'Source', 'open_source']
+           'SourcePage', 'Redirect', 'Skipped', 'wiki_url', 'read_dump_page', 'file_address', 'read_tree_file',
+           'guess_base', 'read_plain_article', 'wikispeedia_about', 'wikispeedia_units', 'read_wikispeedia',
+           'read_freshwiki', 'source_kind', 'Source', 'open_source']
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #9de87f50
 import html
@@ -168,7 +168,7 @@ def dump_about(path): # dump -> {"base", "language", "first_letter", "namespaces
             "first_letter": '<case>case-sensitive' not in head, "namespaces": {str(key): name for key, name in names.items()}}
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #e63db09b
-class Page(NamedTuple):
+class SourcePage(NamedTuple):
     "A document as it goes into the corpus."
     document: Document
     named: bool = True  # whether its title is its own; else the words of the links to it are taken
@@ -192,7 +192,7 @@ _LISTS = re.compile(r"\{\{\s*(?:[\w -]{0,30}disambig[\w -]{0,20}|dab|hndis|geodi
 
 def wiki_url(title, about): return about["base"] + quote(wiki_title(title, about), safe="/:@!$&'()*+,;=~-._")
 
-def read_dump_page(unit, about, settings): # Unit of a dump -> Page, Redirect or Skipped
+def read_dump_page(unit, about, settings): # Unit of a dump -> SourcePage, Redirect or Skipped
     "A page of a dump: its last revision."
     import xml.etree.ElementTree as tree
     if b"<!DOCTYPE" in unit.data or b"<!ENTITY" in unit.data: raise ToolError("declares XML entities; refused")
@@ -214,7 +214,7 @@ def read_dump_page(unit, about, settings): # Unit of a dump -> Page, Redirect or
     blocks, links, categories = read_wiki(text, about, gone)
     addresses = [(words, wiki_url(name, about)) for words, name in links[:settings.max_links]]
     document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"], (revisions[-1].findtext("timestamp") or "")[:10], addresses, (*left_out(gone), *found.warnings), _limits(settings))
-    return Page(document, True, tuple(dict.fromkeys(categories)))
+    return SourcePage(document, True, tuple(dict.fromkeys(categories)))
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #270f3c60
 _META = re.compile(r"(?:(?:authors?|title|date|tags|disqus|pagetime|lang|language|description|category|categories|slug|layout|weight|draft|summary|keywords|copyright):[^\n]*\n)+(?=\n|\Z)", re.IGNORECASE)
@@ -224,7 +224,7 @@ def file_address(name, base): # relative name, address of the folder ("" for non
     shown = re.sub(r"(^|/)index\.x?html?$", r"\1", name)
     return (base or "file:///") + quote(shown, safe="/:@!$&'()*+,;=~-._")
 
-def read_tree_file(unit, about, settings, workers=2): # Unit of a tree -> Page or Redirect
+def read_tree_file(unit, about, settings, workers=2): # Unit of a tree -> SourcePage or Redirect
     "A file of a folder or archive. An HTML page that does nothing but send its reader elsewhere is a redirect."
     data = unit.data.read_bytes() if isinstance(unit.data, Path) else unit.data
     url, ending = file_address(unit.file, about["base"]), unit.file.rpartition(".")[2].lower()
@@ -241,7 +241,7 @@ def read_tree_file(unit, about, settings, workers=2): # Unit of a tree -> Page o
         parts = unit.file.split("/")
         document = _renamed(document, parts[-2] if re.match(r"(?i)(index|readme)\.", parts[-1]) and len(parts) > 1 else parts[-1].rpartition(".")[0])
     elif document.kind != "markdown": own = document.title or unit.file
-    return Page(document if document.title else _renamed(document, unit.file), bool(own))
+    return SourcePage(document if document.title else _renamed(document, unit.file), bool(own))
 
 def _renamed(document, title): # -> Document of another title
     return replace(document, title=title, paragraphs=tuple(replace(p, title=title) for p in document.paragraphs))
@@ -324,7 +324,7 @@ def wikispeedia_units(src, limit): # folder of the layout -> iterator of Unit
     if not found: raise InputError(f"{src}: no plaintext_articles (a folder or a tar file) beside articles.tsv and links.tsv")
     for unit in tree_units(found[0], {"txt"}, limit): yield unit._replace(file=unit.file)
 
-def read_wikispeedia(unit, about, settings): # Unit -> Page
+def read_wikispeedia(unit, about, settings): # Unit -> SourcePage
     "An article with the links that the table gives it."
     data = unit.data.read_bytes() if isinstance(unit.data, Path) else unit.data
     name = unit.file.rpartition("/")[2].removesuffix(".txt")
@@ -332,10 +332,10 @@ def read_wikispeedia(unit, about, settings): # Unit -> Page
     title, blocks = read_plain_article(found.text)
     links = [(unquote(target).replace("_", " "), WIKIPEDIA + target) for target in about["links"].get(name, ())][:settings.max_links]
     document = make_document(WIKIPEDIA + name, "article", blocks, title or unquote(name).replace("_", " "), "en", "2007", links, found.warnings, _limits(settings))
-    return Page(document, True, tuple(about["categories"].get(name, ())))
+    return SourcePage(document, True, tuple(about["categories"].get(name, ())))
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #b48459fc
-def read_freshwiki(unit, about, settings): # Unit -> Page
+def read_freshwiki(unit, about, settings): # Unit -> SourcePage
     "An article as JSON: summary, sections with sentences and their references."
     data = unit.data.read_bytes() if isinstance(unit.data, Path) else unit.data
     try:
@@ -354,7 +354,7 @@ def read_freshwiki(unit, about, settings): # Unit -> Page
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ToolError(f"not an article in FreshWiki's form ({type(error).__name__}: {str(error)[:80]})") from None
     document = make_document(url, "article", blocks, title, "", "", [(text, url) for url, text in links.items()][:settings.max_links], found.warnings, _limits(settings))
-    return Page(document)
+    return SourcePage(document)
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #4a0592ea
 KINDS = ("html", "markdown", "mediawiki", "wikispeedia", "freshwiki", "files")

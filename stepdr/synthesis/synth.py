@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADVICE', 'SynthSettings', 'PartSettings', 'read_config', 'Part', 'checked_config', 'part_items', 'rows_file',
-           'split_rows', 'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth', 'changes', 'told']
+           'split_rows', 'part_seed', 'check_inputs', 'weight_of', 'weights_of', 'synth', 'changes', 'summary_lines']
 
 # %% ../../nbs/40_synthesis/53_synth.ipynb #452d6d4b
 import contextlib
@@ -251,7 +251,7 @@ def changes(counts) -> list[str]:
             lines.append(f"{name} {'made nothing' if few else 'set most aside'}{why}" + (f"; {ADVICE[most]}" if most in ADVICE else ""))
     return lines
 
-def told(counts, out): # of `synth`, its folder -> list of lines
+def summary_lines(counts, out): # of `synth`, its folder -> list of lines
     "What a run made, said so that it adds up: items of each part, rows of each set, what was asked."
     lines, number = [], lambda count, word: f"{count:,} {word}{'' if count == 1 else 's'}"
     for name, part in counts["parts"].items():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INLINE_CALL', 'SOURCE_ID', 'BROKEN_CITATION', 'FAILED_RESPONSE', 'is_response', 'texts', 'answer_of', 'parsed',
            'calls_of', 'strings', 'malformed_message', 'malformed', 'row_id', 'separate', 'well_formed', 'drop_where',
-           'require', 'own_texts', 'citations', 'requests_in', 'sections', 'responses', 'failed_responses',
+           'require', 'own_texts', 'citations', 'requests_in', 'result_texts', 'responses', 'failed_responses',
            'sources_read']
 
 # %% ../../nbs/40_synthesis/08_trajectories.ipynb #2e343f2d
@@ -176,7 +176,7 @@ def requests_in(response: str): # -> list of (request, what was said to it); the
     parts = re.split(r"(?m)^##[ \t](.*)$", re.sub(r"</?tool_response>", "", response))
     return [(request.strip(), text.strip()) for request, text in zip(["", *parts[1::2]], parts[::2]) if request or text.strip()]
 
-def sections(response: str):
+def result_texts(response: str):
     "What a tool response says to each request, without the headings that repeat the requests."
     return [text for _, text in requests_in(response) if text] or [""]
 
@@ -185,7 +185,7 @@ def responses(row, failed: str = FAILED_RESPONSE):
     "Each tool response of a trajectory with its sections and whether each of them failed: as the message is marked, else by the pattern."
     for message in filter(is_response, row["messages"]):
         text = message.get("content") or ""
-        yield text, [(part, message.get("failed") is True or bool(re.search(failed, part))) for part in sections(text)]
+        yield text, [(part, message.get("failed") is True or bool(re.search(failed, part))) for part in result_texts(text)]
 
 def failed_responses(row, failed: str = FAILED_RESPONSE):
     "The tool responses of a trajectory in which at least one request failed or returned nothing."

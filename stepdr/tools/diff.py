@@ -9,7 +9,7 @@ __all__ = ['Hunk', 'parse_diff', 'fitted_hunk', 'hunk_changes', 'patch_with_diff
 import re
 from dataclasses import dataclass, replace
 
-from .edits import Pair, indent_near, indent_of, refitted
+from .edits import SharedLine, indent_near, indent_of, refitted
 from .fragments import MatchSettings, closest, fuzzy_places, line_number, plain_form, shown_around
 from .patch import Change, apply_changes, style_for
 from .text_file import plain_lines
@@ -164,7 +164,7 @@ def _similar_hunk(lines, hunk, settings): # -> (first line from 0, lines of the 
 # %% ../../nbs/20_tools/12_diff.ipynb #7758c71a
 def _hunk_pairs(lines, first, part): # -> pairs of indentations, {number in the hunk: the line as the file has it}
     own = dict(zip((n for n, (tag, _) in enumerate(part) if tag != "+"), lines[first:]))
-    pairs = {n: Pair(n, indent_of(part[n][1]), indent_of(line)) for n, line in own.items() if part[n][1].strip()}
+    pairs = {n: SharedLine(n, indent_of(part[n][1]), indent_of(line)) for n, line in own.items() if part[n][1].strip()}
     lost = [n for n, pair in pairs.items() if part[n][0] == " " and pair.given != pair.there]
     if all(
         " " + pairs[n].given == pairs[n].there for n in lost

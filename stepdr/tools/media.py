@@ -22,7 +22,7 @@ from ..core.config import setting, validate
 from .tool import ToolError, ToolResult
 from .extract import parse_document
 from .folder import file_url
-from .results import paragraph_text
+from .results import cited_text
 from ..world.paragraphs import Paragraph, paragraph_id
 
 # %% ../../nbs/20_tools/48_media.ipynb #560a5030
@@ -223,7 +223,7 @@ class Media:
         for p in paragraphs:
             if p.heading != heading: lines.append(f"\n# {p.heading}")
             heading = p.heading
-            lines.append(paragraph_text(p))
+            lines.append(cited_text(p))
         return ToolResult("\n".join(lines), paragraphs=paragraphs)
 
     async def asr(self, path: str, language: str = "") -> str:

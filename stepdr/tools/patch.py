@@ -13,7 +13,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from .edits import Pair, columns, indent_near, indent_of, language_of, refitted, step_of
+from .edits import SharedLine, columns, indent_near, indent_of, language_of, refitted, step_of
 from .fragments import MatchSettings, closest, find_places, line_number, plain_form, shown_around
 from .text_file import carriage_returns, line_end, plain_lines
 from .tool import ToolError
@@ -88,7 +88,7 @@ def widened(
     return start, end, lacking
 
 # %% ../../nbs/20_tools/11_patch.ipynb #aae6339e
-def shared_lines(text: str, start: int, end: int, fragment: str, how: str) -> tuple[list[Pair], dict[int, str]]:
+def shared_lines(text: str, start: int, end: int, fragment: str, how: str) -> tuple[list[SharedLine], dict[int, str]]:
     "The lines of a fragment beside those of its place: pairs of indentations, and each of its lines as the file has it; empty if they are broken otherwise."
     given = [(n, line) for n, line in enumerate(fragment.split("\n")) if line.strip()]
     there = [line for line in text[start:end].split("\n") if line.strip()]
@@ -96,7 +96,7 @@ def shared_lines(text: str, start: int, end: int, fragment: str, how: str) -> tu
     if len(given) != len(there) or not alike:
         return [], {}
     inside = _line_start(text, start) != start  # the first line's indentation is not part of the place
-    pairs = [Pair(n, indent_of(line), indent_of(own)) for (n, line), own in list(zip(given, there))[inside:]]
+    pairs = [SharedLine(n, indent_of(line), indent_of(own)) for (n, line), own in list(zip(given, there))[inside:]]
     return pairs, {n: own for (n, _), own in zip(given, there)} if how == "spaces" else {}
 
 
@@ -118,7 +118,7 @@ def _first_pair(
     further = [columns(indent_of(line)) for line in new.split("\n")[1:] if line.strip()]
     if here.strip(" \t") or not further:
         return []
-    return [Pair(0, here, here) if min(further) >= columns(here) else Pair(0, "", here)]
+    return [SharedLine(0, here, here) if min(further) >= columns(here) else SharedLine(0, "", here)]
 
 # %% ../../nbs/20_tools/11_patch.ipynb #3c99c33f
 _AS_WRITTEN = (
@@ -148,7 +148,7 @@ def _recipe_pairs(new): # what is least indented in a makefile is a recipe's lin
     indents = [indent for line in new.split("\n") if line.strip() and (indent := indent_of(line))]
     if not indents or "\t" in indents[0]:
         return []
-    return [Pair(0, "", ""), Pair(1, min(indents, key=columns), "\t")]
+    return [SharedLine(0, "", ""), SharedLine(1, min(indents, key=columns), "\t")]
 
 def _as_quoted(text, start, end, new, fragments, name): # -> Change for a fragment that is there to the letter
     first, make = _line_start(text, start) == start, language_of(name) == "a makefile"

@@ -20,7 +20,7 @@ from .extract import extract
 from .document import guess_language
 from .providers import SearchHit, date_bound, on_site, site_name, store_hit
 from .results import (FORMS, ROOM, SURFER, cover, cut_short, document_text, failed_block, fit, missing_line,
-    paragraph_line, paragraph_text, read_text, relevances, safe, source_line)
+    paragraph_line, cited_text, readable_text, relevances, safe, source_line)
 from .tool import ToolError, ToolResult, call_text, result_tokens
 from ..world.paragraphs import Paragraph, paragraph_id
 from ..world.passages import passage
@@ -219,7 +219,7 @@ class _Results:
         lines, shown = [f"## {safe(query)}", *([f"error: {safe(str(answer))}"] if failed else [])], []
         room -= guess_tokens("\n".join(lines))
         for p, _ in ranked[(page - 1) * topk:page * topk]:
-            text = read_text(p) or p.text
+            text = readable_text(p) or p.text
             if shown and guess_tokens(text) + ROOM > room: break
             lines.append(paragraph_line(p, fit(text, max(30, room - ROOM))))
             shown.append(p)
@@ -239,14 +239,14 @@ class _Results:
         lines = [f"{place}. {safe(cut_short(rows[0].title, 150))} - {source_line(rows[0], self.ranking.record(rows[0].url))}{' [read before]' if old else ''}", safe(rows[0].url)]
         shown, heading, room = [], "", room - guess_tokens("\n".join(lines))
         for p in rows:
-            text = read_text(p) or p.text
+            text = readable_text(p) or p.text
             if guess_tokens(text) + ROOM > room:
                 if shown or not first: break
                 text = fit(text, max(30, room - ROOM)) # something is always shown
             else: self.shown.add(p.id)
             if p.heading and p.heading != heading: lines.append(f"# {safe(p.heading)}")
             heading = p.heading
-            lines.append(paragraph_text(p, text))
+            lines.append(cited_text(p, text))
             shown.append(p)
             room -= guess_tokens(text) + guess_tokens(heading) + ROOM
         return (lines, shown) if shown else ([], [])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.artifacts import atomic_directory, read_json, read_parquet, root, write_json, write_parquet
 from ..core.config import InputError
-from .pages import Paragraph, Rates, World, build_world
+from .pages import FactParagraph, Rates, World, build_world
 from .styles import Statement
 from .facts import load_graph, split_topics, topic_type
 from .index import ParagraphIndex
@@ -65,7 +65,7 @@ def load_web(folder): # as `save_web` wrote it -> ClosedWeb
     if not (folder / "pages.json").exists():
         raise InputError(f"{folder}: no closed web here; run the stage `world` first")
     about = read_json(folder / "pages.json")
-    paragraphs = {row["id"]: Paragraph(**row | {"statements": tuple(Statement(**s) for s in row["statements"])})
+    paragraphs = {row["id"]: FactParagraph(**row | {"statements": tuple(Statement(**s) for s in row["statements"])})
                   for row in read_parquet(folder / "paragraphs.parquet")}
     world = World(paragraphs, about["pages"], about["links"], set(about["dead"]), about["disputed"], about["silent"])
     return ClosedWeb(load_graph(folder / "kg"), about["seed"], split=about["split"], world=world)
