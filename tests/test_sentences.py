@@ -27,7 +27,7 @@ def test_other_scripts(name):
 
 def test_citations_belong_to_the_sentence_before():
     first, second = r"It opened in the U.S. \cite{web_00000001} \cite{web_00000002}", r"It closed \cite{web_00000003}."
-    assert sentences(f"{first} {second}") == [first, second]
+    assert sentences(f"{first} {second}") == [first, second] and sentences(f"{second} {first}") == [second, first]
     assert sentences("它建于1883年。\\cite{web_00000001}后来重建。") == ["它建于1883年。\\cite{web_00000001}", "后来重建。"]
     assert sentences("It opened. [1] It closed [2].", cited=r"\[\d\]") == ["It opened. [1]", "It closed [2]."]
 

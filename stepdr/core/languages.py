@@ -73,7 +73,7 @@ _NUMBERED = frozenset(  # and those whose stop ends none before a number
 @cache
 def _ends_of_sentences(cited, wrapped):
     "The pattern of what may end a sentence, for citations of a form."
-    after = rf"(?:\s*{cited})*"
+    after = rf"(?:\s*{cited})*+"  # all of them: what follows them decides
     line = rf"\n[^\S\n]*\n\s*|{cited}[ \t]*\n" if wrapped else r"\n\s*"
     return re.compile(rf"{_STOP}{after}(?:\s+|(?=[{_WIDE}]))|{_WIDE_STOP}{after}\s*|{line}")
 
