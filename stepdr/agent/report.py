@@ -30,6 +30,13 @@ def claims_in(text, around=""): # sentence or cell, words that it cannot be unde
         last = found.end()
     return claims
 
+def _claims_of_row(cells, columns): # of a table, the first row's cells -> {id: what rests on it}
+    claims = {}
+    for column, cell in zip([*columns, *[""] * len(cells)], cells):
+        for one, said in claims_in(cell, f"{cells[0]} {column}").items():
+            claims[one] = f"{claims[one]} {said}" if claims.get(one) else said
+    return claims
+
 def cited_sentences(report): # Markdown -> list of (begin, end, {id: what rests on it})
     "The sentences and table rows of a report that cite something."
     found, at, columns = [], 0, []
@@ -38,9 +45,7 @@ def cited_sentences(report): # Markdown -> list of (begin, end, {id: what rests 
         columns = (columns or cells) if cells else []
         for begin, end in [(0, len(line))] if cells else sentence_spans(line):
             begin, end = _MARKER.match(line, begin, end).end(), begin + len(line[begin:end].rstrip())
-            claims = {}
-            for column, cell in zip([*columns, *[""] * len(cells)] or [""], cells or [line[begin:end]]):
-                claims |= {one: " ".join(filter(None, (claims.get(one), said))) for one, said in claims_in(cell, f"{cells[0]} {column}" if cells else "").items()}
+            claims = _claims_of_row(cells, columns) if cells else claims_in(line[begin:end])
             if claims: found.append((at + begin, at + end, claims))
         at += len(line)
     return found
@@ -53,22 +58,33 @@ def claims_by_source(report): # -> {id: list of what rests on it}
     return claims
 
 # %% ../../nbs/30_agent/08_report.ipynb #cb2c707b
+def _shared_weight(terms, paragraph) -> float:
+    "The weight of those terms (`claim_terms`) that a paragraph's title, headings and text have."
+    have = claim_terms(f"{paragraph.title} {paragraph.heading} {paragraph.text}".replace("_", " "))
+    return sum(weight for term, weight in terms.items() if term in have)
+
 def nearest_read(unknown, claim, read, # id, what it is cited for, {id: Paragraph}
                  most=4, # paragraphs
                  letters=2, # by which an id may differ
                  least=0.25, # of the weight of the claim's terms that a paragraph must have
                  ): # -> list of (Paragraph, letters apart, or None where it was found by what it says)
-    "What may have been meant by an id that was never shown: what was read under nearly the same id, then what says most of the claim."
+    """What may have been meant by an id that was never shown: what was read under nearly the same id, then what says
+    most of the claim."""
     from rapidfuzz.distance import Levenshtein
     apart = sorted((Levenshtein.distance(unknown, one), one) for one in read)
     near = [(read[one], number) for number, one in apart if number <= letters][:most]
     terms = claim_terms(claim)
-    said = {p.id: sum(weight for term, weight in terms.items() if term in have) for p in read.values() for have in [claim_terms(f"{p.title} {p.heading} {p.text}")]}
-    best = sorted((one for one in said if said[one] > 0 and said[one] >= least * sum(terms.values()) and one not in {p.id for p, _ in near}), key=lambda one: -said[one])
+    shared = {p.id: _shared_weight(terms, p) for p in read.values()}
+    enough, taken = least * sum(terms.values()), {p.id for p, _ in near}
+    saying = [one for one, weight in shared.items() if weight > 0 and weight >= enough and one not in taken]
+    best = sorted(saying, key=lambda one: -shared[one])
     return near + [(read[one], None) for one in best[:most - len(near)]]
 
 # %% ../../nbs/30_agent/08_report.ipynb #57a868e4
-def slips_in(report, read, least=3): # Markdown, {id: Paragraph}, weight of the terms (`claim_terms`) that sentence and paragraph must share -> {unknown id: the id that was meant}
+def slips_in(report, # Markdown
+             read, # {id: Paragraph}
+             least=3, # weight of the terms (`claim_terms`) that sentence and paragraph must share
+             ): # -> {unknown id: the id that was meant}
     "Unknown ids that are a slip of one letter, for sure."
     from rapidfuzz.distance import Levenshtein
     said = {}
@@ -77,9 +93,8 @@ def slips_in(report, read, least=3): # Markdown, {id: Paragraph}, weight of the 
             if one not in read: said[one] = f"{said.get(one, '')} {report[begin:end]}"
     meant = {}
     for one, text in said.items():
-        near, terms = [name for name in read if Levenshtein.distance(one, name) <= 1], claim_terms(text)
-        have = claim_terms(f"{read[near[0]].title} {read[near[0]].heading} {read[near[0]].text}".replace("_", " ")) if len(near) == 1 else {}
-        if sum(weight for term, weight in terms.items() if term in have) >= least: meant[one] = near[0]
+        near = [name for name in read if Levenshtein.distance(one, name) <= 1]
+        if len(near) == 1 and _shared_weight(claim_terms(text), read[near[0]]) >= least: meant[one] = near[0]
     return meant
 
 # %% ../../nbs/30_agent/08_report.ipynb #e84dd76d
@@ -98,61 +113,97 @@ def repair_blocks(report, wrong, read, # Markdown, of `cited_sentences` those to
         blocks.append("\n".join(lines))
     return blocks
 
-def read_repair(reply, old, read): # text of a reply, the sentences that were asked for, ids of what was read -> {number from 0: new sentence, "" to drop it}
+def _fits(text, before, read) -> bool:
+    "Whether a sentence may stand for another: dropped, or one line that cites what was read and says much the same."
+    if not text: return True
+    known = "\n" not in text and all(one in read for one in cited_ids(text))
+    return known and share_said(without_citations(text), before) >= 0.6
+
+def read_repair(reply, # text
+                old, # the sentences that were asked for
+                read, # ids of what was read
+                ): # -> {number from 0: new sentence, "" to drop it}
     "The sentences of a reply that may be put into the report."
     parts = re.split(r"^[ \t]*(\d{1,3})[.)][ \t]+", reply, flags=re.MULTILINE)
-    given = {int(number) - 1: text.strip() for number, text in zip(parts[1::2], parts[2::2])} or ({0: reply.strip()} if len(old) == 1 else {})
-    new = {number: "" if text in ("-", "–", "—") else text for number, text in given.items() if text and 0 <= number < len(old)}
-    def fits(text, before): return not text or "\n" not in text and all(one in read for one in cited_ids(text)) and share_said(without_citations(text), before) >= 0.6
-    return {number: text for number, text in new.items() if fits(text, old[number])}
+    given = {int(number) - 1: text.strip() for number, text in zip(parts[1::2], parts[2::2])}
+    if not given and len(old) == 1: given = {0: reply.strip()}
+    asked = {number: text for number, text in given.items() if text and 0 <= number < len(old)}
+    new = {number: "" if text in ("-", "–", "—") else text for number, text in asked.items()}
+    return {number: text for number, text in new.items() if _fits(text, old[number], read)}
 
-def put_sentences(report, wrong, new): # Markdown, spans as `cited_sentences` gives them, {number: new sentence} -> Markdown
+def put_sentences(report, # Markdown
+                  wrong, # spans as `cited_sentences` gives them
+                  new, # {number: new sentence}
+                  ): # -> Markdown
     "A report with sentences replaced; one that is dropped takes the mark of its list item with it."
     for number in sorted(new, reverse=True):
         begin, end, _ = wrong[number]
         before, after, line = report[:begin], report[end:], report.rfind("\n", 0, begin) + 1
         if not new[number]:
             after = after.lstrip(" ")
-            if after[:1] in ("", "\n"): before = before.rstrip(" ")
-            if after[:1] in ("", "\n") and _MARKER.fullmatch(report, line, begin): before, after = report[:line], after[1:]
+            if after[:1] in ("", "\n"):
+                before = before.rstrip(" ")
+                if _MARKER.fullmatch(report, line, begin): before, after = report[:line], after[1:]
         report = before + new[number] + after
     return report
 
 def keeps_rest(report, wrong, whole): # Markdown, spans that may change, the report as it was written again -> bool
     "Whether every other sentence of a report is in another one, in which nothing new is long."
     rest = put_sentences(report, wrong, {number: "" for number in range(len(wrong))})
-    flat = " ".join(whole.split())
-    return all(" ".join(one.split()) in flat for one in sentences(rest)) and bool(rest.strip()) and len(whole) <= 1.1 * len(report) + 200
+    flat, short = " ".join(whole.split()), len(whole) <= 1.1 * len(report) + 200
+    return bool(rest.strip()) and short and all(" ".join(one.split()) in flat for one in sentences(rest))
 
 # %% ../../nbs/30_agent/08_report.ipynb #0716786b
 def numbered(result, link): # ResearchResult, function(number, Paragraph) -> text of one citation
     "The report with each `\\cite{}` replaced by its sources' numbers."
     numbers = {p.id: (i + 1, p) for i, p in enumerate(result.sources)}
-    def one(found): return "".join(link(*numbers[c]) if c in numbers else f"[unknown source {c}]" for c in cited_ids(found[0]))
-    return CITE.sub(one, result.answer)
+    def one(source): return link(*numbers[source]) if source in numbers else f"[unknown source {source}]"
+    return CITE.sub(lambda found: "".join(map(one, cited_ids(found[0]))), result.answer)
 
 # %% ../../nbs/30_agent/08_report.ipynb #ad790539
 def escaped_markdown(text): # -> text without what Markdown would take for markup
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
 
+def _number_link(number, paragraph):
+    return f"[[{number}]]({paragraph.url})" if paragraph.url.startswith(("http://", "https://")) else f"[{number}]"
+
+def _source_lines(number, paragraph, claims): # its number, Paragraph, what rests on it -> Markdown
+    title = escaped_markdown(paragraph.title) or paragraph.site
+    date = f" ({paragraph.date})" if paragraph.date else ""
+    passage = escaped_markdown(passage_for(paragraph.text, claims))
+    return f"{number}. {title}{date}. <{paragraph.url}>\n   > {passage}"
+
 def report_markdown(result, # ResearchResult
                     about="", # line on model, cost and time
                     ): # -> text of a Markdown file
     "A report with numbered sources."
-    text = numbered(result, lambda number, p: f"[[{number}]]({p.url})" if p.url.startswith(("http://", "https://")) else f"[{number}]") or "*No report was written.*"
-    lines, claims = [f"# {escaped_markdown(result.question)}", "", text, "", "## Sources", ""], claims_by_source(result.answer)
-    for number, p in enumerate(result.sources, 1):
-        lines.append(f"{number}. {escaped_markdown(p.title) or p.site}{' (' + p.date + ')' if p.date else ''}. <{p.url}>\n   > {escaped_markdown(passage_for(p.text, claims.get(p.id, [])))}")
+    text, claims = numbered(result, _number_link) or "*No report was written.*", claims_by_source(result.answer)
+    lines = [f"# {escaped_markdown(result.question)}", "", text, "", "## Sources", ""]
+    lines += [_source_lines(number, p, claims.get(p.id, [])) for number, p in enumerate(result.sources, 1)]
     if not result.sources: lines.append("None cited.")
-    if result.unknown: lines += ["", f"**Unknown citations**: {', '.join(map(escaped_markdown, result.unknown))}; no tool has shown these paragraphs."]
-    if result.mended: lines += ["", "Citations written with one wrong letter: " + ", ".join(f"{escaped_markdown(one)} for {escaped_markdown(meant)}" for one, meant in result.mended.items()) + "."]
+    if result.unknown:
+        unknown = ", ".join(map(escaped_markdown, result.unknown))
+        lines += ["", f"**Unknown citations**: {unknown}; no tool has shown these paragraphs."]
+    if result.mended:
+        mended = [f"{escaped_markdown(one)} for {escaped_markdown(meant)}" for one, meant in result.mended.items()]
+        lines += ["", f"Citations written with one wrong letter: {', '.join(mended)}."]
     return "\n".join([*lines, "", "---", "", escaped_markdown(about), ""])
 
 # %% ../../nbs/30_agent/08_report.ipynb #599533d0
-STYLE = """body{font:16px/1.55 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}
-h1{font-size:1.5rem}a{color:#2563a8}blockquote{margin:.3rem 0 .8rem;padding-left:.8rem;border-left:3px solid #cdd6e0;color:#556070;font-size:.9rem}
-table{border-collapse:collapse}td,th{border:1px solid #cdd6e0;padding:.25rem .6rem}pre{overflow:auto;background:#f3f5f8;padding:.6rem}footer{margin-top:2rem;color:#556070;font-size:.85rem}
-@media(prefers-color-scheme:dark){body{background:#14181e;color:#dde3ea}a{color:#7fb2ea}blockquote,footer{color:#9aa6b4}pre{background:#1d232b}}"""
+STYLE = """body{font:16px/1.55 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
+body{color:#1c2430;background:#fff}
+h1{font-size:1.5rem}
+a{color:#2563a8}
+blockquote{margin:.3rem 0 .8rem;padding-left:.8rem;border-left:3px solid #cdd6e0;color:#556070;font-size:.9rem}
+table{border-collapse:collapse}
+td,th{border:1px solid #cdd6e0;padding:.25rem .6rem}
+pre{overflow:auto;background:#f3f5f8;padding:.6rem}
+footer{margin-top:2rem;color:#556070;font-size:.85rem}
+@media(prefers-color-scheme:dark){
+  body{background:#14181e;color:#dde3ea}
+  a{color:#7fb2ea}
+  blockquote,footer{color:#9aa6b4}
+  pre{background:#1d232b}}"""
 
 def report_html(result, about=""): # -> text of an HTML file
     "The same report as a page of its own; raw HTML and scripts in what the model wrote are shown as text."
@@ -160,7 +211,8 @@ def report_html(result, about=""): # -> text of an HTML file
     from markdown_it import MarkdownIt
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = markdown.render(report_markdown(result, about))
-    return (f'<!doctype html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    return (f'<!doctype html><html><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'
             f"<title>{escape(result.question[:120])}</title><style>{STYLE}</style></head><body>{body}</body></html>\n")
 

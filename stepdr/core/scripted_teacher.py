@@ -28,7 +28,8 @@ def rule(function): # function named as its prompt -> the same
 
 # %% ../../nbs/00_core/32_scripted_teacher.ipynb #3813ea08
 class OfflineTeacher:
-    "A teacher with the `ask` of TeacherClient that answers by RULES, and first by replies of its own: a JSON value, an exception, a function (values, language, draw), or a list of these in turn, of which the last one stays."
+    """A teacher with the `ask` of TeacherClient that answers by RULES, and first by replies of its own: a JSON value, an
+    exception, a function (values, language, draw), or a list of these in turn, of which the last one stays."""
     name = "rules"
     def __init__(self, remember=0, # latest requests kept in `asked`, as (prompt, material)
                  checked=True, # hold own replies to schema and checks
@@ -36,8 +37,10 @@ class OfflineTeacher:
         self.replies, self.checked, self.counts, self.asked = replies, checked, Counter(), deque(maxlen=remember)
 
     async def ask(self, name, schema=None, language="en", draw=0, wishes=None, **values): # -> Answer
-        "What is wished is not asked for again. Raises SetAside where there is no reply; `ValueError` for holes that are missing or not there."
-        if holes(name, language) != set(values): raise ValueError(f"prompt {name}: needs {sorted(holes(name, language))}, got {sorted(values)}")
+        """What is wished is not asked for again. Raises SetAside where there is no reply; `ValueError` for holes that are
+        missing or not there."""
+        needed = holes(name, language)
+        if needed != set(values): raise ValueError(f"prompt {name}: needs {sorted(needed)}, got {sorted(values)}")
         self.counts[name] += 1
         self.asked.append((name, values))
         own, reply = name in self.replies, self.replies.get(name, RULES.get(name))
@@ -56,22 +59,32 @@ class OfflineTeacher:
 def folded(text): return " ".join(text.split()).casefold()
 
 def names_in(text, name): # -> bool
-    "Whether a text has a name: as whole words in scripts that part words, anywhere in others; short names must match their case."
+    """Whether a text has a name: as whole words in scripts that part words, anywhere in others; short names must match
+    their case."""
     if not name: return False
     if not re.search(EDGE, name): return folded(name) in folded(text)
-    exact = len(name) <= 3
-    return re.search(rf"(?<!{EDGE}){re.escape(name if exact else folded(name))}(?!{EDGE})", text if exact else folded(text)) is not None
+    if len(name) > 3: text, name = folded(text), folded(name)
+    return re.search(rf"(?<!{EDGE}){re.escape(name)}(?!{EDGE})", text) is not None
 
 # %% ../../nbs/00_core/32_scripted_teacher.ipynb #8334b5ca
-_SMALL = frozenset("the of and to in is that for it as was with be by on not at are this have from or an which were been has its their than what how can will a he she his her they them we you i who whom whose when where why "
-                   "into about also had but if so do does did all any each other such one two there these those between after before over under".split()) | frozenset("的了在是和与及或为以于其中对从被把将等也都而".strip())
+_SMALL_ZH = "的了在是和与及或为以于其中对从被把将等也都而"
+_SMALL = frozenset((
+    "the of and to in is that for it as was with be by on not at are this have from or an which were been has its "
+    "their than what how can will a he she his her they them we you i who whom whose when where why into about "
+    "also had but if so do does did all any each other such one two there these those between after before over "
+    "under").split()) | frozenset(_SMALL_ZH)
+_PARTS_ZH = re.compile(r"[的了在是和与及或为以于其对从被把将等也都而]")
+_FIGURE = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\d])")
+_KEYWORD = re.compile(r"\d+(?:[.,]\d+)*|[a-z\u00c0-\u024f]+(?:['\u2019][a-z]+)?|[\u3400-\u9fff]+")
 
 def keywords(text): # -> dict whose keys are the words that carry meaning, in order
     "Words without small ones; pairs of characters where a script has no spaces; numbers as they stand."
     found = {}
-    for word in re.findall(r"\d+(?:[.,]\d+)*|[a-z\u00c0-\u024f]+(?:['\u2019][a-z]+)?|[\u3400-\u9fff]+", text.casefold()):
+    for word in _KEYWORD.findall(text.casefold()):
         if "\u3400" <= word[0]:
-            for run in re.split(r"[的了在是和与及或为以于其对从被把将等也都而]", word): found.update(dict.fromkeys([a + b for a, b in zip(run, run[1:])] or [run] * bool(run)))
+            for run in _PARTS_ZH.split(word):
+                pairs = [a + b for a, b in zip(run, run[1:])]
+                found.update(dict.fromkeys(pairs or [run] * bool(run)))
         elif word not in _SMALL and (len(word) > 1 or word.isdigit()): found[word] = None
     return found
 
@@ -83,7 +96,7 @@ def share_said(text, other, without=()): # texts; words that do not count -> 0 t
 
 def figures_in(text): # -> set of numbers as they stand, without commas
     "The numbers of a text."
-    return {found.replace(",", "") for found in re.findall(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\d])", without_citations(text, " "))}
+    return {found.replace(",", "") for found in _FIGURE.findall(without_citations(text, " "))}
 
 def field_of(item, name): # dict or object with attributes -> value, "" if it has none
     "A field of a paragraph, however it is given."
@@ -99,12 +112,14 @@ def claim_terms(text): # -> {figure or word: weight}
     words = {bare(word) for word in keywords(text) if not word[0].isdigit()}
     return {word: 2 if word in names else 1 for word in words} | {figure: 3 for figure in figures_in(text)}
 
-def _pieces(text, most=600): # -> spans: sentences; longer ones, as lists without a full stop are, cut after a mark or a space
+def _pieces(text, most=600): # -> spans
+    "Sentences; longer ones, as lists without a full stop are, are cut after a mark or a space."
     spans = []
     for begin, end in sentence_spans(text):
         while end - begin > most:
-            marks = [mark.end() for mark in re.finditer(r"[;,|，；、]\s*|\s", text[begin + most // 4:begin + most // 2])]
-            cut = begin + (most // 4 + marks[-1] if marks else most // 2)
+            marks = re.finditer(r"[;,|，；、]\s*|\s", text[begin + most // 4:begin + most // 2])
+            ends = [mark.end() for mark in marks]
+            cut = begin + (most // 4 + ends[-1] if ends else most // 2)
             spans.append((begin, cut)); begin = cut
         spans.append((begin, end))
     return spans
@@ -121,7 +136,8 @@ def passage_for(text, # a passage
     for claim in claims:
         wanted, first = {term: weight / often[term] for term, weight in claim_terms(claim).items() if often[term]}, True
         while wanted:
-            best = max(range(len(spans)), key=lambda i: (sum(weight for term, weight in wanted.items() if term in said[i]), -i))
+            worth = [sum(weight for term, weight in wanted.items() if term in terms) for terms in said]
+            best = worth.index(max(worth))
             full = sum(spans[i][1] - spans[i][0] for i in kept | {best}) > most
             if full and not first and not any(term in said[best] and term[0].isdigit() for term in wanted): break
             kept.add(best)
@@ -129,7 +145,9 @@ def passage_for(text, # a passage
     if not kept: kept = {i for i, (_, end) in enumerate(spans) if end <= most} or {0}
     return _joined(text, spans, kept)
 
-def _joined(text, spans, kept, least=12): # text, its spans, numbers of those that are shown, characters of a gap that is worth a mark -> text
+def _joined(text, spans, kept, # a text, its spans, numbers of those that are shown
+            least=12, # characters of a gap that is worth a mark
+            ): # -> text
     shown, last = "", 0
     for begin, end in [*(spans[i] for i in sorted(kept)), (len(text), len(text))]:
         gap = text[last:begin]
