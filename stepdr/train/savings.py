@@ -59,7 +59,7 @@ def common_opening(rows) -> int:
 
 # %% ../../nbs/60_train/05_savings.ipynb #8ad035dd
 def one_behind_another(rows, opening, device="cpu") -> tuple:
-    "(ids_1N, labels_1N, places_1N, sizes) of rows that begin alike; sizes: the opening's, then those of the rows' own parts."
+    "(ids_1N, labels_1N, places_1N, sizes) of rows that begin alike; sizes: the opening's, then the rows' own parts'."
     import torch
     sizes = [opening, *(len(row["input_ids"]) - opening for row in rows)]
     ids, labels = (rows[0][name][:opening] + [one for row in rows for one in row[name][opening:]]
@@ -69,7 +69,7 @@ def one_behind_another(rows, opening, device="cpu") -> tuple:
 
 # %% ../../nbs/60_train/05_savings.ipynb #8dbaadb2
 def seen_within(size, window, device):
-    "Which of a row's tokens each sees, (1, 1, size, size), within a window; None if those are all that stand before it."
+    "Which of a row's tokens each sees, (1, 1, size, size), within a window; None if all that stand before it."
     import torch
     if not window or size <= window:
         return None
