@@ -44,12 +44,7 @@ _BEGIN_ZH = re.compile(rf"^(?:报告|回答|回复|文章)?(?:应当|应该|应|
 def not_atomic(criterion): # -> reason, or ""
     "Whether a criterion holds more than one requirement."
     text = _BRACKETS.sub(" ", criterion).strip()
-    sentences = [s
-                 for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])|[。！？]",
-                                   re.sub(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|U\.S|U\.K|Dr|Mr|Ms|St|No|al|[A-Z])\.", " ",
-                                          text))
-                 if s.strip()]
-    if len(sentences) > 1: return f"{len(sentences)} sentences"
+    if (count := len(sentences(text, wrapped=True))) > 1: return f"{count} sentences"
     if found := next((f for f in _JOINED.finditer(text) if not re.fullmatch(VERBS, f["before"], re.IGNORECASE)), None):
         return f"two requirements: {found[0].strip()!r}"
     if _BEGIN_ZH.search(text) and (found := _JOINED_ZH.search(text)): return f"two requirements: {found[0]!r}"
