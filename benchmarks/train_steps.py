@@ -64,7 +64,7 @@ def main():
     import transformers
     from stepdr.model.base import load_causal
     from stepdr.train.loop import epoch_batches, row_loss
-    from stepdr.train.savings import freeze_lower, sharing_loss
+    from stepdr.train.savings import freeze_lower, loss_in, sharing_loss
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = load_causal(given.model, "cpu")[0] if given.model else small_model()
@@ -73,7 +73,8 @@ def main():
     rows = random_rows(model.config.vocab_size, given.opening)
     lengths = [len(row["input_ids"]) for row in rows]
     batches = [batch for (batch,) in epoch_batches(lengths, given.tokens, 0, 0)]
-    ways = {"transformers, a row at a time": own_loss, "padded rows": row_loss, "behind one opening": sharing_loss(100)}
+    ways = {"transformers, a row at a time": own_loss, "padded rows": row_loss, "behind one opening": sharing_loss(100),
+            "... in bf16": loss_in("bf16", sharing_loss(100))}
 
     def once(way, batch):
         "(CPU seconds, loss a label, gradients)"

@@ -11,7 +11,7 @@ from stepdr.model.base import load_causal, make_model, save_model, train_tokeniz
 from stepdr.train.examples import pack_examples
 from stepdr.train.loop import make_optimizer, pad_batch, row_loss, save_state, token_loss
 from stepdr.train.rows import train_files, work_text
-from stepdr.train.savings import blocks_of, common_opening, freeze_lower, opened_loss, recompute_blocks, sharing_loss
+from stepdr.train.savings import blocks_of, common_opening, freeze_lower, loss_in, opened_loss, recompute_blocks, sharing_loss
 
 FAMILIES = ["Llama", "Qwen2", "Qwen3", "Mistral", "SmolLM3"]
 
@@ -165,6 +165,30 @@ def test_all_ways_come_to_the_same_weights(start):
     assert not made["plain"]["model.layers.1.mlp.up_proj.weight"].equal(base["model.layers.1.mlp.up_proj.weight"])
     for name in ("shared", "twice", "trl"):
         assert all(one.allclose(made[name][key], atol=2e-3 if name == "trl" else 1e-4) for key, one in made["plain"].items()), name
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize("least", [0, 16])
+def test_matrices_multiplied_in_bf16_give_nearly_the_same_gradients(frozen, least):
+    model, rows = network("Llama"), alike()
+    freeze_lower(model, frozen)
+    loss_of = sharing_loss(least) if least else row_loss
+    loss, count = loss_of(model, rows, 0, "cpu")
+    exact = gradients(model, loss)
+    rounded, same = loss_in("bf16", loss_of)(model, rows, 0, "cpu")
+    near = gradients(model, rounded)
+    assert rounded.dtype == torch.float32 and int(count) == int(same) and rounded != loss and rounded.allclose(loss, rtol=1e-3)
+    assert exact.keys() == near.keys() and all(one.dtype == torch.float32 for one in near.values())
+    assert all(torch.cosine_similarity(one.flatten(), near[name].flatten(), 0) > 0.995 for name, one in exact.items())
+
+
+@pytest.mark.parametrize("trainer", ["plain", "trl"])
+def test_what_is_learned_in_bf16_is_what_is_learned_in_fp32(start, trainer):
+    way = {"steps": 30, "tokens_per_step": 700, "lr": 3e-3, "device": "cpu", "freeze": 1, "trainer": trainer}
+    for kind in ("fp32", "bf16"): train_files(start / "base", [start / "rows.jsonl"], start / kind, TrainSettings(**way, precision=kind))
+    exact, near = ([row["loss"] for row in read_metrics(start / kind / "metrics.jsonl")] for kind in ("fp32", "bf16"))
+    assert exact[-1] < 0.7 * exact[0] and near != exact and near == pytest.approx(exact, rel=0.02)
+    assert weight_kind(start / "bf16") == "float32"
 
 
 @pytest.mark.parametrize("tied", [True, False])

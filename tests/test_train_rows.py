@@ -98,7 +98,7 @@ def test_what_cannot_be_trained_on_is_told_before(models, tmp_path):
 
 
 @pytest.mark.parametrize("way", [{}, {"processes": 2, "muon_lr": 0.01, "pack": 512, "snapshots": 2},
-                                 {"freeze": 1, "share_opening": 8, "weights": "bf16", "heldout": 3, "heldout_every": 20, "threads": 2}], ids=["one process", "two processes", "less work"])
+                                 {"freeze": 1, "share_opening": 8, "weights": "bf16", "precision": "bf16", "heldout": 3, "heldout_every": 20, "threads": 2}], ids=["one process", "two processes", "less work"])
 def test_a_killed_training_goes_on_to_the_same_weights(models, tmp_path, way):
     from safetensors.torch import load_file
     write_jsonl(tmp_path / "rows.jsonl", [trajectory(number) for number in range(12)])

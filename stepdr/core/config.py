@@ -113,6 +113,8 @@ class TrainingWay:
     recompute: bool = setting(False, "compute blocks again in the backward pass: less memory, more time")
     share_opening: int = setting(0, "tokens from which on an opening that rows share is computed once; 0: never",
                                  0, 10_000_000)
+    precision: str = setting("fp32", "type that matrices are multiplied in: fp32, or bf16, which is faster on GPUs and on "
+                             "CPUs that have instructions for it", choices=("fp32", "bf16"))
     weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16",
                            choices=("own", "fp32", "bf16"))
     heldout: int = setting(0, "rows that are not trained on, and whose loss is measured on the way", 0, 1_000_000)

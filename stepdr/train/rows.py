@@ -28,7 +28,7 @@ from ..model.renderer import renderer_for
 from .examples import examples_of, pack_examples
 from .loop import (curve_steps, keeps_apart, mean_loss, plan_batches, row_loss, saved_step, step_tokens, steps_within,
                                train_rows)
-from .savings import check_sharing, freeze_lower, recompute_blocks, sharing_loss
+from .savings import check_sharing, freeze_lower, loss_in, recompute_blocks, sharing_loss
 from .trl import train_rows_trl
 
 
@@ -229,11 +229,11 @@ def train_network(network, renderer, job, rank=0, ranks=1):
     what = (network, rows, steps, settings.tokens_per_step, settings.lr, settings.muon_lr, settings.seed)
     more = {"pad": pad, "log": note, "log_every": LOG_EVERY, "keep": keep}
     if settings.trainer == "trl":
-        train_rows_trl(*what, **more)
+        train_rows_trl(*what, **more, precision=settings.precision)
     else:
         loss_of = sharing_loss(settings.share_opening) if settings.share_opening else row_loss
         train_rows(*what, **more, rank=rank, ranks=ranks, checkpoint=checkpoint, every=settings.save_every,
-                   loss_of=loss_of)
+                   loss_of=loss_in(settings.precision, loss_of))
     bar.close()
     if rank == 0:
         save_trained(work/"trained", network, renderer, protocol, kind=job["kind"])

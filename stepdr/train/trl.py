@@ -26,13 +26,15 @@ def collate(rows, # rows with input_ids and labels, and position_ids where sever
 
 
 # %% ../../nbs/60_train/08_trl.ipynb #cd7fb79b
-def trainer_settings(steps, seed, folder): # optimiser steps, seed, folder that the trainer may write to -> SFTConfig
-    "What the trainer is told: train on the batches as they are, in fp32."
+def trainer_settings(steps, seed, folder, # optimiser steps, seed, folder that the trainer may write to
+                     precision="fp32", # type that matrices are multiplied in: fp32 or bf16
+                     ): # -> SFTConfig
+    "What the trainer is told: train on the batches as they are."
     import torch
     from trl import SFTConfig
     return SFTConfig(output_dir=str(folder), max_steps=steps, seed=seed, per_device_train_batch_size=1, gradient_accumulation_steps=1,
                      max_grad_norm=1.0, max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True},
-                     remove_unused_columns=False, bf16=False, fp16=False, activation_checkpointing=False, use_cpu=not torch.cuda.is_available(),
+                     remove_unused_columns=False, bf16=precision == "bf16", fp16=False, activation_checkpointing=False, use_cpu=not torch.cuda.is_available(),
                      dataloader_pin_memory=False, logging_steps=1, disable_tqdm=True, report_to="none", save_strategy="no")
 
 # %% ../../nbs/60_train/08_trl.ipynb #707f8375
@@ -110,6 +112,7 @@ def train_rows_trl(model, # any causal model of Hugging Face
                    rank=0, ranks=1, # one process only
                    log=lambda **row: None, log_every=10, # called with a row of metrics, which covers so many steps
                    keep=lambda model, step: None, # called after each step; may write the model away
+                   precision="fp32", # type that matrices are multiplied in: fp32 or bf16
                    output_dir=None, # folder for what the trainer writes (nothing, today); a temporary one if None
                    ): # -> model
     "What `train_rows` does in one process, through TRL's `SFTTrainer`; an interrupted training begins anew."
@@ -130,7 +133,7 @@ def train_rows_trl(model, # any causal model of Hugging Face
                 keep(model, step)
 
         told = metrics_callback(rows, planned, log, log_every, kept)
-        trainer = planned_trainer(planned, model=model, args=trainer_settings(steps, seed, output_dir or folder), train_dataset=data,
+        trainer = planned_trainer(planned, model=model, args=trainer_settings(steps, seed, output_dir or folder, precision), train_dataset=data,
                                   data_collator=lambda part: collate(part, pad), processing_class=blank_tokenizer(pad),
                                   optimizers=(optimizer, schedule), callbacks=[told])
         trainer.remove_callback(PrinterCallback)
