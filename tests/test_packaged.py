@@ -169,6 +169,12 @@ def test_weights_are_those_of_the_file(tiny, wheel):
     )
 
 
+def test_a_device_that_is_no_cpu_keeps_bf16_except_to_train(tiny):
+    prepare("tiny", tiny)
+    kinds = [str(load_causal("tiny", "meta", exact)[0].dtype) for exact in (False, True)]
+    assert kinds == ["torch.bfloat16", "torch.float32"]
+
+
 def test_a_second_time_nothing_is_made(tiny, capsys, monkeypatch):
     folder = prepare("tiny", tiny)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}

@@ -339,7 +339,7 @@ PROFILES["small"] = vary(PROFILES["quick"],
                                 "rl_labels": 24, "rl_dev_labels": 100},
                          ppo={"iterations": 24, "episodes": 32, "critic_warmup": 2},
                          evaluate={"curve_tasks": 40})
-GPU = {"freeze": 0, "tokens_per_step": 65536, "pack": 4096, "share_opening": 0}
+GPU = {"freeze": 0, "tokens_per_step": 65536, "pack": 4096, "share_opening": 0, "precision": "bf16"}
 PROFILES["gpu"] = vary(PROFILES["small"],
                        synthesis={"stage1_rows": 12_000, "stage2_rows": 6000, "sft_rows": 4000, "subgraphs": 2000, "walks": 800,
                                   "research": 2300, "heldout_research": 240, "heldout_questions": 200},

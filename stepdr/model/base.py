@@ -138,15 +138,18 @@ def read_config(folder): # name, Hugging Face directory or hub name -> its confi
 
 
 # %% ../../nbs/50_model/02_base.ipynb #642626f4
-def load_causal(folder, device="auto"):  # name, Hugging Face directory or hub name -> (causal language model, tokenizer)
-    "Any causal language model of transformers: fp32 on a CPU, the checkpoint's own type on a GPU. Raises `InputError` if it cannot be read."
+# name, Hugging Face directory or hub name -> (causal language model, tokenizer)
+def load_causal(folder, device="auto", exact=False):
+    """Any causal language model of transformers: fp32 on a CPU, the checkpoint's own type on a GPU; fp32 there too with `exact`,
+    as training needs it: small steps of bf16 weights are rounded away. Raises `InputError` if it cannot be read."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     device, folder = pick_device(device), model_at(folder)
     if is_folder_name(folder) and not (Path(folder)/"config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or a hub name")
     with naming_checkpoint(folder):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto").to(device)
+        kind = torch.float32 if exact or device == "cpu" else "auto"
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device)
         return model, AutoTokenizer.from_pretrained(folder)
 
 

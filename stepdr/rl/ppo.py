@@ -375,7 +375,7 @@ def train_policy(model,  # Hugging Face directory or hub name
     read, rejected = read_tasks(tasks)
     kept, faulty = rewardable(read, reward_of(reward, web, endpoint))
     training, development = development_split(kept, settings, seed)
-    network, tokenizer = load_causal(model, device)
+    network, tokenizer = load_causal(model, device, exact=True)
     renderer = renderer_for(tokenizer, settings.template)
     check_room(renderer, EpisodeTools(web, protocol), kept, settings, positions_of(network.config))
     work, ranks = working_folder(out, known), ranks_of(settings, training, device)
@@ -420,7 +420,7 @@ def ranks_of(settings, tasks, device) -> int:
 # %% ../../nbs/80_rl/06_ppo.ipynb #6057cc86
 def train_rank(job, rank, ranks):
     "What each of several processes does (`core.processes.run_ranks`)."
-    network, tokenizer = load_causal(job["model"], job["device"])
+    network, tokenizer = load_causal(job["model"], job["device"], exact=True)
     train_network(network, renderer_for(tokenizer, job["settings"]["template"]), job, rank, ranks)
 
 

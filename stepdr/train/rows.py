@@ -168,7 +168,7 @@ def train_files(model,  # Hugging Face directory or hub name
 
 def ready(model, settings):
     "(network, renderer, most tokens of an example). Raises `InputError` for what cannot be read, or cannot be trained so."
-    network, tokenizer = load_causal(model, settings.device)
+    network, tokenizer = load_causal(model, settings.device, exact=True)
     positions = positions_of(network.config)
     for name, asked in (("context", settings.context), ("pack", settings.pack)):
         if positions and asked > positions:
@@ -194,7 +194,7 @@ def save_work(network, settings):
 def train_rank(job, rank, ranks):
     "What each of several processes does (`core.processes.run_ranks`)."
     settings = TrainSettings(**job["settings"])
-    network, tokenizer = load_causal(job["model"], settings.device)
+    network, tokenizer = load_causal(job["model"], settings.device, exact=True)
     save_work(network, settings)
     train_network(network, renderer_for(tokenizer, settings.template), job, rank, ranks)
 
