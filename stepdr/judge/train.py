@@ -36,7 +36,7 @@ from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from ..synthesis.truth import oracle
 from ..tools.tool import chance
-from ..train.rows import made_before, train_files, training_identity
+from ..train.rows import made_before, save_work, train_files, training_identity
 from ..world.closed_web import load_web
 
 # %% ../../nbs/70_judge/14_train.ipynb #4620e5b4
@@ -116,13 +116,14 @@ def reinforced(supervised, learned, dev, out, rl, settings, record) -> dict:
     judge, history = None, []
     if rl.rl_iterations and dev:
         judge = load_judge(supervised, settings.device)
+        save_work(judge.model, settings)
         bar = progress_bar(total=rl.rl_iterations, desc="judge, reinforcement")
 
         def log(**row):
             bar.update(row["iteration"] - bar.n)
             bar.set_postfix(**{name: f"{row[name]:.3f}" for name in ("reward", "dev_right") if name in row})
 
-        history = reinforce(judge, learned, dev, rl, settings.seed, log)
+        history = reinforce(judge, learned, dev, rl, settings.seed, log, settings.tokens_per_step)
         bar.close()
     record = record | {"reinforcement": history}
     with atomic_directory(out) as partial:
