@@ -300,11 +300,11 @@ PROFILES = {"quick": {
     "midtrain": MidtrainSettings(stage1_tokens=16_000, stage2_tokens=32_000, stage1_learning_rate=3e-4, stage2_learning_rate=3e-4,
                                  stage1_muon_learning_rate=0.0, stage2_muon_learning_rate=0.0, curve=0, **SMOLLM2),
     "sft": SftSettings(tokens=70_000, learning_rate=4e-4, muon_learning_rate=0.0, **SMOLLM2),
-    "judge": JudgeSettings(tokens=30_000, learning_rate=3e-4, muon_learning_rate=0.0, train_reports=48, test_reports=12, probed_reports=2,
+    "judge": JudgeSettings(tokens=30_000, learning_rate=3e-4, muon_learning_rate=0.0, train_reports=48, test_reports=8, probed_reports=1,
                            rl_iterations=1, rl_labels=8, rl_lr=4e-5, rl_dev_labels=12, answer_tokens=96, **EPISODE, **SMOLLM2),
     "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=1, learning_rate=4e-5,
-                       critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, **EPISODE),
-    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", **EPISODE)}}
+                       critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, slots=12, **EPISODE),
+    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", slots=6, **EPISODE)}}
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
 def vary(settings: dict,  # stage name -> settings, as of a profile

@@ -66,7 +66,7 @@ class LocalJudge:
         "Tokens that a prompt may have."
         return prompt_room(self.model.config, self.protocol)
 
-    def write(self, prompts, temperature=0.0, seed=0, slots=32) -> list:
+    def write(self, prompts, temperature=0.0, seed=0, slots=16) -> list:
         """What the model writes after each prompt (ids): `Turn`s in their order. Draws depend on seed and place, not on what is asked beside.
         Where there are more prompts than `slots`, a place takes neighbours one after the other and keeps what they begin with."""
         from stepdr.model.engine import engine_for
@@ -140,7 +140,7 @@ def turn_answer(turn, judge) -> JudgeAnswer:
     return JudgeAnswer(read["verdict"], read["explanation"], sure)
 
 
-def answer_rows(judge, rows, slots=32) -> list[JudgeAnswer]:
+def answer_rows(judge, rows, slots=16) -> list[JudgeAnswer]:
     "The answers of a `LocalJudge` on label rows, whose verdicts are not shown."
     fitted = [fitting_row(row, judge.renderer, judge.room, judge.protocol) for row in rows]
     turns = iter(judge.write([one[1] for one in fitted if one], slots=slots))

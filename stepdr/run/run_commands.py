@@ -108,7 +108,7 @@ def add_run_commands(commands):
                                  "run the pipeline; what is unchanged is not run again, what was killed goes on",
                                  "stepdr run --profile quick --seed 1 -p ppo.iterations=20\n  stepdr run --list",
                                  "the extras train, tools and notebooks (`make setup` installs all); two cores for "
-                                 "some 25 minutes, without a network"))
+                                 "some 45 minutes, without a network"))
     results = add_command(commands, "results", results_command, "print the results of a run",
                           "stepdr results reports/quick-seed0 --json", "reports/quick-seed0: a run (`stepdr run`)")
     results.add_argument("folder", metavar="DIR", help="run folder")
