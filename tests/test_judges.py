@@ -717,7 +717,7 @@ def test_the_oracle_is_not_moved_by_probes(items):
     rates = run(probe_judge(OracleJudge(), items, samples=100, truth=oracle))
     assert rates["all"]["flips"] == 0 and rates["all"]["verdicts"] > 400 and all(rates[name]["truth_changed"] == 0 for name in ("padding", "politeness", "reorder", "paraphrase")), rates
     made = probe_items(items, seed=1)
-    assert made == probe_items(items, seed=1) and all(len(entries) > (5 if name == "paraphrase" else 15) for name, entries in made.items()), {name: len(entries) for name, entries in made.items()}
+    assert made == probe_items(items, seed=1) and all(len(entries) > (3 if name == "paraphrase" else 15) for name, entries in made.items()), {name: len(entries) for name, entries in made.items()}
     assert all(Counter(CITE.findall(changed)) == Counter(CITE.findall(items[number][1])) for entries in made.values() for number, _, changed, _, _ in entries)
 
 
