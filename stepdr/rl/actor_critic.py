@@ -12,7 +12,7 @@ import copy
 
 import torch
 
-from ..train.loop import PLAIN_HEADS
+from ..train.loop import PLAIN_HEADS, grouped_by_length
 
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #675e86cb
 def action_batch(rows, pad, device="cpu"):
@@ -38,13 +38,7 @@ def sampled_logs(rows):
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #b9649cd1
 def by_length(part, tokens=8192):
     "Pieces of a minibatch's (row, anything), of similar length and at most `tokens` padded tokens (a longer row by itself)."
-    pieces = []
-    for item in sorted(part, key=lambda item: len(item[0].ids)):
-        if pieces and len(item[0].ids) * (len(pieces[-1]) + 1) <= tokens:
-            pieces[-1].append(item)
-        else:
-            pieces.append([item])
-    return pieces
+    return grouped_by_length(part, tokens, lambda item: len(item[0].ids))
 
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #25afdf85
 def trained_parts(model) -> list:

@@ -36,6 +36,7 @@ from stepdr.synthesis.expert import (
     portions,
     query_for,
     seek,
+    to_find,
     trajectory,
     trajectory_of,
     turn,
@@ -185,7 +186,8 @@ async def planned_work(item, world, seed):  # {"id", "task", "report"}, folder o
 async def hasty(task, toolbox, web, rng):  # task row, Toolbox, ClosedWeb, random.Random -> chat rows
     "An attempt that believes open sites before edited ones."
     episode = Episode(task["query"], toolbox, web, replace(PERFECT, retry=0.0, verify=0.0), rng)
-    need, thought = Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0]), FIND.format(", then ".join(web.graph.wording[relation].noun for relation in task["plan"]))
+    need = Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0])
+    thought = to_find(web, task["plan"])
     for relation, after in zip(task["plan"], [*task["plan"][1:], None]):
         await look_up(episode, need, thought)
         rows = sorted(episode.evidence(need), key=lambda row: row[0].site in TRUSTED)

@@ -6,10 +6,10 @@
 __all__ = ['PERFECT', 'PROTOCOL', 'FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LINK', 'MOST_QUERIES', 'MOST_TURNS', 'MANY',
            'LIST', 'REPORT', 'PAIR', 'WRITE', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS', 'Care', 'care_of',
            'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for', 'other_query', 'portions',
-           'shown_for', 'Search', 'Episode', 'noted', 'found_so_far', 'look_up', 'seek', 'subject_of', 'walk', 'to_do',
-           'plan_steps', 'further', 'Research', 'called', 'names_of', 'holdings', 'thought_of', 'last_thought',
-           'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names', 'trajectory_of', 'trajectory',
-           'make_trajectory']
+           'shown_for', 'Search', 'Episode', 'to_find', 'noted', 'found_so_far', 'look_up', 'seek', 'subject_of',
+           'walk', 'to_do', 'plan_steps', 'further', 'Research', 'called', 'called_apart', 'names_of', 'holdings',
+           'thought_of', 'last_thought', 'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names',
+           'trajectory_of', 'trajectory', 'make_trajectory']
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #3d178e1f
 import random
@@ -123,9 +123,7 @@ def shown_for(text) -> dict:
 class Search:
     "A query that was made."
     query: str
-    needs: tuple[Need, ...]
     shown: int  # paragraphs
-
 
     @property
     def failed(self): return not self.shown
@@ -158,7 +156,7 @@ class Episode:
         "Search: `asked` is [(query, its needs)]."
         shown = shown_for(await self.act(thought, [query for query, _ in asked]))
         for query, needs in asked:
-            search = Search(query, tuple(needs), shown.get(query, 0))
+            search = Search(query, shown.get(query, 0))
             self.searches.update(dict.fromkeys(needs, search))
             self.alone.update(needs if len(needs) == 1 else ())
 
@@ -191,6 +189,11 @@ LACK, LOST = "Still missing: {}; I ask in other words.", "Not found: {}."
 CHECK = "One good source only for {}; I look for another."
 
 
+def to_find(web, plan) -> str:
+    "What relations one after the other lead to, as the first thought says it."
+    return FIND.format(", then ".join(web.graph.wording[relation].noun for relation in plan))
+
+
 def noted(rows) -> str:
     "Names with their values: language (Welsh), genre (ska or punk rock)."
     return ", ".join(f"{name} ({' or '.join(values)})" for name, values in rows)
@@ -217,7 +220,7 @@ async def seek(task, toolbox, web, care, rng) -> list[dict]:
     "Answer a question of one to four hops by search: the messages."
     episode, meta = Episode(task["query"], toolbox, web, care, rng), task["meta"]
     nouns = [web.graph.wording[relation].noun for relation in task["plan"]]
-    thought, entity, name = FIND.format(", then ".join(nouns)), meta["entity"], meta["mention"]
+    thought, entity, name = to_find(web, task["plan"]), meta["entity"], meta["mention"]
     for relation, noun, after in zip(task["plan"], nouns, [*nouns[1:], ""]):
         found = await look_up(episode, Need(entity, name, relation), thought)
         if not found.values:
@@ -246,7 +249,7 @@ async def walk(task, toolbox, web, care, rng) -> list[dict] | None:
     if url is None:
         return None
     episode = Episode(f"Start at {url} and follow the links of its pages. {task['query']}", toolbox, web, care, rng)
-    thought = FIND.format(", then ".join(web.graph.wording[relation].noun for relation in plan))
+    thought = to_find(web, plan)
     for hop, relation in enumerate(plan):
         page = await episode.open(thought, url)
         if not cited_ids(page) and episode.does("retry", url):
@@ -365,17 +368,20 @@ def called(work, need) -> str:
     return work.noun(need) + (f" of the {work.web.graph.wording[need.under].noun}" if need.under else "")
 
 
+def called_apart(work, need) -> str:
+    "The same, with whose it is where two topics are compared."
+    return called(work, need) + (f" of {need.name}" if work.meta["compare"] else "")
+
+
 def names_of(work, needs) -> str:
-    "What needs are called, in a list; with whose they are where two topics are compared."
-    of = (lambda need: f" of {need.name}") if work.meta["compare"] else lambda need: ""
-    return listed(list(dict.fromkeys(called(work, need) + of(need) for need in needs)))
+    "What needs are called, in a list."
+    return listed(list(dict.fromkeys(called_apart(work, need) for need in needs)))
 
 
 def holdings(work, needs) -> list:
     "What was found on needs, as the report will have it: [(what it is called, names of its values)]."
-    of = (lambda need: f" of {need.name}") if work.meta["compare"] else lambda need: ""
     values = [(need, work.finding(need).values[:None if work.does("hedge", need) else 1]) for need in needs]
-    return [(called(work, need) + of(need), [one.name for one in some]) for need, some in values if some]
+    return [(called_apart(work, need), [one.name for one in some]) for need, some in values if some]
 
 
 def thought_of(work, deeper, again, unproven) -> str:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PLAIN_HEADS', 'orthogonalise', 'make_optimizer', 'epoch_batches', 'plan_batches', 'step_tokens', 'steps_within',
-           'pad_batch', 'pad_positions', 'logits_at', 'label_logits', 'token_loss', 'row_loss', 'mean_loss',
-           'keeps_apart', 'policy_loss', 'rate_at', 'save_state', 'load_state', 'train_rows', 'curve_steps',
-           'saved_step']
+           'pad_batch', 'pad_positions', 'grouped_by_length', 'logits_at', 'label_logits', 'token_loss', 'row_loss',
+           'mean_loss', 'keeps_apart', 'policy_loss', 'rate_at', 'save_state', 'load_state', 'train_rows',
+           'curve_steps', 'saved_step']
 
 # %% ../../nbs/60_train/02_loop.ipynb #9927569a
 import math
@@ -165,6 +165,17 @@ def pad_positions(rows, device="cpu"): # rows with position_ids -> positions_BT
     counted = [r.get("position_ids") or range(longest) for r in rows]
     return torch.tensor([[*places, *range(longest - len(places))] for places in counted], device=device)
 
+
+# %% ../../nbs/60_train/02_loop.ipynb #7acd4070
+def grouped_by_length(items, tokens, length): # anything, padded tokens of a group, function of an item -> list of lists
+    "Items of similar length together, at most so many padded tokens a group (a longer item by itself)."
+    groups = []
+    for item in sorted(items, key=length):
+        if groups and length(item) * (len(groups[-1]) + 1) <= tokens:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
 
 # %% ../../nbs/60_train/02_loop.ipynb #3d26c25a
 PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # logits are the head of the last hidden states, neither scaled nor capped
