@@ -142,6 +142,7 @@ class MidtrainSettings(TrainingWay):
 @dataclass(frozen=True)
 class SftSettings(TrainingWay):
     "Supervised fine-tuning, with and without mid-training before it."
+    ablation: bool = setting(True, "train the base model on the same rows too: what the other can do more, mid-training gave")
     tokens: int = setting(1_000_000, "tokens of rows (their padding not counted) that are trained on", 1, 10**14)
     learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'SHOWN', 'SETS', 'TEMPERATURES', 'SUFFIX', 'GAINS', 'BUDGETS', 'RESEARCH', 'PARTS', 'MARGIN', 'PAIRS',
-           'citation_support', 'score_report', 'score_question', 'episode_record', 'wanted', 'make_units', 'unit_name',
-           'run_unit', 'check_model', 'unit_key', 'unit_records', 'claim', 'tell', 'shown_protocol', 'evaluate_rank',
-           'make_job', 'evaluate_models', 'wrong_value_rate', 'model_metrics', 'select', 'differences', 'met_parts',
-           'scores_by_part', 'gains_by_part', 'judge_sides', 'play', 'pairwise', 'ratings', 'summarise', 'choose_tasks',
-           'make_samples', 'evaluate_run']
+           'citation_support', 'score_report', 'score_question', 'episode_record', 'wanted', 'models_of', 'make_units',
+           'unit_name', 'run_unit', 'check_model', 'unit_key', 'unit_records', 'claim', 'tell', 'shown_protocol',
+           'evaluate_rank', 'make_job', 'evaluate_models', 'wrong_value_rate', 'model_metrics', 'select', 'differences',
+           'met_parts', 'scores_by_part', 'gains_by_part', 'judge_sides', 'play', 'pairwise', 'ratings', 'summarise',
+           'choose_tasks', 'make_samples', 'evaluate_run']
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #c7dfe96c
 import json
@@ -104,6 +104,12 @@ def wanted(unit, sampled) -> bool:
     "Whether a unit is played; `sampled` is the setting of this name."
     return unit["temperature"] == 0 or sampled == "all" or unit["set"] == "research" and any(
         unit["model"] in pair and unit["temperature"] == temperature for *pair, temperature in GAINS.values())
+
+def models_of(run_dir) -> list[str]:
+    "The models of a run, those left out by a setting (an empty folder, as of `sft.ablation=false`) not among them."
+    folders = {name: Path(run_dir, "models", name) for name in MODELS}
+    return [name for name, folder in folders.items() if not folder.is_dir() or any(folder.iterdir())]
+
 
 def make_units(models=MODELS, sets=SETS, temperatures=TEMPERATURES, sampled="all"): # -> list of units, long ones of each model first
     "All combinations that are wanted."
@@ -220,12 +226,12 @@ def make_job(run_dir, settings, seed, limit, device) -> dict:
 def evaluate_models(run_dir, # folder of the run
                     settings=EvaluateSettings(), # split, budgets, processes
                     seed=0, # of the run
-                    models=MODELS, sets=SETS, temperatures=TEMPERATURES, # what to evaluate
+                    models=(), sets=SETS, temperatures=TEMPERATURES, # what to evaluate; no models: all of the run
                     limit=None, # tasks of each set; None takes all
                     device="auto",
                     ): # -> records of all episodes
     "Run what is not done yet and return every record."
-    job = make_job(run_dir, settings, seed, limit, pick_device(device))
+    job, models = make_job(run_dir, settings, seed, limit, pick_device(device)), models or models_of(run_dir)
     for model in models: check_model(Path(job["models"], model))
     counts = {kind: len([t for t in read_jsonl(job["tasks"]) if t["kind"] == kind][:limit]) for kind in sets}
     empty = [kind for kind, count in counts.items() if not count]
@@ -394,7 +400,7 @@ def make_samples(records, tasks, web, count=6): # records, task rows, ClosedWeb 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #5609cbdc
 def evaluate_run(run_dir, # folder of the run
                  settings=EvaluateSettings(), seed=0, device="auto",
-                 models=MODELS, sets=SETS, temperatures=TEMPERATURES, limit=None, # as in `evaluate_models`
+                 models=(), sets=SETS, temperatures=TEMPERATURES, limit=None, # as in `evaluate_models`
                  more=lambda records, tasks: {}, # function of the records and task rows -> further parts of the results
                  ): # -> the object of results.json
     "Evaluate and write `evaluation/`: results, episodes and samples."

@@ -15,7 +15,7 @@ from ..core.config import EvaluateSettings
 from .cards import decontaminated, score_card
 from ..judge.metrics import part_score
 from ..judge.intervals import bootstrap
-from .closed_web import MODELS, evaluate_models, evaluate_run, select
+from .closed_web import evaluate_models, evaluate_run, models_of, select
 from .general_prompts import forgetting
 
 # %% ../../nbs/90_evaluate/22_summary.ipynb #7b277316
@@ -76,11 +76,11 @@ GENERAL = ("base", "sft", "ppo")  # models that answer the general prompts
 
 
 def evaluate_all(run_dir, # folder of the run
-                 settings=EvaluateSettings(), seed=0, device="auto", models=MODELS, limit=None): # -> the object of results.json
+                 settings=EvaluateSettings(), seed=0, device="auto", models=(), limit=None): # -> the object of results.json
     "Evaluate a run and write `evaluation/`."
     points = curve(run_dir, settings, seed, device)
     def more(records, tasks):
-        played = [model for model in models if model in GENERAL]
+        played = [model for model in models or models_of(run_dir) if model in GENERAL]
         return {"curve": points, "axes": axis_scores(records, tasks, seed, settings.samples),
                 "cost": cost_table(records, seed, settings.samples), "general": forgetting(run_dir, played, device),
                 "card": run_card(run_dir, settings, seed, tasks)}
