@@ -80,7 +80,7 @@ class SynthesisSettings:
     care_trusted: float = setting(0.7, "how often the SFT expert believes what trusted sites say, not the first page", 0.0, 1.0)
     care_retry: float = setting(0.6, "how often the SFT expert searches again for what is missing", 0.0, 1.0)
     care_implicit: float = setting(0.2, "how often the SFT expert covers what was not asked for", 0.0, 1.0)
-    care_verify: float = setting(0.4, "how often the SFT expert looks for a second source", 0.0, 1.0)
+    care_verify: float = setting(0.1, "how often the SFT expert looks for a second source", 0.0, 1.0)
     care_hedge: float = setting(0.3, "how often the SFT expert says that sources differ or that nothing was found", 0.0, 1.0)
     care_second: float = setting(0.8, "how often the SFT expert follows what was found to the next thing", 0.0, 1.0)
     care_cite: float = setting(0.9, "how often the SFT expert cites the paragraph that says it", 0.0, 1.0)

@@ -30,10 +30,10 @@ from stepdr.synthesis.expert import (
     Episode,
     Research,
     asked,
+    by_subject,
     expert_toolbox,
     look_up,
     found_so_far,
-    portions,
     query_for,
     seek,
     to_find,
@@ -148,7 +148,7 @@ def request_work(item, world, rng):  # {"id", "task", "number"}, folder of the w
     needs = [Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0])]
     if task["kind"] == "research":
         needs = Research(task, None, web_at(world), PERFECT, rng).needs
-    queries = [query_for(part, wording) for part in portions(needs, wording)]
+    queries = [query_for(part, wording) for part in by_subject(needs)]
     answer = "\n".join(f"- {query}" for query in queries)
     names = {need.name for need in needs}
     return chat_row(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PERFECT', 'PROTOCOL', 'FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LINK', 'MOST_QUERIES', 'MOST_TURNS', 'MANY',
-           'LIST', 'REPORT', 'PAIR', 'WRITE', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS', 'Care', 'care_of',
-           'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for', 'other_query', 'portions',
+           'LIST', 'REPORT', 'THEN', 'PAIR', 'WRITE', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS', 'Care', 'care_of',
+           'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for', 'other_query', 'by_subject',
            'shown_for', 'Search', 'Episode', 'to_find', 'noted', 'found_so_far', 'look_up', 'seek', 'subject_of',
            'walk', 'to_do', 'plan_steps', 'further', 'Research', 'called', 'called_apart', 'names_of', 'holdings',
            'thought_of', 'last_thought', 'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names',
@@ -14,7 +14,6 @@ __all__ = ['PERFECT', 'PROTOCOL', 'FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHE
 # %% ../../nbs/40_synthesis/04_expert.ipynb #3d178e1f
 import random
 import re
-from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 from ..agent.episode import result_row
@@ -88,23 +87,19 @@ def query_for(needs, wording) -> str:
     return f"{needs[0].name}: {', '.join(dict.fromkeys(wording[need.relation].noun for need in needs))}"
 
 
-def other_query(need, wording, rng) -> str:
+def other_query(need, wording) -> str:
     "A query for one need in other words than its noun."
     words = wording[need.relation]
     others = [cue for cue in words.cues if cue not in words.noun.casefold()] or [words.label.casefold()]
-    return f"{need.name} {rng.choice(others)}"
+    return f"{need.name} {others[0]}"
 
 
-def portions(needs, wording, parts=1) -> list[list[Need]]:
-    "Needs dealt to about so many queries for each subject; what stands in one section of a page stays together."
+def by_subject(needs) -> list[list[Need]]:
+    "Needs by whose they are."
     subjects = {}
-    for need in sorted(needs, key=lambda need: wording[need.relation].section if parts > 1 else ""):
+    for need in needs:
         subjects.setdefault(need.entity, []).append(need)
-    found = []
-    for rows in subjects.values():
-        size = -(-len(rows) // parts)
-        found += [rows[start:start + size] for start in range(0, len(rows), size)]
-    return found
+    return list(subjects.values())
 
 
 def shown_for(text) -> dict:
@@ -165,10 +160,8 @@ class Episode:
         return await self.act(thought, call=surf("batch_open", urls=[address]))
 
     async def look_further(self, thought, need):
-        "A need's last search again where it failed, else a search in other words."
-        last = self.searches[need]
-        query = last.query if last.failed else other_query(need, self.web.graph.wording, self.rng)
-        await self.look(thought, [(query, [need])])
+        "A search for a need in other words."
+        await self.look(thought, [(other_query(need, self.web.graph.wording), [need])])
 
     def evidence(self, need) -> list[tuple]:
         return evidence(need, self.read.values())
@@ -183,7 +176,7 @@ class Episode:
         self.messages.append(turn(thought, f"<answer>{answer}</answer>"))
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #203d4300
-FIND, NEXT = "To find: {}.", "Next: {}."
+FIND, NEXT = "To find: {}.", "Next: {} of {}."
 ANSWER = "Now I answer."
 LACK, LOST = "Still missing: {}; I ask in other words.", "Not found: {}."
 CHECK = "One good source only for {}; I look for another."
@@ -227,7 +220,7 @@ async def seek(task, toolbox, web, care, rng) -> list[dict]:
             episode.finish(LOST.format(noun), f"I could not find the {noun} of {name}.")
             return episode.messages
         thought, entity, name = found_so_far([(noun, [found.values[0].name])]), found.values[0].entity, found.values[0].name
-        thought += f" {NEXT.format(after)}" if after else ""
+        thought += f" {NEXT.format(after, name)}" if after else ""
     episode.finish(f"{thought} {ANSWER}", name)
     return episode.messages
 
@@ -301,7 +294,6 @@ class Research(Episode):
         self.needs = [Need(entity, name, relation) for relation in dict.fromkeys(relations)
                       for entity, name in subjects.items()]
         self.steps = [tuple(step) for step in meta["second"] if self.does("second", tuple(step))]
-        self.parts = 1 if rng.random() < 0.9 else 2  # queries for a subject
 
     def lacking(self) -> list[Need]:
         "Needs that nothing was read on and that were not searched for by themselves, or whose search failed."
@@ -339,11 +331,11 @@ class Research(Episode):
     async def step(self) -> bool:
         "One turn of searching or reading; False where nothing is open."
         self.needs += (deeper := self.deeper())
-        lacking, unproven = self.lacking(), self.unproven()
-        fresh = [need for need in self.needs if need not in self.searches and not self.evidence(need)]
+        fresh, lacking = [need for need in self.needs if need not in self.searches and not self.evidence(need)], self.lacking()
+        unproven = [] if fresh or lacking else self.unproven()
         wording = self.web.graph.wording
-        asked = [(query_for(part, wording), part) for part in portions(fresh, wording, self.parts)]
-        asked += [(other_query(need, wording, self.rng), [need]) for need in lacking + unproven]
+        asked = [(query_for(part, wording), part) for part in by_subject(fresh)]
+        asked += [(other_query(need, wording), [need]) for need in lacking + unproven]
         asked = asked[:MOST_QUERIES]
         sought = {need for _, needs in asked for need in needs}
         thought = thought_of(self, deeper, [need for need in lacking if need in sought],
@@ -360,7 +352,7 @@ class Research(Episode):
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #da52ee9e
 LIST = "There is much to find; I keep a list."
-REPORT, PAIR, WRITE = "The report needs {}.", "The sources differ on {}.", "Now I write."
+REPORT, THEN, PAIR, WRITE = "The report needs: {}.", "Then: {}.", "The sources differ on {}.", "Now I write."
 
 
 def called(work, need) -> str:
@@ -386,13 +378,14 @@ def holdings(work, needs) -> list:
 
 def thought_of(work, deeper, again, unproven) -> str:
     "What the expert thinks before a turn of `Research`: what it has, and what it looks for."
-    if not work.read:
-        nouns = list(dict.fromkeys(called(work, need) for need in work.needs))
-        return REPORT.format(listed(nouns + further(work)))
+    if not work.searches:
+        parts, steps = [REPORT.format(", ".join(dict.fromkeys(work.noun(need) for need in work.needs)))], further(work)
+        return " ".join(parts + ([THEN.format(", ".join(steps))] if steps else []))
     parts = [found_so_far(holdings(work, [need for need in work.needs if need not in deeper]))]
-    parts += [NEXT.format(names_of(work, deeper))] if deeper else []
+    subjects = {name: [work.noun(need) for need in deeper if need.name == name] for name in dict.fromkeys(need.name for need in deeper)}
+    parts += [NEXT.format(", ".join(nouns), name) for name, nouns in subjects.items()]
     parts += [LACK.format(names_of(work, again))] if again else []
-    parts += [CHECK.format(names_of(work, unproven))] if unproven and not (again or deeper) else []
+    parts += [CHECK.format(names_of(work, unproven))] if unproven else []
     return " ".join(filter(None, parts))
 
 
@@ -412,11 +405,9 @@ def last_thought(work, findings) -> str:
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #1ce28b3d
 def cited_value(work, value, need) -> Value:
-    "A value with the paragraphs that are cited for it: one that says it, at times two; without care none or another."
+    "A value with the paragraph that is cited for it, the first that says it; without care none or another."
     if work.does("cite", need):
-        bears = Counter(one.id for other in work.needs for one, _ in work.evidence(other))
-        ids = sorted(value.ids, key=lambda key: -bears[key])
-        return replace(value, ids=tuple(ids[:2 if work.rng.random() < 0.2 else 1]))
+        return replace(value, ids=value.ids[:1])
     others = [key for key in work.read if key not in value.ids]
     return replace(value, ids=(work.rng.choice(others),) if others and work.rng.random() < 0.5 else ())
 
@@ -443,7 +434,7 @@ def told_all(work) -> list[Finding]:
     return rows + list(others.values())
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #a0a134c9
-MANNER = Manner(lead="", join=0.2, refer=0, before=True, shuffled=False)  # one hand: a small model learns it from few reports
+MANNER = Manner(lead="", join=0.0, refer=0, before=True, shuffled=False, even=True)  # a small model learns it from few reports
 
 
 async def research(task, toolbox, web, care, rng) -> list[dict]:

@@ -176,6 +176,7 @@ class Manner:
     refer: int  # what the subject is called after the first time: 0 its name, 1 the first word for it, 2 the last
     before: bool  # citations stand before the stop
     shuffled: bool  # sentences in an order of the writer's own
+    even: bool = False  # always the same form: The NOUN of SUBJECT is VALUE, and of further forms the first
 
 
 def draw_manner(rng) -> Manner:
@@ -203,6 +204,10 @@ class Writer:
     manner: Manner
     rng: random.Random
 
+    def choose(self, forms) -> str:
+        "One of several forms."
+        return forms[0] if self.manner.even else self.rng.choice(forms)
+
     def called(self, finding, before) -> str:
         "What a finding's subject is called after the finding `before` (None: at a section's beginning)."
         fits = before is not None and before.entity == finding.entity and leads(self.graph.wording[finding.relation])
@@ -226,6 +231,9 @@ class Writer:
 
     def simple(self, part, subject) -> str:
         "The sentence of one or two plain findings."
+        if self.manner.even and len(part) == 1:
+            noun, value = self.graph.wording[part[0].relation].noun, part[0].values[0]
+            return written([Clause(f"The {noun} of {subject} is {value.name}", value.ids)], self.manner.before)
         leading = len(part) > 1 or subject != part[0].subject
         clauses = [clause(self.graph.wording[one.relation], subject, one.values[0], self.rng, leading) for one in part]
         opening = self.graph.wording[part[0].relation].opening
@@ -242,8 +250,8 @@ class Writer:
     def comparison(self, one, other, noun) -> str:
         "The sentence on two findings of one relation: what they share, or each beside the other."
         words, same = self.graph.wording[one.relation], one.values[0].name == other.values[0].name
-        if same or not leads(words) or self.rng.random() < 0.4:
-            return filled(self.rng.choice(SAME if same else UNLIKE), noun, one, other)
+        if self.manner.even or same or not leads(words) or self.rng.random() < 0.4:
+            return filled(self.choose(SAME if same else UNLIKE), noun, one, other)
         first, second = (clause(words, side.subject, side.values[0], self.rng, leading=True) for side in (one, other))
         return f"{first.text}{citation(first.ids)}, {self.rng.choice(CONTRAST)} {second.text}{citation(second.ids)}."
 
@@ -257,7 +265,7 @@ class Writer:
             return [self.simple([alone], finding.subject), *self.unusual(other)]
         forms = MISSING if not finding.values else DIFFER if len(finding.values) > 1 else DOUBTFUL
         rest = [] if other is None else [self.simple([other], other.subject)] if plain(other) else self.unusual(other)
-        return [filled(self.rng.choice(forms), noun, finding), *rest]
+        return [filled(self.choose(forms), noun, finding), *rest]
 
     def sentences(self, findings) -> list[str]:
         "The sentences of a section."
