@@ -150,9 +150,10 @@ class PpoTrainer:
         return saved["iteration"]
 
     def learning_rate(self, iteration) -> float:
-        "Linear warm-up over five iterations once the policy learns, linear decay to a tenth."
+        "Linear warm-up over five iterations (a fifth of a short training) once the policy learns, linear decay to a tenth."
         settings = self.settings
-        factor = min(1.0, (iteration - self.warmup + 1) / 5) * max(0.1, 1 - iteration / settings.iterations)
+        ramp = min(5, -(-settings.iterations // 5))
+        factor = min(1.0, (iteration - self.warmup + 1) / ramp) * max(0.1, 1 - iteration / settings.iterations)
         return settings.learning_rate * factor
 
 
