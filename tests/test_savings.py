@@ -157,13 +157,13 @@ def start(tmp_path):
 def test_all_ways_come_to_the_same_weights(start):
     way = {"steps": 5, "tokens_per_step": 700, "lr": 1e-3, "device": "cpu", "freeze": 1}
     made = {}
-    for name, more in (("plain", {}), ("shared", {"share_opening": 8}), ("twice", {"recompute": True}), ("trl", {"trainer": "trl", "recompute": True})):
+    for name, more in (("plain", {}), ("shared", {"share_opening": 8}), ("twice", {"recompute": True}), ("parts", {"tokens_at_once": 200}), ("trl", {"trainer": "trl", "recompute": True})):
         train_files(start / "base", [start / "rows.jsonl"], start / name, TrainSettings(**way, **more))
         made[name] = load_causal(start / name, "cpu")[0].state_dict()
     base = load_causal(start / "base", "cpu")[0].state_dict()
     assert made["plain"]["model.layers.0.mlp.up_proj.weight"].equal(base["model.layers.0.mlp.up_proj.weight"]) and made["plain"]["model.embed_tokens.weight"].equal(base["model.embed_tokens.weight"])
     assert not made["plain"]["model.layers.1.mlp.up_proj.weight"].equal(base["model.layers.1.mlp.up_proj.weight"])
-    for name in ("shared", "twice", "trl"):
+    for name in ("shared", "twice", "parts", "trl"):
         assert all(one.allclose(made[name][key], atol=2e-3 if name == "trl" else 1e-4) for key, one in made["plain"].items()), name
 
 

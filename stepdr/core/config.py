@@ -106,7 +106,9 @@ class BaseSettings:
 class TrainingWay:
     "How rows are trained on: the same for every stage and command that trains a language model."
     epochs: float = setting(4.0, "times that the rows are gone through (at most, with a token budget)", 0.0, 1000.0)
-    tokens_per_step: int = setting(4096, "padded tokens of a step, in all processes together", 16, 100_000_000)
+    tokens_per_step: int = setting(4096, "tokens of an optimiser step's rows, in all processes together", 16, 100_000_000)
+    tokens_at_once: int = setting(0, "padded tokens that go through the model at once, whose gradients are added up over a step (plain trainer); "
+                                  "0: the whole step", 0, 100_000_000)
     pack: int = setting(0, "tokens of a sequence that short rows share, none seeing another; 0: one row a sequence",
                         0, 10_000_000)
     freeze: int = setting(0, "blocks, from below, that stay as they are, and the embeddings with them", 0, 9999)
@@ -290,7 +292,8 @@ class EvaluateSettings:
 # %% ../../nbs/00_core/02_config.ipynb #ecdaed79
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
-SMOLLM2 = {"freeze": 6, "weights": "bf16", "share_opening": 100, "tokens_per_step": 2048, "processes": 1, "threads": 2}  # of 30 blocks; measured: docs/decisions.md
+SMOLLM2 = {"freeze": 6, "weights": "bf16", "share_opening": 100, "tokens_per_step": 6144, "tokens_at_once": 2048, "processes": 1,
+           "threads": 2}  # of 30 blocks; measured: docs/decisions.md
 EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 256, "context_tokens": 3072}  # what research in the closed web takes
 
 PROFILES = {"quick": {

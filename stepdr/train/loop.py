@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN_HEADS', 'orthogonalise', 'make_optimizer', 'epoch_batches', 'plan_batches', 'step_tokens', 'steps_within',
-           'pad_batch', 'pad_positions', 'grouped_by_length', 'logits_at', 'label_logits', 'token_loss', 'row_loss',
-           'mean_loss', 'keeps_apart', 'policy_loss', 'rate_at', 'save_state', 'load_state', 'train_rows',
+           'pad_batch', 'pad_positions', 'row_length', 'grouped_by_length', 'logits_at', 'label_logits', 'token_loss',
+           'row_loss', 'mean_loss', 'keeps_apart', 'policy_loss', 'rate_at', 'save_state', 'load_state', 'train_rows',
            'curve_steps', 'saved_step']
 
 # %% ../../nbs/60_train/02_loop.ipynb #9927569a
@@ -93,25 +93,23 @@ def epoch_batches(lengths, tokens, seed, epoch, ranks=1): # as for `plan_batches
     "The steps of one pass over the rows. Raises `InputError` where the rows are too few for one step."
     order = list(range(len(lengths)))
     random.Random(f"order {seed} {epoch}").shuffle(order)
-    windows = [order[start:start + 2000] for start in range(0, len(order), 2000)]
-    batches, batch, longest = [], [], 0
-    for i in (i for window in windows for i in sorted(window, key=lambda i: lengths[i])):
-        if batch and max(longest, lengths[i]) * (len(batch) + 1) > tokens:
+    batches, batch, used = [], [], 0
+    for i in order:
+        if batch and used + lengths[i] > tokens:
             batches.append(batch)
-            batch, longest = [], 0
+            batch, used = [], 0
         batch.append(i)
-        longest = max(longest, lengths[i])
+        used += lengths[i]
     batches += [batch] if batch else []
     groups = [batches[i:i + ranks] for i in range(0, len(batches) - ranks + 1, ranks)]
     if not groups:
         raise InputError(f"{len(lengths)} rows are too few for steps of {tokens} tokens in {ranks} processes; "
                          "make more rows or smaller steps")
-    random.Random(f"groups {seed} {epoch}").shuffle(groups)
     return groups
 
 
 def plan_batches(lengths, # tokens of each row
-                 tokens, # padded tokens in a batch
+                 tokens, # tokens of the rows in a batch at most (a longer row by itself)
                  seed, # of the order
                  steps, # batches wanted
                  ranks=1, # processes that share a step
@@ -167,6 +165,11 @@ def pad_positions(rows, device="cpu"): # rows with position_ids -> positions_BT
 
 
 # %% ../../nbs/60_train/02_loop.ipynb #7acd4070
+def row_length(row) -> int:
+    "Tokens of a row."
+    return len(row["input_ids"])
+
+
 def grouped_by_length(items, tokens, length): # anything, padded tokens of a group, function of an item -> list of lists
     "Items of similar length together, at most so many padded tokens a group (a longer item by itself)."
     groups = []
@@ -222,8 +225,8 @@ def mean_loss(model, rows, tokens, pad=0): # padded tokens that go through the m
     model.eval()
     total = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad():
-        for (batch,) in epoch_batches([len(row["input_ids"]) for row in rows], tokens, 0, 0):
-            parts = row_loss(model, [rows[i] for i in batch], pad, device)
+        for batch in grouped_by_length(rows, tokens, row_length):
+            parts = row_loss(model, batch, pad, device)
             total += torch.stack([part.double().cpu() for part in parts])
     model.train(was)
     return float(total[0] / total[1].clamp(min=1))
@@ -291,25 +294,31 @@ def train_rows(model, # Qwen2 or any causal model
                log=lambda **row: None, log_every=10, # called with a row of metrics, which covers so many steps
                keep=lambda model, step: None, # called after each step; may write the model away
                loss_of=row_loss, # of (model, rows of a batch, pad, device) -> (sum of losses, number of labels)
+               at_once=0, # padded tokens that go through the model at once; 0: those of the step
                ): # -> model
     "Next-token training on the labels; goes on from its checkpoint."
     import torch
     optimizer = make_optimizer(model, learning_rate, muon_learning_rate)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates, trained = [group["lr"] for group in optimizer.param_groups], [one for one in model.parameters() if one.requires_grad]
     start = load_state(checkpoint, model, optimizer) if checkpoint else 0
-    lengths = [len(row["input_ids"]) for row in rows]
+    lengths = [row_length(row) for row in rows]
     planned = plan_batches(lengths, tokens // ranks, seed, steps, ranks)
     device = next(model.parameters()).device
     clock, seen, total = time.time(), 0, torch.zeros(2, device=device)
     model.train()
     for step in range(start, steps):
         batch = [rows[i] for i in planned[step][rank]]
-        loss, count = loss_of(model, batch, pad, device)
-        counts = torch.stack([count.float(), loss.detach()])
+        counts = torch.zeros(2, device=device)
+        for part in grouped_by_length(batch, at_once, row_length) if at_once else [batch]:
+            loss, count = loss_of(model, part, pad, device)
+            loss.backward()
+            counts += torch.stack([count.float(), loss.detach()])
         if ranks > 1:
             torch.distributed.all_reduce(counts)
-        (loss / counts[0]).backward()
         add_gradients(model)
+        for one in trained:
+            if one.grad is not None:
+                one.grad.div_(counts[0])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * rate_at(step, steps)

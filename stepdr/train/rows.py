@@ -233,7 +233,7 @@ def train_network(network, renderer, job, rank=0, ranks=1):
     else:
         loss_of = sharing_loss(settings.share_opening) if settings.share_opening else row_loss
         train_rows(*what, **more, rank=rank, ranks=ranks, checkpoint=checkpoint, every=settings.save_every,
-                   loss_of=loss_in(settings.precision, loss_of))
+                   loss_of=loss_in(settings.precision, loss_of), at_once=settings.tokens_at_once)
     bar.close()
     if rank == 0:
         save_trained(work/"trained", network, renderer, protocol, kind=job["kind"])
@@ -252,7 +252,7 @@ class HeldOut:
 
     def loss(self) -> float:
         "A label, as the network is."
-        return mean_loss(self.network, self.rows, self.settings.tokens_per_step, self.pad)
+        return mean_loss(self.network, self.rows, self.settings.tokens_at_once or self.settings.tokens_per_step, self.pad)
 
     def measured(self, step) -> dict:
         "What a row of metrics that ends with a step says of it: nothing where no measurement is due."
