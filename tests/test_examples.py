@@ -26,7 +26,8 @@ from stepdr.run.cli import main, make_parser
 from stepdr.world.closed_web import shipped_web
 from stepdr.world.index import contains, relation_words, words
 
-README = (root() / "README.md").read_text(encoding="utf-8")
+PAGES = {path.relative_to(root()).as_posix(): path.read_text(encoding="utf-8")
+         for path in [*sorted(root().glob("*.md")), *sorted((root() / "docs").rglob("*.md"))]}
 ADDRESS = re.compile(r"https?://[^\s'\"]+#[\w.-]+")
 
 
@@ -46,8 +47,9 @@ def parsers(parser=None, name="stepdr"):
 
 
 HELP = {name: parser.epilog or "" for name, parser in parsers()}
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-PRINTED = [("README", line) for kind, block in BLOCKS if kind == "sh" for part in [block] for line in command_lines(part) for line in line.split(" && ") if line.startswith("stepdr ")]
+BLOCKS = [(where, kind, block) for where, page in PAGES.items() for kind, block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)]
+PRINTED = [(where, line) for where, kind, block in BLOCKS if kind == "sh" for part in command_lines(block) for line in part.split(" && ")
+           if line.startswith("stepdr ")]
 PRINTED += [(name, line) for name, epilog in HELP.items() for line in command_lines(epilog)]
 LONG = {"judge train": ["--steps", "2", "--rl-iterations", "1", "--rl-labels", "2", "--rl-samples", "2", "--answer-tokens", "8"],
         "run": ["--list"], "ppo": ["--iterations", "1", "--episodes", "4", "--episodes-per-task", "2", "--reply-tokens", "8"], "sft": ["--steps", "2"], "midtrain": ["--steps", "2"], "corpus walk": ["-n", "20"]}  # what takes minutes is looked at here, and run in the pipeline's own tests
@@ -75,8 +77,8 @@ def own_paths(line):
 
 @pytest.mark.parametrize("where, line", PRINTED)
 def test_what_an_example_needs_is_said_beside_it(where, line):
-    block = next((block for kind, block in BLOCKS if kind == "sh" and line.split(" --")[0] in block), "")
-    beside = HELP[where].partition("needs:")[2] if where != "README" else README.partition("## ")[2].replace(block, "")
+    block = next((block for page, kind, block in BLOCKS if page == where and kind == "sh" and line.split(" --")[0] in block), "")
+    beside = PAGES[where].replace(block, "") if where in PAGES else HELP[where].partition("needs:")[2]
     made = set(re.findall(r"--out (\S+)", block.partition(line.split(" --")[0])[0]))  # by the lines before it
     for path in set(own_paths(line)) - made:
         assert any(part in beside for part in (path, path.rstrip("/") + "/", "/".join(path.split("/")[:2]))), f"{where}: {path} is said nowhere: {line}"
@@ -94,22 +96,36 @@ def test_every_fact_that_an_example_asks_for_is_on_a_page_of_the_closed_web():
     for paragraph in web.world.paragraphs.values():
         stated[paragraph.title].update(fact.relation for fact in paragraph.statements)
     cues = {relation: [tuple(words(cue)) for cue in relation_words(wording)] for relation, wording in web.graph.wording.items()}
-    quoted = {text for shown in (README, *HELP.values()) for text in re.findall(r'"([^"\n]+)"', shown)}
+    quoted = {text for shown in (*PAGES.values(), *HELP.values()) for text in re.findall(r'"([^"\n]+)"', shown)}
     asked = {(name, relation) for text in quoted for name in stated if len(words(name)) > 1 and contains(words(text), words(name))
              for relation, said in cues.items() if any(contains(words(text), cue) for cue in said)}
     assert len(asked) >= 2
     assert [(name, relation) for name, relation in asked if relation not in stated[name]] == []
 
 
-def test_every_file_that_the_readme_names_is_there():
-    named = re.findall(r"\]\((?!https?://|#)([^)#]+)", README) + re.findall(r"`((?:data|docs|nbs|benchmarks|tests|\.ci)(?:/[\w.-]+)*)/?`", README)
-    notebooks = [name for row in re.findall(r"^\| (`.+?`) \|", README, re.MULTILINE) for name in re.findall(r"`(\d[\w/]+)`", row)]
-    missing = [name for name in named if not (root() / name).exists()] + [name for name in notebooks if not (root() / "nbs" / f"{name}.ipynb").is_file()]
-    assert not missing and len(notebooks) > 60
+def test_every_file_that_a_page_names_is_there():
     modules = {path.relative_to(root()).with_suffix("").as_posix().replace("/", ".") for path in (root() / "stepdr").rglob("*.py")}
-    assert [name for name in re.findall(r"`(stepdr(?:\.\w+)+)`", README) if name not in modules and name.rpartition(".")[0] not in modules and f"{name}.__init__" not in modules] == []
     targets = re.findall(r"^(\w+):", (root() / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"`?make (\w+)`?(?=[ `,);.]| *#)", README)) & {"pipeline", "test", "setup", "tools"} <= set(targets)
+    guides = {where: page for where, page in PAGES.items() if not where.startswith(("docs/decisions/", "docs/log", "CHANGELOG"))}  # those tell of former things too
+    assert len(guides) > 10
+    for where, page in guides.items():
+        named = re.findall(r"`((?:data|docs|nbs|benchmarks|tests|\.ci|\.github)(?:/[\w.-]+)*)/?`", page)
+        assert [name for name in named if not (root() / name).exists()] == [], where
+        notebooks = re.findall(r"`(\d\d_[a-z]+/\d\d_\w+)`", page)
+        assert [name for name in notebooks if not (root() / "nbs" / f"{name}.ipynb").is_file()] == [], where
+        names = re.findall(r"`(stepdr(?:\.\w+)+)`", page)
+        assert [name for name in names if name not in modules and name.rpartition(".")[0] not in modules and f"{name}.__init__" not in modules] == [], where
+        assert set(re.findall(r"`?make (\w+)`?(?=[ `,);.]| *#)", page)) & {"pipeline", "test", "setup", "tools"} <= set(targets), where
+
+
+def test_the_reading_order_has_each_notebook_once_with_its_module():
+    cells = [line.split(" | ") for line in PAGES["docs/notebooks.md"].splitlines() if line.startswith("| `")]
+    rows = [(re.findall(r"`([\w/]+)`", row), re.findall(r"\.(\w+)`", modules)) for row, modules, *_ in cells]
+    there = {path.relative_to(root() / "nbs").with_suffix("").as_posix(): path for path in (root() / "nbs").rglob("*.ipynb")
+             if ".ipynb_checkpoints" not in path.parts}
+    assert sorted(name for names, _ in rows for name in names) == sorted(there)
+    for names, modules in rows:
+        assert modules == [name.rpartition("/")[2][3:] for name in names if "#| default_exp" in there[name].read_text(encoding="utf-8")], names
 
 
 # ---------------------------------------------------------------- and they run
@@ -128,7 +144,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "data").symlink_to(root() / "data")
     (folder / "docs").symlink_to(root() / "docs")
-    make_prepared(folder / "models", [README])
+    make_prepared(folder / "models", [PAGES["README.md"], PAGES["docs/research.md"], PAGES["docs/training.md"]])
     web = make_run(folder / "reports" / "quick-seed0")
     make_own_files(folder)
     make_offline(folder / "offline", web)
@@ -212,10 +228,10 @@ def test_the_python_examples_run_one_after_the_other(place, servers, monkeypatch
     "In one namespace, as a reader would paste them; what a comment says comes out is what comes out."
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    space, blocks = {}, [block for kind, block in BLOCKS if kind == "python"]
+    space, blocks = {}, [(where, block) for where, kind, block in BLOCKS if kind == "python"]
     assert len(blocks) >= 5
-    for block in blocks:
-        exec(compile(ADDRESS.sub(f"{servers[0]}#qwen3", block), "README.md", "exec"), space)
+    for where, block in blocks:
+        exec(compile(ADDRESS.sub(f"{servers[0]}#qwen3", block), where, "exec"), space)
         for line, result in re.findall(r"^(\w+\(.*\)) +# (True|False|-?\d[\d.]*)(?:;|$)", block, re.MULTILINE): assert eval(line, space) == eval(result), line
     assert "Jack Lemmon" in capsys.readouterr().out
 
@@ -231,6 +247,6 @@ def test_the_headers_of_benchmarks_name_options_that_they_have():
 
 def test_nothing_cites_what_readers_do_not_have():
     "Readers have this repository and the report; what is cited is the report's section, by its topic."
-    for path in [*(root() / "nbs").rglob("*.ipynb"), *(root() / "docs").glob("*"), *root().glob("*.md"), *(root() / "stepdr").rglob("*.py")]:
+    for path in [*(root() / "nbs").rglob("*.ipynb"), *(root() / "docs").rglob("*.*"), *root().glob("*.md"), *(root() / "stepdr").rglob("*.py")]:
         found = re.search(r"\bSPEC(?:\.md| ?\d|\b)", path.read_text(encoding="utf-8"))
         assert not found, f"{path.name}: {found[0]}"
