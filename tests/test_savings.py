@@ -9,9 +9,9 @@ from stepdr.core.artifacts import read_json, read_metrics, write_jsonl
 from stepdr.core.config import InputError, TrainSettings
 from stepdr.model.base import load_causal, make_model, save_model, train_tokenizer, weight_kind, write_weights
 from stepdr.train.examples import pack_examples
-from stepdr.train.loop import make_optimizer, pad_batch, row_loss, save_state, token_loss
+from stepdr.train.loop import make_optimizer, row_loss, save_state
 from stepdr.train.rows import train_files, work_text
-from stepdr.train.savings import blocks_of, common_opening, freeze_lower, loss_in, opened_loss, recompute_blocks, sharing_loss
+from stepdr.train.savings import blocks_of, common_opening, freeze_lower, in_one_sequence, loss_in, recompute_blocks, sharing_loss, together
 
 FAMILIES = ["Llama", "Qwen2", "Qwen3", "Mistral", "SmolLM3"]
 
@@ -91,15 +91,13 @@ def test_activations_computed_twice_give_the_same_gradients(family, frozen):
 def test_an_opening_computed_once_gives_the_same_loss_and_gradients(family, frozen):
     model, rows = network(family), alike()
     freeze_lower(model, frozen)
-    assert common_opening(rows) == 40
+    assert all(common_opening(rows[0], row) == 40 for row in rows[1:])
     loss, count = row_loss(model, rows)
     alone = gradients(model, loss)
     shared, same = sharing_loss(16)(model, rows, 0, "cpu")
     once = gradients(model, shared)
     assert int(count) == int(same) and shared.allclose(loss, rtol=1e-5)
     assert alone.keys() == once.keys() and all(alone[name].allclose(once[name], rtol=1e-3, atol=1e-4) for name in alone)
-    rolled = [row | {"input_ids": row["input_ids"][1:] + row["input_ids"][:1]} for row in rows]
-    with torch.no_grad(): assert not opened_loss(model, rolled, 39)[0].allclose(loss, rtol=1e-3)      # the test has teeth
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -125,23 +123,65 @@ def test_a_window_that_is_shorter_than_the_rows_is_kept_to():
     assert shared.allclose(loss, rtol=1e-5)
 
 
-def test_two_kinds_of_rows_in_a_batch_share_an_opening_each(monkeypatch):
-    from stepdr.train import savings
-    openings = []
-    monkeypatch.setattr(savings, "opened_loss", lambda *given: openings.append(given[2]) or opened_loss(*given))
-    model, rows = network("Qwen3"), [*alike(3), *alike(3, 30, seed=7), *alike(1, 20, seed=8)]
-    assert common_opening(rows) == 0
+def branching(reports=3, questions=4, system=20, seed=0):
+    "Rows of groups that begin alike, all of them with the same first words."
+    rng = random.Random(seed)
+    first = [rng.randrange(300) for _ in range(system)]
+    return [row | {"input_ids": first + row["input_ids"], "labels": [-100] * system + row["labels"], "group": f"report {number}"}
+            for number in range(reports) for row in alike(questions, 30, seed=f"{seed} {number}")]
+
+
+def length(rows):
+    return sum(len(row["input_ids"]) for row in rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_openings_of_openings_are_computed_once_and_give_the_same_loss_and_gradients(family, frozen, monkeypatch):
+    model, rows = network(family).double(), [*branching(), *alike(1, 20, seed=8)]
+    freeze_lower(model, frozen)
+    rows.append(rows[3])                                            # one row twice
+    random.Random(1).shuffle(rows)
     loss, count = row_loss(model, rows)
+    alone = gradients(model, loss)
+    ids, labels, places, seen = in_one_sequence(rows, 16)
+    own = len(rows[0]["input_ids"]) - common_opening(rows[0], rows[0])
+    assert len(ids) == len(labels) == len(places) == sum(new for _, new in seen) < length(rows) - 9 * 30 - 10 * 20 - own
     shared, same = sharing_loss(16)(model, rows, 0, "cpu")
-    assert int(count) == int(same) and shared.allclose(loss, rtol=1e-5) and openings == [40, 30]
+    once = gradients(model, shared)
+    assert int(count) == int(same) and shared.allclose(loss, rtol=1e-9)
+    assert alone.keys() == once.keys() and all(alone[name].allclose(once[name], atol=1e-6) for name in alone)
+    monkeypatch.setattr("stepdr.train.savings.common_opening", lambda one, other: 51)
+    with torch.no_grad(): assert not sharing_loss(16)(model, rows, 0, "cpu")[0].allclose(loss, rtol=1e-8)      # the test has teeth
 
 
-def test_rows_without_a_common_opening_are_taken_as_they_are():
-    model, rows = network("Llama"), [*alike(2), *alike(1, seed=5)]
-    assert common_opening(rows) == 0
-    assert sharing_loss(1)(model, rows, 0, "cpu")[0].equal(row_loss(model, rows)[0])
-    text = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 2
-    assert sharing_loss(1)(model, text, 0, "cpu")[0].equal(token_loss(model, *pad_batch(text, 0))[0])
+@pytest.mark.parametrize("least, openings", [(16, 2 * 20 + 9 * 50), (40, 9 * 50), (51, 0)])
+def test_openings_that_are_too_short_are_computed_for_each_row(least, openings):
+    model, rows = network("Qwen3"), branching()
+    assert len(in_one_sequence(rows, least)[0]) == length(rows) - openings
+    assert sharing_loss(least)(model, rows, 0, "cpu")[0].allclose(row_loss(model, rows)[0], rtol=1e-5)
+
+
+def test_texts_are_learned_from_their_beginning():
+    model, text = network("Llama"), [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 2
+    assert len(in_one_sequence(text, 1)[0]) == 6
+    (shared, same), (loss, count) = sharing_loss(1)(model, text, 0, "cpu"), row_loss(model, text)
+    assert same == count == 4 and shared.allclose(loss, rtol=1e-5)
+
+
+def test_a_group_stands_in_as_few_sequences_as_steps_allow():
+    model, rows = network("Llama"), branching()
+    plain = [{name: one for name, one in row.items() if name != "group"} for row in rows]
+    assert together(plain, 16, 500) == [{"input_ids": row["input_ids"], "rows": [row]} for row in plain]
+    shuffled = random.Random(1).sample(rows, len(rows))
+    for most, sequences in ((1000, 3), (150, 6), (10, 12)):
+        made = together(shuffled, 16, most)
+        assert len(made) >= sequences and all(len(one["input_ids"]) <= most or len(one["rows"]) == 1 for one in made)
+        assert all(len(one["input_ids"]) == len(in_one_sequence(one["rows"], 16)[0]) for one in made)
+        key = lambda row: row["input_ids"]
+        assert sorted((row for one in made for row in one["rows"]), key=key) == sorted(plain, key=key)
+        assert sharing_loss(16)(model, made, 0, "cpu")[0].allclose(row_loss(model, rows)[0], rtol=1e-5)
+    assert len(together(shuffled, 16, 1000)) == 3
 
 
 @pytest.fixture
@@ -221,6 +261,18 @@ def test_a_budget_of_tokens_decides_the_steps(start):
     assert more["epochs"] == 2.0 and f"the token budget of 1,000,000 is more than the epochs of these rows allow" in work_text(more)
     fixed = train_files(start / "base", [start / "rows.jsonl"], start / "fixed", TrainSettings(**way, steps=3, token_budget=10**6))
     assert fixed["steps"] == 3 and "budget" not in work_text(fixed)
+
+
+def test_a_budget_pays_for_the_opening_of_a_group_once(start):
+    rows = [{"group": f"{number // 6}", "messages": [{"role": "system", "content": f"Here is report {number // 6}. " * 6}, {"role": "user", "content": f"Which river is number {number}?"}, {"role": "assistant", "content": "The Danube"}]} for number in range(24)]
+    write_jsonl(start / "rows.jsonl", rows)
+    way, made = {"tokens_per_step": 700, "device": "cpu", "lr": 1e-3}, {}
+    for name, more in (("plain", {}), ("shared", {"share_opening": 8})):
+        made[name] = train_files(start / "base", [start / "rows.jsonl"], start / name, TrainSettings(**way, **more))
+    assert made["plain"]["tokens"] == made["plain"]["counts"]["tokens"] == made["shared"]["counts"]["tokens"]
+    assert made["shared"]["counts"]["sequences"] == 4 and made["shared"]["epochs"] == 1.0 and made["shared"]["tokens"] < made["plain"]["tokens"] / 2
+    labels = [sum(row["labels"] for row in read_metrics(start / name / "metrics.jsonl")) for name in made]
+    assert labels[0] == labels[1]                                   # the same is learned
 
 
 def test_held_out_rows_are_measured_and_not_trained_on(start):

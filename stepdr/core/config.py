@@ -113,7 +113,8 @@ class TrainingWay:
                         0, 10_000_000)
     freeze: int = setting(0, "blocks, from below, that stay as they are, and the embeddings with them", 0, 9999)
     recompute: bool = setting(False, "compute blocks again in the backward pass: less memory, more time")
-    share_opening: int = setting(0, "tokens from which on an opening that rows share is computed once; 0: never",
+    share_opening: int = setting(0, "tokens from which on an opening that rows share is computed, and counted, once: of all "
+                                 "rows of a step, and rows that name one `group` come in one step; 0: never",
                                  0, 10_000_000)
     precision: str = setting("fp32", "type that matrices are multiplied in: fp32, or bf16, which is faster on GPUs and on "
                              "CPUs that have instructions for it", choices=("fp32", "bf16"))
@@ -156,7 +157,8 @@ class TrainSettings(TrainingWay):
     "Training of a causal language model on rows."
     epochs: float = setting(1.0, "times that the rows are gone through (at most, with --token-budget)", 0.0, 1000.0)
     steps: int = setting(0, "optimiser steps; 0: as many as the budget or the epochs have", 0, 10_000_000)
-    token_budget: int = setting(0, "tokens of rows (padding not counted) to train on; 0: all of the epochs",
+    token_budget: int = setting(0, "tokens of rows (padding not counted, a group's shared openings once) to train on; "
+                                "0: all of the epochs",
                                 0, 10**14)
     lr: float = setting(2e-5, "peak learning rate of AdamW (small models bear more: 3e-4 for 135M parameters)", 0.0, 1.0)
     muon_lr: float = setting(0.0, "peak learning rate of Muon, for the matrices of a model's blocks; 0: AdamW for all", 0.0, 1.0)
@@ -203,7 +205,8 @@ class ReinforceSettings:
 @dataclass(frozen=True)
 class JudgeSettings(ReinforceSettings, TrainingWay):
     "The Rubrics Judge of a run."
-    tokens: int = setting(1_200_000, "tokens of rows (padding not counted) trained on before reinforcement", 1, 10**14)
+    tokens: int = setting(1_200_000, "tokens of rows (padding not counted, of a report that many criteria share once) "
+                          "trained on before reinforcement", 1, 10**14)
     learning_rate: float = setting(1.5e-3, "AdamW's learning rate", 0.0, 1.0)
     muon_learning_rate: float = setting(0.01, "Muon's learning rate", 0.0, 1.0)
     train_reports: int = setting(300, "reports to learn from", 2, 10_000_000)

@@ -72,7 +72,7 @@ def within_context(ids, labels, end_id, context, is_text) -> list[tuple[list[int
 
 # %% ../../nbs/60_train/01_examples.ipynb #95cd2f03
 def examples_of(files, renderer, settings, context) -> tuple[list[dict], list[dict], dict]:
-    """(examples, rejected, counts): `examples` are {input_ids, labels}, two lists of equal length, of at most `context` tokens; `rejected` has the rows that are set aside
+    """(examples, rejected, counts): `examples` are {input_ids, labels}, two lists of equal length, of at most `context` tokens, with the `group` that their row names, if it names one; `rejected` has the rows that are set aside
     with file, line, reason and detail; `counts` has rows, examples, tokens, learned tokens, and how many rows name which protocol.
     Raises `InputError` if nothing is left to train on."""
     examples, rejected, counts, protocols = [], [], Counter(), Counter()
@@ -97,7 +97,8 @@ def examples_of(files, renderer, settings, context) -> tuple[list[dict], list[di
             counts["learned tokens"] += sum(label != -100 for _, part in made for label in part[1:])
             if isinstance(row.get("protocol"), str):
                 protocols[row["protocol"]] += 1
-            examples += [{"input_ids": part, "labels": learned} for part, learned in made]
+            group = {"group": row["group"]} if isinstance(row.get("group"), str) else {}
+            examples += [{"input_ids": part, "labels": learned, **group} for part, learned in made]
     if not examples:
         raise InputError(nothing_left(paths, rejected))
     return examples, rejected, {**counts, "protocols": dict(protocols.most_common())}
