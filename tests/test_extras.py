@@ -145,7 +145,7 @@ def test_a_folder_of_documents_is_indexed_whole_once_the_package_is_there(inputs
 # ---------------------------------------------------------------- [tools] alone
 
 def test_tools_alone_are_enough_for_research_with_an_endpoint(inputs, tmp_path):
-    "As the README says: with `pip install '.[tools]'`, on the closed web and on a folder."
+    "As docs/parts.md says: with `pip install '.[tools]'`, on the closed web and on a folder."
     environment = blocked(tmp_path, "tools")
     for number, web in enumerate(("closed", "pages")):
         turns = [turn("", calls=[("batch_web_surfer", {"action": "batch_search", "queries": ["Jack Lemmon school", "tides moon"]}), ("todo", {"action": "create", "texts": ["look"]})]),
