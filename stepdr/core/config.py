@@ -295,7 +295,7 @@ class EvaluateSettings:
 # %% ../../nbs/00_core/02_config.ipynb #ecdaed79
 SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": BaseSettings, "midtrain": MidtrainSettings,
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
-SMOLLM2 = {"freeze": 6, "weights": "bf16", "share_opening": 100, "tokens_per_step": 6144, "tokens_at_once": 2048, "processes": 1,
+SMOLLM2 = {"freeze": 6, "weights": "bf16", "share_opening": 100, "tokens_per_step": 2048, "tokens_at_once": 2048, "processes": 1,
            "threads": 2}  # of 30 blocks; measured: docs/decisions/train.md
 EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 256, "context_tokens": 3072}  # what research in the closed web takes
 

@@ -84,14 +84,14 @@ def turn(thought, content="", queries=None, call=None, **options) -> dict:
 # %% ../../nbs/40_synthesis/04_expert.ipynb #156f6119
 def query_for(needs, wording) -> str:
     "A query for needs with one name, in the nouns of their relations."
-    return f"{needs[0].name}: {', '.join(dict.fromkeys(wording[need.relation].noun for need in needs))}"
+    return f"{', '.join(dict.fromkeys(wording[need.relation].noun for need in needs))} of {needs[0].name}"
 
 
 def other_query(need, wording) -> str:
     "A query for one need in other words than its noun."
     words = wording[need.relation]
     others = [cue for cue in words.cues if cue not in words.noun.casefold()] or [words.label.casefold()]
-    return f"{need.name} {others[0]}"
+    return f"{others[0]} {need.name}"
 
 
 def by_subject(needs) -> list[list[Need]]:
@@ -188,8 +188,8 @@ def to_find(web, plan) -> str:
 
 
 def noted(rows) -> str:
-    "Names with their values: language (Welsh), genre (ska or punk rock)."
-    return ", ".join(f"{name} ({' or '.join(values)})" for name, values in rows)
+    "Names with their values: language Welsh; genre ska or punk rock."
+    return "; ".join(f"{name} {' or '.join(values)}" for name, values in rows)
 
 
 def found_so_far(rows) -> str:
