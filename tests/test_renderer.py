@@ -7,6 +7,8 @@ import pytest
 import trl
 
 from stepdr.core.config import InputError
+from stepdr.core.messages import native_messages
+from stepdr.core.streams import Gathered
 from stepdr.model.renderer import CHATML, CHATML_SHORT, LLAMA3, renderer_for, template_fault, template_messages
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -144,3 +146,36 @@ def test_sampled_ids_are_never_encoded_again(tokenizers):
     assert odd != renderer.encode("<answer>Danube</answer>")
     going_on = prompt + odd + renderer.bridge([{"role": "user", "content": "Sure?"}], odd, SCHEMA)
     assert going_on[:len(prompt) + len(odd)] == prompt + odd and renderer.parse(odd)["content"] == "<answer>Danube</answer>"
+
+
+def served(text) -> dict:
+    "A turn's own text as a server without a parser of thoughts answers it: calls apart (Hermes), all else as content."
+    words, *calls = text.split("<tool_call>\n")
+    functions = [json.loads(call.partition("\n</tool_call>")[0]) for call in calls]
+    return {"content": words or None, "tool_calls": [
+        {"id": f"call-{number}", "type": "function", "function": {**function, "arguments": json.dumps(function["arguments"])}}
+        for number, function in enumerate(functions)]}
+
+
+def as_server_reads(rows) -> list[dict]:
+    "The API's messages as a server hands them to the template: arguments as objects."
+    return [{**row, "tool_calls": [{**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+                                   for call in row["tool_calls"]]} if row.get("tool_calls") else row for row in rows]
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_SHORT, LLAMA3], ids=["chatml", "short", "llama3"])
+@pytest.mark.parametrize("episode", list(EPISODES))
+def test_a_server_feeds_what_the_model_wrote(tokenizers, template, episode):
+    "Turns that went through a server and back are the same text in its next prompt, whatever it does with thoughts."
+    renderer = renderer_for(with_template(tokenizers["llama3" if template == LLAMA3 else "chatml"], template))
+    rows, own = EPISODES[episode], [text for text, mine in renderer.pieces(EPISODES[episode], SCHEMA) if mine]
+    back = []
+    for row in rows:
+        if row["role"] != "assistant":
+            back.append(row)
+            continue
+        gathered = Gathered()
+        gathered.add({"choices": [{"message": served(own.pop(0).removesuffix(renderer.end)), "finish_reason": "stop"}]})
+        back.append(gathered.message(sum(len(one.get("tool_calls") or []) for one in back)))
+        assert back[-1].get("reasoning_content") == row.get("reasoning_content") and back[-1]["content"] == row["content"]
+    assert renderer.text(as_server_reads(native_messages(back, "content")), SCHEMA) == renderer.text(rows, SCHEMA)

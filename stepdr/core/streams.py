@@ -125,6 +125,7 @@ class Gathered:
             message["tool_calls"] = [{"type": "function", "function": native_call(c["name"], c["arguments"])} for c in self.calls]
         else: message = read_turn(content)
         if self.field and self.reasoning: message["reasoning_content"] = "".join(self.reasoning)
+        if message.get("reasoning_content") is not None: message["reasoning_content"] = message["reasoning_content"].strip("\n")
         for i, call in enumerate(message.get("tool_calls", [])):
             given = self.calls[i]["id"] if self.calls else ""
             unique = given and given not in [c["id"] for c in self.calls[:i]]
