@@ -22,7 +22,7 @@ from stepdr.agent.report import report_markdown
 from stepdr.tools.tool import Toolbox, ToolResult, run_async
 from stepdr.tools.toolset import KitSettings, open_kit
 from stepdr.tools.workspace import Workspace
-from stepdr.world.closed_web import ClosedWeb
+from stepdr.world.closed_web import ClosedWeb, save_web
 from stepdr.world.facts import load_graph
 from stepdr.core.artifacts import root
 
@@ -459,12 +459,26 @@ def test_research_command_on_a_folder_in_chinese(tmp_path):
     assert done.returncode == 0 and "由月球和太阳的引力引起 [1]" in done.stdout and "潮汐" in done.stdout.split("## Sources")[1], done.stdout + done.stderr
 
 
+def test_research_command_over_the_closed_web_of_a_run(web, tmp_path):
+    "A run's folder is its web, not a folder of documents; a temperature that is asked for goes to the server."
+    facts = root() / "data" / "kg"
+    other = ClosedWeb(load_graph(facts), 3)
+    save_web(other, facts, tmp_path / "run/world")
+    with ScriptedModel(researcher) as server:
+        done = stepdr("research", QUESTION, "--model", f"{server.url}#{server.model}", "--web", tmp_path / "run", "--workspace", tmp_path / "work",
+                      "--temperature", "0", cwd=tmp_path)
+    read = json.loads((tmp_path / "work/.stepdr/episode.json").read_text())["read"]
+    assert done.returncode == 0 and read and all(other.world.paragraphs[row["id"]].text == row["text"] for row in read), done.stderr
+    assert any(row["text"] != getattr(web.world.paragraphs.get(row["id"]), "text", "") for row in read)
+    assert server.requests and all(request["temperature"] == 0 for request in server.requests)
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["", "--model", "http://127.0.0.1:9/v1#x"], "question: is empty"),
     (["q", "--model", "nowhere"], "neither a URL nor a checkpoint"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--budget", "rounds=3"], "--budget 'rounds=3'"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--out", "r.docx"], "--out r.docx"),
-    (["q", "--model", "http://127.0.0.1:9/v1#x", "--web", "no/such/folder"], "neither closed, served, live nor a folder"),
+    (["q", "--model", "http://127.0.0.1:9/v1#x", "--web", "no/such/folder"], "neither closed, served, live, the folder of a run nor a folder of documents"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--web", "live"], "BRAVE_API_KEY"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--tools", "shovel"], "no tool 'shovel'"),
     (["q", "--model", "http://127.0.0.1:9/v1#x", "--price", "cheap"], "price: 'cheap'")])

@@ -26,10 +26,10 @@ from ..core.replies import EndpointError
 from .benchmark_tasks import short_answer_task
 from .cards import report_cost
 from .predictions import Predictions
-from ..rl.episodes import closed_web_of
+from ..world.closed_web import closed_web_of
 from ..tools.folder import FolderProvider, folder_store
 from ..tools.tool import run_async
-from ..tools.toolset import KitSettings, kit_in, open_kit
+from ..tools.toolset import KitSettings, kit_in, open_kit, run_web
 from ..tools.workspace import Workspace
 from ..world.authority import Authority
 
@@ -129,12 +129,14 @@ def shared_web(how, # Answering
                folder, # of the evaluation
                ) -> Answering:
     "The same, with what all tasks search made once: the closed web, or the index of a folder of documents."
-    web = how.kit.web if how.agent and how.kit else ""
-    if web in ("closed", "served"):
-        return replace(how, web=how.web or closed_web_of("closed"))
-    if not web or not Path(web).is_dir() or how.provider:
+    if not how.agent or not how.kit:
         return how
-    return replace(how, provider=FolderProvider(folder_store(web, Path(folder) / "documents", Authority.load())))
+    kit, web = run_web(how.kit, how.web)
+    if kit.web in ("closed", "served"):
+        return replace(how, kit=kit, web=web or closed_web_of("closed"))
+    if not Path(kit.web).is_dir() or how.provider:
+        return how
+    return replace(how, provider=FolderProvider(folder_store(kit.web, Path(folder) / "documents", Authority.load())))
 
 def _researched(task, how, folder): # -> {"report", "paragraphs", "cost", "ended"}
     "One episode of the agent in a workspace of its own; one that was killed goes on."

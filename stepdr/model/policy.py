@@ -298,10 +298,13 @@ def policy_from(text, # http(s)://host/v1[#MODEL], or a Hugging Face directory
                 device="auto", # for folders
                 max_tokens=0, # tokens of a turn; 0: the default
                 context=0, # tokens of a conversation; 0: as many as the model has
+                temperature=None, # of sampling; None: 0 for folders, an address's own for URLs
                 **changes, # further fields of EndpointSettings; for URLs
                 ): # -> ChatEndpoint or LocalPolicy
     "The policy that a user names."
     if "://" in text:
-        return ChatEndpoint(endpoint_settings(text, price, max_tokens=max_tokens, context=context, **changes))
+        sampling = {} if temperature is None else {"temperature": temperature}
+        return ChatEndpoint(endpoint_settings(text, price, max_tokens=max_tokens, context=context, **sampling, **changes))
     if not text.strip(): raise InputError("model: is empty; give an http URL or a Hugging Face directory")
-    return LocalPolicy(text, LocalSettings(device, context=context, **({"max_tokens": max_tokens} if max_tokens else {})))
+    return LocalPolicy(text, LocalSettings(device, context=context, temperature=temperature or 0.0,
+                                           **({"max_tokens": max_tokens} if max_tokens else {})))

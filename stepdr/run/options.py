@@ -81,7 +81,7 @@ def add_kit_options(parser, tools="those that a task over this web and in this w
     be chosen."""
     parser.add_argument("--web", default="closed", metavar="WEB",
                         help="closed (the web of this project's facts), served (the same, fetched over HTTP), live, "
-                             "or a folder of documents (default: closed)")
+                             "the folder of a run (its closed web), or a folder of documents (default: closed)")
     parser.add_argument("--search", default="", metavar="NAME",
                         help="provider for --web live: searxng, brave, serper, tavily or mcp:COMMAND (default: the "
                              "first whose key is in the environment)")

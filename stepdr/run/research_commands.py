@@ -21,6 +21,7 @@ def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
                 price="", # of a million tokens, as `stepdr.core.connection.parse_price` takes it
                 device="auto",
                 context=0, # tokens of a conversation; 0: as many as the model has
+                temperature=None, # of sampling; None: 0 for a checkpoint, an address's own
                 **endpoint): # fields of EndpointSettings
     "What writes the turns: an OpenAI-compatible endpoint or a local model."
     from stepdr.model.packaged import model_at
@@ -29,7 +30,7 @@ def make_policy(text, # http(s)://host/v1#MODEL, or the folder of a checkpoint
         raise InputError(f"--model {text}: neither a URL nor a checkpoint (config.json is missing); examples: "
                          "http://127.0.0.1:8000/v1#NAME, reports/quick-seed0/models/ppo")
     from stepdr.model.policy import policy_from
-    return policy_from(text, price, device, context=context, **endpoint)
+    return policy_from(text, price, device, context=context, temperature=temperature, **endpoint)
 
 # %% ../../nbs/95_run/14_research_commands.ipynb #ef887931
 def research_folder(question, parent="research") -> Path:
@@ -75,7 +76,7 @@ def research_command(options) -> int:
     if options.out: report_file(options.out)  # a wrong name is told before the work, not after it
     budget = {**parse_budget(options.budget), **fit_settings(options)}
     endpoint = endpoint_fields(options)
-    policy = make_policy(options.model, options.price, options.device, options.context, **endpoint)
+    policy = make_policy(options.model, options.price, options.device, options.context, options.temperature, **endpoint)
     protocol = chosen_protocol(options)
     workspace = Workspace(options.workspace or research_folder(options.question))
     settings = ResearchSettings(strict=options.strict, images=options.images,
@@ -184,6 +185,9 @@ def add_research_commands(commands):
                           help="turns, tool_calls, tokens, seconds, money; k, M, m and h multiply, as in "
                                "turns=20,tokens=100k,seconds=10m")
     add_fit_options(research)
+    research.add_argument("--temperature", type=float, metavar="T",
+                          help="of sampling, 0 for the likeliest words (default: 0 for a checkpoint, the server's own "
+                               "for an address)")
     add_protocol_option(research)
     research.add_argument("--price", default="", metavar="IN/OUT",
                           help="price of a million prompt and completion tokens, as in 0.27/1.10/0.07 USD (the third: "

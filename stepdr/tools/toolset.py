@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOOL_NAMES', 'WEBS', 'KINDS', 'EPISODE_TOOLS', 'KitSettings', 'kit_in', 'missing_program', 'left_out', 'open_items',
-           'open_kit', 'web_of', 'provider_kit', 'episode_toolbox']
+           'run_web', 'open_kit', 'web_of', 'provider_kit', 'episode_toolbox']
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #53aa2654
 import shutil
@@ -25,7 +25,7 @@ WEBS = ("closed", "served", "live") # whose pages can be fetched; anything else 
 @dataclass(frozen=True)
 class KitSettings:
     "Which web, and what the tools may do."
-    web: str = setting("closed", "closed (the web of this project's facts), served (the same, its pages fetched over HTTP on this machine), live, or a folder of documents")
+    web: str = setting("closed", "closed (the web of this project's facts), served (the same, its pages fetched over HTTP on this machine), live, the folder of a run (its closed web), or a folder of documents")
     search: str = setting("", "provider for the live web: searxng, brave, serper, tavily, mcp:COMMAND or mcp:ADDRESS; empty: the first whose key is in the environment")
     mcp_tool: str = setting("", "name of the MCP server's search tool; empty: the first that looks like one")
     mcp_environment: str = setting("", "environment variables that the MCP server may see, comma-separated")
@@ -125,7 +125,7 @@ def _search_provider(settings, fetcher, workspace, authority, web): # -> Provide
             fetcher, settings.search,
             {"tool": settings.mcp_tool, "environment": settings.mcp_environment})
     if not Path(settings.web).is_dir():
-        raise InputError(f"--web {settings.web}: neither closed, served, live nor a folder of documents")
+        raise InputError(f"--web {settings.web}: neither closed, served, live, the folder of a run nor a folder of documents")
     return FolderProvider(folder_store(settings.web, workspace.state / "documents", authority))
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #8dd6ce03
@@ -188,6 +188,14 @@ def open_items(todo): # Todo -> its list as text, "" when nothing of it is left 
     items = todo.items
     return render_todo(items) if any(item["state"] in ("pending", "in_progress") for item in items.values()) else ""
 
+# %% ../../nbs/20_tools/54_toolset.ipynb #3a57485a
+def run_web(settings, web=None): # KitSettings, ClosedWeb or None -> (KitSettings, ClosedWeb or None)
+    "The folder of a run stands for that run's closed web."
+    from stepdr.world.closed_web import closed_web_of
+    found = None if settings.web in WEBS else closed_web_of(settings.web)
+    return (replace(settings, web="closed"), found) if found else (settings, web)
+
+
 # %% ../../nbs/20_tools/54_toolset.ipynb #37c99402
 @contextmanager
 def open_kit(workspace, # Workspace
@@ -197,7 +205,7 @@ def open_kit(workspace, # Workspace
              fetcher=None, # Fetcher in the place of one of the workspace's own; it stays open
              ): # yields Toolbox
     "The tools of a workspace; browsers, sandboxes and sessions are closed at the end."
-    opened = _Opened()
+    opened, (settings, web) = _Opened(), run_web(settings, web)
     try:
         spared = left_out(settings, workspace)
         wanted = settings.named or [name for name in TOOL_NAMES if name not in spared]
