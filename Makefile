@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= quick
 SEED ?= 0
+RUN ?= reports/quick-seed0
+VLLM ?= vllm
 BIN := .venv/bin
 # No network after set-up; idle threads sleep, for spinning ones starve the others on a small machine.
 export HF_HUB_OFFLINE ?= 1
@@ -13,7 +15,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export GOMP_SPINCOUNT = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model pipeline test tools clean
+.PHONY: help setup model pipeline test parity tools clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +60,10 @@ test: setup ## run every notebook's checks, then every test
 	@$(BIN)/nbdev_test --n_workers 2
 	@echo "==> tests"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 tests
+
+# vLLM is a program of an environment of its own: VLLM=/path/to/vllm; RUN= names the folder of a run.
+parity: setup ## serve a run's model by vLLM: does research give the same there as here?
+	@$(BIN)/python benchmarks/serving.py $(RUN) --vllm $(VLLM)
 
 clean: ## remove the environment and build files (runs in reports/ stay)
 	rm -rf .venv build dist *.egg-info .pytest_cache
