@@ -301,15 +301,15 @@ EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 256, "context_tokens": 3
 
 PROFILES = {"quick": {
     "world": WorldSettings(),
-    "synthesis": SynthesisSettings(stage1_rows=300, stage2_rows=200, sft_rows=200, research=400,
+    "synthesis": SynthesisSettings(stage1_rows=300, stage2_rows=200, sft_rows=400, research=400,
                                    heldout_research=30, heldout_questions=10),
     "base": BaseSettings("smollm2", context=8192, weights="bf16"),
     "midtrain": MidtrainSettings(stage1_tokens=16_000, stage2_tokens=32_000, stage1_learning_rate=3e-4, stage2_learning_rate=3e-4,
                                  stage1_muon_learning_rate=0.0, stage2_muon_learning_rate=0.0, curve=0, **SMOLLM2),
-    "sft": SftSettings(tokens=70_000, learning_rate=4e-4, muon_learning_rate=0.0, **SMOLLM2),
+    "sft": SftSettings(tokens=110_000, ablation=False, learning_rate=4e-4, muon_learning_rate=0.0, **SMOLLM2),
     "judge": JudgeSettings(tokens=30_000, learning_rate=3e-4, muon_learning_rate=0.0, train_reports=48, test_reports=8, probed_reports=1,
                            rl_iterations=1, rl_labels=8, rl_lr=4e-5, rl_dev_labels=12, answer_tokens=96, **EPISODE, **SMOLLM2),
-    "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=1, learning_rate=4e-5,
+    "ppo": PpoSettings(iterations=5, episodes=32, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=0, learning_rate=4e-5,
                        critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, slots=12, **EPISODE),
     "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", slots=6, **EPISODE)}}
 
@@ -341,7 +341,7 @@ PROFILES["small"] = vary(PROFILES["quick"],
                          synthesis={"stage1_rows": 1500, "stage2_rows": 800, "sft_rows": 600, "research": 1200,
                                     "heldout_research": 120, "heldout_questions": 120},
                          midtrain={"stage1_tokens": 60_000, "stage2_tokens": 100_000, "curve": 2},
-                         sft={"tokens": 120_000},
+                         sft={"tokens": 140_000, "ablation": True},
                          judge={"tokens": 60_000, "train_reports": 300, "test_reports": 60, "probed_reports": 12, "rl_iterations": 6,
                                 "rl_labels": 24, "rl_dev_labels": 100},
                          ppo={"iterations": 24, "episodes": 32, "critic_warmup": 2},

@@ -264,7 +264,7 @@ def measure_judge(run_dir, seed, settings, split="test", unseen="models/sft_with
     run, count, web = Path(run_dir), settings.test_reports, load_web(Path(run_dir)/"world")
     records = [record | {"task": {**record["task"], "id": f"{record['task']['id']} {number}"}}
                for number, record in enumerate(split_records(run, web, split, count, 0.5, seed, settings, device, UNSEEN_TELLINGS))]
-    if unseen and (run/unseen).exists():
+    if unseen and (run/unseen/"config.json").exists():
         tasks = research_tasks_of(run, split)
         chosen = [tasks[number % len(tasks)] for number in range(count // 2)]
         chosen = [{**task, "id": f"{task['id']} unseen {number}"} for number, task in enumerate(chosen)]

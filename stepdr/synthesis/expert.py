@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PERFECT', 'PROTOCOL', 'FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LINK', 'MOST_QUERIES', 'MOST_TURNS', 'MANY',
-           'LIST', 'REPORT', 'THEN', 'PAIR', 'WRITE', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS', 'Care', 'care_of',
-           'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'query_for', 'other_query', 'by_subject',
-           'shown_for', 'Search', 'Episode', 'to_find', 'noted', 'found_so_far', 'look_up', 'seek', 'subject_of',
-           'walk', 'to_do', 'plan_steps', 'further', 'Research', 'called', 'called_apart', 'names_of', 'holdings',
-           'thought_of', 'last_thought', 'cited_value', 'told', 'told_all', 'research', 'planning', 'trajectory_names',
-           'trajectory_of', 'trajectory', 'make_trajectory']
+           'LIST', 'REPORT', 'PAIR', 'WRITE', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS', 'Care', 'care_of',
+           'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'about', 'query_for', 'other_query',
+           'by_subject', 'shown_for', 'Search', 'Episode', 'to_find', 'noted', 'found_so_far', 'look_up', 'seek',
+           'subject_of', 'walk', 'to_do', 'plan_steps', 'further', 'named_first', 'Research', 'called', 'called_apart',
+           'names_of', 'holdings', 'thought_of', 'last_thought', 'cited_value', 'told', 'told_all', 'research',
+           'planning', 'trajectory_names', 'trajectory_of', 'trajectory', 'make_trajectory']
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #3d178e1f
 import random
@@ -82,9 +82,14 @@ def turn(thought, content="", queries=None, call=None, **options) -> dict:
     return message
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #156f6119
+def about(name, nouns) -> str:
+    "A query for things about a subject."
+    return f"topic {name}: {', '.join(dict.fromkeys(nouns))}"
+
+
 def query_for(needs, wording) -> str:
     "A query for needs with one name, in the nouns of their relations."
-    return f"{', '.join(dict.fromkeys(wording[need.relation].noun for need in needs))} of {needs[0].name}"
+    return about(needs[0].name, [wording[need.relation].noun for need in needs])
 
 
 def other_query(need, wording) -> str:
@@ -282,6 +287,13 @@ def further(work) -> list[str]:
     return [f"{wording[relation].noun} of the {wording[first].noun}" for first, relation in work.steps]
 
 
+def named_first(work, needs) -> list[str]:
+    "What a report needs, in the order of the request, then what was not asked for."
+    nouns = list(dict.fromkeys(work.noun(need) for need in needs))
+    added = [work.web.graph.wording[relation].noun for relation in work.meta["implicit"] if relation not in work.meta["asked"]]
+    return [noun for noun in nouns if noun not in added] + further(work) + [noun for noun in nouns if noun in added]
+
+
 class Research(Episode):
     "The expert at work on a report."
     def __init__(self, task, toolbox, web, care, rng):
@@ -335,6 +347,8 @@ class Research(Episode):
         unproven = [] if fresh or lacking else self.unproven()
         wording = self.web.graph.wording
         asked = [(query_for(part, wording), part) for part in by_subject(fresh)]
+        if asked and not self.searches:
+            asked[0] = (about(asked[0][1][0].name, named_first(self, asked[0][1])), asked[0][1])
         asked += [(other_query(need, wording), [need]) for need in lacking + unproven]
         asked = asked[:MOST_QUERIES]
         sought = {need for _, needs in asked for need in needs}
@@ -352,7 +366,7 @@ class Research(Episode):
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #da52ee9e
 LIST = "There is much to find; I keep a list."
-REPORT, THEN, PAIR, WRITE = "The report needs: {}.", "Then: {}.", "The sources differ on {}.", "Now I write."
+REPORT, PAIR, WRITE = "The report needs: {}.", "The sources differ on {}.", "Now I write."
 
 
 def called(work, need) -> str:
@@ -379,8 +393,7 @@ def holdings(work, needs) -> list:
 def thought_of(work, deeper, again, unproven) -> str:
     "What the expert thinks before a turn of `Research`: what it has, and what it looks for."
     if not work.searches:
-        parts, steps = [REPORT.format(", ".join(dict.fromkeys(work.noun(need) for need in work.needs)))], further(work)
-        return " ".join(parts + ([THEN.format(", ".join(steps))] if steps else []))
+        return REPORT.format(", ".join(named_first(work, work.needs)))
     parts = [found_so_far(holdings(work, [need for need in work.needs if need not in deeper]))]
     subjects = {name: [work.noun(need) for need in deeper if need.name == name] for name in dict.fromkeys(need.name for need in deeper)}
     parts += [NEXT.format(", ".join(nouns), name) for name, nouns in subjects.items()]
@@ -390,18 +403,15 @@ def thought_of(work, deeper, again, unproven) -> str:
 
 
 def last_thought(work, findings) -> str:
-    "What the expert thinks before it writes: its outline, section by section, then what it lacks and what is disputed."
+    "What the expert thinks before it writes: what it has, in the order of the report, what it lacks and what is disputed."
     known = {(need.entity, need.relation, need.under): need for need in work.needs}
-    parts, lost, pairs = [], [], []
-    for heading, rows in sections_of(findings, work.web.graph).items():
-        both = [(known[one.entity, one.relation, one.under], one) for row in rows for one in (row, row.beside) if one]
-        held = holdings(work, [need for need, one in both if one.values])
-        parts += [f"{heading}: {noted(held)}."] if held else []
-        lost += [need for need, one in both if not one.values]
-        pairs += [need for need, one in both if len(one.values) > 1]
+    rows = [one for section in sections_of(findings, work.web.graph).values() for row in section for one in (row, row.beside) if one]
+    both = [(known[one.entity, one.relation, one.under], one) for one in rows]
+    parts = [found_so_far(holdings(work, [need for need, one in both if one.values]))]
+    lost, pairs = [need for need, one in both if not one.values], [need for need, one in both if len(one.values) > 1]
     parts += [LOST.format(names_of(work, lost))] if lost else []
     parts += [PAIR.format(names_of(work, pairs))] if pairs else []
-    return " ".join([*parts, WRITE])
+    return " ".join(filter(None, [*parts, WRITE]))
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #1ce28b3d
 def cited_value(work, value, need) -> Value:
