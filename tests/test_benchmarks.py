@@ -17,9 +17,11 @@ from stepdr.evaluate.benchmark_tasks import (
     RACE_DIMENSIONS, banded_task, fact_task, points_task, short_answer_task, race_task)
 from stepdr.evaluate.benchmarks import (
     ALL_BENCHES, BENCHES, bench_of, load_tasks, rule_decision, rule_grade, score_file, score_verdicts)
-from stepdr.evaluate.grading import evaluate_predictions, grade_predictions, read_predictions
+from stepdr.evaluate.grading import grade_predictions
+from stepdr.evaluate.harness import EvalSettings, run_eval
+from stepdr.evaluate.predictions import read_predictions
 from stepdr.evaluate.rubric_scores import LEFT_OPEN
-from stepdr.evaluate.row_files import numbered_rows
+from stepdr.core.row_files import numbered_rows
 from stepdr.judge.intervals import paired_test, share_interval
 from stepdr.core.usage import Usage
 from stepdr.core.replies import Reply
@@ -219,7 +221,7 @@ def test_the_rule_leaves_open_what_it_cannot_tell(tmp_path):
     write(tmp_path / "q.jsonl", rows)
     said = ["The capital of Wales is Cardiff.", "It is Swansea.", "Cardiff or Swansea", "I do not know"]
     write(tmp_path / "p.jsonl", [{"id": n, "answer": text} for n, text in enumerate(said)])
-    found = evaluate_predictions("simpleqa", tmp_path / "p.jsonl", tmp_path / "out", data=tmp_path / "q.jsonl")
+    found = run_eval("simpleqa", tmp_path / "out", tmp_path / "p.jsonl", data=tmp_path / "q.jsonl")
     assert found["score"]["mean"] == pytest.approx(1 / 3) and found["is_not_attempted"]["mean"] == pytest.approx(1 / 3) and found["aside"]["reasons"] == {LEFT_OPEN: 1}
     assert found["headline"] == "share of correct answers, graded by the exact rule, which left 1 of 4 answers open (not in the score; a judge can grade them)"
     with pytest.raises(InputError, match="the exact rule can grade none of 1 answers.*name a judge"): score_verdicts("simpleqa", [rule_grade({"id": 1, "aliases": ["Cardiff"], "domain": ""}, "Cardiff or Swansea")])
@@ -241,11 +243,11 @@ def test_tables_with_odd_quotes(tmp_path):
     def read(text, name="t.tsv"): (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode()); return list(numbered_rows(tmp_path / name))
     head = "\tPrompt\tAnswer\n"
     rows = read(head + '0\tOne?\tX\n1\tWho was "Hamlet?\tY\n2\t"Unbalanced?\tZ\n3\t"The ""one""?"\tQ\n4\t"two\nlines"\tR\n5\t"Hamlet" is what?\tS\n')
-    assert [row["Prompt"] for _, row in rows] == ["One?", 'Who was "Hamlet?', '"Unbalanced?', 'The "one"?', "two\nlines", '"Hamlet" is what?'] and rows[4][0] == "t.tsv, line 6" and rows[5][0] == "t.tsv, line 8"
+    assert [row["Prompt"] for _, row, _ in rows] == ["One?", 'Who was "Hamlet?', '"Unbalanced?', 'The "one"?', "two\nlines", '"Hamlet" is what?'] and rows[4][0] == "t.tsv, line 6" and rows[5][0] == "t.tsv, line 8"
     rows = read('problem,answer\r\n"Unbalanced, who?,X\r\n\r\n,\r\n"Fine, who?",Y\r\nplain,Z,more\r\nlast,\r\n', "t.csv")
-    assert [str(row) if isinstance(row, Exception) else row["problem"] for _, row in rows] == ["t.csv, line 2: its quotes do not close, and without them it has 3 cells where the header has 2", "Fine, who?", "t.csv, line 6: has 3 cells, the header 2", "last"]
-    assert read(b"\xef\xbb\xbf" + b"id;answer\n1;x\n", "t.csv") == [("t.csv, line 2", {"id": "1", "answer": "x"})] and read("id\tanswer\n1\té\n".encode("utf-16")) == [("t.tsv, line 2", {"id": "1", "answer": "é"})]
-    assert [row["a"] for _, row in read('{"a": 1}\n{"a": 2}\n', "t.json")] == [1, 2]
+    assert [f"{place}: {wrong}" if wrong else row["problem"] for place, row, wrong in rows] == ["t.csv, line 2: its quotes do not close, and without them it has 3 cells where the header has 2", "Fine, who?", "t.csv, line 6: has 3 cells, the header 2", "last"]
+    assert read(b"\xef\xbb\xbf" + b"id;answer\n1;x\n", "t.csv") == [("t.csv, line 2", {"id": "1", "answer": "x"}, "")] and read("id\tanswer\n1\té\n".encode("utf-16")) == [("t.tsv, line 2", {"id": "1", "answer": "é"}, "")]
+    assert [row["a"] for _, row, _ in read('{"a": 1}\n{"a": 2}\n', "t.json")] == [1, 2]
     many = read(head + '1\t"open\tX\n' * 3000)
     assert len(many) == 3000 and many[-1][1]["Prompt"] == '"open'
 
@@ -574,19 +576,19 @@ def test_the_whole_way_with_a_rubric_judge(tmp_path):
     write(tmp_path / "bench.jsonl", bench)
     write(tmp_path / "p.jsonl", [{"id": "x", "report": "The bridge was opened in 1883."}, {"id": "y", "report": ""}, {"id": "nobody", "report": "x"}])
     judge = Judge(lambda shown: {"explanation": "It says so.", "verdict": "satisfied" if "1883" in shown["report"] and "1883" in shown["criterion"] else "not"})
-    found = evaluate_predictions("researchrubrics", tmp_path / "p.jsonl", tmp_path / "out", EndpointJudge(judge, JudgingSettings(trials=2)), tmp_path / "bench.jsonl")
+    found = run_eval("researchrubrics", tmp_path / "out", tmp_path / "p.jsonl", data=tmp_path / "bench.jsonl", judge=EndpointJudge(judge, JudgingSettings(trials=2)))
     assert found["per_task"] == {"x": 1.0, "y": 0.0, "z": 0.0} and found["missing"] == {"count": 1, "first": ["z"]} and found["score"]["n"] == 3 and found["spread"]["trials"] == 2 and list(found["spread"]["run_means"].values()) == pytest.approx([1 / 3, 1 / 3])
-    assert found["card"]["set_aside"] == 1 and len(found["card"]["prompt_hash"]) == 16 and json.loads((tmp_path / "out" / "result.json").read_text()) == json.loads(json.dumps(found))
+    assert found["counts"]["set_aside"] == {"unknown task": 1} and found["card"]["aside"] == 0 and json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(found))
     again = score_file("researchrubrics", tmp_path / "out" / "verdicts.jsonl")
     assert again["score"] == found["score"] and again["missing"] == found["missing"]
-    majority = evaluate_predictions("researchrubrics", tmp_path / "p.jsonl", tmp_path / "out2", MajorityJudge([WordsJudge(), WordsJudge(), WordsJudge(2.0, 2.0)]), tmp_path / "bench.jsonl")
+    majority = run_eval("researchrubrics", tmp_path / "out2", tmp_path / "p.jsonl", data=tmp_path / "bench.jsonl", judge=MajorityJudge([WordsJudge(), WordsJudge(), WordsJudge(2.0, 2.0)]))
     assert majority["per_task"]["x"] == 1.0 # two of three
-    with pytest.raises(InputError, match="judge: ResearchRubrics needs one"): evaluate_predictions("researchrubrics", tmp_path / "p.jsonl", tmp_path / "out3", data=tmp_path / "bench.jsonl")
+    with pytest.raises(InputError, match="judge: ResearchRubrics needs one"): run_eval("researchrubrics", tmp_path / "out3", tmp_path / "p.jsonl", data=tmp_path / "bench.jsonl")
 
 
 def test_predictions_file(tmp_path):
     assert read_predictions(write(tmp_path / "p.jsonl", [{"id": 1, "answer": "x"}, {"task": "b", "report": None}, {"id": 2, "answer": -5}])) == {"1": "x", "b": "", "2": "-5"}
-    for rows, says in (([{"id": 1, "answer": "x"}, {"id": 1, "answer": "y"}], "line 2: id: 1 occurred before"), ([{"id": 1}], "line 1: answer: is missing"), ([{"answer": "x"}], "line 1: task: is missing"), ([{"id": 1, "answer": [5]}], "expected a text"), ([], "holds no prediction")):
+    for rows, says in (([{"id": 1, "answer": "x"}, {"id": 1, "answer": "y"}], "line 2: id: 1 occurred before"), ([{"id": 1}], "line 1: report: is missing"), ([{"answer": "x"}], "line 1: task: is missing"), ([{"id": 1, "answer": [5]}], "expected a text"), ([], "holds no prediction")):
         with pytest.raises(InputError, match=says): read_predictions(write(tmp_path / "p.jsonl", rows))
 
 

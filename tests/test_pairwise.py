@@ -26,7 +26,8 @@ from stepdr.evaluate.pairwise import (
     side_preference, study_from_files, study_results, versus, votes, write_study_results)
 from stepdr.evaluate.rating import RatingServer, Session
 from stepdr.evaluate.shown_reports import ALLOWED, PAIR_DIMENSIONS, render_report
-from stepdr.evaluate.studies import Pair, PairwiseSettings, Study, load_reports, make_pairs, make_study, study_tasks
+from stepdr.evaluate.predictions import read_predictions
+from stepdr.evaluate.studies import Pair, PairwiseSettings, Study, make_pairs, make_study, study_tasks
 from stepdr.judge.ratings import bradley_terry
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
@@ -117,13 +118,13 @@ def test_what_betrays_a_system_is_masked_for_people_and_judges(tmp_path):
 def test_files_are_read_or_named_with_their_row(tmp_path):
     (tmp_path / "ok.jsonl").write_text('{"id": 1, "prompt": "p", "topic": "law"}\n')
     assert study_tasks(tmp_path / "ok.jsonl") == {"1": {"query": "p", "domain": "law"}}
-    for text, what in (('{"id": 1}\n', "line 1: answer: is missing"), ('{"id": 1, "report": "a"}\n{"task": "1", "report": "b"}\n', "line 2: id: 1 occurred before"), ("", "no prediction"), ("{", "line 1: not JSON")):
+    for text, what in (('{"id": 1}\n', "line 1: report: is missing"), ('{"id": 1, "report": "a"}\n{"task": "1", "report": "b"}\n', "line 2: id: 1 occurred before"), ("", "no prediction"), ("{", "line 1: not JSON")):
         (tmp_path / "bad.jsonl").write_text(text)
-        with pytest.raises(InputError, match=re.escape(what)): load_reports(tmp_path / "bad.jsonl")
+        with pytest.raises(InputError, match=re.escape(what)): read_predictions(tmp_path / "bad.jsonl")
     (tmp_path / "x.jsonl.gz").write_bytes(b"\x1f\x8b broken")
-    with pytest.raises(InputError, match="not a whole gzip file"): load_reports(tmp_path / "x.jsonl.gz")
+    with pytest.raises(InputError, match="line 1: compressed data is broken"): read_predictions(tmp_path / "x.jsonl.gz")
     (tmp_path / "folder").mkdir(); (tmp_path / "folder" / "t1.md").write_text("report")
-    assert load_reports(tmp_path / "folder") == {"t1": "report"}
+    assert read_predictions(tmp_path / "folder") == {"t1": "report"}
 
 
 def test_a_study_is_not_mixed_up_with_another(tmp_path, study):
@@ -219,6 +220,7 @@ WRITER = """
 import sys
 from stepdr.evaluate.shown_reports import PAIR_DIMENSIONS
 from stepdr.evaluate.rating import Session
+from stepdr.evaluate.predictions import read_predictions
 from stepdr.evaluate.studies import Study
 session = Session(Study(sys.argv[1]), sys.argv[2])
 while not (view := session.view())["finished"]:
@@ -442,6 +444,7 @@ JUDGE = """
 import sys
 from stepdr.core.teacher import TeacherClient, TeacherSettings, run_to_end
 from stepdr.evaluate.pairwise import EndpointPairJudge, judge_study
+from stepdr.evaluate.predictions import read_predictions
 from stepdr.evaluate.studies import Study
 from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings

@@ -22,6 +22,7 @@ from .endpoint import ChatEndpoint
 from .outcomes import ASIDE_KINDS, SetAside, Work, aside_row, failure_line, work_counts
 from .prompts import SCHEMAS, holes, shown_value
 from .reply_cache import request_key
+from .row_files import json_rows
 from .teacher import TeacherClient, TeacherSettings, run_to_end
 
 # %% ../../nbs/00_core/31_items.ipynb #2ee1982a
@@ -135,41 +136,22 @@ async def ask_many(teacher, # TeacherClient
             **work_counts(used, getattr(getattr(teacher.policy, "settings", None), "currency", ""))}
 
 # %% ../../nbs/00_core/31_items.ipynb #ea0d5cee
-def file_items(path, # JSON Lines, plain or .gz; "id", "language" and either "values" or the holes themselves
+def file_items(path, # JSON Lines, plain or packed; "id", "language" and either "values" or the holes themselves
                name, # prompt for rows that name none
                language="en", # for rows that name none
                longest=50_000_000, # bytes of a line
                ): # -> items, one for each line that is not empty
     "Rows of a file as items for `ask_many`; a broken line becomes an item that says what is wrong."
-    import gzip
-    path, number = Path(path), 0
-    if not path.is_file(): raise InputError(f"{path}: no such file")
-    def broken(why): return {"id": f"{path.name}:{number}", "wrong": f"{path.name}, line {number}: {why}"}
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        while True:
-            number += 1
-            try:
-                line = file.readline(longest + 1)
-                skip = line
-                while len(line) > longest and skip and not skip.endswith(b"\n"): skip = file.readline(1 << 20)
-            except (EOFError, OSError) as error:
-                yield broken(f"the file cannot be read on ({error})")
-                return
-            if not line: return
-            if len(line) > longest: yield broken(f"longer than {longest} bytes")
-            elif line.strip(b"\xef\xbb\xbf \t\r\n"):
-                yield row_item(line, name, language, f"{path.name}:{number}", broken)
+    path = Path(path)
+    for number, row, wrong in json_rows(path, longest):
+        place = f"{path.name}:{number}"
+        yield ({"id": place, "wrong": f"{path.name}, line {number}: {wrong}"} if wrong
+               else row_item(row, name, language, place))
 
 # %% ../../nbs/00_core/31_items.ipynb #408cc8e4
-def row_item(line, name, language, place,
-              broken): # bytes of a line, defaults, "file:line", function text -> broken item; -> item
-    "One line as an item."
-    try: row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error: return broken(f"not UTF-8 text (byte {error.start})")
-    except json.JSONDecodeError as error: return broken(f"not JSON ({error.msg})")
-    except (ValueError, RecursionError) as error: return broken(f"not readable as JSON ({type(error).__name__})")
-    if not isinstance(row, dict): return broken(f"expected a JSON object, got {str(row)[:40]!r}")
-    row, asked = mend(row), row.get("prompt", name)
+def row_item(row, name, language, place): # object of a line, defaults, "file:line" -> item
+    "One row as an item."
+    asked = row.get("prompt", name)
     values = (row.get("values") if "values" in row
               else {key: row[key] for key in (holes(asked) if asked in SCHEMAS else ()) if key in row})
     return {"id": row.get("id", place), "prompt": asked, "language": row.get("language", language), "values": values,

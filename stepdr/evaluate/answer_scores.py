@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from ..core.config import InputError
-from .row_files import IDS, number_field, parsed_field, text_field, word_field
+from ..core.row_files import IDS, number_field, parsed_field, text_field, word_field
 from .rubric_scores import LEFT_OPEN, require_rows
 from ..judge.intervals import interval, resamples, share_interval, trial_spread
 from ..judge.metrics import exact_match, token_f1

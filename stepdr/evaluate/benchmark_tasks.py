@@ -10,7 +10,7 @@ import ast
 import re
 
 from ..core.config import InputError
-from .row_files import IDS, number_field, parsed_field, text_field
+from ..core.row_files import IDS, number_field, parsed_field, text_field
 
 # %% ../../nbs/90_evaluate/04_benchmark_tasks.ipynb #fd7b0758
 def _language(text):

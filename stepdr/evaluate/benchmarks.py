@@ -23,7 +23,7 @@ from ..core.prompts import wording
 from .answer_scores import score_answers, score_cited, score_decisions, score_grades
 from .benchmark_tasks import banded_task, fact_task, points_task, short_answer_task, race_task, weighted_rubric_task
 from .report_scores import score_banded, score_fact, score_pairs, score_points, score_race
-from .row_files import numbered_rows, sound
+from ..core.row_files import numbered_rows, sound
 from .rubric_scores import Tally, score_rubrics
 from ..judge.intervals import few_tasks
 from ..judge.metrics import VARIANTS
@@ -163,7 +163,7 @@ class Loaded:
 
     def by_id(self): return {task["id"]: task for task in self.tasks}
 
-def hub_rows(name, split): # "owner/name" or "owner/name:configuration" -> (place, row)
+def hub_rows(name, split): # "owner/name" or "owner/name:configuration" -> (place, row, "")
     "Rows of a data set on the Hugging Face hub; `InputError` if it cannot be had."
     from datasets import load_dataset
     owner, _, configuration = name.partition(":")
@@ -172,7 +172,7 @@ def hub_rows(name, split): # "owner/name" or "owner/name:configuration" -> (plac
         raise InputError(
             f"{name}: not to be had from the hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:120] if str(error) else ''}); download it and give the file") from None
-    yield from ((f"{name} {split}, row {number}", dict(row)) for number, row in enumerate(found, 1))
+    yield from ((f"{name} {split}, row {number}", dict(row), "") for number, row in enumerate(found, 1))
 
 def find_source(bench, source): # -> (path or None, hub name or None)
     "Where a benchmark's rows are."
@@ -200,9 +200,9 @@ def load_tasks(bench,  # name or Bench
     bench = bench_of(bench)
     path, hub = find_source(bench, source)
     tasks, aside, seen = [], [], set()
-    for number, (place, row) in enumerate(hub_rows(hub, split or bench.split) if hub else numbered_rows(path), 1):
+    for number, (place, row, wrong) in enumerate(hub_rows(hub, split or bench.split) if hub else numbered_rows(path), 1):
         try:
-            task = bench.task(place, sound(place, row), number, bench.name)
+            task = bench.task(place, sound(place, row, wrong), number, bench.name)
             if task["id"] in seen: raise InputError(f"{place}: id: {task['id']} occurred before")
         except InputError as error:
             aside.append({"place": place, "reason": str(error).removeprefix(f"{place}: ")})
@@ -211,7 +211,7 @@ def load_tasks(bench,  # name or Bench
     # domain and language stand in another file
     queries = path.parent / "query.jsonl" if path and bench.name == "race" else None
     if queries is not None and queries.is_file():
-        about = {str(row.get("id")): row for _, row in numbered_rows(queries) if isinstance(row, dict)}
+        about = {str(row.get("id")): row for _, row, wrong in numbered_rows(queries) if not wrong}
         for task in tasks: task["domain"] = str(about.get(task["id"], {}).get("topic") or "")
     if not tasks:
         raise InputError(f"{path or hub}: no usable row for {bench.title}"
@@ -255,7 +255,7 @@ def score_file(bench,  # name or Bench
                model: str = None,
                ) -> dict:
     "`score_verdicts` of a file; every complaint names file, line and field."
-    rows = list(numbered_rows(path))
+    rows = [(place, sound(place, row, wrong)) for place, row, wrong in numbered_rows(path)]
     if not rows: raise InputError(f"{path}: is empty; expected rows {bench_of(bench).row}")
     return score_verdicts(bench, [row for _, row in rows], variant, seed,
         load_tasks(bench, data).tasks if data is not None else None, model, [place for place, _ in rows])

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.artifacts import read_json
 from ..core.config import InputError
+from ..core.row_files import numbered_rows, sound
 from .cards import COSTS
 from ..judge.intervals import bootstrap, paired_test
 
@@ -34,22 +35,17 @@ def _number(value): return not isinstance(value, bool) and isinstance(value, (in
 def read_evaluation(path): # folder of an evaluation, or its results.json -> Evaluated
     "Read an evaluation; `InputError` names what is missing."
     path = Path(path)
-    file = (next((path / name for name in ("results.json", "result.json") if (path / name).is_file()),
-                 path / "results.json") if path.is_dir() else path)
+    file = path / "results.json" if path.is_dir() else path
     if not file.is_file(): raise InputError(f"{file}: no such file; `stepdr eval` writes it")
     results = read_json(file)
     if (not isinstance(results, dict) or not isinstance(results.get("bench"), str)
         or not isinstance(results.get("score"), dict)):
         raise InputError(f"{file}: no result of an evaluation (bench or score is missing)")
     rows, tasks = [], file.parent / "tasks.jsonl"
-    if tasks.is_file() and file.name in ("results.json", "result.json"):
-        for number, line in enumerate(tasks.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip(): continue
-            try: row = json.loads(line)
-            except ValueError: raise InputError(f"{tasks}, line {number}: not JSON; run the evaluation again") from None
-            if (not isinstance(row, dict) or "task" not in row
-                or not (row.get("score") is None or _number(row["score"]))):
-                raise InputError(f"{tasks}, line {number}: expected task and score")
+    if tasks.is_file() and file.name == "results.json":
+        for place, row, wrong in numbered_rows(tasks):
+            if "task" not in sound(place, row, wrong) or not (row.get("score") is None or _number(row["score"])):
+                raise InputError(f"{place}: expected task and score")
             rows.append(row)
     scores = {str(row["task"]): float(row["score"]) for row in rows if row.get("score") is not None}
     if not scores and isinstance(results.get("per_task"), dict):
@@ -61,7 +57,7 @@ def read_evaluation(path): # folder of an evaluation, or its results.json -> Eva
         for name, value in (row.get("parts") or {}).items():
             if _number(value): parts.setdefault(name, {})[str(row["task"])] = float(value)
     name = (results.get("card") or {}).get("model") or (file.parent.name
-        if path.is_dir() or file.name in ("results.json", "result.json") else file.stem)
+        if file.name == "results.json" else file.stem)
     return Evaluated(str(name), results, scores, {str(row["task"]): row["cost"]
         for row in rows if isinstance(row.get("cost"), dict)}, parts,
         tuple(str(row["task"]) for row in rows if row.get("missing") or row.get("state") == "missing"))

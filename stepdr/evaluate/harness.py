@@ -19,17 +19,18 @@ from ..core.config import InputError, setting, validate
 from ..core.outcomes import work_counts
 from ..core.replies import EndpointError
 from ..core.reply_cache import spent
+from ..core.row_files import numbered_rows
 from ..core.teacher import TeacherClient, TeacherSettings, run_to_end
 from .answering import Answering, answer_tasks, answering
 from .benchmarks import BENCHES, bench_of, graded_headline, rule_answer, score_verdicts
 from .cards import card_html, cost_summary, decontaminated, score_card
 from .grading import GRADE, grade_predictions
-from .predictions import eval_tasks, gather_predictions
+from .predictions import eval_tasks, gather_predictions, read_predictions
 from .report_scores import score_pairs
 from .rubric_scores import Tally, read_rubrics, score_rubrics
 from ..judge import metrics as m
 from ..judge.judges import JudgingSettings, MajorityJudge, judge_from, web_of
-from ..judge.reports import judge_reports, rows_of
+from ..judge.reports import judge_reports
 
 # %% ../../nbs/90_evaluate/21_harness.ipynb #cf30ddc6
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Judged:
 
 def _judge_rubrics(judge, tasks, predictions, folder): # -> Judged
     summary = judge_reports(judge, tasks, predictions.path, folder / "verdicts.jsonl")
-    none = [row for _, row, _ in rows_of(folder / "verdicts.jsonl.aside.jsonl") if "criterion" in row]
-    rows = [row for _, row, _ in rows_of(folder / "verdicts.jsonl")] + none
+    none = [row for _, row, _ in numbered_rows(folder / "verdicts.jsonl.aside.jsonl") if "criterion" in row]
+    rows = [row for _, row, _ in numbered_rows(folder / "verdicts.jsonl")] + none
     # the vote counts, not the mean of the votes
     if isinstance(judge, MajorityJudge):
         rows = [{name: value for name, value in row.items() if name != "trials"} for row in rows]
@@ -114,10 +115,10 @@ def _judge_answers(bench, client, tasks, predictions, trials, reader, more): # -
 def _judge_pairs(bench, client, tasks, predictions, against, folder): # -> Judged
     "Blind, in both orders, against another system's reports."
     from stepdr.evaluate.pairwise import EndpointPairJudge, judge_study
-    from stepdr.evaluate.studies import PairwiseSettings, load_reports, make_pairs, make_study
+    from stepdr.evaluate.studies import PairwiseSettings, make_pairs, make_study
     if not against: raise InputError(f"--against: {bench.title} compares two systems; give the other one's reports")
     pairs, _ = make_pairs({task["id"]: task for task in tasks},
-                          {"ours": predictions.texts(), "theirs": load_reports(against)})
+                          {"ours": predictions.texts(), "theirs": read_predictions(against)})
     study = make_study(folder / "pairs", pairs, PairwiseSettings())
     async def work():
         try:
@@ -127,7 +128,7 @@ def _judge_pairs(bench, client, tasks, predictions, against, folder): # -> Judge
             if hasattr(client.policy, "close"): await client.policy.close()
     counts, card = run_to_end(work())
     aside = ([{"task": row["task"], "kind": row["kind"], "reason": row["reason"]}
-              for _, row, _ in rows_of(folder / "pairs" / "aside.jsonl")]
+              for _, row, _ in numbered_rows(folder / "pairs" / "aside.jsonl")]
              if (folder / "pairs" / "aside.jsonl").exists() else [])
     return Judged([{name: value for name, value in row.items() if value is not None} for row in study.ratings()],
                   aside, card, {"asked": counts["asked"], "cost": counts["cost"]})
@@ -145,7 +146,6 @@ def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None
     more = {}
     if bench.name == "race":
         if not reference: raise InputError("--reference: RACE compares with reference reports; give their file")
-        from stepdr.evaluate.grading import read_predictions
         more = {"reference": read_predictions(reference)}
     if bench.name == "fact": more = {"page_of": lambda url: _page_text(reader, url)}
     if bench.reads: more = {"read": predictions.read()}

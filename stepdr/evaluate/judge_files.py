@@ -14,13 +14,14 @@ from pathlib import Path
 
 from ..core.artifacts import write_json
 from ..core.config import InputError
+from ..core.row_files import numbered_rows
 from ..core.teacher import run_to_end
 from .benchmarks import bench_of
 from .harness import EvalSettings, figure_line, judge_line, make_judge
 from .predictions import eval_tasks, gather_predictions
 from ..judge import metrics as m
 from ..judge.judges import JudgingSettings, RubricJudge, judge_from, web_of
-from ..judge.reports import judge_reports, rows_of
+from ..judge.reports import judge_reports
 
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #5117b8c6
 def reports_to_judge(tasks, predictions, limit=0): # files as `run_eval` takes them, or the folder of a run for tasks; most reports, 0: all -> ([(task, report, paragraphs)], is the truth of their rubrics known?, folder of their run or None)
@@ -29,7 +30,7 @@ def reports_to_judge(tasks, predictions, limit=0): # files as `run_eval` takes t
     source = eval_tasks("researchrubrics", tasks)
     with tempfile.TemporaryDirectory() as folder:
         given = gather_predictions(predictions, source.by_id(), Path(folder, "predictions.jsonl"))
-        rows = [row for _, row, _ in rows_of(given.path) if row["report"].strip()][:limit or None]
+        rows = [row for _, row, _ in numbered_rows(given.path) if row["report"].strip()][:limit or None]
     known = source.by_id()
     checked = all("check" in rubric for row in rows for rubric in known[row["task"]]["rubrics"])
     web = web_of(source.run) if checked else None
@@ -83,7 +84,7 @@ def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price="
 def right_verdicts(path, items): # verdict rows {"task", "number" or "criterion", "verdict"}, [(task, report, paragraphs)] -> for each item the verdict of each rubric, None where the file has none
     "Verdicts of people, or of a judge that is trusted. `InputError` for a row that belongs to no rubric, or says twice what differs."
     numbers, found = {task["id"]: {rubric["criterion"]: number for number, rubric in enumerate(task["rubrics"])} for task, _, _ in items}, {}
-    for place, row, wrong in rows_of(path):
+    for place, row, wrong in numbered_rows(path):
         if wrong: raise InputError(f"{place}: {wrong}")
         if str(row.get("task")) not in numbers: continue                # a report that is not looked at
         of = numbers[str(row["task"])]

@@ -26,7 +26,8 @@ from ..core.languages import language_shares
 from ..core.outcomes import SetAside
 from ..core.prompts import wording
 from .shown_reports import PAIR_DIMENSIONS, blind
-from .studies import PairwiseSettings, Study, load_reports, make_pairs, make_study, study_tasks
+from .predictions import read_predictions
+from .studies import PairwiseSettings, Study, make_pairs, make_study, study_tasks
 from ..judge.agreement import krippendorff_alpha
 from ..judge.intervals import few_tasks, interval, resamples, share_interval
 from ..judge.ratings import elo, leagues, outcome, rating_intervals, win_tie_loss
@@ -308,7 +309,7 @@ def study_from_files(tasks, # file of tasks, or the folder of a run
                  against="", settings=PairwiseSettings(),
                  ): # -> {"folder", "pairs", "systems", "notes"}
     "Make a study from files."
-    pairs, notes = make_pairs(study_tasks(tasks), {system: load_reports(path) for system, path in reports.items()},
+    pairs, notes = make_pairs(study_tasks(tasks), {system: read_predictions(path) for system, path in reports.items()},
                               against)
     study = make_study(out, pairs, settings)
     return {"folder": str(study.folder), "pairs": len(pairs), "systems": sorted(reports), "notes": notes}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'COUNTS', 'DIFFICULTIES', 'QUERY_TEXTS', 'CHINESE_AND_ENGLISH', 'KNOWN', 'OPTIONAL', 'QUERY_HALF',
            'RELATIVE', 'QUERY_STATED', 'RUBRICS', 'Query', 'Problem', 'rubric_form', 'row_form', 'set_files',
-           'query_lines', 'load_queries', 'undated', 'other_years', 'text_problems', 'rubric_problems', 'copies',
-           'leaked', 'validate_queries', 'count_queries', 'check_queries']
+           'load_queries', 'undated', 'other_years', 'text_problems', 'rubric_problems', 'copies', 'leaked',
+           'validate_queries', 'count_queries', 'check_queries']
 
 # %% ../../nbs/90_evaluate/01_queries.ipynb #6e4a85c3
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..core.artifacts import root
 from ..core.config import InputError
+from ..core.row_files import json_rows
 from ..core.writing_prompts import AXES, RUBRIC_ROLES
 from ..synthesis.filters import YEAR, foreign_runs, language_units, main_language, near_duplicates, years
 from ..synthesis.word_forms import ngrams, words
@@ -138,27 +139,16 @@ def set_files(path="adr"): # "adr", a file, or a folder of .jsonl files -> sorte
         raise InputError(f"queries: {path} has no .jsonl file; name 'adr', a file, or a folder of .jsonl files")
     return files
 
-def query_lines(file): # -> pairs (line number, row), or (line number, reason as text) for a line that is no JSON object
-    "All rows of a file, the broken lines among them."
-    for number, line in enumerate(Path(file).read_bytes().split(b"\n"), 1):
-        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not line.strip(): continue
-        try: row = json.loads(line.decode("utf-8"), parse_constant=lambda name: float("nan"))
-        except UnicodeDecodeError as error: yield number, f"not UTF-8 text (byte {error.start} of the line)"
-        except json.JSONDecodeError as error: yield number, f"not JSON ({error.msg}, column {error.colno})"
-        except (RecursionError, ValueError) as error:
-            yield number, f"not JSON that can be read ({type(error).__name__})"
-        else: yield number, row if isinstance(row, dict) else f"expected a JSON object, got {_short(row)}"
+def _own_id(row): # row or None -> its id, if it is a text
+    return row["id"] if row and isinstance(row.get("id"), str) else ""
 
 def load_queries(path="adr", track="", domain=""): # "adr", file or folder; only these -> list of Query
     "The queries of a set; `InputError` with file, line and field for a row that cannot be used."
     found = []
     for file in set_files(path):
-        for number, row in query_lines(file):
-            problems = [("", row)] if isinstance(row, str) else row_form(row)
-            if problems:
-                raise InputError(str(Problem(file.name, number,
-                    row.get("id") if isinstance(row, dict) and isinstance(row.get("id"), str) else "", *problems[0])))
+        for number, row, wrong in json_rows(file, mended=False):
+            if problems := [("", wrong)] if wrong else row_form(row):
+                raise InputError(str(Problem(file.name, number, _own_id(row), *problems[0])))
             found.append(Query(**{**dict.fromkeys(QUERY_TEXTS, ""), **row, "rubrics": tuple(row.get("rubrics", []))}))
     if twice := next((name for name, count in Counter(query.id for query in found).items() if count > 1), None):
         raise InputError(f"{path}: id: {twice!r} occurs more than once")
@@ -286,10 +276,9 @@ def validate_queries(path="adr", # "adr", a file, or a folder of .jsonl files
     counts, english = COUNTS if own and counts is None else counts, own if english is None else english
     found, at, texts, texts_en, seen = [], {}, {}, {}, Counter()
     for file in files:
-        for number, row in query_lines(file):
-            name = row.get("id") if isinstance(row, dict) and isinstance(row.get("id"), str) else ""
-            say = partial(Problem, file.name, number, name)
-            if isinstance(row, str): found.append(say("", row)); continue
+        for number, row, wrong in json_rows(file, mended=False):
+            say = partial(Problem, file.name, number, name := _own_id(row))
+            if wrong: found.append(say("", wrong)); continue
             if form := row_form(row, english): found += [say(*problem) for problem in form]; continue
             found += [say(*problem) for problem in text_problems(row) + rubric_problems(row)]
             if name in at:

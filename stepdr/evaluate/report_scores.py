@@ -14,7 +14,7 @@ import numpy as np
 from ..core.config import InputError
 from .answer_scores import by_domain, by_question, mean_by_question, spread_of
 from .benchmark_tasks import RACE_DIMENSIONS
-from .row_files import IDS, parsed_json, number_field, text_field, word_field
+from ..core.row_files import IDS, parsed_json, number_field, text_field, word_field
 from .rubric_scores import require_rows
 from ..judge.intervals import bootstrap, interval, resamples, share_interval
 from ..judge.metrics import FACT_VERDICTS, fact_scores, points_scores, race_score, race_weight
@@ -140,7 +140,7 @@ def score_fact(tally): # -> dict
 # %% ../../nbs/90_evaluate/07_report_scores.ipynb #cb588394
 def _points_rows(place, row): # the official result with its nested scores -> flat rows
     result = row.get("result")
-    if isinstance(result, str): result = parsed_json(result, place)
+    if isinstance(result, str): result = parsed_json(result)[0]
     nested = result.get("scores") if isinstance(result, dict) else None
     if not isinstance(nested, dict): return [row]
     return [{"task": row.get("idx", row.get("id")), "dimension": axis, "criterion": text,

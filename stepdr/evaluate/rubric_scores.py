@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..core.config import InputError
-from .row_files import IDS, number_field, text_field, word_field
+from ..core.row_files import IDS, number_field, text_field, word_field
 from ..judge.intervals import bootstrap, share_interval, trial_spread
 from ..judge.metrics import VARIANTS, VERDICTS, part_score, report_score
 

@@ -18,6 +18,7 @@ from ..agent.budget import episode_budget
 from ..agent.protocol import PROTOCOLS, protocol_of
 from ..core.artifacts import atomic_directory, progress_bar, read_json, read_jsonl, write_json, write_jsonl
 from ..core.config import InputError, ReinforceSettings, TrainSettings, train_settings
+from ..core.row_files import numbered_rows
 from ..core.teacher import run_to_end
 from .agreement import agreement, agreement_table, by_task, calibration
 from .answers import JudgeProtocol, fitting_row, load_judge, prompt_room, write_judge_protocol
@@ -28,7 +29,7 @@ from .intervals import confusion_matrix, macro_f1_difference, paired_difference
 from .metrics import VERDICTS
 from .perturbations import bootstrap_share
 from .reinforce import reinforce
-from .reports import compare_judges, probe_judge, rows_of
+from .reports import compare_judges, probe_judge
 from .rules import RuleJudge, best_rule
 from .writers import UNSEEN_TELLINGS
 from ..model.base import load_causal, naming_checkpoint, weight_kind, write_weights
@@ -47,7 +48,7 @@ def read_labels(files) -> list[dict]:
     "The labels of files. Raises `InputError` with file and line for a row that is none, and if there are none."
     rows = []
     for file in files:
-        for place, row, wrong in rows_of(file):
+        for place, row, wrong in numbered_rows(file):
             try:
                 if wrong:
                     raise InputError(wrong)

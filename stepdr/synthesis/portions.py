@@ -23,7 +23,8 @@ from ..core.config import InputError, setting, validate
 from .decontamination import decontamination, Evaluation, Wording
 from .filters import FILTERS, near_duplicates
 from .near_index import NearIndex
-from .row_files import is_table, json_bytes, Lines, load_evaluation, parse_row, Table
+from ..core.row_files import Lines
+from .row_files import is_table, json_bytes, load_evaluation, parse_row, Table
 from .trajectories import require, row_id, texts, well_formed
 from .whole_filters import Noise, Remembers, Shortest
 
