@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, replace
 
 from ..core.trajectory import answer_of
-from ..synthesis.expert import Research, expert_toolbox, paragraphs_read, research, told_all
+from ..synthesis.expert import Research, expert_toolbox, paragraphs_read, research, reported
 from ..synthesis.report_writer import capital, citation
 from ..tools.tool import run_async
 from ..world.wording import article
@@ -34,7 +34,7 @@ def findings_of(record, web, care, rng) -> list:
     work = Research(record["task"], None, web, care, rng)
     work.read = dict(record["paragraphs"])
     work.needs += work.deeper()
-    return told_all(work)
+    return reported(work)
 
 # %% ../../nbs/70_judge/09_writers.ipynb #d92e90b9
 @dataclass(frozen=True)

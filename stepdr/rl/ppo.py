@@ -7,7 +7,7 @@ __all__ = ['outcome_of', 'reduce_sums', 'split_batches', 'optimizer_step', 'upda
            'update_policy', 'PpoTrainer', 'save_tensors', 'load_tensors', 'Sampled', 'sample_episodes',
            'episode_advantages', 'gathered', 'iteration_metrics', 'ppo_iteration', 'minibatches', 'development_split',
            'development_reward', 'best_of', 'ppo_identity', 'check_room', 'train_policy', 'course', 'finish',
-           'ranks_of', 'train_rank', 'train_network', 'trained_rows', 'as_logged']
+           'policy_ranks', 'policy_rank', 'run_ppo', 'trained_rows', 'as_logged']
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #69f5e47e
 import io
@@ -379,17 +379,17 @@ def train_policy(model,  # Hugging Face directory or hub name
     network, tokenizer = load_causal(model, device, exact=True)
     renderer = renderer_for(tokenizer, settings.template)
     check_room(renderer, EpisodeTools(web, protocol), kept, settings, positions_of(network.config))
-    work, ranks = working_folder(out, known), ranks_of(settings, training, device)
+    work, ranks = working_folder(out, known), policy_ranks(settings, training, device)
     write_jsonl(work/"tasks.jsonl", training)
     write_jsonl(work/"development.jsonl", development)
     job = {"model": str(model), "web": str(web), "reward": str(reward), "work": str(work), "settings": asdict(settings),
            "protocol": asdict(protocol), "seed": seed, "device": device, "save_every": save_every,
            "metrics": str(metrics or work/"metrics.jsonl"), "endpoint": endpoint}
     if ranks == 1:
-        train_network(network, renderer, job)
+        run_ppo(network, renderer, job)
     else:
         del network
-        run_ranks("stepdr.rl.ppo:train_rank", job, ranks)
+        run_ranks("stepdr.rl.ppo:policy_rank", job, ranks)
     record = {"identity": known, "template": renderer.source, "protocol": protocol_words(protocol), "tasks": len(kept),
               "rejected": dict(Counter(row["reason"] for row in rejected + faulty))}
     return finish(out, work, record | course(read_metrics(job["metrics"]), settings), rejected + faulty)
@@ -413,19 +413,19 @@ def finish(out, work, record, rejected) -> dict:
     return record
 
 
-def ranks_of(settings, tasks, device) -> int:
+def policy_ranks(settings, tasks, device) -> int:
     "Processes that train together: one on a GPU, and no more than there are episodes."
     episodes = len(iteration_tasks(tasks, settings, 0, 0))
     return min(settings.processes, episodes) if pick_device(device) == "cpu" else 1
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #6057cc86
-def train_rank(job, rank, ranks):
+def policy_rank(job, rank, ranks):
     "What each of several processes does (`core.processes.run_ranks`)."
     network, tokenizer = load_causal(job["model"], job["device"], exact=True)
-    train_network(network, renderer_for(tokenizer, job["settings"]["template"]), job, rank, ranks)
+    run_ppo(network, renderer_for(tokenizer, job["settings"]["template"]), job, rank, ranks)
 
 
-def train_network(policy, renderer, job, rank=0, ranks=1):
+def run_ppo(policy, renderer, job, rank=0, ranks=1):
     "PPO on the tasks in the working folder, from its checkpoint on; the first process writes metrics, checkpoints and weights."
     settings, work, protocol = PpoSettings(**job["settings"]), Path(job["work"]), Protocol(**job["protocol"])
     tools = EpisodeTools(job["web"], protocol, settings.failure_rate, work/f"web{rank}", show=rank == 0)

@@ -22,7 +22,7 @@ from ..core.artifacts import read_jsonl, read_parquet, root
 from ..core.config import InputError
 from .closed import first_steps, report_row
 from .closed_questions import readable, verified_questions, web_at, write_facts, write_wiki
-from .decontamination import Evaluation, Wording, decontamination
+from .decontamination import Evaluation, CommonRuns, decontamination
 from .documents import corpus_build
 from .engine import run_chunks
 from .expert import care_of
@@ -354,7 +354,7 @@ def held_out(web, tasks, train):  # ClosedWeb, held-out tasks, training tasks ->
     "Names of held-out topics, and how questions are worded anyway."
     evaluation, names = Evaluation(tasks), {web.graph.names[e] for e, part in web.split.items() if part != "train"}
     asked = [{"messages": [{"role": "user", "content": task["query"]}]} for task in train]
-    return Heldout(evaluation, tuple(sorted(names)), frozenset(Wording(evaluation).add(asked).result()))
+    return Heldout(evaluation, tuple(sorted(names)), frozenset(CommonRuns(evaluation).add(asked).result()))
 
 def filters_for(kind, heldout, count=20):  # text, reading, work, answer or report; Heldout; rows -> list of filters
     "The filters of a category, in order. Of a handful of rows no share of failures can be held."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['phrase_index', 'find_phrases', 'evaluation_index', 'all_texts', 'question_and_answer', 'name_index', 'overlaps',
-           'Evaluation', 'Wording', 'leak', 'places_of_runs', 'decontamination']
+           'Evaluation', 'CommonRuns', 'leak', 'places_of_runs', 'decontamination']
 
 # %% ../../nbs/40_synthesis/09_decontamination.ipynb #abc28d88
 import hashlib
@@ -99,7 +99,7 @@ class Evaluation:
         return np.any([kernels.touches(rows, phrases, length) for length, phrases in self.short.items()], axis=0)
 
 # %% ../../nbs/40_synthesis/09_decontamination.ipynb #a3c521a1
-class Wording:
+class CommonRuns:
     "Counts, over rows that come in portions, how many different training questions have each evaluation n-gram."
     def __init__(self, evaluation: Evaluation,
                  common: int = 10, # from how many on a run is wording
@@ -155,7 +155,7 @@ def decontamination(rows,
     evaluation = tasks if isinstance(tasks, Evaluation) else Evaluation(tasks, n)
     names = name_index(entity_names, match_case)
     sound, broken = well_formed(rows, name="decontamination")
-    wording = Wording(evaluation, common, compiled).add(sound).result() if wording is None else wording
+    wording = CommonRuns(evaluation, common, compiled).add(sound).result() if wording is None else wording
     looked_at = [places_of_runs(row, everywhere) for row in sound]
     said = [places_of_runs(row, False) for row in sound] if evaluation.short else [[]] * len(sound)
     verdicts = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..core.artifacts import atomic_write
 from ..core.config import InputError, setting, validate
-from .decontamination import decontamination, Evaluation, Wording
+from .decontamination import decontamination, Evaluation, CommonRuns
 from .filters import FILTERS, near_duplicates
 from .near_index import NearIndex
 from ..core.row_files import Lines
@@ -48,11 +48,11 @@ class Decontamination(Remembers):
         require(against or tasks, "against", list(against), "one or more evaluation files")
         require(0 < overlap <= 1, "overlap", overlap, "above 0 and at most 1")
         self.evaluation = Evaluation([*tasks, *(task for path in against for task in load_evaluation(path))], n)
-        self.counted, self.options, self.new = Wording(self.evaluation, common, compiled), {
+        self.counted, self.options, self.new = CommonRuns(self.evaluation, common, compiled), {
             "overlap": overlap, "everywhere": everywhere, "compiled": compiled}, []
 
     def add(self, rows):
-        portion = Wording(self.evaluation, self.counted.most, self.counted.compiled).add(well_formed(rows)[0])
+        portion = CommonRuns(self.evaluation, self.counted.most, self.counted.compiled).add(well_formed(rows)[0])
         for gram, questions in portion.seen.items():
             self.new += [[list(gram), question.hex()] for question in sorted(questions - self.counted.seen[gram])
                          if len(self.counted.seen[gram]) <= self.counted.most]

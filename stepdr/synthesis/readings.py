@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'QUOTE', 'RETELL', 'SUM_UP', 'DIALOGUE', 'READING', 'LACKS', 'said_in', 'words_of', 'finding_of', 'past',
-           'told', 'concluded', 'chat_row', 'stated_names', 'shown', 'drawn_passage', 'document_row', 'quoted',
+           'prose_of', 'concluded', 'chat_row', 'stated_names', 'shown', 'drawn_passage', 'document_row', 'quoted',
            'reading_row', 'otherwise', 'rewrite_row', 'summary_row', 'sure', 'with_others', 'reasoning_row',
            'comparison_row', 'compared_row', 'why', 'parted', 'dispute_row', 'flawed', 'doubt_row', 'dialogue_row',
            'reading_work', 'page_work']
@@ -49,13 +49,13 @@ def past(rows):  # list of (Paragraph, Statement) -> bool
     "Whether only earlier years are spoken of."
     return all(s.year for _, s in rows)
 
-def told(graph, findings, rng):  # Graph, list of Finding, random.Random -> text
+def prose_of(graph, findings, rng):  # Graph, list of Finding, random.Random -> text
     "Findings as prose that cites."
     return " ".join(Writer(graph, draw_manner(rng), rng).sentences(findings))
 
 def concluded(graph, said, rng):  # Graph, {relation: list of (Paragraph, Statement)}, random.Random -> text
     "What is told of one subject, each matter once; of what only earlier years are known of, the latest year is told."
-    sentences = [told(graph, [finding_of(graph, rows) for rows in said.values() if not past(rows)], rng)]
+    sentences = [prose_of(graph, [finding_of(graph, rows) for rows in said.values() if not past(rows)], rng)]
     for relation, rows in said.items():
         if past(rows):
             p, s = max(rows, key=lambda row: row[1].year)
@@ -136,7 +136,7 @@ def reading_row(web, entity, number, rng):  # ClosedWeb, entity id, number, rand
     if unsaid and rng.random() < 0.25:
         wanted.insert(rng.randint(0, len(wanted)), rng.choice(unsaid))
     answers = [
-        quoted(graph, r, said[r], rng) if r in said else told(graph, [Finding(entity, name, r)], rng) for r in wanted
+        quoted(graph, r, said[r], rng) if r in said else prose_of(graph, [Finding(entity, name, r)], rng) for r in wanted
     ]
     questions = " ".join(graph.wording[r].question.replace("{S}", name) for r in wanted)
     asked = f"{shown(paragraphs)}\n\n{rng.choice(READ)} {questions}"
@@ -220,7 +220,7 @@ def reasoning_row(web, entity, number, rng):  # as `reading_row` -> row or None
     names = [graph.names[e] for e in path]
     asked = question_text(graph, relations, names[0])
     paragraphs = with_others(web, steps, rng)
-    answer = f"{told(graph, [finding_of(graph, [step]) for step in steps], rng)} So the answer is {names[-1]}."
+    answer = f"{prose_of(graph, [finding_of(graph, [step]) for step in steps], rng)} So the answer is {names[-1]}."
     return chat_row(
         f"reasoning-{entity}-{number}",
         "reasoning",
@@ -248,7 +248,7 @@ def compared_row(web, relation, pair, number, rng):
     graph, noun = web.graph, web.graph.wording[relation].noun
     one, other = (finding_of(graph, [row]) for row in pair)
     names = [one.subject, other.subject]
-    answer = told(graph, [replace(one, beside=other)], rng)
+    answer = prose_of(graph, [replace(one, beside=other)], rng)
     paragraphs = with_others(web, pair, rng)
     asked = f"{shown(paragraphs)}\n\nCompare {names[0]} and {names[1]} by {noun}."
     key = f"comparison-{one.entity}-{other.entity}-{relation}-{number}"
@@ -307,7 +307,7 @@ def flawed(graph, relation, rows, paragraphs, rng):
     def draft(row, ids):
         found = finding_of(graph, [row])
         plain = replace(found, values=(replace(found.values[0], ids=tuple(ids)),), doubtful=False)
-        return told(graph, [plain], rng)
+        return prose_of(graph, [plain], rng)
 
     options = [(draft(kept[0], ()), f"The sentence on the {noun} has no source.")]
     if left and len(finding_of(graph, rows).values) == 1:

@@ -34,7 +34,7 @@ from ..core.languages import pieces_of, sentences
 from .attempts import on_background, unread
 from .word_forms import words
 from .trajectories import calls_of, malformed, sources_read
-from .records import aside_of, item_fault, set_aside
+from .records import aside_of, item_fault, rejected
 from ..tools.tool import Toolbox, respelled
 from ..tools.toolset import provider_kit
 from ..tools.workspace import Workspace
@@ -409,7 +409,7 @@ class ReflectionSettings:
 async def reflect_loop(task, attempt, teacher, language="en", settings=ReflectionSettings()):
     "A trajectory that ends right, or a record of why there is none; all attempts stay in the record."
     if problem := item_fault(task, query=str, answer=str):
-        return set_aside(task if isinstance(task, dict) else {"item": task}, "item", problem)
+        return rejected(task if isinstance(task, dict) else {"item": task}, "item", problem)
     answers, wrong, thoughts, retries, last, history = [], [], [], [], None, None
     try:
         for number in range(settings.retries + 1):
@@ -429,7 +429,7 @@ async def reflect_loop(task, attempt, teacher, language="en", settings=Reflectio
             if number == settings.retries:
                 said = (f"still without a source after {number + 1} attempts: {'; '.join(bare)[:300]}" if bare
                         else f"wrong after {number + 1} attempts")
-                return set_aside(task, "uncited" if bare else "wrong", said, number + 1, answers=answers,
+                return rejected(task, "uncited" if bare else "wrong", said, number + 1, answers=answers,
                                  messages=last.messages, reflections=thoughts)
             thoughts.append(ask_for_sources(bare, language) if bare
                             else await think_over(task, last, teacher, language))
@@ -443,23 +443,23 @@ async def reflect_loop(task, attempt, teacher, language="en", settings=Reflectio
 async def finished(task, last, answers, wrong, thoughts, retries, teacher, language, settings): # -> row or record
     "The row of a right attempt, in one voice and without hints."
     if not retries and not settings.keep_first:
-        return set_aside(task, "easy", "right at the first attempt", 1, answers=answers, messages=last.messages)
+        return rejected(task, "easy", "right at the first attempt", 1, answers=answers, messages=last.messages)
     rows = own_voice(last.messages, retries, language)
     if rows is None:
-        return set_aside(task, "folded", "the history was summarised and no longer holds the reflection", len(retries),
+        return rejected(task, "folded", "the history was summarised and no longer holds the reflection", len(retries),
                          answers=answers, messages=last.messages, reflections=thoughts)
     rows, other_calls = respelled(rows, last.toolbox) if last.toolbox else (rows, 0)
     rows, hints = await clean_hints(rows, teacher if retries else None, language)
     own = sum(len(m.get(name) or "") for m in rows if m["role"] == "assistant"
               for name in ("reasoning_content", "content"))
     if hints["left"] or hints["characters"] > settings.most_hints * (own + hints["characters"]):
-        return set_aside(task, "hints",
+        return rejected(task, "hints",
                          f"{hints['left']} hints left, {hints['characters']} characters cut of "
                          f"{own + hints['characters']}",
                          hints, answers=answers, messages=last.messages, reflections=thoughts)
     row = trajectory_row(task, rows, last.tools, True, language=language, answer=task["answer"], attempts=len(answers),
                          wrong_answers=wrong, reflections=thoughts, hints=hints, calls_respelled=other_calls)
-    if problem := malformed(row): return set_aside(task, "malformed", problem, answers=answers, messages=last.messages)
+    if problem := malformed(row): return rejected(task, "malformed", problem, answers=answers, messages=last.messages)
     return row
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #5ceb2fa1

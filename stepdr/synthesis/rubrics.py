@@ -25,7 +25,7 @@ from ..core.scripted_teacher import figures_in, keywords, rule
 from ..core.languages import sentences
 from .word_forms import words
 from .planning import report_sections
-from .records import aside_of, item_fault, set_aside, task_row
+from .records import aside_of, item_fault, rejected, task_row
 from ..core.trajectory import neutralize, without_citations
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #fd5cfd38
@@ -284,7 +284,7 @@ async def first_step(item, client, language, settings): # -> (summary, kept rubr
     kept, dropped = sift_rubrics(value["rubrics"], f"{value['summary']}\n{material}")
     kept, twins = drop_twins(kept)
     if wrong := set_faults(kept, settings.least, settings.axes):
-        return set_aside(item, "rubrics", "; ".join(wrong), len(kept), summary=value["summary"],
+        return rejected(item, "rubrics", "; ".join(wrong), len(kept), summary=value["summary"],
                          rubrics=value["rubrics"], dropped=dropped + twins)
     return value["summary"], kept, dropped + twins
 
@@ -300,7 +300,7 @@ async def second_step(item, summary, rubrics, client, language, settings):
     flags = {number: {**differ.get(number, {}), **away.get(number, {})} for number in {**differ, **away}}
     kept, dropped, wrong = without_flagged(rubrics, rubrics, flags, settings)
     if wrong:
-        return set_aside(item, "roles" if differ else "given away", "; ".join([flags_text(flags), *wrong]), len(flags),
+        return rejected(item, "roles" if differ else "given away", "; ".join([flags_text(flags), *wrong]), len(flags),
                          summary=summary, rubrics=rubrics, task=value["task"], roles=value["roles"])
     return value["task"], kept, dropped
 
@@ -318,10 +318,10 @@ async def third_look(item, summary, written, rubrics, task, judge, language, set
     kept, dropped, wrong = without_flagged(written, rubrics, flags, settings)
     made = {"summary": summary, "rubrics": rubrics, "task": task, "judged": value}
     if wrong:
-        return set_aside(item, "principles" if broken else "roles", "; ".join([f"the judge: {flags_text(flags)}", *wrong]),
+        return rejected(item, "principles" if broken else "roles", "; ".join([f"the judge: {flags_text(flags)}", *wrong]),
                          len(flags), **made)
     if value["score"] < settings.score:
-        return set_aside(item, "inconsistent",
+        return rejected(item, "inconsistent",
                          f"consistency {value['score']} of 10, at least {settings.score}"
                          + (f": {value['problems'][0]}" if value["problems"] else ""),
                          value["score"], **made)
@@ -331,7 +331,7 @@ async def third_look(item, summary, written, rubrics, task, judge, language, set
 async def two_steps(item, client, judge=None, language="en", settings=RubricSettings()): # -> task row, or a record
     "A research task with rubrics from an item's material. The judge should be another model than the teacher."
     if problem := item_fault(item, material=str):
-        return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+        return rejected(item if isinstance(item, dict) else {"item": item}, "item", problem)
     made = {}
     try:
         first = await first_step(item, client, language, settings)

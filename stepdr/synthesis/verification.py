@@ -21,7 +21,7 @@ from ..core.scripted_teacher import field_of, figures_in, folded, keywords, rule
 from ..core.languages import sentences
 from .word_forms import words
 from .trajectories import malformed
-from .records import aside_of, item_fault, set_aside
+from .records import aside_of, item_fault, rejected
 from .reflection import trajectory_row
 from ..tools.tool import Toolbox
 from ..core.trajectory import cited_ids, neutralize
@@ -269,9 +269,9 @@ async def verify_paragraph(item, client, toolbox, judge=None, language="en", set
     """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict. A statement whose
     check comes to nothing falls out alone, with its reason in `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
     if problem := item_fault(item, paragraph=str):
-        return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+        return rejected(item if isinstance(item, dict) else {"item": item}, "item", problem)
     if item.get("verdict") not in (None, "", *STATEMENT_VERDICTS):
-        return set_aside(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(STATEMENT_VERDICTS)}")
+        return rejected(item, "item", f"verdict: {item['verdict']!r} is none of {', '.join(STATEMENT_VERDICTS)}")
     checks, left = [], []
     try:
         for check in await extract(item, client, language, settings):
@@ -284,14 +284,14 @@ async def verify_paragraph(item, client, toolbox, judge=None, language="en", set
                 left.append((checks.pop(), error))
                 continue
             if wrong:
-                return set_aside(item, "does not follow", f"{check.statement[:100]!r}: {wrong[0]}", len(wrong),
+                return rejected(item, "does not follow", f"{check.statement[:100]!r}: {wrong[0]}", len(wrong),
                                  problems=wrong, checks=list(map(check_record, checks)))
     except (SetAside, EndpointError) as error: return aside_of(item, error, checks=list(map(check_record, checks)))
     if left and not checks: return aside_of(item, left[0][1], checks=[check_record(check) for check, _ in left])
-    if not checks: return set_aside(item, "no statement", "nothing in the paragraph can be checked", 0)
+    if not checks: return rejected(item, "no statement", "nothing in the paragraph can be checked", 0)
     verdict = paragraph_verdict([c.verdict for c in checks])
     if item.get("verdict") and verdict != item["verdict"]:
-        return set_aside(item, "verdict", f"concluded {verdict}, known is {item['verdict']}", None,
+        return rejected(item, "verdict", f"concluded {verdict}, known is {item['verdict']}", None,
                          checks=list(map(check_record, checks)))
     row = trajectory_row({**item, "query": "", "kind": "verification"},
                          trace_messages(item, checks, language, settings.topk, [check.statement for check, _ in left]),
@@ -301,7 +301,7 @@ async def verify_paragraph(item, client, toolbox, judge=None, language="en", set
                                     "replies": error.work.replies}
                                    for check, error in left])
     row["query"] = row["messages"][0]["content"]
-    return row if not (problem := malformed(row)) else set_aside(item, "malformed", problem)
+    return row if not (problem := malformed(row)) else rejected(item, "malformed", problem)
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #8813fd9f
 _POINTS = re.compile(r"(?:it|he|she|they|this|these|that|those|his|her|its|their|here|there|such|both|another|however|"

@@ -27,7 +27,7 @@ from ..core.languages import sentences
 from .word_forms import words
 from .trajectories import answer_of, malformed, texts
 from .planning import off_subject, set_scope
-from .records import aside_of, item_fault, set_aside
+from .records import aside_of, item_fault, rejected
 from .rubrics import content, topics_of
 from ..core.trajectory import CITE_FORM, MARKUP, cited_ids, neutralize, without_citations
 from ..world.passages import passage_kind
@@ -146,9 +146,9 @@ async def query_report_row(item, client, language="", settings=WritingSettings()
     "A <Query, Report> pair for mid-training from a report that a person wrote."
     if isinstance(item, dict) and "report" not in item and "text" in item: item = {**item, "report": item["text"]}
     if problem := item_fault(item, report=str):
-        return set_aside(item if isinstance(item, dict) else {"item": item}, "item", problem)
+        return rejected(item if isinstance(item, dict) else {"item": item}, "item", problem)
     wrong, measures = screen_report(item["report"], settings)
-    if wrong: return set_aside(item, "screened", "; ".join(wrong), measures)
+    if wrong: return rejected(item, "screened", "; ".join(wrong), measures)
     language = item.get("language") or language or measures["language"]
     try:
         value = (await client.ask("query_from_report", None, language,
@@ -158,7 +158,7 @@ async def query_report_row(item, client, language="", settings=WritingSettings()
                                   report=item["report"])).value
     except (SetAside, EndpointError) as error: return aside_of(item, error)
     if wrong := query_faults(value["query"], item["report"], settings.copied):
-        return set_aside(item, "off subject" if wrong == off_subject(value["query"], item["report"]) else "given away",
+        return rejected(item, "off subject" if wrong == off_subject(value["query"], item["report"]) else "given away",
                          "the query " + "; ".join(wrong), len(wrong), query=value["query"])
     messages = [{"role": "user", "content": neutralize(value["query"])},
                 {"role": "assistant", "content": item["report"]}]
@@ -261,17 +261,17 @@ async def written_again(query, report, findings, client, language, settings): # 
 async def mended_report_row(item, client, language="en", settings=WritingSettings()):
     "A trajectory whose report is well formed: as it was, or regenerated from the state in which the work ended."
     if problem := malformed(item):
-        return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
+        return rejected(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
     language, report, findings = (item.get("meta") or {}).get("language") or language, answer_of(item), findings_of(
         item, settings.findings, settings.finding_characters)
-    if not report: return set_aside(item, "no report", "the trajectory ends without a report")
+    if not report: return rejected(item, "no report", "the trajectory ends without a report")
     before = form_faults(report, {f["id"] for f in findings}, settings)
     if not before: return {**item, "meta": {**(item.get("meta") or {}), "regenerated": False}}
     if not findings:
-        return set_aside(item, "no findings", "nothing was read that could be cited: " + "; ".join(before), before)
+        return rejected(item, "no findings", "nothing was read that could be cited: " + "; ".join(before), before)
     try: new, wrong = await written_again(query_of(item), report, findings, client, language, settings)
     except (SetAside, EndpointError) as error: return aside_of(item, error, problems=before)
-    if wrong: return set_aside(item, "badly formatted", "; ".join(wrong), len(wrong), problems=before, report=new)
+    if wrong: return rejected(item, "badly formatted", "; ".join(wrong), len(wrong), problems=before, report=new)
     row = with_report(item, new)
     return {**row, "meta": {**(row.get("meta") or {}), "regenerated": True, "problems": before}}
 
@@ -324,11 +324,11 @@ async def drafted_report_row(item, client, judge=None, language="en", settings=W
     """A trajectory with a report drafted from its findings, if that is deeper than its own and covers no less; else
     with its own, if that is well formed."""
     if problem := malformed(item):
-        return set_aside(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
+        return rejected(item if isinstance(item, dict) else {"item": item}, "malformed", problem)
     meta, query, old, findings = item.get("meta") or {}, query_of(item), answer_of(item), findings_of(
         item, settings.findings, settings.finding_characters)
     plan, language = meta.get("plan") or item.get("plan") or [], meta.get("language") or language
-    if not findings: return set_aside(item, "no findings", "nothing was read that could be cited")
+    if not findings: return rejected(item, "no findings", "nothing was read that could be cited")
     unseen = {"findings_left_out": more} if (more := len(findings_of(item, None)) - len(findings)) else {}
     try:
         def poor(report):
@@ -349,7 +349,7 @@ async def drafted_report_row(item, client, judge=None, language="en", settings=W
     if kept: return {**with_report(item, draft), "meta": {**meta, "draft": {"kept": True, **judged, **unseen}}}
     own = form_faults(old, {f["id"] for f in findings}, settings)
     if own:
-        return set_aside(item, "not deeper" if judged else "draft",
+        return rejected(item, "not deeper" if judged else "draft",
                          "; ".join(wrong
                                    or [f"the judge: {'/'.join(judged['verdicts'])}, lost "
                                        f"{', '.join(f'{count} {need}' for need, count in Counter(one['need'] for one in judged['lost']).items()) or 'nothing'}"])
