@@ -32,6 +32,15 @@ def test_citations_belong_to_the_sentence_before():
     assert sentences("It opened. [1] It closed [2].", cited=r"\[\d\]") == ["It opened. [1]", "It closed [2]."]
 
 
+@pytest.mark.parametrize("host, rest", [
+    ('A page says: "It was built in 1883." Who built it?', ""), ("On “What is the length of?” two pages differ.", ""),
+    ("Il dit « Oui.» Puis il part.", ""), ("他说：“好。”然后走了。", ""), ("「新しい。」と言った。", ""),
+    ('A page says: "It fell." It says more.', " Who built it?"), ("It fell.\" It rose.", ""), ("“It fell.”", "\nIt rose.")])
+def test_a_quoted_sentence_may_belong_to_its_host(host, rest):
+    "What a quotation holds ends nothing where the caller says so; a line break and what follows the host still do."
+    assert sentences(host + rest, quoted=False) == [host, *filter(None, [rest.strip()])]
+
+
 def test_lines():
     lines = "1. The bridge\nit stands.\n2. The tower\n\nAn end in\nRome"
     assert sentences(lines) == ["1. The bridge", "it stands.", "2. The tower", "An end in", "Rome"]

@@ -60,6 +60,7 @@ def language_shares(text): # -> {"en", "zh", "other"}: shares that add up to 1; 
 # %% ../../nbs/00_core/25_languages.ipynb #23bb4b8a
 _STOPS = ".!?؟۔।॥።…"
 _STOP = rf"(?<![{_STOPS}])(?!(?<=\[)…)[{_STOPS}]+[\"'”’)\]»]*"  # ends a sentence where a space and a beginning follow
+_QUOTED = re.compile(rf"[{_STOPS}。！？；．]+[\"'”’」』»]")  # a stop that stands in a quotation
 _WIDE_STOP = r"[。！？；．]+[\"'”’）」』》]*"  # ends one wherever it stands: clauses before "；" are sentences of their own
 _WIDE = "\u3040-\u30ff\u3400-\u9fff\uff08\u300c\u300e\u300a"
 _GOES_ON = re.compile(r"[\"'“‘„«(\[*_]*(?:[,;:)…–—]|[^\W\d_])")  # what may follow a stop that ends nothing
@@ -90,13 +91,17 @@ def sentence_spans(
     text,
     cited=CITE_FORM,  # pattern of a citation: behind a full stop it belongs to the sentence before
     wrapped=False,  # whether a line break inside a paragraph is only a space, unless a citation stands before it
+    quoted=True,  # whether a quoted sentence ends the one that quotes it
 ) -> list[tuple[int, int]]:
     """Where the sentences of a text stand, (begin, end) with the space behind them.
 
     A stop ends none where it is that of an abbreviation or of an initial, and where what follows goes on in small letters."""
     ends = []
     for stop in _ends_of_sentences(cited, wrapped).finditer(text):
-        breaks = stop[0].count("\n") > wrapped or stop[0][0] not in _STOPS
+        lines = stop[0].count("\n") > wrapped
+        if not quoted and not lines and _QUOTED.match(stop[0]):
+            continue
+        breaks = lines or stop[0][0] not in _STOPS
         if not breaks and stop[0].rstrip() == "." and _is_abbreviation(text, stop.start()):
             continue
         begin = _GOES_ON.match(text, stop.end())

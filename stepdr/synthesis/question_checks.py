@@ -62,8 +62,8 @@ async def one_search_finds(question, answers, provider, hits, evidence=()):
     a figure elsewhere is there by chance, and a search that fails proves nothing."""
     whole, narrow = search_words(question), evidence and read_answer(answers[0]).kind != "text"
     rests = lambda hit: hit.url in evidence or ((p := hit_paragraph(hit, 1)) is not None and p.id in evidence)
-    asked = re.sub(r"[.!?](?=[\"”»])", "", question)  # what is quoted is asked about, and not searched alone
-    for query in dict.fromkeys([whole, *(search_words(part) for part in sorted(sentences(asked), key=len)[-2:])]):
+    parts = sentences(question, quoted=False)  # what is quoted is asked about, and not searched alone
+    for query in dict.fromkeys([whole, *(search_words(part) for part in sorted(parts, key=len)[-2:])]):
         try: found = await provider.search(query, topk=hits)
         except ToolError: continue
         if any(names_in(f"{hit.title}\n{hit.paragraph.text if hit.paragraph else hit.snippet}", name) for hit in found
