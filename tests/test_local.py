@@ -287,7 +287,7 @@ def test_whatever_the_template_the_model_is_told_of_its_tools(checkpoint, tmp_pa
     assert "cleared" in policy.tokenizer.decode(policy.prompt(RESEARCH)) and "A list." not in policy.tokenizer.decode(policy.prompt(RESEARCH))   # the forced report: results, no tools
 
 
-@pytest.mark.parametrize("template, words", [(LAST_ONLY, "it leaves out the system"), (ALL_RAISE, "no chat for you"), ("{{ messages | nonsense }}", "nonsense")])
+@pytest.mark.parametrize("template, words", [(LAST_ONLY, "it leaves out 'probe system'"), (ALL_RAISE, "no chat for you"), ("{{ messages | nonsense }}", "nonsense")])
 def test_a_template_that_cannot_show_tools_is_refused_before_the_run(checkpoint, tmp_path, template, words):
     policy = with_template(checkpoint, tmp_path, template)
     with pytest.raises(InputError, match="cannot be used as an agent") as caught: policy.tell_tools(TOOLS)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'claims_in', 'cited_sentences', 'claims_by_source', 'nearest_read', 'slips_in', 'repair_blocks',
            'read_repair', 'put_sentences', 'keeps_rest', 'numbered', 'escaped_markdown', 'report_markdown',
-           'report_html', 'report_file', 'save_report']
+           'markdown_parser', 'report_html', 'report_file', 'save_report']
 
 # %% ../../nbs/30_agent/08_report.ipynb #a90e52e6
 import re
@@ -205,12 +205,15 @@ footer{margin-top:2rem;color:#556070;font-size:.85rem}
   blockquote,footer{color:#9aa6b4}
   pre{background:#1d232b}}"""
 
+def markdown_parser(*rules): # names of rules beside CommonMark's and tables -> MarkdownIt
+    "What reads Markdown that nobody vouches for: raw HTML in it is shown as text."
+    from markdown_it import MarkdownIt
+    return MarkdownIt("commonmark", {"html": False}).enable(["table", *rules])
+
 def report_html(result, about=""): # -> text of an HTML file
     "The same report as a page of its own; raw HTML and scripts in what the model wrote are shown as text."
     from html import escape
-    from markdown_it import MarkdownIt
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    body = markdown.render(report_markdown(result, about))
+    body = markdown_parser().render(report_markdown(result, about))
     return (f'<!doctype html><html><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'

@@ -334,7 +334,8 @@ def check_card(card): # -> the card; InputError for one that lacks a field
 
 # %% ../../nbs/90_evaluate/16_cards.ipynb #4e04d960
 def _portions(path, size=1000): # training file -> lists of (row as the filter sees it, problem)
-    from stepdr.synthesis.row_files import Lines, Table, is_table, parse_row
+    from stepdr.core.row_files import Lines
+    from stepdr.synthesis.row_files import Table, is_table, parse_row
     held = []
     for _, line, problem in (Table if is_table(path) else Lines)(path, 100_000_000):
         row, view, problem = parse_row(line, 200) if not problem else (None, None, problem)

@@ -10,6 +10,7 @@ import html
 import re
 from functools import lru_cache
 
+from ..agent.report import markdown_parser
 from ..core.trajectory import CITE, cited_ids
 
 # %% ../../nbs/90_evaluate/12_shown_reports.ipynb #07a68332
@@ -64,8 +65,7 @@ def _aligned(token): # of a table's cell -> attribute
 
 @lru_cache(maxsize=1)
 def _renderer():
-    from markdown_it import MarkdownIt
-    made = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    made = markdown_parser("strikethrough")
     for name, rule in (("text", _text_rule), ("heading_open", _heading_rule), ("heading_close", _heading_rule),
                        ("link_open", _link_rule), ("fence", _plain_code), ("code_block", _plain_code)):
         made.add_render_rule(name, rule)

@@ -26,7 +26,7 @@ from ..core.replies import ContextTooLong, Reply
 from ..core.messages import text_messages
 from ..core.limits import Limits
 from .batched import turn_ends
-from .renderer import Renderer, end_of_turn, template_fault
+from .renderer import PROBE_TOOLS, Renderer, end_of_turn, probe_call, probe_fault, template_fault
 from .serving import Request, Turns
 
 # %% ../../nbs/50_model/10_policy.ipynb #f0d41402
@@ -124,12 +124,9 @@ def form_rows(messages, tools, form): # chat rows, schemas or None, TemplateForm
     return rows, tools
 
 # %% ../../nbs/50_model/10_policy.ipynb #8b95d8f9
-_PROBE_TOOLS = [{"type": "function", "function": {"name": "probe_tool", "description": "probe_words", "parameters": {
-    "type": "object", "properties": {"probe_argument": {"type": "string", "description": "probe_about"}}, "required": ["probe_argument"]}}}]
-_PROBE = [{"role": "system", "content": "probe_system"}, {"role": "user", "content": "probe_question"},
-          {"role": "assistant", "content": "",
-           "tool_calls": [{"function": {"name": "probe_tool", "arguments": {"probe_argument": "probe_value"}}}]},
-          {"role": "tool", "content": "probe_result"}, {"role": "user", "content": "probe_more"}]
+_PROBE = [{"role": "system", "content": "probe system"}, {"role": "user", "content": "probe question"},
+          {"role": "assistant", "content": "", "tool_calls": [probe_call("probe value")]},
+          {"role": "tool", "content": "probe result"}, {"role": "user", "content": "probe more"}]
 
 def missing_in(tokenizer, messages, tools, form, marks): # -> "" if the template shows every mark, else what is wrong with it
     "Render a conversation and look for what must be in it."
@@ -138,20 +135,20 @@ def missing_in(tokenizer, messages, tools, form, marks): # -> "" if the template
         text = tokenizer.apply_chat_template(rows, tools=told, add_generation_prompt=True, tokenize=False)
     except Exception as error:
         return f"it says: {' '.join(str(error).split())[:120] or type(error).__name__}"   # a template may raise anything
-    if "'probe_argument'" in text:
-        return "it writes calls as Python does"
-    lost = [mark.replace("probe_", "the ") for mark in marks if mark not in text]
-    return f"it leaves out {', '.join(lost)}" if lost else ""
+    fault = probe_fault(text, marks)
+    return fault and f"it {fault}"
 
 def template_form(tokenizer, with_tools): # tokenizer, whether there will be tools -> TemplateForm
     "The first form in which a tokenizer's chat template shows a whole conversation. Raises ValueError with the reason if there is none."
     every = itertools.product((True, False), (True, False), (False, True), (False, True))
     own = [TemplateForm(True, *rest) for rest in every] if with_tools else []
     forms = own + [TemplateForm(not with_tools, system, parts=parts) for system in (True, False) for parts in (False, True)]
-    marks = ["probe_system", "probe_question"] + (["probe_words", "probe_value", "probe_result", "probe_more"] if with_tools else [])
+    marks = ["probe system", "probe question"]
+    marks += ["probe description", "probe value", "probe result", "probe more"] if with_tools else []
     reasons = []
     for form in forms:
-        reasons.append(missing_in(tokenizer, _PROBE if with_tools else _PROBE[:2], _PROBE_TOOLS if with_tools else None, form, marks))
+        shown = (_PROBE, PROBE_TOOLS) if with_tools else (_PROBE[:2], None)
+        reasons.append(missing_in(tokenizer, *shown, form, marks))
         if not reasons[-1]:
             return form
     raise ValueError(reasons[-1])

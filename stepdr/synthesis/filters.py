@@ -15,12 +15,14 @@ import datetime
 import json
 import re
 from collections import Counter
-from functools import lru_cache, partial
+from functools import partial
 from urllib.parse import unquote
 
+from ..core.config import InputError
+from ..core.structured import schema_validator
 from . import kernels
 from .kernels import use_compiled
-from .word_forms import WORD, ngrams, words
+from .word_forms import WORD, words
 from ..core.trajectory import CITE_FORM
 from .trajectories import (
     FAILED_RESPONSE, answer_of, calls_of, citations, drop_where, is_response, own_texts, parsed,
@@ -277,24 +279,15 @@ def schemas_of(row):
     return {tool["name"]: tool.get("parameters") or {} for tool in tools
             if isinstance(tool, dict) and isinstance(tool.get("name"), str)}
 
-@lru_cache(1000)
-def _validator(schema: str):
-    "A validator for a JSON schema as text, or what is wrong with the schema."
-    from jsonschema import Draft202012Validator, SchemaError
-    try: Draft202012Validator.check_schema(json.loads(schema))
-    except (SchemaError, RecursionError) as error: return str(getattr(error, "message", error))
-    return Draft202012Validator(json.loads(schema))
-
 def call_problem(name, arguments, schemas):
     "What is wrong with a call, as (reason, measure), or None."
     if not name or not isinstance(name, str): return "call without a name", str(arguments)[:80]
     if not isinstance(arguments, dict): return "arguments are not an object", f"{name}: {str(arguments)[:80]}"
     if not schemas: return None
     if name not in schemas: return "unknown tool", name[:80]
-    check = _validator(json.dumps(schemas[name], sort_keys=True))
-    if isinstance(check, str): return "broken tool schema", f"{name}: {check[:120]}"
-    try: error = next(check.iter_errors(arguments), None)
-    # a reference that leads nowhere
+    try: error = next(schema_validator(schemas[name]).iter_errors(arguments), None)
+    except InputError as problem: return "broken tool schema", f"{name}: {str(problem)[:120]}"
+    # a reference that leads nowhere, an endless one
     except Exception as problem: return "broken tool schema", f"{name}: {type(problem).__name__}"
     return ("arguments do not fit the schema", f"{name}: {error.message[:160]}") if error else None
 
