@@ -348,7 +348,7 @@ def test_a_cut_gz_and_an_overlong_line_harm_only_themselves(tmp_path):
     line = json.dumps({"statement": "case 1 ok", "paragraphs": "p"}).encode() + b"\n"
     (tmp_path / "in.jsonl").write_bytes(line + b'{"x": "' + b"y" * 5000 + b'"}\n' + line)
     kinds = [item.get("wrong", "")[:40] for item in file_items(tmp_path / "in.jsonl", "verify_statement", longest=1000)]
-    assert kinds[0] == kinds[2] == "" and kinds[1].startswith("in.jsonl, line 2: longer than 1000 bytes")
+    assert kinds[0] == kinds[2] == "" and kinds[1].startswith("in.jsonl, line 2: longer than 0.001 MB")
     packed = gzip.compress(b"".join(line.replace(b"1", str(n).encode()) for n in range(3000)))
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[:len(packed) // 2])
     found = list(file_items(tmp_path / "cut.jsonl.gz", "verify_statement"))

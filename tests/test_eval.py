@@ -183,7 +183,7 @@ def test_a_model_is_killed_and_goes_on(tmp_path):
         while len(server.requests) < 9 and child.poll() is None: time.sleep(0.01)
         assert child.poll() is None, child.stderr.read().decode()
         os.kill(child.pid, signal.SIGKILL); child.wait()
-        kept = len(Answers(tmp_path / "out" / "answers.jsonl").rows)
+        kept = len(Answers(tmp_path / "out" / "answers.jsonl").places)
         done = subprocess.run(command, env=environment, cwd=root(), capture_output=True, text=True)
         assert done.stdout.split() == ["1.0", "True"], done.stderr
         assert kept >= 6 and 20 <= len(server.requests) <= 20 + 2                              # two were in flight

@@ -169,8 +169,8 @@ def test_evaluation_files_of_all_kinds(tmp_path):
         tasks = load_evaluation(tmp_path/name)
         assert len(tasks) == 1 and tasks[0]["query"].startswith(question), name
     assert load_evaluation(tmp_path/"a.jsonl")[0]["aliases"] == ["the city of York"] and load_evaluation(tmp_path/"b.csv")[0]["answer"] == "York"
-    for name, content, message in (("g.jsonl", '{"question": "x?"}\n{oops', "line 2"), ("h.csv", "a,b\n1,2\n", "say FILE:COLUMN; it has a, b"), ("i.parquet", "no parquet", "cannot be read"), ("j.jsonl", "", "which column"),
-                                   ("k.csv", b"question\n\xff\xff\n", "UTF-8"), ("l.jsonl", '["x"]', "list of objects"), ("m.csv", "question\n?!\n", "no questions")):
+    for name, content, message in (("g.jsonl", '{"question": "x?"}\n{oops', "line 2"), ("h.csv", "a,b\n1,2\n", "say FILE:COLUMN; it has a, b"), ("i.parquet", "no parquet", "not a readable Parquet file"), ("j.jsonl", "", "which column"),
+                                   ("k.csv", b"question\n\xff\xff\n", "UTF-8"), ("l.jsonl", '["x"]', "expected a JSON object"), ("m.csv", "question\n?!\n", "no questions")):
         (tmp_path/name).write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(InputError, match=message): load_evaluation(tmp_path/name)
     with pytest.raises(InputError, match="no column 'nothing'"): load_evaluation(str(tmp_path/"a.jsonl") + ":nothing")

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 
-from .artifacts import own_partial, progress
+from .artifacts import growing_file, own_partial, progress
 from .calls import mend
 from .config import InputError
 from .connection import endpoint_settings
@@ -174,9 +174,8 @@ def teach(source, # JSON Lines with the material
     out = Path(out)
     policy = ChatEndpoint(endpoint_settings(teacher, price, **endpoint)) if isinstance(teacher, str) else teacher
     client = TeacherClient(policy, settings, cache or out.with_name(out.name + ".cache"))
-    partial = own_partial(out)
     async def work():
-        with open(partial, "w", encoding="utf-8") as file:
+        with growing_file(out) as file:
             def keep(item, answer):
                 file.write(json.dumps({"id": item["id"], "prompt": item["prompt"], "language": item["language"],
                                        "reply": answer.value}, ensure_ascii=False) + "\n")
@@ -185,8 +184,4 @@ def teach(source, # JSON Lines with the material
                                       out.with_name(out.name + ".aside.jsonl"))
             finally:
                 if hasattr(policy, "close"): await policy.close()
-    try:
-        counts = run_to_end(work())
-        partial.replace(out)
-    finally: partial.unlink(missing_ok=True)
-    return counts
+    return run_to_end(work())

@@ -34,6 +34,8 @@ def arrow():
 @contextmanager
 def open_bytes(path): # -> (file, the packed file below it)
     "A file, unpacked if its name ends in .gz or .zst."
+    if not Path(path).is_file():
+        raise InputError(f"{path}: {'is a folder, not a file' if Path(path).is_dir() else 'no such file'}")
     try: raw = open(path, "rb")
     except OSError as error: raise InputError(f"{path}: {error.strerror or error}") from None
     with raw:
@@ -52,8 +54,9 @@ class Lines:
     def __iter__(self):
         broken = ((EOFError, zlib.error, gzip.BadGzipFile)
                   + ((OSError,) if str(self.path).lower().endswith(".zst") else ()))
-        size, left = max(os.path.getsize(self.path), 1), self.offset
+        left = self.offset
         with open_bytes(self.path) as (file, raw):
+            size = max(os.path.getsize(self.path), 1)
             if file is raw: file.seek(left); left = 0
             while True:
                 try:
@@ -72,7 +75,7 @@ class Lines:
                 self.number, self.offset, self.share = self.number + 1, self.offset + length, min(
                     raw.tell() / size, 1.0)
                 if long:
-                    yield self.number, b"", f"longer than {self.limit / 1e6:.0f} MB ({length / 1e6:.0f} MB)"
+                    yield self.number, b"", f"longer than {self.limit / 1e6:.3g} MB ({length / 1e6:.3g} MB)"
                     continue
                 if self.number == 1: line = line.removeprefix(b"\xef\xbb\xbf")
                 line = line.rstrip(b"\r\n")
@@ -85,15 +88,14 @@ def parsed_json(text): # -> (value, "") or (None, what is wrong)
     "A JSON value; NaN and Infinity, which some writers put, are not-a-number."
     try: return json.loads(text, parse_constant=lambda name: float("nan")), ""
     except json.JSONDecodeError as error: return None, f"not JSON ({error.msg}, column {error.colno})"
-    except (RecursionError, ValueError) as error: return None, f"not JSON that can be read ({type(error).__name__})"
+    except RecursionError: return None, "not JSON that can be read (nested too deeply)"
+    except ValueError as error: return None, f"not JSON that can be read ({str(error)[:60]})"
 
 def json_rows(path, # JSON Lines, plain, .gz or .zst
               longest: int = LONGEST,
               mended: bool = True, # half characters are replaced
               ): # -> yields (line number, row or None, what is wrong)
     "The objects of a file, line by line, the broken lines among them. `InputError` for a file that is not there."
-    if not Path(path).is_file():
-        raise InputError(f"{path}: {'is a folder, not a file' if Path(path).is_dir() else 'no such file'}")
     for number, line, wrong in Lines(path, longest):
         row = None
         if not wrong:
@@ -107,7 +109,7 @@ def _no_object(value): return f"expected a JSON object, got {str(value)[:40]!r}"
 def _whole_text(path): # -> text of a file that is read at once
     try:
         with open_bytes(path) as (file, _): data = file.read()
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: cannot be unpacked ({str(error)[:80]}); fetch it again") from None
     try: return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig") # Excel writes UTF-16
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ import json
 import re
 from functools import lru_cache
 
+from .calls import no_number
 from .config import InputError
 from .prompts import FAULT_WORDS
 from .trajectory import bare_id
@@ -27,10 +28,8 @@ def mend_json(text): # -> text
     return _STRING.sub(one, text)
 
 # %% ../../nbs/00_core/26_structured.ipynb #03c99e01
-def _no_number(name): raise ValueError(f"{name} is no JSON number")
-
 # not strict: line breaks in strings are let through
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(strict=False, parse_constant=no_number)
 
 def json_values(text, # a reply
                 most=1000, # places where a value is looked for

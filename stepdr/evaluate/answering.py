@@ -6,10 +6,8 @@
 __all__ = ['SHORT', 'Answers', 'Answering', 'is_short', 'default_kit', 'answering', 'shared_web', 'in_threads', 'answer_tasks']
 
 # %% ../../nbs/90_evaluate/19_answering.ipynb #60fcce59
-import fcntl
 import hashlib
 import json
-import os
 import queue
 import threading
 from dataclasses import asdict, dataclass, field, replace
@@ -19,13 +17,13 @@ from ..agent.budget import ResearchSettings, parse_budget
 from ..agent.drivers import ResearchAgent
 from ..agent.episode import find_answer
 from ..agent.protocol import AGENT_FILE, PROTOCOLS, protocol_of, protocol_words
-from ..core.artifacts import own_partial, progress, sha256_path
-from ..core.calls import mend
+from ..core.artifacts import growing_file, progress, sha256_path
 from ..core.config import InputError
 from ..core.replies import EndpointError
 from .benchmark_tasks import short_answer_task
 from .cards import report_cost
 from .predictions import Predictions
+from ..judge.reports import Journal
 from ..world.closed_web import closed_web_of
 from ..tools.folder import FolderProvider, folder_store
 from ..tools.tool import run_async
@@ -34,33 +32,21 @@ from ..tools.workspace import Workspace
 from ..world.authority import Authority
 
 # %% ../../nbs/90_evaluate/19_answering.ipynb #baf86d65
-class Answers:
-    "What a model has answered, one line each; one process writes."
+class Answers(Journal):
+    "What a model has answered, one line each; one process writes, with as many threads as it likes."
     def __init__(self, path): # .jsonl
-        self.path, self.rows, self.lock = Path(path), {}, threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b")
-        try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: self.file.close(); raise InputError(f"{self.path.name}: another run is writing it; wait for its end or choose another --out") from None
-        self.file.seek(0)
-        end = 0
-        for line in iter(self.file.readline, b""):
-            if not line.endswith(b"\n"): break # what a killed run left of its last line
-            try: row = json.loads(line); self.rows[row["key"]] = (end, {"characters": len(row["report"]), "empty": not row["report"].strip(), "cost": row.get("cost")})
-            except (ValueError, KeyError, TypeError, AttributeError): pass # an answer that cannot be read is asked for again
-            end += len(line)
-        self.file.truncate(end)
+        self.lock = threading.Lock()
+        super().__init__(path)
 
-    def write(self, row): # {"key", "task", "report", …}
-        with self.lock:
-            place = self.file.seek(0, os.SEEK_END)
-            self.file.write(json.dumps(mend(row), ensure_ascii=False).encode() + b"\n"); self.file.flush(); os.fsync(self.file.fileno())
-            self.rows[row["key"]] = (place, {"characters": len(row["report"]), "empty": not row["report"].strip(), "cost": row.get("cost")})
+    def note(self, row, place): # {"key", "task", "report", …}, where its line begins
+        self.places[row["key"]] = (place, {"characters": len(row["report"]), "empty": not row["report"].strip(),
+                                           "cost": row.get("cost")})
+
+    def write(self, row):
+        with self.lock: super().write(row)
 
     def read(self, key): # -> row
-        with self.lock: self.file.seek(self.rows[key][0]); return json.loads(self.file.readline())
-
-    def close(self): self.file.close()
+        with self.lock: return super().read(key)
 
 # %% ../../nbs/90_evaluate/19_answering.ipynb #1e6980f2
 SHORT = {"en": "Answer with the answer alone, in as few words as possible, without a sentence around it. If you do not know it, say: I don't know.", "zh": "只写答案本身，尽量简短，不要写成句子。如果不知道，就写：不知道。"}
@@ -169,18 +155,16 @@ def answer_tasks(tasks, how, out, path): # rows of tasks, Answering, folder of t
     keys = {task["id"]: hashlib.sha256(json.dumps([how.card(), task["id"], task["query"]], ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32] for task in tasks}
     def one(task): return _researched(task, how, out / "work" / keys[task["id"]][:16]) if how.agent else _asked_alone(task, how)
     try:
-        todo = [task for task in tasks if keys[task["id"]] not in answers.rows]
+        todo = [task for task in tasks if keys[task["id"]] not in answers.places]
         if todo: how = shared_web(how, out)
         for task, made in progress(in_threads(one, todo, how.workers), total=len(todo), label="answers"):
             if isinstance(made, EndpointError):
                 failed[task["id"]] = str(made)[:300]
-                if len(failed) >= min(3, len(tasks)) and not answers.rows: raise EndpointError(f"the first {len(failed)} tasks got no answer: {made}", made.usage, made.cost)
+                if len(failed) >= min(3, len(tasks)) and not answers.places: raise EndpointError(f"the first {len(failed)} tasks got no answer: {made}", made.usage, made.cost)
             elif isinstance(made, Exception): raise made
             else: answers.write({"key": keys[task["id"]], "task": task["id"], **made})
-        found = {task: answers.rows[key][1] for task, key in keys.items() if key in answers.rows}
-        partial = own_partial(path)
-        with open(partial, "w", encoding="utf-8") as file:
+        found = {task: answers.places[key][1] for task, key in keys.items() if key in answers.places}
+        with growing_file(path) as file:
             for task in found: file.write(json.dumps({name: value for name, value in answers.read(keys[task]).items() if name != "key"}, ensure_ascii=False) + "\n")
-        partial.replace(path)
     finally: answers.close()
     return Predictions(Path(path), found, [{"task": task, "kind": "model", "reason": why} for task, why in failed.items()], len(found) + len(failed), failed)

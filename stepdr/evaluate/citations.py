@@ -11,13 +11,12 @@ __all__ = ['CHECKED', 'CitedSource', 'SourceReader', 'CitationCheck', 'CitationJ
 import asyncio
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.artifacts import root
+from ..core.artifacts import append_line, root
 from ..core.config import InputError
 from ..core.outcomes import SetAside
 from ..core.prompts import GRADERS, teacher_messages, wording
@@ -411,16 +410,7 @@ async def check_reports(items, # (task id, report, paragraphs read by id or None
             fetcher is not None], ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:24]
         if key not in done:
             async with gate: rows = await check_report(task, report, judge, SourceReader(paragraphs, fetcher))
-            if path:
-                handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-                try:
-                    size = os.fstat(handle).st_size
-                    cut = size and os.pread(handle, 1, size - 1) != b"\n"
-                    os.write(handle, (b"\n" if cut else b"")
-                        + json.dumps({"key": key, "task": task, "judge": card, "rows": rows},
-                                     ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-                    os.fsync(handle)
-                finally: os.close(handle)
+            if path: append_line(path, {"key": key, "task": task, "judge": card, "rows": rows})
             done[key] = rows
         on_done(task)
         return done[key]

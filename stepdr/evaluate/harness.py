@@ -133,9 +133,6 @@ def _judge_pairs(bench, client, tasks, predictions, against, folder): # -> Judge
     return Judged([{name: value for name, value in row.items() if value is not None} for row in study.ratings()],
                   aside, card, {"asked": counts["asked"], "cost": counts["cost"]})
 
-async def _page_text(reader, url): # -> text of a cited page, or None
-    return (await reader.read(url)).text or None
-
 # %% ../../nbs/90_evaluate/21_harness.ipynb #94cda1fc
 # -> Judged
 def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None, reference=None, reader=None):
@@ -147,7 +144,7 @@ def judge_tasks(bench, judge, tasks, predictions, folder, settings, against=None
     if bench.name == "race":
         if not reference: raise InputError("--reference: RACE compares with reference reports; give their file")
         more = {"reference": read_predictions(reference)}
-    if bench.name == "fact": more = {"page_of": lambda url: _page_text(reader, url)}
+    if bench.name == "fact": more = {"page_of": reader.page_of}
     if bench.reads: more = {"read": predictions.read()}
     return _judge_answers(bench, judge, tasks, predictions, settings.trials or 1, reader, more)
 

@@ -24,7 +24,9 @@ from ..judge.judges import JudgingSettings, RubricJudge, judge_from, web_of
 from ..judge.reports import judge_reports
 
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #5117b8c6
-def reports_to_judge(tasks, predictions, limit=0): # files as `run_eval` takes them, or the folder of a run for tasks; most reports, 0: all -> ([(task, report, paragraphs)], is the truth of their rubrics known?, folder of their run or None)
+# files as `run_eval` takes them, or the folder of a run for tasks; most reports, 0: all -> ([(task, report,
+# paragraphs)], is the truth of their rubrics known?, folder of their run or None)
+def reports_to_judge(tasks, predictions, limit=0):
     "Reports with their tasks, for a look at a judge."
     from stepdr.judge.judges import read_paragraphs
     source = eval_tasks("researchrubrics", tasks)
@@ -34,88 +36,126 @@ def reports_to_judge(tasks, predictions, limit=0): # files as `run_eval` takes t
     known = source.by_id()
     checked = all("check" in rubric for row in rows for rubric in known[row["task"]]["rubrics"])
     web = web_of(source.run) if checked else None
-    items = [(known[row["task"]], row["report"], read_paragraphs(row.get("paragraphs"), row["report"], web) if checked else row.get("paragraphs")) for row in rows]
+    items = [(known[row["task"]], row["report"],
+              read_paragraphs(row.get("paragraphs"), row["report"], web) if checked else row.get("paragraphs"))
+             for row in rows]
     if not items: raise InputError(f"{predictions}: every report is empty")
     return items, checked, source.run
 
 def probe_names(probes): # names with commas; "": all -> list of names
     from stepdr.judge.perturbations import PROBES
     names = [name.strip() for name in probes.split(",") if name.strip()] or list(PROBES)
-    if wrong := [name for name in names if name not in PROBES]: raise InputError(f"--probes {wrong[0]}: is not one of {', '.join(PROBES)}")
+    if wrong := [name for name in names if name not in PROBES]:
+        raise InputError(f"--probes {wrong[0]}: is not one of {', '.join(PROBES)}")
     return names
 
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #9c36eeaf
-def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1, endpoint=None): # as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
+# as `--judge` takes it, tasks and reports as `run_eval` takes them, names with commas -> flip rates
+def probe_file(judge, tasks, predictions, probes="", seed=0, limit=0, samples=2000, trials=1, price="", rubrics_per_request=1, endpoint=None):
     "How often changes that must not matter flip a judge's verdicts on a file of reports."
     from stepdr.judge.reports import probe_judge
     from stepdr.synthesis.truth import oracle
     names = probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
-    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials, rubrics_per_request=rubrics_per_request), price=price, **(endpoint or {}))
+    judge = judge if isinstance(judge, RubricJudge) else judge_from(
+        judge, run, JudgingSettings(trials, rubrics_per_request=rubrics_per_request), price=price, **(endpoint or {}))
     async def work():
         try: return await probe_judge(judge, items, names, seed, samples, oracle if checked else None)
         finally: await judge.close()
-    return {"judge": judge_line(judge.card()), "reports": len(items), "truth": "oracle" if checked else "none", "flips": run_to_end(work()), "card": judge.card(), "seed": seed}
+    return {
+        "judge": judge_line(judge.card()), "reports": len(items), "truth": "oracle" if checked else "none",
+        "flips": run_to_end(work()), "card": judge.card(), "seed": seed}
 
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #6ab29740
 def probes_text(found): # of `probe_file` -> text
     "Flip rates as a table."
-    lines = [f"{found['judge']}: share of verdicts that a change flips, {found['reports']} reports; " + ("what the change really alters is left out" if found["truth"] == "oracle" else "the truth is not known")]
-    return "\n".join(lines + [figure_line(name, {**cell, "n": cell["verdicts"]}) if cell and cell.get("mean") is not None else f"  {name}: nothing to change" for name, cell in found["flips"].items()])
+    lines = [
+        f"{found['judge']}: share of verdicts that a change flips, {found['reports']} reports; " +
+        ("what the change really alters is left out" if found["truth"] == "oracle" else "the truth is not known")]
+    return "\n".join(lines + [
+        figure_line(name, {**cell, "n": cell["verdicts"]}
+                    ) if cell and cell.get("mean") is not None else f"  {name}: nothing to change"
+        for name, cell in found["flips"].items()])
 
 def pairs_text(found): # of `stepdr.evaluate.pairwise.write_study_results` -> text
     "Wins, ties and losses as a table."
     lines = [f"{found['n']} ratings, {found['progress']['rated']} of {found['progress']['pairs']} pairs rated"]
     for pair in found["pairs"].values():
-        lines.append(f"{pair['first']} against {pair['second']}: {pair['win']} won, {pair['tie']} tied, {pair['loss']} lost; {pair['conclusion']}")
+        lines.append(
+            f"{pair['first']} against {pair['second']}: {pair['win']} won, {pair['tie']} tied, {pair['loss']} lost; {pair['conclusion']}"
+        )
         lines += [figure_line("not lost", pair["non_inferior"]), figure_line("net wins", pair["net"])]
     lines += ["Bradley-Terry ratings", *(figure_line(name, value) for name, value in found["bradley_terry"].items())]
-    return "\n".join(lines + [f"note: {note}" for note in found["notes"]] + [f"problem: {problem}" for problem in found["problems"]])
+    return "\n".join(lines + [f"note: {note}"
+                              for note in found["notes"]] + [f"problem: {problem}" for problem in found["problems"]])
 
-def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price="", rubrics_per_request=1, endpoint=None): # as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
+# as `--judge` takes it; files, or the folder of a run for tasks; .jsonl to write -> counts
+def judge_file(judge, tasks, predictions, out, trials=0, head="ternary", price="", rubrics_per_request=1, endpoint=None):
     "Verdicts on a file of reports, beside OUT also what has none, the journal and the card."
     out = Path(out)
     source = eval_tasks("researchrubrics", tasks)
     given = gather_predictions(predictions, source.by_id(), out.with_name(out.name + ".predictions.jsonl"))
-    counts = judge_reports(make_judge(judge, bench_of("researchrubrics"), EvalSettings(trials=trials, head=head, rubrics_per_request=rubrics_per_request), source.run, None, price, endpoint), source.tasks, given.path, out)
-    return {**counts, "set_aside": dict(Counter(row["kind"] for row in given.aside)), "task_rows_aside": len(source.aside), "out": str(out)}
+    counts = judge_reports(
+        make_judge(judge, bench_of("researchrubrics"),
+                   EvalSettings(trials=trials, head=head, rubrics_per_request=rubrics_per_request), source.run, None,
+                   price, endpoint), source.tasks, given.path, out)
+    return {
+        **counts, "set_aside": dict(Counter(row["kind"] for row in given.aside)), "task_rows_aside": len(source.aside),
+        "out": str(out)}
 
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #8bb131fd
-def right_verdicts(path, items): # verdict rows {"task", "number" or "criterion", "verdict"}, [(task, report, paragraphs)] -> for each item the verdict of each rubric, None where the file has none
+# verdict rows {"task", "number" or "criterion", "verdict"}, [(task, report, paragraphs)] -> for each item the verdict
+# of each rubric, None where the file has none
+def right_verdicts(path, items):
     "Verdicts of people, or of a judge that is trusted. `InputError` for a row that belongs to no rubric, or says twice what differs."
-    numbers, found = {task["id"]: {rubric["criterion"]: number for number, rubric in enumerate(task["rubrics"])} for task, _, _ in items}, {}
+    numbers, found = {
+        task["id"]: {rubric["criterion"]: number for number, rubric in enumerate(task["rubrics"])}
+        for task, _, _ in items}, {}
     for place, row, wrong in numbered_rows(path):
         if wrong: raise InputError(f"{place}: {wrong}")
         if str(row.get("task")) not in numbers: continue                # a report that is not looked at
         of = numbers[str(row["task"])]
         number = row["number"] if "number" in row else of.get(row.get("criterion"))
-        if number not in of.values(): raise InputError(f"{place}: number {row.get('number')!r} or criterion {str(row.get('criterion'))[:60]!r} is none of task {row['task']}")
+        if number not in of.values():
+            raise InputError(
+                f"{place}: number {row.get('number')!r} or criterion {str(row.get('criterion'))[:60]!r} is none of task {row['task']}"
+            )
         verdict = row.get("verdict")
-        if verdict not in m.VERDICTS: raise InputError(f"{place}: verdict {verdict!r} is none of {', '.join(m.VERDICTS)}")
-        if found.setdefault((str(row["task"]), number), verdict) != verdict: raise InputError(f"{place}: a second, different verdict on the same rubric")
+        if verdict not in m.VERDICTS:
+            raise InputError(f"{place}: verdict {verdict!r} is none of {', '.join(m.VERDICTS)}")
+        if found.setdefault((str(row["task"]), number), verdict) != verdict:
+            raise InputError(f"{place}: a second, different verdict on the same rubric")
     return [[found.get((task["id"], number)) for number in range(len(task["rubrics"]))] for task, _, _ in items]
 
-def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price="", endpoint=None): # as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
+# as `probe_file`; folder that keeps replies and modes.json; file of right verdicts -> as `judge_modes`
+def modes_file(judge, tasks, predictions, out, rubrics_per_request=20, right="", probes="", seed=0, limit=0, samples=2000, trials=3, price="", endpoint=None):
     "One rubric a request against several, on a file of reports; the same command goes on in OUT and pays nothing twice."
     from stepdr.judge.reports import judge_modes
     from stepdr.synthesis.truth import oracle
     names = [] if probes == "none" else probe_names(probes)
     items, checked, run = reports_to_judge(tasks, predictions, limit)
     truths = right_verdicts(right, items) if right else [oracle(*item) for item in items] if checked else None
-    judge = judge if isinstance(judge, RubricJudge) else judge_from(judge, run, JudgingSettings(trials), price=price, **(endpoint or {}))
+    judge = judge if isinstance(judge, RubricJudge) else judge_from(
+        judge, run, JudgingSettings(trials), price=price, **(endpoint or {}))
     judge.keep_in(Path(out) / "replies")
     async def work():
-        try: return await judge_modes(judge, rubrics_per_request, items, truths, names, seed, samples, oracle if checked else None)
+        try:
+            return await judge_modes(judge, rubrics_per_request, items, truths, names, seed, samples, oracle if checked else None)
         finally: await judge.close()
-    found = {"judge": judge_line(judge.card()), "truth": Path(right).name if right else "oracle" if checked else "none", **run_to_end(work()), "card": judge.card(), "seed": seed}
+    found = {
+        "judge": judge_line(judge.card()), "truth": Path(right).name if right else "oracle" if checked else "none",
+        **run_to_end(work()), "card": judge.card(), "seed": seed}
     write_json(Path(out) / "modes.json", found)
     return found
 
 def modes_text(found): # of `modes_file` -> text
     "Both modes beside each other."
     several = f"up to {found['rubrics_per_request']} in a request"
-    lines = [f"{found['judge']}: {found['reports']} reports, {found['rubrics']} rubrics, {found['trials']} trials; right verdicts: {found['truth']}"]
-    def add(name, cell): lines.append(figure_line(name, cell) if cell and cell.get("mean") is not None else f"  {name}: not known")
+    lines = [
+        f"{found['judge']}: {found['reports']} reports, {found['rubrics']} rubrics, {found['trials']} trials; right verdicts: {found['truth']}"
+    ]
+    def add(name, cell):
+        lines.append(figure_line(name, cell) if cell and cell.get("mean") is not None else f"  {name}: not known")
     for name, mode in (("one each", found["one"]), (several, found["several"])):
         lines.append(f"{name}; without a verdict: {mode['aside']}")
         if mode["agreement"]: add("agreement with what is right (macro-F1)", mode["agreement"]["macro_f1"])
@@ -123,24 +163,40 @@ def modes_text(found): # of `modes_file` -> text
         if mode["flips"]: add("verdicts flipped by probes", mode["flips"]["all"])
         for kind, cell in mode["cost"].items(): add(f"{kind.replace('_', ' ')} a report", cell)
     lines.append(f"{several}, beside one each")
-    for name, key in (("same verdict", "same_verdict"), ("Krippendorff's alpha", "alpha"), ("accuracy, difference", "accuracy_difference"), ("score of a report, difference", "score_difference")): add(name, found[key])
+    for name, key in (("same verdict", "same_verdict"), ("Krippendorff's alpha", "alpha"),
+                      ("accuracy, difference", "accuracy_difference"), ("score of a report, difference",
+                                                                        "score_difference")):
+        add(name, found[key])
     for third, cell in found["same_by_place"].items(): add(f"same verdict, {third} third of a request", cell)
     return "\n".join(lines)
 
 # %% ../../nbs/90_evaluate/23_judge_files.ipynb #c9bd96f9
-def train_judge_in(run, out, seed, settings, device="auto"): # run, folder to make, seed, JudgeSettings, cpu, cuda or auto -> where it is, and its agreement
+# run, folder to make, seed, JudgeSettings, cpu, cuda or auto -> where it is, and its agreement
+def train_judge_in(run, out, seed, settings, device="auto"):
     "Train a Rubrics Judge from a run's web, tasks and models, which stay as they are, in a folder of its own."
     from stepdr.judge.train import measure_judge, train_judge
     run, out = Path(run).absolute(), Path(out).absolute()
-    if run == out: raise InputError(f"--out {out}: is the run itself; give a folder of its own, or train with `stepdr run --from judge --until judge`")
-    if not (run / "models" / "sft" / "config.json").is_file(): raise InputError(f"{run}: has no SFT model (models/sft), from which a judge starts; `stepdr run --until sft` makes one")
-    for name in ("world", "data", *(f"models/{folder.name}" for folder in sorted((run / "models").iterdir()) if folder.is_dir() and folder.name != "judge")):
+    if run == out:
+        raise InputError(
+            f"--out {out}: is the run itself; give a folder of its own, or train with `stepdr run --from judge --until judge`"
+        )
+    if not (run / "models" / "sft" / "config.json").is_file():
+        raise InputError(
+            f"{run}: has no SFT model (models/sft), from which a judge starts; `stepdr run --until sft` makes one")
+    for name in ("world", "data",
+                 *(f"models/{folder.name}"
+                   for folder in sorted((run / "models").iterdir()) if folder.is_dir() and folder.name != "judge")):
         link = out / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists() and not link.is_symlink(): link.symlink_to(run / name)
-        elif link.resolve() != (run / name).resolve(): raise InputError(f"--out {out}: holds a judge of another run ({link.resolve().parent}); choose another folder")
+        elif link.resolve() != (run / name).resolve():
+            raise InputError(
+                f"--out {out}: holds a judge of another run ({link.resolve().parent}); choose another folder")
     if not (out / "judge.json").exists():
         if not (out / "models" / "judge" / "config.json").is_file(): train_judge(out, seed, settings, device)
         write_json(out / "judge.json", measure_judge(out, seed, settings))
     found = json.loads((out / "judge.json").read_text())
-    return {"judge": str(out / "models" / "judge"), **{name: found[name] for name in ("macro_f1", "accuracy", "by_role", "unseen") if name in found}, "all": str(out / "judge.json")}
+    return {
+        "judge": str(out / "models" / "judge"), **{
+            name: found[name] for name in ("macro_f1", "accuracy", "by_role", "unseen") if name in found}, "all": str(
+            out / "judge.json")}

@@ -12,42 +12,46 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.artifacts import own_partial
+from ..core.artifacts import growing_file
 from ..core.calls import mend
 from ..core.config import InputError
-from .benchmarks import bench_of, find_source, load_tasks
+from .benchmarks import Loaded, bench_of, find_source, load_tasks
 from .cards import report_cost
 from ..core.row_files import numbered_rows, sound
 from .rubric_scores import score_rubrics
 from ..judge.reports import prediction_of
 
 # %% ../../nbs/90_evaluate/18_predictions.ipynb #37725fda
-RUN_KINDS = {"researchrubrics": "research", "simpleqa": "simpleqa", "triviaqa": "triviaqa", "frames": "frames"} # benchmark -> kind of a run's tasks
+# benchmark -> kind of a run's tasks
+RUN_KINDS = {"researchrubrics": "research", "simpleqa": "simpleqa", "triviaqa": "triviaqa", "frames": "frames"}
 
 def run_of(data): # file or folder -> (folder of the run that it belongs to, its file of tasks), or (None, None)
     "Whether data is a run of this project, or a file of tasks in one."
     path = Path(data) if data else Path("/nonexistent")
     if (path / "world" / "pages.json").is_file(): return path, path / "data" / "tasks_test.jsonl"
-    inside = path.is_file() and path.absolute().parent.name == "data" and (path.absolute().parent.parent / "world" / "pages.json").is_file()
-    return (path.absolute().parent.parent, path) if inside else (None, None)
+    folder = path.absolute().parent
+    inside = path.is_file() and folder.name == "data" and (folder.parent / "world" / "pages.json").is_file()
+    return (folder.parent, path) if inside else (None, None)
 
 # %% ../../nbs/90_evaluate/18_predictions.ipynb #8a95803d
 @dataclass(frozen=True)
-class EvalTasks:
-    "What is to be answered."
-    tasks: list # rows of `load_tasks`
-    aside: list # rows of the file that cannot be used: {"place", "reason"}
+class EvalTasks(Loaded):
+    "What is to be answered, and where it stands."
     path: object = None # file, None for the hub
     run: object = None # folder of the run that the tasks belong to
 
-    def by_id(self): return {task["id"]: task for task in self.tasks}
-
-def _with_checks(tasks, rows): # rows of `load_tasks`, raw rows of `numbered_rows` -> the same with the closed web's `check` and `meta`
-    raw = {str(row.get("id")).strip(): row for _, row, wrong in rows if not wrong and any(isinstance(r, dict) and "check" in r for r in row.get("rubrics") or [])}
+# rows of `load_tasks`, raw rows of `numbered_rows` -> the same with the closed web's `check` and `meta`
+def _with_checks(tasks, rows):
+    raw = {
+        str(row.get("id")).strip(): row for _, row, wrong in rows
+        if not wrong and any(isinstance(r, dict) and "check" in r for r in row.get("rubrics") or [])}
     def one(task):
         own = raw.get(task["id"])
         if not own: return task
-        return {**task, "meta": own.get("meta") or task.get("meta"), "rubrics": [{**rubric, **({"check": theirs["check"]} if "check" in theirs else {})} for rubric, theirs in zip(task["rubrics"], own["rubrics"])]}
+        return {
+            **task, "meta": own.get("meta") or task.get("meta"),
+            "rubrics": [{**rubric, **({"check": theirs["check"]} if "check" in theirs else {})}
+                        for rubric, theirs in zip(task["rubrics"], own["rubrics"])]}
     return [one(task) for task in tasks]
 
 def eval_tasks(bench, data=None): # name or Bench; file, folder, run or hub name -> EvalTasks
@@ -55,8 +59,13 @@ def eval_tasks(bench, data=None): # name or Bench; file, folder, run or hub name
     bench, (run, path) = bench_of(bench), run_of(data)
     if run is None:
         loaded, (path, _) = load_tasks(bench, data), find_source(bench, data)
-        return EvalTasks(_with_checks(loaded.tasks, numbered_rows(path)) if path and bench.score is score_rubrics else loaded.tasks, loaded.aside, path)
-    if bench.name not in RUN_KINDS: raise InputError(f"data: {data} is a run of this project, and its tasks serve {', '.join(RUN_KINDS)}, not {bench.name}; give the benchmark's own file")
+        return EvalTasks(
+            _with_checks(loaded.tasks, numbered_rows(path)) if path and bench.score is score_rubrics else loaded.tasks,
+            loaded.aside, path)
+    if bench.name not in RUN_KINDS:
+        raise InputError(
+            f"data: {data} is a run of this project, and its tasks serve {', '.join(RUN_KINDS)}, not {bench.name}; give the benchmark's own file"
+        )
     tasks, aside, seen = [], [], set()
     for number, (place, row, wrong) in enumerate(numbered_rows(path), 1):
         if row and row.get("kind") != RUN_KINDS[bench.name]: continue
@@ -105,31 +114,43 @@ class Predictions:
 
     def read(self): # -> {task id: {id: text}} of the paragraphs that were read, where that is told
         found = {row["task"]: row.get("paragraphs") for _, row, _ in numbered_rows(self.path)}
-        return {task: {name: one["text"] for name, one in rows.items() if isinstance(one, dict) and isinstance(one.get("text"), str)}
-                for task, rows in found.items() if isinstance(rows, dict)}
+        return {
+            task: {
+                name: one["text"] for name, one in rows.items()
+                if isinstance(one, dict) and isinstance(one.get("text"), str)} for task, rows in found.items()
+            if isinstance(rows, dict)}
 
 def gather_predictions(source, tasks, path): # file or folder, {id: task}, .jsonl to write -> Predictions
     "Read predictions one by one. `InputError` if none is on a task of the benchmark, or if two say different things on one task."
     path, found, aside, hashes, number = Path(path), {}, [], {}, 0
-    partial = own_partial(path)
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            for number, (place, row, wrong) in enumerate(prediction_rows(source), 1):
-                read = wrong or prediction_of(row)
-                if isinstance(read, str): aside.append({"place": place, "kind": "prediction", "reason": read}); continue
-                task, text, more = read
-                if task not in tasks: aside.append({"place": place, "kind": "unknown task", "reason": "the benchmark has no such task", "task": task}); continue
-                digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
-                if hashes.get(task, digest) != digest: raise InputError(f"{place}: task: a second, different prediction for {task}; give one a task")
-                if task in hashes: aside.append({"place": place, "kind": "duplicate", "reason": "the same prediction again", "task": task}); continue
-                if more.get("cost"):
-                    try: more["cost"] = report_cost(more["cost"])
-                    except (InputError, TypeError, ValueError, AttributeError) as error: aside.append({"place": place, "kind": "cost", "reason": f"its cost cannot be read ({error})", "task": task}); del more["cost"]
-                hashes[task], found[task] = digest, {"characters": len(text), "empty": not text.strip(), "cost": more.get("cost")}
-                file.write(json.dumps(mend({"task": task, "report": text, **more}), ensure_ascii=False) + "\n")
+    with growing_file(path) as file:
+        for number, (place, row, wrong) in enumerate(prediction_rows(source), 1):
+            read = wrong or prediction_of(row)
+            if isinstance(read, str): aside.append({"place": place, "kind": "prediction", "reason": read}); continue
+            task, text, more = read
+            if task not in tasks:
+                aside.append({"place": place, "kind": "unknown task", "reason": "the benchmark has no such task",
+                              "task": task})
+                continue
+            digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+            if hashes.get(task, digest) != digest:
+                raise InputError(f"{place}: task: a second, different prediction for {task}; give one a task")
+            if task in hashes:
+                aside.append({"place": place, "kind": "duplicate", "reason": "the same prediction again", "task": task})
+                continue
+            if more.get("cost"):
+                try: more["cost"] = report_cost(more["cost"])
+                except (InputError, TypeError, ValueError, AttributeError) as error:
+                    aside.append({"place": place, "kind": "cost", "reason": f"its cost cannot be read ({error})",
+                                  "task": task})
+                    del more["cost"]
+            hashes[task], found[task] = digest, {
+                "characters": len(text), "empty": not text.strip(), "cost": more.get("cost")}
+            file.write(json.dumps(mend({"task": task, "report": text, **more}), ensure_ascii=False) + "\n")
         if not found:
-            first = next((f": {row['place']}: {row['reason']}" + (f" ({row['task']!r}; its tasks are like {next(iter(tasks))!r})" if "task" in row else "") for row in aside), "")
-            raise InputError(f"{source}: none of {number} predictions is on a task of the benchmark{first}" if number else f"{source}: holds no prediction")
-        partial.replace(path)
-    finally: partial.unlink(missing_ok=True)
+            first = next((f": {row['place']}: {row['reason']}"
+                          + (f" ({row['task']!r}; its tasks are like {next(iter(tasks))!r})" if "task" in row else "")
+                          for row in aside), "")
+            raise InputError(f"{source}: none of {number} predictions is on a task of the benchmark{first}"
+                             if number else f"{source}: holds no prediction")
     return Predictions(path, found, aside, number)

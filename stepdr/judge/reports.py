@@ -14,13 +14,12 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
-from ..core.artifacts import progress, write_json
+from ..core.artifacts import growing_file, progress, write_json
 from ..core.teacher import run_to_end
-from ..core.artifacts import own_partial
 from ..core.outcomes import Work, work_counts
 from ..core.config import InputError
 from .agreement import agreement, calibration, krippendorff_alpha
@@ -86,7 +85,7 @@ def _judgement_row(judged): # Judgement -> JSON object
     return {**row, "trials": list(judged.trials), "work": work_counts(judged.work)}
 
 class Journal:
-    "Judged reports, one a line; only one process may write."
+    "Judged reports, one a line; only one process may write. What cannot be read is as if it were not there."
     def __init__(self, path, # .jsonl
                  fresh=False, # forget what stands in it
                  ):
@@ -94,15 +93,21 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b")
         try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: self.file.close(); raise InputError(f"{self.path.name}: another run is writing it; wait for its end or choose another OUT") from None
+        except BlockingIOError:
+            self.file.close()
+            raise InputError(f"{self.path.name}: another run is writing it; wait for its end or choose another --out") from None
         if fresh: self.file.truncate(0)
         self.file.seek(0)
         place = 0
         for line in iter(self.file.readline, b""):
             if not line.endswith(b"\n"): break                     # what a killed run left of its last line
-            with suppress(ValueError, KeyError, TypeError): row = json.loads(line); self.places[row["key"]] = (place, any(j["reason"] in HEALS for j in row["judgements"]))
+            with suppress(ValueError, KeyError, TypeError, AttributeError): self.note(json.loads(line), place)
             place += len(line)
         self.file.truncate(place)
+
+    def note(self, row, place): # row, where its line begins
+        "Keep what is asked of a row later: of a judged report, whether one of its criteria is to be judged again."
+        self.places[row["key"]] = (place, any(j["reason"] in HEALS for j in row["judgements"]))
 
     def done(self, key): return key in self.places and not self.places[key][1]
 
@@ -110,7 +115,7 @@ class Journal:
         place = self.file.seek(0, os.SEEK_END)
         self.file.write(json.dumps(mend(row), ensure_ascii=False).encode() + b"\n")
         self.file.flush(); os.fsync(self.file.fileno())
-        self.places[row["key"]] = (place, any(j["reason"] in HEALS for j in row["judgements"]))
+        self.note(row, place)
 
     def read(self, key): # -> row
         self.file.seek(self.places[key][0])
@@ -132,17 +137,6 @@ def judgeable_tasks(source, faults): # file or rows, list that gets {"place", "r
         tasks[str(row.get("id", row.get("sample_id")))] = {**row, "id": str(row.get("id", row.get("sample_id"))), "query": row.get("query", row.get("prompt"))}
     if not tasks: raise InputError(f"tasks: none of {len(faults)} can be judged; the first: {faults[0]['place']}: {faults[0]['detail']}" if faults else "tasks: there are none")
     return tasks
-
-# %% ../../nbs/70_judge/16_reports.ipynb #88cb56cd
-@contextmanager
-def _growing(path): # file that is in its place only when it is whole
-    partial = own_partial(path)
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            yield file
-            file.flush(); os.fsync(file.fileno())
-        partial.replace(path)
-    finally: partial.unlink(missing_ok=True)
 
 # %% ../../nbs/70_judge/16_reports.ipynb #4641a2cb
 async def _judge_stream(judge, tasks, predictions, journal, card, faults, parallel): # -> ({task id: key}, Work)
@@ -210,7 +204,7 @@ def judge_reports(judge, # RubricJudge
     try:
         keys, used = run_to_end(work())
         reasons, counts = Counter(), Counter()
-        with _growing(out) as done, _growing(out.with_name(out.name + ".aside.jsonl")) as aside:
+        with growing_file(out) as done, growing_file(out.with_name(out.name + ".aside.jsonl")) as aside:
             aside.writelines(json.dumps({**fault}, ensure_ascii=False, default=str) + "\n" for fault in faults)
             for row, has in _verdict_rows(tasks, keys, journal):
                 counts["verdicts" if has else "aside"] += 1

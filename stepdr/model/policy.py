@@ -52,11 +52,14 @@ def load_local(folder, device, context=0):
     from stepdr.model.packaged import model_at
     folder = model_at(folder)
     if not (Path(folder) / "config.json").is_file():
-        raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or an http URL")
+        raise InputError(
+            f"{folder}: no model here (config.json is missing); give a Hugging Face directory or an http URL")
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/config.json: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint") from None
+        raise InputError(
+            f"{folder}/config.json: cannot be read ({str(error).splitlines()[0][:160]}); restore the checkpoint"
+        ) from None
     has = positions_of(config) or context or 4096
     if context > has:
         raise InputError(f"local.context: {context} positions, but the model has {has}; give at most that")
@@ -66,12 +69,15 @@ def load_local(folder, device, context=0):
     return model.eval(), tokenizer, context or has
 
 # %% ../../nbs/50_model/10_policy.ipynb #346d65da
-def template_rows(messages, as_text=False): # chat rows, arguments as JSON text and not as objects -> rows as chat templates take them
+# chat rows, arguments as JSON text and not as objects -> rows as chat templates take them
+def template_rows(messages, as_text=False):
     "Text only; calls with name, arguments and a number of nine letters and digits (as Mistral's templates want it), which results repeat."
     rows, waiting, count = [], [], 0
     for message in messages:
         content = message.get("content") or ""
-        if not isinstance(content, str): content = "\n".join(part["text"] if part.get("type") == "text" else "(a picture that this model cannot see)" for part in content)
+        if not isinstance(content, str):
+            content = "\n".join(part["text"] if part.get("type") == "text" else "(a picture that this model cannot see)"
+                                for part in content)
         row = {"role": message["role"], "content": content}
         if message.get("reasoning_content") is not None: row["reasoning_content"] = message["reasoning_content"]
         if message.get("tool_calls"):
@@ -80,7 +86,8 @@ def template_rows(messages, as_text=False): # chat rows, arguments as JSON text 
                 name, arguments = call["function"].get("name") or "unknown", call["function"].get("arguments") or {}
                 waiting.append((f"call{count:05d}", name))
                 count += 1
-                function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False) if as_text else arguments}
+                function = {
+                    "name": name, "arguments": json.dumps(arguments, ensure_ascii=False) if as_text else arguments}
                 row["tool_calls"].append({"id": waiting[-1][0], "type": "function", "function": function})
         if message["role"] == "tool" and waiting:
             row["tool_call_id"], row["name"] = waiting.pop(0)
@@ -109,14 +116,17 @@ def merged_turns(rows, # chat rows whose content is text
             out.append(row)
     return out
 
-def form_rows(messages, tools, form): # chat rows, schemas or None, TemplateForm -> (rows, schemas or None) for `apply_chat_template`
+# chat rows, schemas or None, TemplateForm -> (rows, schemas or None) for `apply_chat_template`
+def form_rows(messages, tools, form):
     "A conversation as a form has it."
     if form.tools:
         rows = template_rows(messages, form.as_text)
     else:
-        rows, tools = merged_turns(text_messages(template_rows(messages), tools), {(role, role) for role in ("user", "assistant")}), None
+        rows, tools = merged_turns(text_messages(template_rows(messages), tools),
+                                   {(role, role) for role in ("user", "assistant")}), None
     if not form.system:
-        rows = merged_turns([{**row, "role": "user"} if row["role"] == "system" else row for row in rows], {("user", "user")})
+        rows = merged_turns([{**row, "role": "user"} if row["role"] == "system" else row for row in rows],
+                            {("user", "user")})
     if not form.after_result:
         rows = merged_turns(rows, {("tool", "user")})
     if form.parts:
@@ -128,13 +138,15 @@ _PROBE = [{"role": "system", "content": "probe system"}, {"role": "user", "conte
           {"role": "assistant", "content": "", "tool_calls": [probe_call("probe value")]},
           {"role": "tool", "content": "probe result"}, {"role": "user", "content": "probe more"}]
 
-def missing_in(tokenizer, messages, tools, form, marks): # -> "" if the template shows every mark, else what is wrong with it
+# -> "" if the template shows every mark, else what is wrong with it
+def missing_in(tokenizer, messages, tools, form, marks):
     "Render a conversation and look for what must be in it."
     rows, told = form_rows(messages, tools, form)
     try:
         text = tokenizer.apply_chat_template(rows, tools=told, add_generation_prompt=True, tokenize=False)
     except Exception as error:
-        return f"it says: {' '.join(str(error).split())[:120] or type(error).__name__}"   # a template may raise anything
+        # a template may raise anything
+        return f"it says: {' '.join(str(error).split())[:120] or type(error).__name__}"
     fault = probe_fault(text, marks)
     return fault and f"it {fault}"
 
@@ -142,7 +154,8 @@ def template_form(tokenizer, with_tools): # tokenizer, whether there will be too
     "The first form in which a tokenizer's chat template shows a whole conversation. Raises ValueError with the reason if there is none."
     every = itertools.product((True, False), (True, False), (False, True), (False, True))
     own = [TemplateForm(True, *rest) for rest in every] if with_tools else []
-    forms = own + [TemplateForm(not with_tools, system, parts=parts) for system in (True, False) for parts in (False, True)]
+    forms = own + [
+        TemplateForm(not with_tools, system, parts=parts) for system in (True, False) for parts in (False, True)]
     marks = ["probe system", "probe question"]
     marks += ["probe description", "probe value", "probe result", "probe more"] if with_tools else []
     reasons = []
@@ -175,7 +188,9 @@ class LocalTurn(Request):
         if room < 1:
             words = f"{policy.name}: the prompt has {len(self.ids)} tokens, the model {policy.context} positions"
             raise ContextTooLong(words, limits=Limits(policy.context, len(self.ids)))
-        return {"ids": self.ids, "limit": min(self.limit, room), "temperature": self.temperature, "seed": policy.seed(self.ids)}
+        return {
+            "ids": self.ids, "limit": min(self.limit, room), "temperature": self.temperature,
+            "seed": policy.seed(self.ids)}
 
     def wrote(self, ids, ended=False):
         if not self.show or len(ids) == self.shown:
@@ -207,7 +222,8 @@ class LocalPolicy:
         self.stops = turn_ends(model, self.renderer)
         self.turns = Turns(engine_for(model, self.stops, slots=settings.slots))
         self.piecewise = bool(end_of_turn(self.tokenizer)) and not template_fault(self.renderer)
-        self.forms, self.sampled = {}, {} # with tools or without -> TemplateForm; a row's text -> its ids as they were sampled
+        # with tools or without -> TemplateForm; a row's text -> its ids as they were sampled
+        self.forms, self.sampled = {}, {}
         self.asked = Counter() # how often a prompt was asked, for draws of its own each time
 
     async def limits(self): # -> Limits
@@ -222,7 +238,9 @@ class LocalPolicy:
                 self.forms[agent] = template_form(self.tokenizer, agent)
             except ValueError as error:
                 what = "a conversation with tools, so the model cannot be used as an agent" if agent else "system and user turns"
-                raise InputError(f"{self.folder}: its chat template does not show {what} ({error}); give another chat model") from None
+                raise InputError(
+                    f"{self.folder}: its chat template does not show {what} ({error}); give another chat model"
+                ) from None
         return self.forms[agent]
 
     def tell_tools(self, tools): # schemas -> a line on how the model is told of them, or ""
@@ -258,7 +276,8 @@ class LocalPolicy:
             self.sampled.pop(next(iter(self.sampled)))
         number = sum(len(m.get("tool_calls") or []) for m in asked.messages)
         if message.get("tool_calls"):
-            message["tool_calls"] = [{"id": f"call_{number + i}", **call} for i, call in enumerate(message["tool_calls"])]
+            message["tool_calls"] = [
+                {"id": f"call_{number + i}", **call} for i, call in enumerate(message["tool_calls"])]
         usage = Usage(len(asked.ids), len(turn.ids), asked.computed)
         self.usage, self.requests = self.usage + usage, self.requests + 1
         finish = "tool_calls" if message.get("tool_calls") else "stop" if turn.finished else "length"
@@ -283,7 +302,8 @@ class LocalPolicy:
             prefix = "<answer>"
         prefix = self.renderer.begun_with(prefix) if prefix else ""
         temperature = settings.temperature if temperature is None else temperature
-        turn = LocalTurn(self, messages, tools, prefix, max_tokens or settings.max_tokens, temperature, show if on_text else None)
+        turn = LocalTurn(self, messages, tools, prefix, max_tokens or settings.max_tokens, temperature,
+                         show if on_text else None)
         return await asyncio.wrap_future(self.turns.submit(turn))
 
     async def close(self):

@@ -72,7 +72,8 @@ _BODY = """{%- if tools and messages[0].role != 'system' -%}{{ OPEN('system') + 
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ OPEN('assistant') }}{%- endif -%}"""
 
-def _template(opening, closing, result, begin="", told=_TOLD): # text before and after the role, after a turn, the role of results, text before all, words on tools
+# text before and after the role, after a turn, the role of results, text before all, words on tools
+def _template(opening, closing, result, begin="", told=_TOLD):
     "A whole template of the parts above."
     macro = "{%- macro OPEN(role) -%}{{ '" + opening[0] + "' + role + '" + opening[1] + "' }}{%- endmacro -%}"
     return macro + "{%- set CLOSE = '" + closing + "' -%}{%- set RESULT = '" + result + "' -%}" + told + _TURNS + begin + _BODY
@@ -80,7 +81,8 @@ def _template(opening, closing, result, begin="", told=_TOLD): # text before and
 CHATML = _template(("<|im_start|>", "\\n"), "<|im_end|>\\n", "user")
 CHATML_SHORT = _template(("<|im_start|>", "\\n"), "<|im_end|>\\n", "user", told=_TOLD_SHORT)
 LLAMA3 = _template(("<|start_header_id|>", "<|end_header_id|>\\n\\n"), "<|eot_id|>", "ipython", "{{- bos_token -}}")
-FAMILIES = (("<|im_start|>", "<|im_end|>", CHATML), ("<|start_header_id|>", "<|eot_id|>", LLAMA3))  # opening, end of a turn, template
+# opening, end of a turn, template
+FAMILIES = (("<|im_start|>", "<|im_end|>", CHATML), ("<|start_header_id|>", "<|eot_id|>", LLAMA3))
 TEMPLATES = (CHATML, CHATML_SHORT, LLAMA3)
 
 # %% ../../nbs/50_model/03_renderer.ipynb #c768da7c
@@ -102,7 +104,8 @@ class Renderer:
             return self.tokenizer.apply_chat_template(template_messages(messages), tools=tools or None, tokenize=False,
                                                       add_generation_prompt=generation_prompt)
         except Exception as error:  # a template may raise anything
-            raise InputError(f"chat template: refuses this conversation ({' '.join(str(error).split())[:160]})") from None
+            raise InputError(
+                f"chat template: refuses this conversation ({' '.join(str(error).split())[:160]})") from None
 
     def pieces(self, messages, tools=None, generation_prompt=False) -> list[tuple[str, bool]]:
         "The conversation cut into (text, is it the agent's own), in order."
@@ -113,7 +116,9 @@ class Renderer:
             opening = self.text(messages[:number], tools, True)
             whole = self.text(messages[:number + 1], tools)
             if not (opening.startswith(written) and whole.startswith(opening)):
-                raise InputError(f"chat template: changes what it wrote before when message {number} comes; `renderer_for` chooses one that does not")
+                raise InputError(
+                    f"chat template: changes what it wrote before when message {number} comes; `renderer_for` chooses one that does not"
+                )
             own, found, _ = whole[len(opening):].rpartition(self.end)
             if not found:
                 raise InputError(f"chat template: no {self.end} after message {number}")
@@ -142,12 +147,15 @@ class Renderer:
     def bridge(self, messages, sampled, tools=None) -> list[int]:
         """Ids to append after the sampled ids of a turn, up to where the next turn begins. `messages`: what came after the turn (results, a user's words).
         The turn's end token is among them where the turn was cut off before it. What stands before is neither rendered nor encoded again."""
-        so_far = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [_CALL] * _results(messages)}
-                  if _results(messages) else {"role": "assistant", "content": "."}]
+        so_far = [{"role": "user", "content": "?"},
+                  {"role": "assistant", "content": "", "tool_calls": [_CALL]
+                   * _results(messages)} if _results(messages) else {"role": "assistant", "content": "."}]
         head = self.text(so_far, tools).rpartition(self.end)[0] + self.end
         whole = self.text([*so_far, *messages], tools, True)
         if not whole.startswith(head):
-            raise InputError("chat template: changes what it wrote before when results come; `renderer_for` chooses one that does not")
+            raise InputError(
+                "chat template: changes what it wrote before when results come; `renderer_for` chooses one that does not"
+            )
         ended = bool(sampled) and sampled[-1] == self.end_id
         return ([] if ended else [self.end_id]) + self.encode(whole[len(head):])
 
@@ -186,8 +194,10 @@ def template_messages(messages) -> list[dict]:
     return rows
 
 # %% ../../nbs/50_model/03_renderer.ipynb #834ff7a2
-PROBE_TOOLS = [{"type": "function", "function": {"name": "probe_tool", "description": "probe description", "parameters": {
-    "type": "object", "properties": {"probe_argument": {"type": "string"}}, "required": ["probe_argument"]}}}]
+PROBE_TOOLS = [{
+    "type": "function", "function": {
+        "name": "probe_tool", "description": "probe description", "parameters": {
+            "type": "object", "properties": {"probe_argument": {"type": "string"}}, "required": ["probe_argument"]}}}]
 
 
 def probe_call(value):
@@ -241,19 +251,22 @@ def end_of_turn(tokenizer) -> str:
         after = tokenizer.apply_chat_template(rows, tokenize=False).rpartition("probe answer")[2]
     except Exception:  # a template may raise anything
         return ""
-    special = [token for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()) if token and token in after]
+    special = [
+        token for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()) if token and token in after]
     return min(special, key=after.index) if special else ""
 
 
 def renderer_for(tokenizer,
-                 template="",  # own, chatml or llama3; empty: own where it will do, else the one of the tokenizer's family
+                 # own, chatml or llama3; empty: own where it will do, else the one of the tokenizer's family
+                 template="",
                  ) -> Renderer:
     "The renderer of a tokenizer (a copy of it, with the template that is used). Raises `InputError` if no template will do, with the reason."
     reason = "has no chat template"
     if template in ("", "own"):
         end = end_of_turn(tokenizer) if tokenizer.chat_template else ""
         if tokenizer.chat_template:
-            reason = template_fault(own := Renderer(copy.deepcopy(tokenizer), end)) if end else "puts no end token after a turn"
+            reason = template_fault(
+                own := Renderer(copy.deepcopy(tokenizer), end)) if end else "puts no end token after a turn"
             if not reason:
                 return own
         if template == "own":
@@ -266,11 +279,14 @@ def renderer_for(tokenizer,
             made.chat_template = text
             return Renderer(made, end, name)
         if template == name:
-            raise InputError(f"tokenizer: {opening} and {end} are no tokens of it, and template={name} needs them; add them as special tokens")
+            raise InputError(
+                f"tokenizer: {opening} and {end} are no tokens of it, and template={name} needs them; add them as special tokens"
+            )
     if template:
         raise InputError(f"template: {template!r} is none; give own, chatml or llama3")
-    raise InputError(f"chat template: {reason}, and the tokenizer has the tokens of neither ChatML (<|im_start|>, <|im_end|>) nor Llama 3 "
-                     "(<|start_header_id|>, <|eot_id|>); add one pair as special tokens")
+    raise InputError(
+        f"chat template: {reason}, and the tokenizer has the tokens of neither ChatML (<|im_start|>, <|im_end|>) nor Llama 3 "
+        "(<|start_header_id|>, <|eot_id|>); add one pair as special tokens")
 
 
 @lru_cache(1)
@@ -278,7 +294,8 @@ def _wordless() -> Renderer:
     "ChatML without a vocabulary."
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
-    return Renderer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=CHATML), "<|im_end|>", "chatml")
+    return Renderer(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=CHATML),
+                    "<|im_end|>", "chatml")
 
 
 def chatml_text(messages, tools=None) -> str:

@@ -19,35 +19,17 @@ from ..core.trajectory import answer_of, without_citations
 from .attempts import SeekingSettings
 from .closed_questions import readable, web_at
 from .closed_teacher import ClosedTeacher, nouns_in, relation_of
-from stepdr.synthesis.expert import (
-    ANSWER,
-    FIND,
-    LACK,
-    LOST,
-    PERFECT,
-    PROTOCOL,
-    Care,
-    Episode,
-    Research,
-    asked,
-    by_subject,
-    expert_toolbox,
-    look_up,
-    found_so_far,
-    query_for,
-    seek,
-    to_find,
-    trajectory,
-    trajectory_of,
-    turn,
-)
+from .expert import (
+    PERFECT, PROTOCOL, Care, ExpertWork, Research, asked, by_subject, expert_toolbox, look_up, query_for, seek,
+    trajectory, trajectory_of, turn)
 from .planning import plan_agreement, plan_verdict, planning_task
-from .readings import chat_row, finding_of, told
+from .readings import chat_row, finding_of, prose_of
 from .records import dropped
 from .reflection import Attempt, ReflectionSettings, reflect_loop
 from .report_writer import Need, evidence, settle
 from .rubrics import RubricSettings, two_steps
 from .tasks import ResearchTasks
+from .thoughts import ANSWER, FIND, LACK, LOST, found_so_far, to_find
 from .verification import Check, VerificationSettings, judge_check, run_check
 from ..world.pages import TRUSTED
 from ..world.wording import say
@@ -185,7 +167,7 @@ async def planned_work(item, world, seed):  # {"id", "task", "report"}, folder o
 # %% ../../nbs/40_synthesis/50_closed.ipynb #f5b38599
 async def hasty(task, toolbox, web, rng):  # task row, Toolbox, ClosedWeb, random.Random -> chat rows
     "An attempt that believes open sites before edited ones."
-    episode = Episode(task["query"], toolbox, web, replace(PERFECT, retry=0.0, verify=0.0), rng)
+    episode = ExpertWork(task["query"], toolbox, web, replace(PERFECT, retry=0.0, verify=0.0), rng)
     need = Need(task["meta"]["entity"], task["meta"]["mention"], task["plan"][0])
     thought = to_find(web, task["plan"])
     for relation, after in zip(task["plan"], [*task["plan"][1:], None]):
@@ -265,7 +247,7 @@ def verification_messages(web, check, need, value, rng):
         thought = LACK.format(noun)
     found = finding_of(web.graph, evidence(need, [web.world.paragraphs[key] for key in check.paragraphs]))
     notes = found_so_far([(noun, [one.name for one in found.values])] if found.values else [])
-    answer = f"{VERDICT[check.verdict]} {told(web.graph, [found], rng)}"
+    answer = f"{VERDICT[check.verdict]} {prose_of(web.graph, [found], rng)}"
     messages.append(turn(f"{notes} The statement says {value}.".strip(), f"<answer>{answer}</answer>"))
     return messages
 

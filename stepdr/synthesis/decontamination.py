@@ -40,7 +40,9 @@ def evaluation_index(tasks, n: int):
     answers, by_gram, grams_of = defaultdict(set), defaultdict(set), {}
     for number, task in enumerate(tasks):
         question = task.get("query") if isinstance(task, dict) else None
-        require(isinstance(question, str) and compared_words(question), f"tasks[{number}].query", question, "text with words")
+        require(
+            isinstance(question, str) and compared_words(question), f"tasks[{number}].query", question,
+            "text with words")
         phrase = tuple(compared_words(question))
         accepted = [task.get("answer"), *(task.get("aliases") or [])]
         answers[phrase] |= {tuple(compared_words(text)) for text in accepted if isinstance(text, str) and text}
@@ -51,12 +53,15 @@ def evaluation_index(tasks, n: int):
 # %% ../../nbs/40_synthesis/09_decontamination.ipynb #d4af82c3
 def all_texts(row):
     "Every text of a trajectory, tool calls' arguments included."
-    found = [text for message in row["messages"] for text in (message.get("content"), message.get("reasoning_content")) if text]
+    found = [
+        text for message in row["messages"] for text in (message.get("content"), message.get("reasoning_content"))
+        if text]
     return found + [text for name, arguments in calls_of(row) for text in [name] + strings(arguments)]
 
 def question_and_answer(row):
     "The words of each text that is compared with evaluation questions: what the user asked, and the answer."
-    return [compared_words(text) for text in texts(row, "user")] + [compared_words(without_citations(answer_of(row), " "))]
+    return [compared_words(text)
+            for text in texts(row, "user")] + [compared_words(without_citations(answer_of(row), " "))]
 
 # %% ../../nbs/40_synthesis/09_decontamination.ipynb #8faa3758
 def name_index(names, match_case: bool):
@@ -82,7 +87,8 @@ class Evaluation:
         self.n, (self.answers, self.by_gram, self.grams_of) = n, evaluation_index(tasks, n)
         self.questions = phrase_index({phrase: phrase for phrase in self.answers})
         self.long = phrase_index({phrase: phrase for phrase in self.answers if len(phrase) >= n})
-        lengths = sorted({len(phrase) for phrase in self.answers if len(phrase) < n})  # such a question has no run, and is looked for as a whole
+        # such a question has no run, and is looked for as a whole
+        lengths = sorted({len(phrase) for phrase in self.answers if len(phrase) < n})
         self.short = {length: {phrase for phrase in self.answers if len(phrase) == length} for length in lengths}
         self.table = kernels.gram_table(self.by_gram)
 
@@ -111,7 +117,9 @@ class CommonRuns:
         for mine, hit in zip(asked, self.evaluation.touched(asked, self.compiled)):
             for question in map(compared_words, mine if hit else ()):
                 for gram in set(ngrams(question, self.evaluation.n)) & self.evaluation.by_gram.keys():
-                    if len(self.seen[gram]) <= self.most: self.seen[gram].add(hashlib.sha256(" ".join(question).encode("utf-8", "surrogatepass")).digest()[:12])
+                    if len(self.seen[gram]) <= self.most:
+                        self.seen[gram].add(
+                            hashlib.sha256(" ".join(question).encode("utf-8", "surrogatepass")).digest()[:12])
         return self
 
     def result(self): return {gram for gram, questions in self.seen.items() if len(questions) > self.most}
@@ -127,7 +135,8 @@ def leak(row, touched, asked, evaluation, wording, overlap, everywhere):
     share = overlaps(compared, evaluation.by_gram, evaluation.grams_of, wording)
     if share >= overlap: return "overlap with an evaluation question", round(share, 3)
     others = [compared_words(text) for text in all_texts(row)] if everywhere else []
-    for question in (found for tokens in others for found in find_phrases(tokens, evaluation.long)): return "evaluation question in the text", " ".join(question)
+    for question in (found for tokens in others for found in find_phrases(tokens, evaluation.long)):
+        return "evaluation question in the text", " ".join(question)
     share = overlaps(others, evaluation.by_gram, evaluation.grams_of, wording)
     return ("overlap with an evaluation question in the text", round(share, 3)) if share >= overlap else None
 
@@ -138,15 +147,20 @@ def places_of_runs(row, everywhere):
     return texts(row, "user") + [without_citations(answer_of(row), " ")] + (all_texts(row) if everywhere else [])
 
 def decontamination(rows,
-                    tasks=(),  # evaluation tasks: {"query", "answer", "aliases"} (answers may be absent), or an `Evaluation` of them
+                    # evaluation tasks: {"query", "answer", "aliases"} (answers may be absent), or an `Evaluation` of
+                    # them
+                    tasks=(),
                     entity_names=(),  # held-out names: none may occur anywhere in a trajectory
                     n: int = 8,  # words in a run (PaLM, section 8)
                     overlap: float = 0.7,  # share of a question's runs from which it counts as leaked (PaLM, section 8)
-                    common: int = 10,  # runs that more different training questions have are wording (GPT-3, appendix C)
+                    # runs that more different training questions have are wording (GPT-3, appendix C)
+                    common: int = 10,
                     match_case: bool = False,  # compare names with their upper and lower case
-                    everywhere: bool = False,  # also look for questions of n words or more in thoughts, calls and tool responses
+                    # also look for questions of n words or more in thoughts, calls and tool responses
+                    everywhere: bool = False,
                     wording=None,  # the runs that are wording, where they were counted before
-                    compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
+                    # True: compiled kernels, False: plain Python, None: compiled where there is text enough
+                    compiled=None,
                     ):
     "Drop trajectories that hold an evaluation question, a question-answer pair, much of a question, or a held-out name."
     require(0 < overlap <= 1, "overlap", overlap, "above 0 and at most 1")
@@ -159,9 +173,11 @@ def decontamination(rows,
     looked_at = [places_of_runs(row, everywhere) for row in sound]
     said = [places_of_runs(row, False) for row in sound] if evaluation.short else [[]] * len(sound)
     verdicts = {}
-    for position, (row, touched, asked) in enumerate(zip(sound, evaluation.touched(looked_at, compiled), evaluation.may_ask(said, compiled))):
+    for position, (row, touched, asked) in enumerate(
+            zip(sound, evaluation.touched(looked_at, compiled), evaluation.may_ask(said, compiled))):
         found = leak(row, touched, asked, evaluation, wording, overlap, everywhere)
-        named = (name for text in (all_texts(row) if names and not found else ()) for name in find_phrases(words(text, not match_case), names))
+        named = (name for text in (all_texts(row) if names and not found else ())
+                 for name in find_phrases(words(text, not match_case), names))
         name = next(named, None)
         if found or name: verdicts[position] = found or ("held-out name", name)
     kept, dropped = separate(sound, verdicts, "decontamination")

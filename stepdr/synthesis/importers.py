@@ -23,7 +23,7 @@ from dataclasses import fields
 from pathlib import Path
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #72151e98
-from ..core.artifacts import progress
+from ..core.artifacts import progress, without_nulls
 from ..core.config import InputError
 from .foreign_rows import ImportSettings, KINDS, identity, trajectory_of
 from .threads import BadRow, loads
@@ -155,13 +155,11 @@ def question_texts(stream, limit): # -> (line number, text from one `Question:` 
 def parquet_rows(path, limit): # -> (row number, row, excerpt)
     "Rows of a Parquet file, a few at a time; keys that are null are taken as absent."
     import polars
-    def bare(value):
-        if isinstance(value, dict): return {key: bare(item) for key, item in value.items() if item is not None}
-        return [bare(item) for item in value] if isinstance(value, list) else value
     try:
         frame = polars.scan_parquet(path)
         for start in range(0, frame.select(polars.len()).collect().item(), 200):
-            for number, row in enumerate(frame.slice(start, 200).collect().to_dicts(), start + 1): yield number, bare(row), b""
+            rows = frame.slice(start, 200).collect().to_dicts()
+            for number, row in enumerate(rows, start + 1): yield number, without_nulls(row), b""
     except polars.exceptions.PolarsError as error: yield 1, BadRow("damaged file", str(error).splitlines()[0][:100]), b""
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #01240f8e

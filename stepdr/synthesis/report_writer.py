@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIFFER', 'MISSING', 'DOUBTFUL', 'SAME', 'UNLIKE', 'CONTRAST', 'LEADS', 'Value', 'Finding', 'Need', 'evidence',
            'believed', 'values_of', 'settle', 'Clause', 'citation', 'capital', 'copied', 'clause', 'leads', 'filled',
-           'Manner', 'draw_manner', 'written', 'plain', 'Writer', 'sections_of', 'write_report']
+           'Manner', 'draw_manner', 'written', 'undisputed', 'Writer', 'sections_of', 'write_report']
 
 # %% ../../nbs/40_synthesis/00_report_writer.ipynb #0f1ccfe4
 import random
@@ -192,7 +192,7 @@ def written(clauses, before, between=" and ") -> str:
     return f"{text}{last}." if before or many else f"{text}.{last}"
 
 
-def plain(finding) -> bool:
+def undisputed(finding) -> bool:
     "Whether a finding is one value of trusted pages that is compared with nothing."
     return len(finding.values) == 1 and not finding.doubtful and finding.beside is None
 
@@ -221,7 +221,7 @@ class Writer:
         found = []
         for finding in findings:
             last = found[-1] if found else []
-            fits = len(last) == 1 and last[0].entity == finding.entity and all(map(plain, (last[0], finding)))
+            fits = len(last) == 1 and last[0].entity == finding.entity and all(map(undisputed, (last[0], finding)))
             fits = fits and all(leads(self.graph.wording[one.relation]) for one in (last[0], finding))
             if fits and self.rng.random() < self.manner.join:
                 last.append(finding)
@@ -230,7 +230,7 @@ class Writer:
         return found
 
     def simple(self, part, subject) -> str:
-        "The sentence of one or two plain findings."
+        "The sentence of one or two undisputed findings."
         if self.manner.even and len(part) == 1:
             noun, value = self.graph.wording[part[0].relation].noun, part[0].values[0]
             return written([Clause(f"The {noun} of {subject} is {value.name}", value.ids)], self.manner.before)
@@ -256,23 +256,23 @@ class Writer:
         return f"{first.text}{citation(first.ids)}, {self.rng.choice(CONTRAST)} {second.text}{citation(second.ids)}."
 
     def unusual(self, finding) -> list[str]:
-        "The sentences of a finding that is not plain."
+        "The sentences of a finding that is disputed, doubtful or lacking."
         noun, other = self.graph.wording[finding.relation].noun, finding.beside
         if other is not None and len(finding.values) == len(other.values) == 1:
             return [self.comparison(finding, other, noun)]
         alone = replace(finding, beside=None)
-        if plain(alone):
+        if undisputed(alone):
             return [self.simple([alone], finding.subject), *self.unusual(other)]
         forms = MISSING if not finding.values else DIFFER if len(finding.values) > 1 else DOUBTFUL
-        rest = [] if other is None else [self.simple([other], other.subject)] if plain(other) else self.unusual(other)
+        rest = [] if other is None else [self.simple([other], other.subject)] if undisputed(other) else self.unusual(other)
         return [filled(self.choose(forms), noun, finding), *rest]
 
     def sentences(self, findings) -> list[str]:
         "The sentences of a section."
         done, before = [], None
         for part in self.parts(findings):
-            done += [self.simple(part, self.called(part[0], before))] if plain(part[0]) else self.unusual(part[0])
-            before = part[-1] if plain(part[-1]) else None
+            done += [self.simple(part, self.called(part[0], before))] if undisputed(part[0]) else self.unusual(part[0])
+            before = part[-1] if undisputed(part[-1]) else None
         return done
 
 # %% ../../nbs/40_synthesis/00_report_writer.ipynb #ed1f8d01

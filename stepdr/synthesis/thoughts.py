@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LIST', 'REPORT', 'PAIR', 'WRITE', 'to_find', 'noted',
-           'found_so_far', 'plan_steps', 'further', 'called', 'called_apart', 'names_of', 'holdings', 'thought_of',
-           'last_thought']
+           'found_so_far', 'plan_steps', 'further', 'named_first', 'called', 'called_apart', 'names_of', 'holdings',
+           'thought_of', 'last_thought']
 
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #d6f5fd98
 from .report_writer import sections_of
 from .tasks import listed
 
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #8d889cf4
-FIND, NEXT = "To find: {}.", "Next: {}."
+FIND, NEXT = "To find: {}.", "Next: {} of {}."
 ANSWER = "Now I answer."
 LACK, LOST = "Still missing: {}; I ask in other words.", "Not found: {}."
 CHECK = "One good source only for {}; I look for another."
@@ -24,8 +24,8 @@ def to_find(web, plan) -> str:
 
 
 def noted(rows) -> str:
-    "Names with their values: language (Welsh), genre (ska or punk rock)."
-    return ", ".join(f"{name} ({' or '.join(values)})" for name, values in rows)
+    "Names with their values: language Welsh; genre ska or punk rock."
+    return "; ".join(f"{name} {' or '.join(values)}" for name, values in rows)
 
 
 def found_so_far(rows) -> str:
@@ -44,9 +44,16 @@ def further(work) -> list[str]:
     wording = work.web.graph.wording
     return [f"{wording[relation].noun} of the {wording[first].noun}" for first, relation in work.steps]
 
+
+def named_first(work, needs) -> list[str]:
+    "What a report needs, in the order of the request, then what was not asked for."
+    nouns = list(dict.fromkeys(work.noun(need) for need in needs))
+    added = [work.web.graph.wording[relation].noun for relation in work.meta["implicit"] if relation not in work.meta["asked"]]
+    return [noun for noun in nouns if noun not in added] + further(work) + [noun for noun in nouns if noun in added]
+
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #bac6c4d7
 LIST = "There is much to find; I keep a list."
-REPORT, PAIR, WRITE = "The report needs {}.", "The sources differ on {}.", "Now I write."
+REPORT, PAIR, WRITE = "The report needs: {}.", "The sources differ on {}.", "Now I write."
 
 
 def called(work, need) -> str:
@@ -72,26 +79,23 @@ def holdings(work, needs) -> list:
 
 def thought_of(work, deeper, again, unproven) -> str:
     "What the expert thinks before a turn of `Research`: what it has, and what it looks for."
-    if not work.read:
-        nouns = list(dict.fromkeys(called(work, need) for need in work.needs))
-        return REPORT.format(listed(nouns + further(work)))
+    if not work.searches:
+        return REPORT.format(", ".join(named_first(work, work.needs)))
     parts = [found_so_far(holdings(work, [need for need in work.needs if need not in deeper]))]
-    parts += [NEXT.format(names_of(work, deeper))] if deeper else []
+    subjects = {name: [work.noun(need) for need in deeper if need.name == name] for name in dict.fromkeys(need.name for need in deeper)}
+    parts += [NEXT.format(", ".join(nouns), name) for name, nouns in subjects.items()]
     parts += [LACK.format(names_of(work, again))] if again else []
-    parts += [CHECK.format(names_of(work, unproven))] if unproven and not (again or deeper) else []
+    parts += [CHECK.format(names_of(work, unproven))] if unproven else []
     return " ".join(filter(None, parts))
 
 
 def last_thought(work, findings) -> str:
-    "What the expert thinks before it writes: its outline, section by section, then what it lacks and what is disputed."
+    "What the expert thinks before it writes: what it has, in the order of the report, what it lacks and what is disputed."
     known = {(need.entity, need.relation, need.under): need for need in work.needs}
-    parts, lost, pairs = [], [], []
-    for heading, rows in sections_of(findings, work.web.graph).items():
-        both = [(known[one.entity, one.relation, one.under], one) for row in rows for one in (row, row.beside) if one]
-        held = holdings(work, [need for need, one in both if one.values])
-        parts += [f"{heading}: {noted(held)}."] if held else []
-        lost += [need for need, one in both if not one.values]
-        pairs += [need for need, one in both if len(one.values) > 1]
+    rows = [one for section in sections_of(findings, work.web.graph).values() for row in section for one in (row, row.beside) if one]
+    both = [(known[one.entity, one.relation, one.under], one) for one in rows]
+    parts = [found_so_far(holdings(work, [need for need, one in both if one.values]))]
+    lost, pairs = [need for need, one in both if not one.values], [need for need, one in both if len(one.values) > 1]
     parts += [LOST.format(names_of(work, lost))] if lost else []
     parts += [PAIR.format(names_of(work, pairs))] if pairs else []
-    return " ".join([*parts, WRITE])
+    return " ".join(filter(None, [*parts, WRITE]))

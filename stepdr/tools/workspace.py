@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..core.config import setting, validate
+from ..core.trajectory import SOURCE_ID
 from .tool import ToolError
 
 # %% ../../nbs/20_tools/06_workspace.ipynb #b5f8e95e
@@ -111,7 +112,6 @@ def text_shape(text, lines): # -> "JSON, list of 3 (number)", "table, ...", "tex
 # %% ../../nbs/20_tools/06_workspace.ipynb #7df023ed
 _HEADING = re.compile(r"(#{1,6} \S|={2,} \S|(?:async )?def \w|class \w|--- \S)")
 _TROUBLE = re.compile(r"\b(error|exception|traceback|failed|failure|warning|fatal)\b", re.I)
-_CITABLE = re.compile(r"\bweb_[0-9a-f]{8}\b")
 
 def _clip(line, most=120): return line if len(line) <= most else line[:most - 3] + "..."
 
@@ -147,7 +147,7 @@ def summarize(text, # of any length
     out = [f"{text_shape(text, lines)}; {len(lines)} lines, {len(text)} characters"]
     for name, pattern in (("URLs", re.compile("https?://")), ("errors or warnings", _TROUBLE)):
         if found := _numbers(lines, pattern): out.append(f"lines with {name}: {found}")
-    if ids := list(dict.fromkeys(_CITABLE.findall(text))):
+    if ids := list(dict.fromkeys(SOURCE_ID.findall(text))):
         out.append(f"{len(ids)} paragraphs to cite: {' '.join(ids[:most // 60])}{' ...' if len(ids) > most // 60 else ''}")
     if heads := outline(lines, most * 2 // 5): out += ["outline:", *heads]
     left = most - sum(len(line) + 1 for line in out)

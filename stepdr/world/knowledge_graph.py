@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from ..core.artifacts import atomic_directory, progress, write_json
+from ..core.calls import mend
 from ..core.config import InputError
 from .dumps import UNREADABLE, Aside, GraphSettings, list_members, plain_name, read_blocks
 from .graph_arrays import HashCollision, NumberIds, TextIds, build_arrays
@@ -50,9 +51,7 @@ def name_rows(member, role, aside, settings): # yields frames of id, name, alias
             aside.add(member.name, 0, "not UTF-8", f"{lost} places were replaced", malformed=False)
         if not isinstance(table, dict): return aside.add(member.name, 1, "not an object of ids")
         language = next((part for part in member.name.split("/")[:-1] if re.fullmatch("[a-z]{2}", part)), "en")
-        rows, text = [], lambda value: (
-            value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value)
-            else value) if isinstance(value, str) and value else None
+        rows, text = [], lambda value: mend(value) if isinstance(value, str) and value else None
         for number, (key, value) in enumerate(table.items(), 1):
             if _HALF.search(key):
                 aside.add(member.name, number, "a wrong escape", ascii(key))
