@@ -162,7 +162,7 @@ def test_the_guard_stops_where_the_pay_rises_and_the_truth_falls(place, tmp_path
     from stepdr.rl import rewards
     (place / "vain.py").write_text("calls = []\ndef more(outcome):\n    calls.append(1)\n    return len(calls) / 1000\n")
     told = iter(range(1000))
-    monkeypatch.setattr(rewards.Truth, "of", lambda self, outcomes: [-next(told) / 100 for _ in outcomes])
+    monkeypatch.setattr(rewards.Truth, "of", lambda self, outcomes: [rewards.Scored(-next(told) / 100) for _ in outcomes])
     settings = replace(FEW, iterations=9, guard_window=4, guard_bound=0.01, critic="none", reply_tokens=8)
     tasks, reward = closed_tasks(tmp_path), f"{place}/vain.py:more"
     made = train_policy(place / "llama", tasks, "closed", reward, tmp_path / "out", settings, protocol="brief", device="cpu")
@@ -178,6 +178,10 @@ def test_the_truth_stands_beside_another_pay_where_the_web_is_closed(place, tmp_
     tasks, settings = closed_tasks(tmp_path), replace(FEW, iterations=1, critic="none", reply_tokens=8)
     made = train_policy(place / "llama", tasks, "closed", f"{place}/mine.py:short", tmp_path / "out", settings, protocol="brief", device="cpu")
     assert made["last"]["true_reward"] == 0 < made["last"]["reward"] or made["last"]["reward"] == 0
+    kept = read_jsonl(tmp_path / "out" / "episodes.jsonl")
+    assert len(kept) == FEW.episodes and {row["step"] for row in kept} == {1} and all(row["true_reward"] == 0 for row in kept)
+    context = kept[0]["contexts"][0]
+    assert len(context["ids"]) == len(context["mask"]) and len(context["logprobs"]) == len(context["advantages"]) == sum(context["mask"]) and "values" not in context
     assert "true_reward" not in run(place, tmp_path / "open", reward=f"{place}/mine.py:short", settings=settings)["last"]
 
 

@@ -257,6 +257,7 @@ class PpoSettings:
     weights: str = setting("own", "type that weights are written in: own (the starting model's), fp32 or bf16", choices=("own", "fp32", "bf16"))
     dev_tasks: int = setting(0, "tasks that are not trained on, by whose reward, greedy, the best weights are kept; 0: the last ones are kept", 0, 100_000)
     dev_every: int = setting(5, "iterations between two such measurements", 1, 1_000_000)
+    kept_episodes: int = setting(32, "episodes of the last iteration that are kept with all tokens, for `stepdr view`", 0, 100_000)
     guard: str = setting("stop", "where the paid reward rose and the true one fell: stop, or tell and go on", choices=("stop", "tell"))
     guard_window: int = setting(0, "last iterations, whose halves are compared for that (closed webs only); 0: no guard", 0, 1_000_000)
     guard_bound: float = setting(0.05, "fall of the true reward that is borne", 0.0, 2.0)

@@ -36,7 +36,7 @@ from ..model.batched import run_episodes
 from .actor_critic import (Critic, action_ids, action_logs, action_outputs, begins_higher, by_length, complete_states,
                                     count_actions, estimate_values, sampled_logs, trained_parts, trained_state, value_logits, value_loss)
 from .advantages import gae, group_baseline, others_baseline, whiten
-from .episodes import EpisodeTools, iteration_tasks, own_protocol, read_tasks
+from .episodes import EpisodeTools, iteration_tasks, kept_episodes, own_protocol, read_tasks
 from .rewards import Outcome, mean_parts, parted, reward_of, rewardable, truth_of
 from ..train.rows import made_before, save_trained, working_folder
 
@@ -129,7 +129,7 @@ class PpoTrainer:
         self.critic = None if settings.critic == "none" else Critic(policy, self.lower, settings.critic == "separate")
         self.critic_optimizer = self.critic and torch.optim.AdamW(trained_parts(self.critic), settings.critic_learning_rate,
                                                                   betas=(0.9, 0.95), weight_decay=0.0)
-        self.warmup = settings.critic_warmup if self.critic else 0
+        self.warmup, self.kept = settings.critic_warmup if self.critic else 0, []  # rows of the last iteration's first episodes
 
     def save(self, path, iteration):
         "One atomic file with all that changes, and how many iterations are done."
@@ -173,13 +173,18 @@ class Sampled:
     "An iteration's episodes of one process, with what each is worth."
     played: list  # of `Played`
     scored: list  # of `Scored`
-    true: list  # true reward of each; None where it is not known
+    true: list  # `Scored` by the truth, of each; None where it is not known
     seconds: float
 
     @property
     def rewards(self) -> list[float]:
         "The total of each episode."
         return [one.total for one in self.scored]
+
+    @property
+    def known(self) -> list[float]:
+        "The true rewards that are known."
+        return [true.total for true in self.true if true is not None]
 
     @property
     def rows(self) -> list:
@@ -243,7 +248,7 @@ def iteration_metrics(sampled, values, update, ranks=1) -> dict:
     questions = [reward for reward, one in zip(rewards, played) if not one.task["rubrics"]]
     pairs = [(reward, float(value)) for reward, parts in zip(rewards, sampled.by_episode(values))
              for values_T in parts for value in values_T]
-    known = [true for true in sampled.true if true is not None]
+    known = sampled.known
     sums = reduce_sums({
         "episodes": len(rewards), "reward": sum(rewards),
         "research": len(research), "research reward": sum(research),
@@ -281,6 +286,7 @@ def ppo_iteration(trainer, tasks, iteration, progress=lambda done: None) -> dict
     values = (estimate_values(critic, rows, trainer.pad, settings.tokens_at_once) if critic
               else [torch.zeros(count_actions(row)) for row in rows])
     advantages = episode_advantages(sampled, values, settings, ranks)
+    trainer.kept = gathered(kept_episodes(sampled, values, advantages, settings), ranks)[:settings.kept_episodes]
     rewards = [reward for one, reward in zip(sampled.played, sampled.rewards) for _ in one.contexts]
     more, warm, update = {"settings": settings, "pad": trainer.pad, "ranks": ranks}, iteration < trainer.warmup, PolicyUpdate()
     for epoch in range(settings.critic_epochs * (2 if warm else 1) if critic else 0):
@@ -317,7 +323,7 @@ def development_reward(trainer, tasks) -> dict:
     "Mean reward of tasks, greedy, over all processes, and the mean true one where it is known."
     own = tasks[trainer.rank::trainer.ranks]
     sampled = sample_episodes(trainer, own, f"development {trainer.rank}", 0.0, states=False)
-    known = [true for true in sampled.true if true is not None]
+    known = sampled.known
     sums = reduce_sums({"reward": sum(sampled.rewards), "true": sum(known), "known": len(known)}, trainer.ranks)
     return {"dev_reward": sums["reward"] / len(tasks)} | ({"dev_true_reward": sums["true"] / sums["known"]} if sums["known"] else {})
 
@@ -405,8 +411,9 @@ def course(rows, settings) -> dict:
 def finish(out, work, record, rejected) -> dict:
     "Move what a training made to its place."
     with atomic_directory(out) as partial:
-        for path in [*(work/"trained").iterdir(), *([work/"metrics.jsonl"] if (work/"metrics.jsonl").exists() else [])]:
-            shutil.move(path, partial)
+        for path in [*(work/"trained").iterdir(), work/"metrics.jsonl", work/"episodes.jsonl"]:
+            if path.exists():
+                shutil.move(path, partial)
         write_jsonl(partial/"rejected.jsonl", rejected)
         write_json(partial/"ppo.json", record)
     shutil.rmtree(work)
@@ -447,6 +454,7 @@ def run_ppo(policy, renderer, job, rank=0, ranks=1):
         if rank:
             continue
         log.log(**row)
+        write_jsonl(work/"episodes.jsonl", [{"step": row["step"], **episode} for episode in trainer.kept])
         bar.set_postfix(reward=f"{row['reward']:.3f}", kl=f"{row['kl']:.4f}", answered=f"{row['answered']:.2f}")
         bar.update()
         if row["step"] % job["save_every"] == 0 or row["step"] == settings.iterations:

@@ -34,6 +34,7 @@ class Scored:
     total: float
     parts: dict = field(default_factory=dict)  # name -> value, for the metrics
     missing: int = 0  # verdicts that never came and take no part in the total
+    judgements: tuple = field(default=(), compare=False, repr=False)  # of a judge, one a rubric
 
 
 class Reward:
@@ -80,11 +81,11 @@ class RubricReward(Reward):
         known = [(judged.verdict, rubric["weight"]) for rubric, judged in zip(rubrics, judgements, strict=True) if judged.verdict is not None]
         missing, verdicts, weights = len(rubrics) - len(known), [verdict for verdict, _ in known], [weight for _, weight in known]
         if not any(weight > 0 for weight in weights):
-            return Scored(0.0, {"rubrics": 0.0}, missing)
+            return Scored(0.0, {"rubrics": 0.0}, missing, tuple(judgements))
         score = rubric_score(verdicts, weights, self.variant)
         positive = [(verdict, weight) for verdict, weight in known if weight > 0]
         merits = rubric_score([verdict for verdict, _ in positive], [weight for _, weight in positive], self.variant)
-        return Scored(max(self.low, score), {"rubrics": score, "merits": merits, "flaws": score - merits}, missing)
+        return Scored(max(self.low, score), {"rubrics": score, "merits": merits, "flaws": score - merits}, missing, tuple(judgements))
 
 # %% ../../nbs/80_rl/04_rewards.ipynb #99d945dc
 class ExactReward(Reward):
@@ -212,10 +213,10 @@ class Truth:
         self.reward = reward_from("oracle", run_dir)
 
     def of(self, outcomes) -> list:
-        "The true reward of each; None for a task whose truth is not known."
+        "What each is truly worth, `Scored`; None for a task whose truth is not known."
         known = [number for number, one in enumerate(outcomes) if not self.reward.fault(one.task)]
         found = dict(zip(known, self.reward([outcomes[number] for number in known])))
-        return [found[number].total if number in found else None for number in range(len(outcomes))]
+        return [found.get(number) for number in range(len(outcomes))]
 
 
 def reward_of(reward, web, endpoint=None):
