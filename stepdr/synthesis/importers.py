@@ -241,6 +241,7 @@ def files_in(source, kind="auto"): # path -> list of files, sorted
 def read_trajectories(source, # file or folder
                       kind="auto", # one of KINDS
                       settings=ImportSettings(),
+                      read=None, # what makes a row of a value, kind, name and settings; None: `trajectory_of`
                       ): # -> (row, None) or (None, what is set aside), one by one
     "Trajectories in our form as they are read, and between them what cannot be read: file, line, reason, detail, excerpt."
     if kind not in KINDS: raise InputError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
@@ -252,7 +253,7 @@ def read_trajectories(source, # file or folder
             number += 1
             try:
                 if isinstance(value, BadRow): raise value
-                row = trajectory_of(value, kind, f"{stem}-{number}", settings)
+                row = (read or trajectory_of)(value, kind, f"{stem}-{number}", settings)
                 row["meta"] = {**row["meta"], "source": name, "line": line}
                 yield row, None
             except BadRow as error:
