@@ -54,6 +54,8 @@ def make_run(folder):
         kinds = [task for kind in ("frames", "triviaqa", "simpleqa") for task in [row for row in questions if row["kind"] == kind][:3]]
         write_jsonl(folder / "data" / f"tasks_{split}.jsonl", research_tasks(web, split, 0)[:40 if split == "train" else 4] + kinds)
     tasks = research_tasks(web, "train", 0)[:40]
+    write_jsonl(folder / "data" / "trajectories_sft.jsonl", [{"id": tasks[0]["id"], "messages": [
+        {"role": "user", "content": tasks[0]["query"]}, {"role": "assistant", "content": "<answer>I found nothing.</answer>"}]}])
     tokenizer = train_tokenizer([task["query"] for task in tasks] * 3, 700)
     for seed, name in enumerate(("sft_without_midtrain", "sft", "ppo", "judge", "base")):
         save_model(folder / "models" / name, make_model(len(tokenizer), 32, 2, context=4096, seed=seed), tokenizer)

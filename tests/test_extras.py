@@ -101,7 +101,7 @@ COMMANDS = {  # command -> (arguments, what it must name as missing in the core;
     f"eval adr-professional --predictions reports.jsonl --judge {MODEL} --out o/e --limit 1": "tools", "eval adr-professional --predictions reports.jsonl --judge words --out o/e2": "",
     "queries adr": "", "compare o/a o/b": "", "judge train o/none --out o/j": "", f"judge score --tasks adr --predictions reports.jsonl --judge {MODEL} --out o/v.jsonl": None,
     "judge probe --tasks adr --predictions reports.jsonl --judge checkpoint": None, "pairwise plan --systems 3 --gap 100": "",
-    "ppo --model checkpoint --tasks tasks.jsonl --out o/ppo": "train"}
+    "ppo --model checkpoint --tasks tasks.jsonl --out o/ppo": "train", "view rows.jsonl --out o/v.html": "tools"}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from .pairwise_commands import add_pairwise_commands
 from .train_commands import add_train_commands
 from .ppo_command import add_ppo_command
 from .model_command import add_model_command
+from .view_command import add_view_command
 from .doctor import doctor_command
 from .options import OneLineParser, add_command
 from .kernels import StageError
@@ -40,6 +41,7 @@ def make_parser():
     add_judge_commands(commands)
     add_pairwise_commands(commands)
     add_model_command(commands)
+    add_view_command(commands)
     add_train_commands(commands)
     add_ppo_command(commands)
     return parser

@@ -38,7 +38,7 @@ def load_run(run_dir,  # folder of a run
 
 # %% ../../nbs/95_run/15_report.ipynb #80c1d9e8
 PAGE_STYLE = """
-:root { --ink: #1d2433; --soft: #647086; --line: #e2e6ee; --paper: #ffffff; --card: #f7f8fb; --accent: #3d63c9; --good: #1c7f5c; --good-bg: #e0f3ea; --bad: #b3372f; --bad-bg: #fbe6e3; --open: #8a6410; --open-bg: #fbf0d4 }
+:root { --ink: #1d2433; --soft: #647086; --line: #e2e6ee; --paper: #ffffff; --card: #f7f8fb; --accent: #3d63c9; --good: #176b4d; --good-bg: #e0f3ea; --bad: #b3372f; --bad-bg: #fbe6e3; --open: #8a6410; --open-bg: #fbf0d4 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f1; --soft: #98a3b8; --line: #303848; --paper: #151a23; --card: #1c222d; --accent: #8fabff; --good: #6fd3a8; --good-bg: #173a2d; --bad: #f09a91; --bad-bg: #452220; --open: #e3c06c; --open-bg: #3d321a } }
 * { box-sizing: border-box } html { scroll-behavior: smooth }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums }

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GAIN_LABELS', 'PART_LABELS', 'escape', 'markdown', 'table', 'duration', 'facts_section', 'results_section',
            'differences_section', 'benchmarks_section', 'card_section', 'judge_section', 'parts_section',
-           'general_section', 'funnel_section', 'pairwise_section', 'sample_html', 'samples_section', 'stages_section']
+           'general_section', 'funnel_section', 'pairwise_section', 'verdict_html', 'sample_html', 'samples_section',
+           'stages_section']
 
 # %% ../../nbs/95_run/13_sections.ipynb #e1f27cac
 import html
@@ -267,7 +268,8 @@ def pairwise_section(run) -> str:
     return "".join(parts)
 
 # %% ../../nbs/95_run/13_sections.ipynb #46efb676
-def _verdict(verdict, weight):
+def verdict_html(verdict, weight) -> str:
+    "A verdict in the words and the colour that it has for a rubric of this weight."
     good = verdict == ("satisfied" if weight > 0 else "not")
     kind = "good" if good else "open" if verdict == "partially" and weight > 0 else "bad"
     words = ({"satisfied": "satisfied", "partially": "partially", "not": "not"} if weight > 0
@@ -277,7 +279,7 @@ def _verdict(verdict, weight):
 def _rubrics(task, reports):
     rows = []
     for i, rubric in enumerate(task.get("rubrics", [])):
-        verdicts = [_verdict(report["verdicts"][i], rubric["weight"]) if i < len(report.get("verdicts") or []) else "–"
+        verdicts = [verdict_html(report["verdicts"][i], rubric["weight"]) if i < len(report.get("verdicts") or []) else "–"
                     for report in reports.values()]
         rows.append([escape(rubric["criterion"]), escape(rubric.get("role", "")), f"{rubric['weight']:+g}", *verdicts])
     return table(["rubric", "role", "weight", *[escape(STAGE_LABELS.get(name, name)) for name in reports]], rows,
