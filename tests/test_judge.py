@@ -8,6 +8,7 @@ import pytest
 from stepdr.core.artifacts import read_jsonl, read_metrics, root, write_json, write_jsonl
 from stepdr.core.config import InputError, JudgeSettings, ReinforceSettings, TrainSettings
 from stepdr.core.teacher import run_to_end
+from stepdr.core.trajectory import cited_ids
 from stepdr.judge import answers, data, labels, reasons, reinforce, rules, train, writers
 from stepdr.judge.judges import Judgement, RubricJudge, TrainedJudge, join_trials
 from stepdr.judge.metrics import VERDICTS
@@ -95,13 +96,16 @@ def test_a_reason_is_short_and_tells_what_report_and_source_say(web, tasks):
         true = oracle(task, report, {page.id: page, wrong.id: wrong})[0]
         return true, reasons.oracle_reason(task["rubrics"][0], read, true)
 
-    begin = f"The report gives {check['name']} as the {noun} of {check['subject'][0]} and "
-    told = f"## Facts\nThe {noun} of {check['subject'][0]} is {check['name']}"
-    assert reason(f"{told} \\cite{{{page.id}}}.") == ("satisfied", f"{begin}cites {page.id}, which says so.")
-    assert reason(f"{told}.") == ("partially", f"{begin}cites nothing for it.")
-    assert reason(f"{told} \\cite{{{wrong.id}}}.") == ("partially", f"{begin}cites {wrong.id}, which does not say so.")
-    assert reason(f"{told} \\cite{{web_99999999}}.") == ("partially", f"{begin}cites web_99999999, which was not read.")
-    assert reason("## Facts\nNothing is said here.") == ("not", f"The report does not give the {noun} of {check['subject'][0]}.")
+    begin, name = f"The {noun} of {check['subject'][0]}: ", check["name"]
+    told = f"## Facts\nThe {noun} of {check['subject'][0]} is {name}"
+    cite = f"\\cite{{{page.id}}}"
+    assert reason(f"{told} {cite}.") == ("satisfied", f"{begin}{name} {cite}, asked {name}: the same; {page.id}: {name}; borne out.")
+    assert reason(f"{told}.") == ("partially", f"{begin}{name}, asked {name}: the same; no source; not borne out.")
+    assert reason(f"{told} \\cite{{{wrong.id}}}.") == ("partially", f"{begin}{name} \\cite{{{wrong.id}}}, asked {name}: the same; {wrong.id}: nothing; not borne out.")
+    assert reason(f"{told} \\cite{{web_99999999}}.") == ("partially", f"{begin}{name} \\cite{{web_99999999}}, asked {name}: the same; web_99999999: not read; not borne out.")
+    assert reason("## Facts\nNothing is said here.") == ("not", f"{begin}nothing.")
+    other = next(said.value_name for one in web.world.paragraphs.values() for said in one.statements if said.relation == check["relation"] and said.value_name not in check["names"])
+    assert reason(told.replace(f"is {name}", f"is {other}") + f" {cite}.") == ("not", f"{begin}{other} {cite}, asked {name}: another.")
 
 
 def test_reasons_follow_from_the_kind_and_are_short(oracles):
@@ -138,14 +142,45 @@ def test_the_criteria_of_a_report_share_all_but_the_end_of_their_prompts(oracles
     assert first["criterion"] != second["criterion"] and "</task>" in one[:common] and "</report>" in one[:common]
 
 
-def test_a_small_judge_is_shown_what_bears_on_its_criterion(oracles, web):
-    on_one = [label for label in oracles if label["asks"] == "fact" and label["verdict"] == "satisfied"]
-    proofs = [(label["explanation"].partition(" and cites ")[2].partition(",")[0], label) for label in on_one]
-    lost = [proof for proof, label in proofs if proof and proof not in [source["id"] for source in label["sources"]]]
-    assert len(proofs) > 100 and len(lost) <= 0.01 * len(proofs), lost
-    assert all(len(label["sources"]) <= labels.MOST_SOURCES for label in oracles if label["asks"] not in ("unsourced", "trusted"))
-    assert all(not label["sources"] for label in oracles if label["asks"] == "form")
-    assert "further sources are not shown" in "".join(labels.judging_messages(label)[1]["content"] for label in oracles[:50])
+def test_all_criteria_of_a_report_are_shown_all_that_it_cites(oracles, records):
+    for label in oracles:
+        assert [source["id"] for source in label["sources"]] == [key for key in cited_ids(label["report"]) if key in {one["id"] for one in label["sources"]}] and not label["left_out"]
+    record = records[0]
+    mine = [label for label in oracles if label["report"] == record["report"]]
+    assert all([source["id"] for source in label["sources"]] == [key for key in cited_ids(record["report"]) if key in record["paragraphs"]] for label in mine)
+
+
+def test_of_many_sources_a_small_judge_is_shown_what_bears_on_its_criterion(oracles, records, monkeypatch):
+    monkeypatch.setattr(labels, "WHOLE", 0)
+    read = {record["report"]: record["paragraphs"] for record in records}
+    cut = [label | dict(zip(("sources", "left_out"), labels.sources_for(label["criterion"], label["report"], read[label["report"]]))) for label in oracles]
+    on_one = [label for label in cut if label["asks"] == "fact" and label["verdict"] == "satisfied"]
+    lost = [label["explanation"] for label in on_one if not any(f"; {source['id']}: " in label["explanation"] for source in label["sources"])]
+    assert len(on_one) > 100 and len(lost) <= 0.01 * len(on_one), lost
+    assert all(len(label["sources"]) <= labels.MOST_SOURCES for label in cut if label["asks"] not in ("unsourced", "trusted"))
+    assert all(not label["sources"] for label in cut if label["asks"] == "form")
+    assert "further sources are not shown" in "".join(labels.judging_messages(label)[1]["content"] for label in cut[:50])
+
+
+def test_sources_are_numbered_and_what_was_not_read_is_told():
+    row = {"query": "q", "report": "One \\cite{web_0000000b,web_0000000a}. Two \\cite{web_0000000c}; web_0000000b again.", "criterion": "c", "verdict": "not", "explanation": "web_0000000c: not read.",
+           "sources": [{"id": "web_0000000a", "text": "A\ntext", "title": "T", "url": "https://a.example/x"}, {"id": "web_0000000b", "text": "B"}]}
+    asked, answer = labels.judging_messages(row)[1]["content"], labels.answer_text(row)
+    assert "One [1][2]. Two [3]; [1] again." in asked and "web_" not in asked and answer == "[3]: not read. Verdict: not"
+    assert "[1] : B\n[2] a.example, T: A text\n[3] was not read" in asked
+    assert "not read" not in labels.judging_messages(row | {"left_out": 2})[1]["content"]
+    assert labels.with_ids(labels.read_judgement(answer)["explanation"], labels.source_numbers(row)) == "[web_0000000c]: not read."
+    assert labels.with_numbers("nothing is cited", {}) == "nothing is cited" == labels.with_ids("nothing is cited", {})
+
+
+def test_the_rows_of_a_report_are_a_group_that_begins_alike(run, oracles):
+    renderer = answers.load_judge(run / "models/sft").renderer
+    rows = [labels.chat_row(label) for label in oracles[:60]]
+    reports = {label["query"] + label["report"] for label in oracles[:60]}
+    assert len({row["group"] for row in rows}) == len(reports) > 3
+    pairs = [(renderer.prompt(one["messages"][:-1]), renderer.prompt(other["messages"][:-1])) for one, other in zip(rows, rows[1:]) if one["group"] == other["group"]]
+    shared = [next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), len(one)) / len(one) for one, other in pairs]
+    assert min(shared) > 0.6
 
 
 def test_no_rule_reads_well_enough(oracles, web):
@@ -171,17 +206,21 @@ def test_what_is_learned_is_what_is_read_back_also_by_an_endpoints_judge(oracles
     for label in oracles[:30]:
         row = labels.chat_row(label, head, form)
         wanted = label["verdict"] if head == "ternary" else labels.collapse(label["verdict"])
-        text = row["messages"][-1]["content"]
-        assert labels.read_judgement(text, head) == {"explanation": label["explanation"], "verdict": wanted}
-        name = labels.judge_prompt(labels.rubric_kind(label), head, form)
-        assert judge_reply(text, "stop", SCHEMAS[name])[1]["verdict"] == wanted
+        text, reason = row["messages"][-1]["content"], label["explanation"]
+        said = labels.with_numbers(reason, labels.source_numbers(label)) if form == "brief" else reason
+        assert labels.read_judgement(text, head) == {"explanation": said, "verdict": wanted}
+        if form == "full":
+            assert judge_reply(text, "stop", SCHEMAS[labels.judge_prompt(labels.rubric_kind(label), head, form)])[1]["verdict"] == wanted
 
 
-@pytest.mark.parametrize("text", ["", "satisfied", "{", '{"verdict": "maybe", "explanation": "x"}', '{"verdict": "not"}', "[]", '{"explanation": "", "verdict": "not"}', "{" * 5000])
+@pytest.mark.parametrize("text", ["", "satisfied", "Verdict: satisfied", "It is. Verdict: mostly", "It is. Verdict:", "It is. Verdict: not satisfied", "{", '{"verdict": "maybe", "explanation": "x"}', '{"verdict": "not"}', "[]", '{"explanation": "", "verdict": "not"}', "{" * 5000])
 def test_what_is_no_answer_is_none(text): assert labels.read_judgement(text) is None
 
 
 def test_an_answer_is_read_also_with_words_around_it():
+    assert labels.read_judgement("It is there.\nVerdict: Satisfied.\n") == {"explanation": "It is there.", "verdict": "satisfied"}
+    assert labels.read_judgement("Verdict: not? It is there. Verdict: satisfied") == {"explanation": "Verdict: not? It is there.", "verdict": "satisfied"}
+    assert labels.read_judgement("写明了。结论：partially。") == {"explanation": "写明了。", "verdict": "partially"} and labels.read_judgement("It is. Verdict: partially", "binary") is None
     assert labels.read_judgement('I think:\n```json\n{"explanation": "It is there.", "verdict": "Satisfied",}\n```') == {"explanation": "It is there.", "verdict": "satisfied"}
 
 
@@ -273,7 +312,7 @@ def test_a_judge_is_trained_on_anyones_labels(run, tmp_path):
              "verdict": "not" if n % 2 else "satisfied"} for n in range(20)]
     write_jsonl(tmp_path / "labels.jsonl", rows)
     made = train.train_judge_files(run / "models/sft", [tmp_path / "labels.jsonl"], tmp_path / "judge", TrainSettings(steps=2, tokens_per_step=4096, device="cpu"), ReinforceSettings(rl_iterations=0))
-    assert made["labels"] == {"learned": 18, "chosen_by": 2, "too_long": 0} and not list(tmp_path.glob(".*"))
+    assert made["labels"] == {"learned": 20, "chosen_by": 0, "too_long": 0} and not list(tmp_path.glob(".*"))
     given = run_to_end(TrainedJudge(tmp_path / "judge").judge({"id": "b", "query": rows[0]["query"], "rubrics": [{"criterion": rows[0]["criterion"], "weight": 1.0}]}, rows[0]["report"]))
     assert len(given) == 1
     with pytest.raises(InputError, match="exists already"):

@@ -456,7 +456,7 @@ def test_a_trained_judge_of_a_chinese_report_reads_chinese_only(head):
         row = {"query": "写一份关于该桥的报告", "report": "该桥于1884年通车。", "criterion": "写明通车年份为1884年", "weight": weight, "left_out": 2}
         asked, schema = judging_messages(row, head), SCHEMAS[judge_prompt(kind, head, "brief")]
         assert not latin_words(asked, schema), (kind, latin_words(asked, schema))
-        assert f'{{"explanation": "一句话", "verdict": "{" | ".join(schema["properties"]["verdict"]["enum"])}"}}' in asked[0]["content"]
+        assert all(verdict in asked[0]["content"] for verdict in schema["properties"]["verdict"]["enum"])
 
 
 
@@ -636,7 +636,7 @@ class Writes:
         from stepdr.model.renderer import renderer_for
         self.renderer, self.protocol, self.room, self.texts, self.asked = renderer_for(train_tokenizer([" ".join(texts)] * 3, 600)), JudgeProtocol(), 3000, texts, []
 
-    def write(self, prompts, temperature=0.0, seed=0, slots=32):
+    def write(self, prompts, temperature=0.0, seed=0, slots=32, label=""):
         from stepdr.model.engine import Turn
         self.asked += prompts
         ids = [self.renderer.encode(text) for text in self.texts[:len(prompts)]]

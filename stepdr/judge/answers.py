@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['JUDGE_FILE', 'JudgeProtocol', 'write_judge_protocol', 'judge_protocol_of', 'prompt_room', 'LocalJudge', 'load_judge',
-           'fitting_row', 'JudgeAnswer', 'verdict_probability', 'turn_answer', 'answer_rows']
+           'fitting_row', 'JudgeAnswer', 'verdict_probability', 'turn_answer', 'row_answer', 'answer_rows']
 
 # %% ../../nbs/70_judge/12_answers.ipynb #5ed8fa36
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ..core.artifacts import read_json, write_json
+from ..core.artifacts import progress_bar, read_json, write_json
 from ..core.config import InputError, setting, validate
-from .labels import judging_messages, read_judgement
+from .labels import judging_messages, read_judgement, source_numbers, with_ids
 from ..model.base import load_causal, positions_of
 from ..model.batched import turn_ends
 from ..model.serving import beginning
@@ -66,13 +66,15 @@ class LocalJudge:
         "Tokens that a prompt may have."
         return prompt_room(self.model.config, self.protocol)
 
-    def write(self, prompts, temperature=0.0, seed=0, slots=16) -> list:
+    def write(self, prompts, temperature=0.0, seed=0, slots=16, label="") -> list:
         """What the model writes after each prompt (ids): `Turn`s in their order. Draws depend on seed and place, not on what is asked beside.
-        Where there are more prompts than `slots`, a place takes neighbours one after the other and keeps what they begin with."""
+        Where there are more prompts than `slots`, a place takes neighbours one after the other and keeps what they begin with.
+        With a label the answers are counted in a progress bar."""
         from stepdr.model.engine import engine_for
         was = self.model.training
         engine = engine_for(self.model.eval(), turn_ends(self.model, self.renderer), slots=slots, temperature=temperature)
         length, turns = max(1, -(-len(prompts) // slots)), {}
+        bar = progress_bar(total=len(prompts), desc=label, **({} if label else {"disable": True}))
         for number in range(0, len(prompts), length):
             engine.add(number // length, list(prompts[number]), self.protocol.answer_tokens, seed=f"{seed} {number}")
         at = {chain: chain * length for chain in engine.sequences}  # prompt that each chain is at
@@ -80,6 +82,7 @@ class LocalJudge:
             for turn in engine.step():
                 number = at[turn.key]
                 turns[number], after = turn, number + 1
+                bar.update()
                 if after == len(prompts) or after % length == 0:
                     engine.drop(turn.key)
                     continue
@@ -88,6 +91,7 @@ class LocalJudge:
                 engine.add(turn.key, prompts[after][known:], self.protocol.answer_tokens, seed=f"{seed} {after}")
                 at[turn.key] = after
         self.model.train(was)
+        bar.close()
         return [turns[number] for number in range(len(prompts))]
 
 
@@ -140,8 +144,18 @@ def turn_answer(turn, judge) -> JudgeAnswer:
     return JudgeAnswer(read["verdict"], read["explanation"], sure)
 
 
-def answer_rows(judge, rows, slots=16) -> list[JudgeAnswer]:
+def row_answer(turn, judge, row) -> JudgeAnswer:
+    "A `Turn` as an answer on a label row, sources by their ids."
+    answer = turn_answer(turn, judge)
+    if judge.protocol.form == "full":
+        return answer
+    return replace(answer, explanation=with_ids(answer.explanation, source_numbers(row)))
+
+
+def answer_rows(judge, rows, slots=16,
+                label="",  # of a progress bar; empty: none is shown
+                ) -> list[JudgeAnswer]:
     "The answers of a `LocalJudge` on label rows, whose verdicts are not shown."
     fitted = [fitting_row(row, judge.renderer, judge.room, judge.protocol) for row in rows]
-    turns = iter(judge.write([one[1] for one in fitted if one], slots=slots))
-    return [turn_answer(next(turns), judge) if one else JudgeAnswer(fault="too_long") for one in fitted]
+    turns = iter(judge.write([one[1] for one in fitted if one], slots=slots, label=label))
+    return [row_answer(next(turns), judge, one[0]) if one else JudgeAnswer(fault="too_long") for one in fitted]

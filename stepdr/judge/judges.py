@@ -138,10 +138,11 @@ class TrainedJudge(RubricJudge):
     name, batch, parallel = "trained", 64, 1
     def __init__(self, judge, # folder of a checkpoint, or a LocalJudge
                  web=None, # ClosedWeb, for paragraphs given by id
-                 device="auto"):
+                 device="auto",
+                 label=""): # of the progress bars of its answers; empty: none is shown
         from stepdr.judge.answers import load_judge
         folder = isinstance(judge, (str, Path))
-        self.folder, self.web, self.lock = str(judge) if folder else "", web, threading.Lock()
+        self.folder, self.web, self.lock, self.label = str(judge) if folder else "", web, threading.Lock(), label
         if folder and not Path(judge, "config.json").is_file():
             raise InputError(f"judge: {Path(judge).name} is no folder of a trained judge; expected a Hugging Face directory such as reports/RUN/models/judge")
         self.inner = load_judge(judge, device) if folder else judge
@@ -155,7 +156,7 @@ class TrainedJudge(RubricJudge):
             seen = visible_paragraphs(paragraphs, report, self.web)
             rows += [label_row(task, number, report, seen, "", "") for number in range(len(task["rubrics"]))]
         def read():
-            with self.lock: return answer_rows(self.inner, rows)
+            with self.lock: return answer_rows(self.inner, rows, label=self.label)
         answers = iter(await asyncio.to_thread(read))
         return [[self.judgement(next(answers)) for _ in task["rubrics"]] for task, _, _ in items]
 
@@ -166,7 +167,7 @@ class TrainedJudge(RubricJudge):
     def card(self):
         from stepdr.core.artifacts import sha256_path
         asked = asdict(self.inner.protocol)
-        names = [judge_prompt(kind, asked["head"], asked["form"]) for kind in ("positive", "negative")] + ["judge_left_out", "judge_brief_system"]
+        names = [judge_prompt(kind, asked["head"], asked["form"]) for kind in ("positive", "negative")] + ["judge_left_out", "judge_not_read", "judge_verdict"]
         return {"judge": self.name, "weights": sha256_path(self.folder)[:16] if self.folder else "", "prompts": prompts_hash(names), **asked}
 
 # %% ../../nbs/70_judge/10_judges.ipynb #5b420c63

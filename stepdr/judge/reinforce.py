@@ -36,7 +36,7 @@ class Sampled:
 def sample_answers(judge, labels, samples, seed) -> Sampled:
     "`samples` answers of a `LocalJudge` to each label; labels whose prompt does not fit are passed over."
     fitted = [(label, one[1]) for label in labels if (one := fitting_row(label, judge.renderer, judge.room, judge.protocol))]
-    turns = judge.write([ids for _, ids in fitted for _ in range(samples)], 1.0, seed)
+    turns = judge.write([ids for _, ids in fitted for _ in range(samples)], 1.0, seed, label="sampled answers")
     answers = [turn_answer(turn, judge) for turn in turns]
     rows, rewards = [], []
     for number, (label, ids) in enumerate(fitted):
@@ -82,7 +82,7 @@ def learn(model, optimizer, rows, settings, pad, rng, tokens=4096):
 # %% ../../nbs/70_judge/13_reinforce.ipynb #2b2014a0
 def tried(judge, labels) -> dict:
     "Shares of answers that can be read and that are right, greedily, on labels; dev_reward is their mean reward."
-    answers = answer_rows(judge, labels)
+    answers = answer_rows(judge, labels, label="development labels")
     rewards = [answer_reward(answer, label["verdict"], judge.protocol.head) for answer, label in zip(answers, labels)]
     return {"dev_readable": sum(answer.verdict is not None for answer in answers) / len(labels),
             "dev_right": sum(value == 1.0 for value in rewards) / len(labels), "dev_reward": sum(rewards) / len(labels)}

@@ -272,7 +272,7 @@ def measure_judge(run_dir, seed, settings, split="test", unseen="models/sft_with
         more = reports_by(run, unseen, web, chosen, f"{seed} unseen", settings, device, UNSEEN)
     else:
         more = []
-    judge = TrainedJudge(run/"models/judge", device=device)
+    judge = TrainedJudge(run/"models/judge", device=device, label="verdicts on held-out reports")
     history = read_json(run/"models/judge/training.json").get("reinforcement", [])
     rows = named_rows(judge, records + more)
     result = judge_summary(rows, samples) | {"reinforcement": history, "without_a_model": {
@@ -280,9 +280,11 @@ def measure_judge(run_dir, seed, settings, split="test", unseen="models/sft_with
     result["best_rule"] = beside_rule(rows, records + more, read_labels([run/LABELS]), seed, samples)
     result["without_a_model"][f"rule: {result['best_rule']['name']}"] = result["best_rule"]["all"]["rule"]
     if history and (run/"checkpoints/judge/supervised").exists():
-        before = named_rows(TrainedJudge(run/"checkpoints/judge/supervised", device=device), records)
+        first = TrainedJudge(run/"checkpoints/judge/supervised", device=device, label="verdicts before reinforcement")
+        before = named_rows(first, records)
         result |= {"supervised": judge_summary(before, samples)["macro_f1"] | shares(before, samples),
                    "gain": gain_of([row for row in rows if row["by"] != UNSEEN], before, samples)}
     probed = items_of(records[-settings.probed_reports:]) if settings.probed_reports else []
-    flips = run_to_end(probe_judge(judge, probed, seed=seed, samples=samples, truth=oracle)) if probed else {}
+    given = [[row["judge"] for row in rows if row["task"] == task["id"]] for task, _, _ in probed]
+    flips = run_to_end(probe_judge(judge, probed, seed=seed, samples=samples, truth=oracle, before=given)) if probed else {}
     return result | {"probes": {name: cell for name, cell in flips.items() if cell}}
