@@ -88,7 +88,8 @@ def train_judge_files(model,  # Hugging Face directory or hub name
     if made := made_before(out, "training.json", known):
         return made
     protocol = JudgeProtocol(rl.form, rl.head, rl.answer_tokens)
-    learned, dev = parted(read_labels(files), settings.seed)
+    labels = read_labels(files)
+    learned, dev = parted(labels, settings.seed) if rl.rl_iterations else (labels, [])
     renderer, room = what_is_asked(model, protocol, settings)
     rows, too_long = chat_rows(learned, renderer, room, protocol)
     if not rows:
