@@ -193,10 +193,13 @@ def _is_lines(text): # whether a .json file holds a JSON object a line
     first, _, rest = text.strip().partition("\n")
     return bool(rest) and first.startswith("{") and isinstance(parsed_json(first)[0], dict)
 
+_ROWS = ("data", "rows", "verdicts", "questions", "examples", "records", "items", "instances") # where a document's rows are
+
 def _items(value): # a JSON document -> list of rows
     if isinstance(value, dict):
-        lists = [value[key] for key in ("Data", "data", "rows", "verdicts") if isinstance(value.get(key), list)]
-        value = next(iter(lists), next(iter(value.values())) if len(value) == 1 else [value])
+        lists = {key.lower(): inner for key, inner in value.items() if isinstance(inner, list)}
+        value = next((lists[key] for key in _ROWS if key in lists),
+                     next(iter(value.values())) if len(value) == 1 else [value])
     return value if isinstance(value, list) else [value]
 
 def _document_rows(path, text): # text of a JSON file -> yields (number of an item, row or None, what is wrong)
