@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export GOMP_SPINCOUNT = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model pipeline test parity tools clean
+.PHONY: help setup model pipeline test kills parity tools clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ test: setup ## run every notebook's checks, then every test
 	@$(BIN)/nbdev_test --n_workers 2
 	@echo "==> tests"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 tests
+
+# Trains the real model twice, with few steps, which is too long for `make test`.
+kills: setup ## kill the profile quick, with few steps, in each stage: do its numbers stay the same?
+	@$(BIN)/python -m pytest -q tests/real_kills.py
 
 # vLLM is a program of an environment of its own: VLLM=/path/to/vllm; RUN= names the folder of a run.
 parity: setup ## serve a run's model by vLLM: does research give the same there as here?

@@ -2,13 +2,8 @@
 
 Models of this size and length of training answer nothing; what is tested is that everything fits together and is the same every time.
 """
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +20,8 @@ from stepdr.run.kernels import end_leftover_kernels
 from stepdr.run.settings import open_run
 from stepdr.run.state import code_hashes
 
-STEPDR = [sys.executable, "-c", "import sys; from stepdr.run.cli import main; sys.exit(main())"]
+from killed_runs import assert_same_outcome, files, kill_when, results, stepdr
+
 MICRO = ("--profile", "micro")
 SMALL = {"tokens_per_step": 1024, "processes": 2,
          "midtrain.curve": 3, "midtrain.stage1_tokens": 60_000, "midtrain.stage2_tokens": 20_000, "sft.tokens": 110_000,  # a checkpoint after 50 steps
@@ -42,12 +38,6 @@ def arguments(folder, **changed):
     return ["run", *MICRO, "--out", str(folder), "--seed", "3", "--device", "cpu", *(text for name, value in values.items() for text in ("-p", f"{name}={value}"))]
 
 
-def stepdr(*given, home=None, environment=None):
-    "The command, to its end."
-    changed = ({"STEPDR_HOME": str(home)} if home else {}) | (environment or {})
-    return subprocess.run([*STEPDR, *map(str, given)], capture_output=True, text=True, timeout=600, env=os.environ | changed)
-
-
 def run(folder, environment=None, **changed):
     "A run that must succeed; returns what it printed."
     done = stepdr(*arguments(folder, **changed), environment=environment)
@@ -60,12 +50,6 @@ def complaint(done):
     assert done.returncode == 2, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     assert done.stderr.startswith("stepdr: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stdout + done.stderr, done.stderr
     return done.stderr
-
-
-def results(folder):
-    done = stepdr("results", folder, "--json")
-    assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
-    return json.loads(done.stdout)
 
 
 # In each process of a stage: a line for every module of stepdr that is imported and every file of the project's data that is opened.
@@ -226,19 +210,6 @@ def test_a_stage_notebook_by_itself_has_the_values_of_micro():
         assert values["run_dir"] == "" and values["overwrite"] is False
 
 
-def kill_during(folder, pattern, count):
-    "Start the command and kill it with SIGKILL as soon as that many files match; whether it was killed in time."
-    runner = subprocess.Popen([*STEPDR, *arguments(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 300
-        while len(list(folder.glob(pattern))) < count:
-            if runner.poll() is not None or time.monotonic() > deadline: return False
-            time.sleep(0.01)
-    finally:
-        runner.send_signal(signal.SIGKILL); runner.wait()
-    return True
-
-
 def test_killed_in_four_stages_it_ends_with_the_same_results(chain, tmp_path):
     undisturbed, folder = chain[0], tmp_path / "killed"
     for path in ("world", "data", "models/base", *(f"manifests/{name}.json" for name in ("world", "synthesis", "base"))):   # these are quick, and not killed
@@ -246,19 +217,12 @@ def test_killed_in_four_stages_it_ends_with_the_same_results(chain, tmp_path):
         (folder / path).parent.mkdir(parents=True, exist_ok=True); copy(undisturbed / path, folder / path)
     try:
         for stage, (pattern, count) in KILLS.items():
-            assert kill_during(folder, pattern, count), f"{stage}: the command ended before it could be killed"
+            assert kill_when(arguments(folder), lambda: files(folder, pattern, count)), f"{stage}: the command ended before it could be killed"
             assert not (folder / f"manifests/{stage}.json").exists(), f"{stage}: was finished when it was killed"
         printed = run(folder)
     finally: end_leftover_kernels(folder)
     assert "interrupted" in printed and printed.count("unchanged, kept") == 7       # all before the stage that was killed last
-    assert not list(folder.rglob(".*.partial*"))
-    assert [model for model in (*MODELS, "judge") if sha256_path(folder / "models" / model) != sha256_path(undisturbed / "models" / model)] == []
-    for name in ("midtrain1", "midtrain2", "sft", "sft_without_midtrain", "judge", "ppo"):
-        rows = [[{key: value for key, value in row.items() if not key.endswith("seconds")} for row in read_metrics(place / f"metrics/{name}.jsonl")] for place in (folder, undisturbed)]
-        assert rows[0] == rows[1], name
-    for name in ("evaluation/results.json", "judge.json"): assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    ours, theirs = ({key: value for key, value in results(place).items() if key not in ("wall_seconds", "peak_rss_mb")} for place in (folder, undisturbed))
-    assert ours == theirs
+    assert_same_outcome(folder, undisturbed, (*MODELS, "judge"))
 
 
 # ---- bad input: one line, exit status 2, no traceback, nothing half-written
