@@ -14,7 +14,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -45,13 +44,12 @@ def vllm_server(program, folder, dtype, port, log, seconds=600):
             wait_for(f"http://127.0.0.1:{port}/v1/models", server, log, seconds)
             yield f"http://127.0.0.1:{port}/v1#{NAME}"
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGINT)
-            try:
+            server.send_signal(signal.SIGINT)  # to it alone: it ends its own processes
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(60)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
+            server.wait()
 
 
 def wait_for(url, server, log, seconds):
@@ -67,13 +65,19 @@ def wait_for(url, server, log, seconds):
     sys.exit(f"the server does not answer in {seconds} s:\n{Path(log).read_text()[-2000:]}")
 
 
+def ended(folder) -> bool:
+    "Whether the episode of a folder has come to its end."
+    state = folder / ".stepdr/episode.json"
+    return state.is_file() and bool(json.loads(state.read_text())["ended"])
+
+
 def episode(model, run, protocol, place, numbered) -> dict:
     "Work on one task by `stepdr research`, unless it is done: what the episode's state holds, with the tokens of its prompts."
     from stepdr.run.cli import main
     number, task = numbered
     folder, said = place / str(number), io.StringIO()
     state, trace = folder / ".stepdr/episode.json", folder / ".stepdr/trace.jsonl"
-    if not state.is_file() or not json.loads(state.read_text())["ended"]:
+    if not ended(folder):
         shutil.rmtree(folder, ignore_errors=True)
         command = ["research", task["query"], "--model", str(model), "--web", str(run), "--protocol", str(protocol), "--workspace", str(folder), *EPISODE]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
@@ -96,20 +100,18 @@ def first_difference(here, served):
     return next((number for number, (one, other) in enumerate(pairs) if one != other), None)
 
 
-def gap(policy, tools, here, served, at) -> str:
+def gap(model, renderer, tools, here, served, at) -> str:
     "The two next tokens where a reply differs, with their log-probabilities in this process."
     import torch
-    common, prompt = [], policy.prompt(here[:at], tools)
-    ours, theirs = ([*policy.prompt([*rows[:at + 1], {"role": "user", "content": "."}], tools)[len(prompt):]] for rows in (here, served))
-    for one, other in zip(ours, theirs):
-        if one != other:
-            break
-        common.append(one)
+    prompt = renderer.prompt(here[:at], tools)
+    ours, theirs = (renderer.encode([text for text, own in renderer.pieces(rows[:at + 1], tools) if own][-1]) for rows in (here, served))
+    same = next((number for number, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)
+    if same is None:
+        return "the same words, which were read in another way"
     with torch.inference_mode():
-        logits_V = policy.turns.engine.forward.model(torch.tensor([prompt + common])).logits[0, -1].float()
-    logs_V, pair = torch.log_softmax(logits_V, -1), (one, other)
-    said = " against ".join(f"{policy.tokenizer.decode([token])!r} {logs_V[token]:.4f}" for token in pair)
-    return f"token {len(common) + 1} of the reply: {said}, gap {logs_V[one] - logs_V[other]:.4f}"
+        logs_V = torch.log_softmax(model(torch.tensor([prompt + ours[:same]])).logits[0, -1].float(), -1)
+    said = " against ".join(f"{renderer.tokenizer.decode([ids[same]])!r} {logs_V[ids[same]]:.4f}" for ids in (ours, theirs))
+    return f"token {same + 1} of the reply: {said}, gap {logs_V[ours[same]] - logs_V[theirs[same]]:.4f}"
 
 
 def report_of(messages) -> str:
@@ -119,7 +121,8 @@ def report_of(messages) -> str:
 
 def compare(folder, tasks, here, served):
     "Print what is the same, and why the rest is not."
-    from stepdr.model.policy import LocalPolicy
+    from stepdr.model.base import load_causal
+    from stepdr.model.renderer import renderer_for
     from stepdr.tools.toolset import KitSettings, kit_in, open_kit
     from stepdr.agent.protocol import protocol_of
     from stepdr.tools.workspace import Workspace
@@ -130,14 +133,15 @@ def compare(folder, tasks, here, served):
     print(f"prompts of the common turns: {sum(one == other for one, other in prompts)} of {len(prompts)} have the same number of tokens")
     if places.count(None) == len(tasks):
         return
-    policy = LocalPolicy(folder, device="cpu")
+    model, tokenizer = load_causal(folder, "cpu")
+    renderer = renderer_for(tokenizer)
     with tempfile.TemporaryDirectory() as place, open_kit(Workspace(place), kit_in(KitSettings(), protocol_of(folder))) as kit:
         for task, at, same, one, other in zip(tasks, places, reports, here, served):
             if at is None:
                 continue
             rows = one["messages"], other["messages"]
             replies = all(at < len(row) and row[at]["role"] == "assistant" for row in rows)
-            why = gap(policy, kit.schemas, *rows, at) if replies else "no reply of the model: the tools or the loop differ"
+            why = gap(model.eval(), renderer, kit.schemas, *rows, at) if replies else "no reply of the model: the tools or the loop differ"
             print(f"{task['id']}: message {at}{'; the same report all the same' if same else ''}; {why}")
 
 
@@ -175,14 +179,14 @@ def main():
             parser.error(f"--out {options.out}: holds another comparison; give another folder")
         place.mkdir(parents=True, exist_ok=True)
         (place / "about.json").write_text(json.dumps(about))
-        server = contextlib.nullcontext(options.address) if options.address else vllm_server(
+        done = all(ended(place / "served" / str(number)) for number in range(len(tasks)))
+        server = contextlib.nullcontext(options.address) if options.address or done else vllm_server(
             options.vllm, folder.absolute(), options.dtype, options.port, place / "server.log")
         with server as address, ProcessPoolExecutor(options.parallel, get_context("spawn")) as several:
             served = list(several.map(partial(episode, address, options.run, folder, place / "served"), enumerate(tasks)))
-        begun, used = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        begun = time.process_time()
         here = [episode(folder, options.run, folder, place / "here", numbered) for numbered in enumerate(tasks)]
-        server_cpu = f", the server {used.ru_utime + used.ru_stime:.0f} s" if not options.address else ""
-        print(f"{len(tasks)} tasks, {sum(len(one['prompts']) for one in here)} replies; CPU time: this process {time.process_time() - begun:.0f} s{server_cpu}")
+        print(f"{len(tasks)} tasks, {sum(len(one['prompts']) for one in here)} replies; CPU time of this process alone: {time.process_time() - begun:.0f} s")
         compare(folder, tasks, here, served)
 
 
