@@ -82,7 +82,7 @@ class SynthesisSettings:
     care_implicit: float = setting(0.2, "how often the SFT expert covers what was not asked for", 0.0, 1.0)
     care_verify: float = setting(0.1, "how often the SFT expert looks for a second source", 0.0, 1.0)
     care_hedge: float = setting(0.3, "how often the SFT expert says that sources differ or that nothing was found", 0.0, 1.0)
-    care_second: float = setting(0.8, "how often the SFT expert follows what was found to the next thing", 0.0, 1.0)
+    care_second: float = setting(0.95, "how often the SFT expert follows what was found to the next thing", 0.0, 1.0)
     care_cite: float = setting(0.9, "how often the SFT expert cites the paragraph that says it", 0.0, 1.0)
     heldout_research: int = setting(120, "held-out research tasks", 1, 100_000)
     heldout_questions: int = setting(120, "held-out questions of each set", 1, 100_000)

@@ -364,7 +364,7 @@ async def research(task, toolbox, web, care, rng) -> list[dict]:
     while len(work.messages) < 2 + 2 * MOST_TURNS and await work.step():
         pass
     findings = reported(work)
-    work.finish(last_thought(work, findings), write_report(task["meta"]["mention"], findings, web.graph, rng, MANNER))
+    work.finish(last_thought(work), write_report(task["meta"]["mention"], findings, web.graph, rng, MANNER))
     return work.messages
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #44e42178

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LIST', 'REPORT', 'PAIR', 'WRITE', 'to_find', 'noted',
-           'found_so_far', 'plan_steps', 'further', 'named_first', 'called', 'called_apart', 'names_of', 'holdings',
-           'thought_of', 'last_thought']
+           'found_so_far', 'plan_steps', 'further', 'named_first', 'called', 'called_apart', 'names_of', 'entries',
+           'ledger', 'thought_of', 'last_thought']
 
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #d6f5fd98
-from .report_writer import sections_of
 from .tasks import listed
 
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #8d889cf4
@@ -24,8 +23,8 @@ def to_find(web, plan) -> str:
 
 
 def noted(rows) -> str:
-    "Names with their values: language Welsh; genre ska or punk rock."
-    return "; ".join(f"{name} {' or '.join(values)}" for name, values in rows)
+    "Names with their values: language Welsh; genre ska or punk rock; employer ? (which is not known)."
+    return "; ".join(f"{name} {' or '.join(values) or '?'}" for name, values in rows)
 
 
 def found_so_far(rows) -> str:
@@ -71,31 +70,35 @@ def names_of(work, needs) -> str:
     return listed(list(dict.fromkeys(called_apart(work, need) for need in needs)))
 
 
-def holdings(work, needs) -> list:
-    "What was found on needs, as the report will have it: [(what it is called, names of its values)]."
-    values = [(need, work.finding(need).values[:None if work.does("hedge", need) else 1]) for need in needs]
-    return [(called_apart(work, need), [one.name for one in some]) for need, some in values if some]
+def entries(work) -> list:
+    "What a report needs, in the order of the first thought: [(what it is called, its needs; none where nothing has led to it yet)]."
+    added = [relation for relation in work.meta["implicit"] if relation not in work.meta["asked"]]
+    direct = [need for need in work.needs if not need.under]
+    rows = [(called_apart(work, need), [need]) for need in direct if need.relation not in added]
+    rows += [(name, [need for need in work.needs if (need.under, need.relation) == step])
+             for name, step in zip(further(work), work.steps)]
+    return rows + [(called_apart(work, need), [need]) for need in direct if need.relation in added]
+
+
+def ledger(work) -> str:
+    "All that a report needs with what was found of it, as every thought after the first begins."
+    def values(need):
+        return [one.name for one in work.finding(need).values[:None if work.does("hedge", need) else 1]]
+    return found_so_far([(name, [value for need in needs for value in values(need)]) for name, needs in entries(work)])
 
 
 def thought_of(work, deeper, again, unproven) -> str:
     "What the expert thinks before a turn of `Research`: what it has, and what it looks for."
     if not work.searches:
         return REPORT.format(", ".join(named_first(work, work.needs)))
-    parts = [found_so_far(holdings(work, [need for need in work.needs if need not in deeper]))]
     subjects = {name: [work.noun(need) for need in deeper if need.name == name] for name in dict.fromkeys(need.name for need in deeper)}
-    parts += [NEXT.format(", ".join(nouns), name) for name, nouns in subjects.items()]
+    parts = [NEXT.format(", ".join(nouns), name) for name, nouns in subjects.items()]
     parts += [LACK.format(names_of(work, again))] if again else []
     parts += [CHECK.format(names_of(work, unproven))] if unproven else []
-    return " ".join(filter(None, parts))
+    return " ".join([ledger(work), *parts])
 
 
-def last_thought(work, findings) -> str:
-    "What the expert thinks before it writes: what it has, in the order of the report, what it lacks and what is disputed."
-    known = {(need.entity, need.relation, need.under): need for need in work.needs}
-    rows = [one for section in sections_of(findings, work.web.graph).values() for row in section for one in (row, row.beside) if one]
-    both = [(known[one.entity, one.relation, one.under], one) for one in rows]
-    parts = [found_so_far(holdings(work, [need for need, one in both if one.values]))]
-    lost, pairs = [need for need, one in both if not one.values], [need for need, one in both if len(one.values) > 1]
-    parts += [LOST.format(names_of(work, lost))] if lost else []
-    parts += [PAIR.format(names_of(work, pairs))] if pairs else []
-    return " ".join(filter(None, [*parts, WRITE]))
+def last_thought(work) -> str:
+    "What the expert thinks before it writes: what it has, and what is disputed."
+    pairs = [need for need in work.needs if len(work.finding(need).values) > 1 and work.does("hedge", need)]
+    return " ".join([ledger(work), *([PAIR.format(names_of(work, pairs))] if pairs else []), WRITE])
