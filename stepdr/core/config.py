@@ -311,7 +311,7 @@ PROFILES = {"quick": {
     "judge": JudgeSettings(tokens=40_000, learning_rate=5e-4, muon_learning_rate=0.0, train_reports=64, written=0.0625, test_reports=12,
                            probed_reports=1, rl_iterations=0, rl_lr=4e-5, answer_tokens=96, **EPISODE,
                            **SMOLLM2 | {"tokens_per_step": 1100}),
-    "ppo": PpoSettings(iterations=5, episodes=32, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=0, learning_rate=4e-5,
+    "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=0, learning_rate=4e-5,
                        critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, slots=12, **EPISODE),
     "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", slots=6, **EPISODE)}}
 
