@@ -320,7 +320,7 @@ def test_a_judge_is_trained_on_anyones_labels(run, tmp_path):
 
 
 @pytest.mark.parametrize("row, words", [({"query": "q"}, "line 1: label: report"), ({"query": "q", "report": "r", "criterion": "c", "verdict": "good"}, "'good' is none of"),
-                                        ({"query": "q", "report": "r", "criterion": "c", "verdict": "not", "sources": "x"}, "sources"), ([1], "line 1: expected an object")])
+                                        ({"query": "q", "report": "r", "criterion": "c", "verdict": "not", "sources": "x"}, "sources"), ([1], "line 1: expected a JSON object")])
 def test_a_file_that_holds_no_labels_says_where(run, tmp_path, row, words):
     (tmp_path / "labels.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=words): train.train_judge_files(run / "models/sft", [tmp_path / "labels.jsonl"], tmp_path / "judge")

@@ -560,7 +560,7 @@ def test_dirty_files_lose_nothing_in_silence(tmp_path):
     lines = [good, {**good, "id": "b"}, {**good, "id": "a"}, {"id": "c", "query": "q", "rubrics": [{"criterion": "x", "weight": -1}]}, {"id": "d", "query": "q", "rubrics": [{"criterion": "x", "weight": None}]}, {"query": "q", "rubrics": good["rubrics"]}, [1]]
     tasks.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(line).encode() for line in lines) + b'\n\n{"id": \n\xff\xfe\n')
     predictions = tmp_path / "predictions.jsonl.gz"
-    given = [{"task": "a", "report": "It was opened in 1883."}, {"task": "a", "report": "twice"}, {"task": "zz", "report": "x"}, {"task": "b", "report": 7}, {"report": "x"}, "text"]
+    given = [{"task": "a", "report": "It was opened in 1883."}, {"task": "a", "report": "twice"}, {"task": "zz", "report": "x"}, {"task": "b", "report": ["x"]}, {"report": "x"}, "text"]
     predictions.write_bytes(gzip.compress(b"\n".join(json.dumps(row).encode() for row in given) + b"\n{broken\n"))
     out = tmp_path / "out" / "verdicts.jsonl"
     summary = judge_reports(WordsJudge(), tasks, predictions, out)

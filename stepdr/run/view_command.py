@@ -17,7 +17,6 @@ from ..core.config import InputError
 from .options import add_command, print_counts
 from .view_page import page_of
 from .view_rows import Episode, Vocabulary, episode_of
-from .view_sources import judged_rows
 
 # %% ../../nbs/95_run/29_view_command.ipynb #bdb3437c
 def tokenizer_folder(source, named: str) -> Path | None:
@@ -39,6 +38,7 @@ def vocabulary_of(folder) -> Vocabulary:
 # %% ../../nbs/95_run/29_view_command.ipynb #3352a58e
 def source_episodes(source, verdicts, vocabulary, aside) -> Iterator[Episode]:
     "The episodes of a source; what cannot be read is counted in `aside` by its reason."
+    from stepdr.run.view_sources import judged_rows
     for row, refused in progress(judged_rows(source, verdicts), label="episodes"):
         if refused:
             aside[refused["reason"]] += 1
