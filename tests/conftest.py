@@ -1,5 +1,6 @@
 """Tests never reach a network, run with quiet threads, and see no model that is prepared on the machine."""
 import os
+import shutil
 
 import pytest
 
@@ -21,6 +22,19 @@ def project(tmp_path):
     import small_project
     small_project.make(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "A real Chromium, as Playwright drives it; tests that need it are skipped where there is none."
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    if not path:
+        pytest.skip("no Chromium here (Debian package: chromium)")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
 
 
 def pytest_make_parametrize_id(config, val, argname):

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,8 +32,6 @@ from stepdr.core.endpoint import ChatEndpoint
 from stepdr.core.connection import EndpointSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (Debian package: chromium)")
 FAIR = dict.fromkeys(PAIR_DIMENSIONS, "both fair")
 HOSTILE = """# Report <script>window.pwned = 1</script>
 <img src="http://tracker.example/a.png" onerror="window.pwned = 2"> ![a chart](http://tracker.example/b.png "onload=1")
@@ -275,22 +272,12 @@ def test_only_who_has_the_address_gets_in(study):
 
 # --- a person in a browser
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 def rate(page, verdict, reason, dimensions=None):
     for name in PAIR_DIMENSIONS: page.locator(f"fieldset.{name} label:has(input[value='{(dimensions or {}).get(name, verdict)}'])").click()
     page.locator(f"fieldset.overall label:has(input[value='{verdict}'])").click()
     page.locator("#reason").fill(reason)
 
 
-@chromium
 def test_a_person_rates_ten_pairs_and_ratings_survive_reload_and_restart(tmp_path, browser):
     study = make_study(tmp_path / "study", pairs(10, hostile=(4,)), PairwiseSettings(seed=3))
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
@@ -340,7 +327,6 @@ def test_a_person_rates_ten_pairs_and_ratings_survive_reload_and_restart(tmp_pat
     assert [row["pair"] for row in rows] == list(study.order("ann")) and all(set(row["dimensions"]) == set(PAIR_DIMENSIONS) for row in rows) and all(row["seconds"] > 0 for row in rows)
 
 
-@chromium
 def test_hostile_reports_do_nothing_in_the_page(tmp_path, browser):
     study = make_study(tmp_path / "study", pairs(1, hostile=(0,)), PairwiseSettings(language="zh"))
     context = browser.new_context()
@@ -361,7 +347,6 @@ def test_hostile_reports_do_nothing_in_the_page(tmp_path, browser):
     assert study.ratings()[0]["reason"] == "两份都不可用"
 
 
-@chromium
 def test_the_form_in_jupyterlab(tmp_path, browser):
     pytest.importorskip("jupyterlab"); pytest.importorskip("ipywidgets"); import nbformat
     study = make_study(tmp_path / "study", pairs(3, hostile=(1,)))

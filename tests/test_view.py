@@ -1,7 +1,6 @@
 """The episode viewer: rows of every kind, and the page in a browser, where it is filtered, jumped in, compared, and asks nobody for anything."""
 import json
 import random
-import shutil
 
 import pytest
 
@@ -13,8 +12,6 @@ from stepdr.run.view_page import page_of
 from stepdr.run.view_rows import episode_of, shown_context
 from stepdr.run.view_sources import judged_rows, rows_from
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (Debian package: chromium)")
 HOSTILE = "<script>document.title='broken'</script><img src=https://evil.example/x.png onerror=alert(1)> [a](javascript:alert(1))"
 LONG = "\n".join(f"press.example, 2020-01-{n % 28 + 1:02}: Line {n} of a page that nobody cites." for n in range(60))
 
@@ -151,15 +148,6 @@ def test_the_same_rows_give_the_same_page(file):
 
 # ---------------------------------------------------------------- the page in a browser
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
 def opened(browser, tmp_path):
     "A function that opens a page; at the end nothing was asked for and nothing complained."
@@ -186,7 +174,6 @@ def text(file): return view_html(file)[0]
 def listed(page): return page.locator("#count").inner_text()
 
 
-@chromium
 def test_filters(opened, text):
     page = opened(text)
     assert listed(page) == "3 of 3 episodes" and page.title() == "rows.jsonl: episodes"
@@ -206,7 +193,6 @@ def test_filters(opened, text):
     assert "乔伊斯" in page.locator("article .report").inner_text() and page.locator("article .thought").inner_text() == "想"
 
 
-@chromium
 def test_a_citation_leads_to_its_paragraph_and_back(opened, text):
     page = opened(text, "#1")
     assert page.locator("article .turn.model").count() == 3 and page.locator("article h3 small").first.inner_text() == "left: 3 turns, 2 tool calls"
@@ -224,7 +210,6 @@ def test_a_citation_leads_to_its_paragraph_and_back(opened, text):
     assert page.title() == "rows.jsonl: episodes" and page.locator("article img, article script").count() == 0  # of the model's HTML, nothing
 
 
-@chromium
 def test_two_episodes_side_by_side(opened, text):
     page = opened(text, "#0")
     page.locator("article select").first.select_option("1")
@@ -237,7 +222,6 @@ def test_two_episodes_side_by_side(opened, text):
     page.wait_for_selector("article:nth-of-type(2)")  # the address names both
 
 
-@chromium
 def test_keys(opened, text):
     page = opened(text)
     page.locator("#list").focus()
@@ -255,7 +239,6 @@ def test_keys(opened, text):
     assert page.locator("#search").input_value() == "jkp" and listed(page) == "0 of 3 episodes"
 
 
-@chromium
 def test_tokens_in_colour(opened, text):
     page = opened(text, "#1")
     strip, readout = page.locator(".strip"), page.locator(".readout")
@@ -272,7 +255,6 @@ def test_tokens_in_colour(opened, text):
     assert readout.inner_text().endswith("not trained")
 
 
-@chromium
 def test_ids_and_mask_by_a_tokenizer(opened, tmp_path):
     from stepdr.model.base import make_model, save_model, train_tokenizer
     tokenizer = train_tokenizer(["Where did Katie Couric study? She studied in Virginia."] * 3, 500)
@@ -285,7 +267,6 @@ def test_ids_and_mask_by_a_tokenizer(opened, tmp_path):
     with pytest.raises(InputError, match="--tokenizer /nowhere: no model's folder"): view_html(tmp_path / "rows.jsonl", tokenizer="/nowhere")
 
 
-@chromium
 @pytest.mark.parametrize("width, scheme", [(1280, "dark"), (360, "light"), (360, "dark")])
 def test_narrow_and_dark(opened, text, width, scheme):
     page = opened(text, "#1", width, scheme)
@@ -298,7 +279,6 @@ def test_narrow_and_dark(opened, text, width, scheme):
         assert page.locator("#list").is_visible() and page.evaluate("document.activeElement.id") == "list"
 
 
-@chromium
 def test_every_control_has_a_name(opened, text):
     page = opened(text, "#0,1")
     nameless = """[...document.querySelectorAll('button, input, select, [role], [tabindex="0"]')].filter(one => one.checkVisibility())
@@ -307,7 +287,6 @@ def test_every_control_has_a_name(opened, text):
     assert page.evaluate("document.documentElement.lang") == "en" and page.locator("h1").count() == 1
 
 
-@chromium
 def test_ten_thousand_episodes_open_in_three_seconds(opened):
     noise = random.Random(0)
     words = [f"word{n}" for n in range(3000)]
@@ -328,7 +307,6 @@ def test_ten_thousand_episodes_open_in_three_seconds(opened):
     assert listed(page) == "4 of 10,000 episodes"
 
 
-@chromium
 def test_in_a_notebook(opened, file):
     from stepdr.run.view_command import show_episodes
     page = opened(f"<!doctype html><title>notebook</title>{show_episodes(file, height=600).data}<script>document.body.dataset.ready = 1</script>")

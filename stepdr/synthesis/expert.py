@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PERFECT', 'PROTOCOL', 'LINK', 'MOST_QUERIES', 'MOST_TURNS', 'MANY', 'MANNER', 'PLAN_ASKED', 'PLAN_ENDS', 'MAKERS',
-           'Care', 'care_of', 'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'about', 'query_for',
-           'other_query', 'by_subject', 'shown_for', 'Search', 'ExpertWork', 'look_up', 'seek', 'subject_of', 'walk',
-           'to_do', 'Research', 'cited_value', 'finding_told', 'reported', 'research', 'planning', 'trajectory_names',
+           'Care', 'care_of', 'expert_toolbox', 'paragraphs_read', 'asked', 'surf', 'turn', 'topic_query', 'query_for',
+           'other_query', 'by_subject', 'shown_for', 'ExpertWork', 'look_up', 'seek', 'subject_of', 'walk', 'to_do',
+           'Research', 'cited_value', 'finding_told', 'reported', 'research', 'planning', 'trajectory_names',
            'trajectory_of', 'trajectory', 'make_trajectory']
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #3d178e1f
@@ -71,24 +71,24 @@ def surf(action, **arguments) -> dict:
     return {"name": SURFER, "arguments": {"action": action, **arguments}}
 
 
-def turn(thought, content="", queries=None, call=None, **options) -> dict:
-    "An assistant message that thinks and then searches (`options` beside the queries), calls another tool, or answers."
+def turn(thought, content="", queries=None, call=None) -> dict:
+    "An assistant message that thinks and then searches, calls another tool, or answers."
     message = {"role": "assistant", "reasoning_content": thought, "content": content}
     if queries:
-        call = surf("batch_search", queries=list(queries), **options)
+        call = surf("batch_search", queries=list(queries))
     if call:
         message["tool_calls"] = [{"type": "function", "function": call}]
     return message
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #156f6119
-def about(name, nouns) -> str:
+def topic_query(name, nouns) -> str:
     "A query for things about a subject."
     return f"topic {name}: {', '.join(dict.fromkeys(nouns))}"
 
 
 def query_for(needs, wording) -> str:
     "A query for needs with one name, in the nouns of their relations."
-    return about(needs[0].name, [wording[need.relation].noun for need in needs])
+    return topic_query(needs[0].name, [wording[need.relation].noun for need in needs])
 
 
 def other_query(need, wording) -> str:
@@ -117,23 +117,13 @@ def shown_for(text) -> dict:
             found[key] += bool(CITE.search(line))
     return found
 
-# %% ../../nbs/40_synthesis/04_expert.ipynb #0ea7c564
-@dataclass(frozen=True)
-class Search:
-    "A query that was made."
-    query: str
-    shown: int  # paragraphs
-
-    @property
-    def failed(self): return not self.shown
-
 # %% ../../nbs/40_synthesis/04_expert.ipynb #1515e00e
 class ExpertWork:
     "The expert at work on one question."
     def __init__(self, question, toolbox, web, care, rng):
         self.toolbox, self.web, self.care, self.rng = toolbox, web, care, rng
         self.messages, self.read, self.draws = opening(question, PROTOCOLS[PROTOCOL]), {}, {}
-        self.searches, self.alone = {}, set()  # the last search for each need; needs that were searched for one by one
+        self.searches, self.alone = {}, set()  # paragraphs that the last search for each need showed; needs searched for one by one
 
     def does(self, what, about) -> bool:
         "Whether the expert takes this care about a thing; asked twice it says the same."
@@ -142,9 +132,9 @@ class ExpertWork:
             self.draws[key] = self.rng.random() < getattr(self.care, what)
         return self.draws[key]
 
-    async def act(self, thought, queries=None, call=None, **options) -> str:
+    async def act(self, thought, queries=None, call=None) -> str:
         "One turn with a tool call: the tool's answer."
-        self.messages.append(message := turn(thought, queries=queries, call=call, **options))
+        self.messages.append(message := turn(thought, queries=queries, call=call))
         result = await self.toolbox.call_async(message["tool_calls"][0]["function"])
         self.messages.append(result_row(message["tool_calls"][0], result.text, result.failed))
         known = self.web.world.paragraphs
@@ -155,8 +145,7 @@ class ExpertWork:
         "Search: `asked` is [(query, its needs)]."
         shown = shown_for(await self.act(thought, [query for query, _ in asked]))
         for query, needs in asked:
-            search = Search(query, shown.get(query, 0))
-            self.searches.update(dict.fromkeys(needs, search))
+            self.searches.update(dict.fromkeys(needs, shown.get(query, 0)))
             self.alone.update(needs if len(needs) == 1 else ())
 
     async def open(self, thought, address) -> str:
@@ -270,7 +259,7 @@ class Research(ExpertWork):
         "Needs that nothing was read on and that were not searched for by themselves, or whose search failed."
         missed = [need for need in self.needs if need in self.searches and not self.evidence(need)]
         return [need for need in missed if self.does("retry", need)
-                and (need not in self.alone or self.searches[need].failed and self.does("retry", (need, "again")))]
+                and (need not in self.alone or not self.searches[need] and self.does("retry", (need, "again")))]
 
     def deeper(self) -> list[Need]:
         "Needs that what was found leads to."
@@ -307,7 +296,7 @@ class Research(ExpertWork):
         wording = self.web.graph.wording
         asked = [(query_for(part, wording), part) for part in by_subject(fresh)]
         if asked and not self.searches:
-            asked[0] = (about(asked[0][1][0].name, named_first(self, asked[0][1])), asked[0][1])
+            asked[0] = (topic_query(asked[0][1][0].name, named_first(self, asked[0][1])), asked[0][1])
         asked += [(other_query(need, wording), [need]) for need in lacking + unproven]
         asked = asked[:MOST_QUERIES]
         sought = {need for _, needs in asked for need in needs}

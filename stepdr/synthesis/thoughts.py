@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIND', 'NEXT', 'ANSWER', 'LACK', 'LOST', 'CHECK', 'LIST', 'REPORT', 'PAIR', 'WRITE', 'to_find', 'noted',
-           'found_so_far', 'plan_steps', 'further', 'named_first', 'called', 'called_apart', 'names_of', 'entries',
-           'ledger', 'thought_of', 'last_thought']
+           'found_so_far', 'plan_steps', 'further', 'parted_by_request', 'named_first', 'called', 'called_apart',
+           'names_of', 'entries', 'ledger', 'thought_of', 'last_thought']
 
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #d6f5fd98
 from .tasks import listed
@@ -44,11 +44,16 @@ def further(work) -> list[str]:
     return [f"{wording[relation].noun} of the {wording[first].noun}" for first, relation in work.steps]
 
 
+def parted_by_request(work, needs) -> tuple[list, list]:
+    "(needs that were asked for, those that were not)."
+    added = [relation for relation in work.meta["implicit"] if relation not in work.meta["asked"]]
+    return [need for need in needs if need.relation not in added], [need for need in needs if need.relation in added]
+
+
 def named_first(work, needs) -> list[str]:
     "What a report needs, in the order of the request, then what was not asked for."
-    nouns = list(dict.fromkeys(work.noun(need) for need in needs))
-    added = [work.web.graph.wording[relation].noun for relation in work.meta["implicit"] if relation not in work.meta["asked"]]
-    return [noun for noun in nouns if noun not in added] + further(work) + [noun for noun in nouns if noun in added]
+    asked, added = (list(dict.fromkeys(map(work.noun, part))) for part in parted_by_request(work, needs))
+    return asked + further(work) + added
 
 # %% ../../nbs/40_synthesis/19_thoughts.ipynb #bac6c4d7
 LIST = "There is much to find; I keep a list."
@@ -72,12 +77,11 @@ def names_of(work, needs) -> str:
 
 def entries(work) -> list:
     "What a report needs, in the order of the first thought: [(what it is called, its needs; none where nothing has led to it yet)]."
-    added = [relation for relation in work.meta["implicit"] if relation not in work.meta["asked"]]
-    direct = [need for need in work.needs if not need.under]
-    rows = [(called_apart(work, need), [need]) for need in direct if need.relation not in added]
-    rows += [(name, [need for need in work.needs if (need.under, need.relation) == step])
+    parts = parted_by_request(work, [need for need in work.needs if not need.under])
+    asked, added = ([(called_apart(work, need), [need]) for need in part] for part in parts)
+    steps = [(name, [need for need in work.needs if (need.under, need.relation) == step])
              for name, step in zip(further(work), work.steps)]
-    return rows + [(called_apart(work, need), [need]) for need in direct if need.relation in added]
+    return asked + steps + added
 
 
 def ledger(work) -> str:
