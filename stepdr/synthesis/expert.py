@@ -301,7 +301,7 @@ class Research(ExpertWork):
         asked = asked[:MOST_QUERIES]
         sought = {need for _, needs in asked for need in needs}
         thought = thought_of(self, deeper, [need for need in lacking if need in sought],
-                             [need for need in unproven if need in sought])
+                             [need for need in unproven if need in sought], fresh + lacking)
         if lacking and not fresh and (key := self.page_to_open(lacking)):
             self.alone.update(lacking)
             await self.open(thought, key)
@@ -353,7 +353,7 @@ async def research(task, toolbox, web, care, rng) -> list[dict]:
     while len(work.messages) < 2 + 2 * MOST_TURNS and await work.step():
         pass
     findings = reported(work)
-    work.finish(last_thought(work), write_report(task["meta"]["mention"], findings, web.graph, rng, MANNER))
+    work.finish(last_thought(work, findings), write_report(task["meta"]["mention"], findings, web.graph, rng, MANNER))
     return work.messages
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #44e42178
