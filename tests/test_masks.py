@@ -2,6 +2,7 @@
 import copy
 import random
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -222,6 +223,26 @@ def test_updates_do_not_see_the_tools_log_probabilities(played):
     before, after = updated(rows), updated(changed(rows, "logprobs"))
     assert all(torch.equal(a, b) for a, b in zip(before, after))
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+@pytest.mark.parametrize("lower", [0, 1])
+def test_openings_computed_once_update_alike(played, lower):
+    "Whole optimiser steps of policy and critic end with the same weights, whether episodes that begin alike share that or not."
+    model, rows = played
+    begin = {"ids": [5, 6, 7, 8, 9, 10], "mask": [0, 0, 0, 1, 1, 0], "logprobs": [0.0, 0.0, 0.0, -3.0, -4.0, 0.0]}
+    rows = [replace(row, **{name: part + getattr(row, name) for name, part in begin.items()}, lower=None, states=[]) for row in rows]
+    actor_critic.complete_states(model, rows, 0, actor_critic.Saving(lower))
+    def updated(share):
+        policy, saving = copy.deepcopy(model), actor_critic.Saving(lower, share)
+        critic = actor_critic.Critic(policy, saving)
+        worth = [(row, (torch.linspace(-1, 1, sum(row.mask)), 0.5 / number)) for number, row in enumerate(rows, 1)]
+        ppo.update_policy(policy, torch.optim.SGD(policy.parameters(), 0.1), [worth], settings=SETTINGS, pad=0, saving=saving)
+        ppo.update_critic(critic, torch.optim.SGD(critic.parameters(), 0.1), [[(row, pay) for row, (_, pay) in worth]], settings=SETTINGS, pad=0)
+        return [*policy.parameters(), *critic.parameters()]
+    apart, shared = updated(0), updated(4)
+    assert len(actor_critic.in_one_sequence([actor_critic.unlearned(row) for row in rows], 4)[0]) < sum(len(row.ids) for row in rows)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(apart, shared))
+    assert any(not torch.equal(a, b) for a, b in zip(apart, model.parameters()))
 
 
 def test_the_critic_speaks_only_before_actions(played):

@@ -121,18 +121,26 @@ def test_blocks_that_stay_are_as_they_were_with_any_critic(place, tmp_path, crit
     "And the updates that begin above them are those of the whole model: the same weights, but for rounding."
     from stepdr.rl import ppo
     more = {"trunk_gradient": 0.5, "critic_learning_rate": 1e-2} if critic == "trunk" else {}
-    settings = replace(FEW, critic=critic, freeze=1, epochs=2, critic_warmup=0, **more)
+    settings = replace(FEW, critic=critic, freeze=1, epochs=2, critic_warmup=0, minibatch=4, **more)
     made = run(place, tmp_path / "out", reward=f"{place}/mine.py:short", settings=settings)
     monkeypatch.setattr(ppo, "begins_higher", lambda model: False)
     run(place, tmp_path / "whole", reward=f"{place}/mine.py:short", settings=settings)
     monkeypatch.undo()
-    run(place, tmp_path / "again", reward=f"{place}/mine.py:short", settings=replace(settings, recompute=True))
-    start, end, whole, again = (weights_of(folder) for folder in (place / "llama", tmp_path / "out", tmp_path / "whole", tmp_path / "again"))
+    for name, way in (("again", {"recompute": True}), ("shared", {"share_opening": 8, "tokens_at_once": 4096})):
+        run(place, tmp_path / name, reward=f"{place}/mine.py:short", settings=replace(settings, **way))
+    start, end, *others = map(weights_of, (place / "llama", *(tmp_path / name for name in ("out", "whole", "again", "shared"))))
     for name, weight in start.items():
         stays = name.startswith(("model.layers.0.", "model.embed_tokens"))
         assert weight.equal(end[name]) == stays, name
-        assert end[name].allclose(whole[name], atol=1e-4) and end[name].allclose(again[name], atol=1e-4), name
+        assert all(end[name].allclose(other[name], atol=1e-4) for other in others), name
     assert ("explained_variance" in made["last"]) == (critic != "none")
+
+
+def test_openings_are_not_shared_where_they_cannot_be(place, tmp_path):
+    for model, way, match in (("gpt2", {}, "not for gpt2 models"), ("llama", {"recompute": True}, "not together with recompute")):
+        with pytest.raises(InputError, match=f"ppo.share_opening: {match}"):
+            run(place, tmp_path / "out", model, settings=replace(FEW, share_opening=8, **way))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_best_weights_by_development_tasks_are_kept(place, tmp_path):

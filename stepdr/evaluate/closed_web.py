@@ -126,7 +126,7 @@ def run_unit(unit, model, renderer, tasks, tools, settings=EvaluateSettings(), s
     `tools` are `EpisodeTools`, `seed` the run's; `progress` is called with the number of episodes that have ended."""
     seed = f"evaluate {seed} {unit['set']} {unit['temperature']:g}"  # the same for every model
     played = run_episodes(model, renderer, tasks, tools.opener(seed), episode_budget(settings), tools.protocol,
-                          temperature=unit["temperature"], seed=seed, slots=settings.slots, progress=progress)
+                          temperature=unit["temperature"], seed=seed, slots=settings.slots, precision=settings.precision, progress=progress)
     return [episode_record(unit, one, tools, renderer.tokenizer) for one in played]
 
 # %% ../../nbs/90_evaluate/02_closed_web.ipynb #592a46e1

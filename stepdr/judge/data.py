@@ -423,6 +423,7 @@ def written_reports(model, renderer, web, tasks, seed,  # causal model, its Rend
                     failure_rate=0.07,  # share of tool requests that fail
                     temperature=1.0,  # of sampling; PPO's own
                     by="model",  # name of the writer
+                    precision="fp32",  # type that matrices are multiplied in: fp32, bf16 or auto
                     progress=lambda done: None,  # called with the number of reports
                     ) -> list[dict]:
     "Records of reports that a model writes with the tools."
@@ -434,7 +435,7 @@ def written_reports(model, renderer, web, tasks, seed,  # causal model, its Rend
         return {key: web.world.paragraphs[key] for key in one.read if key in web.world.paragraphs}
 
     played = run_episodes(model, renderer, tasks, open_toolbox, budget, protocol,
-                          temperature=temperature, seed=f"judge {seed}", progress=progress)
+                          temperature=temperature, seed=f"judge {seed}", precision=precision, progress=progress)
     return [{"task": one.task, "report": one.answer or "", "by": by, "paragraphs": read(one)} for one in played]
 
 # %% ../../nbs/70_judge/11_data.ipynb #e0eb5b3f

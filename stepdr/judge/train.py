@@ -154,7 +154,7 @@ def reports_by(run_dir, folder, web, tasks, seed, settings, device="auto", by="m
     model, tokenizer = load_causal(path, device)
     bar = progress_bar(total=len(tasks), desc=f"reports by {path.name}")
     records = written_reports(model.eval(), renderer_for(tokenizer), web, tasks, seed, protocol_of(path, PROTOCOLS["brief"]), episode_budget(settings),
-                              settings.failure_rate, by=by, progress=lambda done: bar.update(done - bar.n))
+                              settings.failure_rate, by=by, precision=settings.precision, progress=lambda done: bar.update(done - bar.n))
     bar.close()
     return records
 

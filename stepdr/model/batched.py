@@ -235,10 +235,10 @@ def run_episodes(model,  # causal language model of transformers
                  temperature=0.0,  # of sampling; 0 is greedy
                  seed=0, slots=32, workers=0, progress=lambda done: None,
                  states=False, lower=0,  # what is kept for training, as `engine_for` takes them
-                 drafts=None,  # whether repeated text is guessed, as `engine_for` takes it
+                 drafts=None, precision="fp32",  # as `engine_for` takes them
                  ) -> list[Played]:
     "`play_episodes` by a model, as it is now: trained further, it gets a new engine."
     from stepdr.model.engine import engine_for
-    engine = engine_for(model, turn_ends(model, renderer), slots, temperature, seed, states, lower, drafts)
+    engine = engine_for(model, turn_ends(model, renderer), slots, temperature, seed, states, lower, drafts, precision)
     positions = positions_of(model.config) or 0
     return play_episodes(engine, renderer, tasks, open_toolbox, settings, protocol, positions, slots, workers, seed, progress)

@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 
 from ..tools.tool import chance
+from .base import precision_on
 from .forward import FusedForward, TransformersForward, fused_fault
 
 # %% ../../nbs/50_model/07_engine.ipynb #6b951464
@@ -337,11 +338,13 @@ def engine_for(model,  # causal language model of transformers
                stop_ids, slots=32, temperature=0.0, seed=0, states=False,  # as `Engine` takes them
                lower=0,  # blocks, from below, after which the states of all tokens are kept
                drafts=None,  # whether repeated text is guessed, which changes nothing but the speed; None: on a CPU
+               precision="fp32",  # type that matrices are multiplied in: fp32, bf16 or auto
                ) -> Engine:
     """An engine of a model, which is computed by `FusedForward` where that knows its kind, else by transformers, which is slower, guesses
     nothing and keeps no states (a warning says so). Make a new one after the model has been trained."""
     if fault := fused_fault(model):
         warnings.warn(f"{fault}: computed by transformers, one sequence after the other, which is slower", stacklevel=2)
-    forward = TransformersForward(model) if fault else FusedForward(model, lower)
+    precision = precision_on(precision, model.get_input_embeddings().weight.device)
+    forward = TransformersForward(model, precision) if fault else FusedForward(model, lower, precision)
     drafts = not fault and (forward.device.type == "cpu" if drafts is None else drafts)
     return Engine(forward, stop_ids, slots, temperature, seed, states, drafts)

@@ -57,27 +57,31 @@ ROWS = 16  # of input that the layout is made for; it is as fast for any other n
 
 
 def packed(weight):
-    "A matrix as oneDNN's kernel reads it: of 32-bit floats on a CPU; any other as it is."
-    fits = weight.dtype == torch.float32 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    "A matrix as oneDNN's kernel reads it: on a CPU; any other as it is."
+    fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS) if fits else weight
 
 
 def product(x, weight, bias):
-    "`F.linear`, of a packed matrix too (the operator that torch's own compiler uses for it)."
+    "`F.linear` in the matrix's type, of a packed one too (the operator that torch's own compiler uses for it); out comes what went in."
+    rounded = x.to(weight.dtype)
     if weight.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+        return torch.ops.mkldnn._linear_pointwise(rounded, weight, bias, "none", [], "").to(x.dtype)
+    return F.linear(rounded, weight, bias).to(x.dtype)
 
 
 class Projection:
     "Linear layers of one input, their outputs side by side."
-    def __init__(self, layers, fuse=True):
+    def __init__(self, layers, fuse=True,  # whether the matrices are copied: into one, laid out, and
+                 kind=None,  # in this torch type; None: their own
+                 ):
         self.parts = [(layer.weight, layer.bias) for layer in layers]
         if fuse:
             biases = [layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight)) for layer in layers]
             some = any(layer.bias is not None for layer in layers)
             whole = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
-            self.parts = [(packed(whole), torch.cat(biases).detach() if some else None)]
+            kind = kind or whole.dtype
+            self.parts = [(packed(whole.detach().to(kind)), torch.cat(biases).detach().to(kind) if some else None)]
 
     def __call__(self, x):
         out = [product(x, weight, bias) for weight, bias in self.parts]
@@ -129,18 +133,18 @@ def grouped_attention(q_BTHD, keys_BKSD, values_BKSD, mask):
 
 class Block:
     "One block of a model of the Llama kind, with its cache."
-    def __init__(self, layer, fuse):
+    def __init__(self, layer, fuse, kind=None):
         attention, mlp = layer.self_attn, layer.mlp
         self.size = attention.head_dim
         self.heads = attention.q_proj.out_features // self.size
         self.kv_heads = attention.k_proj.out_features // self.size
         self.norms = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-        self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj], fuse)
+        self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj], fuse, kind)
         self.q_norm, self.k_norm = (Norm(getattr(attention, name)) if hasattr(attention, name) else lambda x: x
                                     for name in ("q_norm", "k_norm"))
         self.rotary = bool(getattr(attention, "use_rope", True))  # SmolLM3: not in every block
-        self.out, self.down = Projection([attention.o_proj], fuse), Projection([mlp.down_proj], fuse)
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], fuse)
+        self.out, self.down = Projection([attention.o_proj], fuse, kind), Projection([mlp.down_proj], fuse, kind)
+        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], fuse, kind)
         weight = attention.k_proj.weight
         self.cache = KeyValues(self.kv_heads, self.size, weight.dtype, weight.device)
 
@@ -177,6 +181,7 @@ class FusedForward:
     "A model of the Llama kind, all rows in one pass. Its matrices may be copied: make a new one after the model has been trained."
     def __init__(self, model,
                  lower=0,  # blocks, from below, after which the states of all tokens are told
+                 precision="fp32",  # bf16: the blocks' products, where their matrices are copied; the head's stay as they are
                  ):
         self.model, self.lower = model.model, lower
         self.weight = self.model.embed_tokens.weight
@@ -185,7 +190,8 @@ class FusedForward:
         with torch.inference_mode():
             fuse = model.num_parameters() <= FUSED
             self.head = Projection([model.lm_head], fuse)
-            self.blocks = [Block(layer, fuse) for layer in self.model.layers]
+            kind = torch.bfloat16 if precision == "bf16" else None
+            self.blocks = [Block(layer, fuse, kind) for layer in self.model.layers]
         self.norm = Norm(self.model.norm)
         self.cos = self.sin = torch.zeros(0, 0)
 
@@ -261,9 +267,9 @@ class FusedForward:
 # %% ../../nbs/50_model/05_forward.ipynb #c7f4c734
 class TransformersForward:
     "Any causal language model of transformers, row by row. Sets the model to evaluation."
-    def __init__(self, model):
+    def __init__(self, model, precision="fp32"):
         self.model, self.caches, self.together = model.eval(), {}, False
-        self.device = model.get_input_embeddings().weight.device
+        self.device, self.rounded = model.get_input_embeddings().weight.device, precision == "bf16"
         few = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.last = {"logits_to_keep": 1} if few else {}
 
@@ -272,7 +278,9 @@ class TransformersForward:
         logits = []
         for row, tokens, start in zip(rows, ids, starts):
             cache = self.caches.pop(row, None) if start else None
-            out = self.model(input_ids=torch.tensor([tokens], device=self.device), past_key_values=cache, use_cache=True, **self.last)
+            ids_1T = torch.tensor([tokens], device=self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, self.rounded):
+                out = self.model(input_ids=ids_1T, past_key_values=cache, use_cache=True, **self.last)
             self.caches[row] = out.past_key_values
             logits.append(out.logits[0, -1])
         ready = [number for number, count in enumerate(wanted or [1] * len(ids)) if count]

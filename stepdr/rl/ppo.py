@@ -4,37 +4,37 @@
 
 # %% auto #0
 __all__ = ['outcome_of', 'reduce_sums', 'split_batches', 'optimizer_step', 'update_critic', 'PolicyUpdate', 'trunk_loss',
-           'update_policy', 'PpoTrainer', 'save_tensors', 'load_tensors', 'Sampled', 'sample_episodes',
-           'episode_advantages', 'gathered', 'iteration_metrics', 'ppo_iteration', 'minibatches', 'development_split',
-           'development_reward', 'best_of', 'ppo_identity', 'check_room', 'train_policy', 'course', 'finish',
-           'policy_ranks', 'policy_rank', 'run_ppo', 'trained_rows', 'as_logged']
+           'update_policy', 'PpoTrainer', 'Sampled', 'sample_episodes', 'episode_advantages', 'gathered',
+           'iteration_metrics', 'ppo_iteration', 'minibatches', 'development_split', 'development_reward', 'best_of',
+           'ppo_identity', 'check_room', 'train_policy', 'course', 'finish', 'policy_ranks', 'policy_rank', 'run_ppo',
+           'trained_rows', 'as_logged']
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #69f5e47e
-import io
 import random
 import shutil
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
 
 from ..agent.budget import episode_budget
 from ..agent.protocol import Protocol, opening, protocol_from, protocol_words
-from ..core.artifacts import (MetricsLog, atomic_directory, atomic_write, progress_bar, read_jsonl, read_metrics,
+from ..core.artifacts import (MetricsLog, atomic_directory, progress_bar, read_jsonl, read_metrics,
                                    sha256_path, write_json, write_jsonl)
 from ..core.config import InputError, PpoSettings
-from ..train.loop import policy_loss
-from ..train.savings import freeze_lower, recompute_blocks
+from ..train.loop import load_tensors, policy_loss, save_tensors, trained_state
+from ..train.savings import check_sharing, freeze_lower, recompute_blocks
 from ..core.processes import add_gradients, pick_device, run_ranks
 from ..model.base import load_causal, positions_of, weight_kind
 from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from ..model.batched import run_episodes
-from .actor_critic import (Critic, action_ids, action_logs, action_outputs, begins_higher, by_length, complete_states,
-                                    count_actions, estimate_values, sampled_logs, trained_parts, trained_state, value_logits, value_loss)
+from .actor_critic import (Critic, Saving, action_ids, action_logs, action_outputs, begins_higher, complete_states,
+                                    count_actions, estimate_values, pieces, sampled_logs, trained_parts, value_logits, value_loss)
 from .advantages import gae, group_baseline, others_baseline, whiten
 from .episodes import EpisodeTools, iteration_tasks, kept_episodes, own_protocol, read_tasks
 from .rewards import Outcome, mean_parts, parted, reward_of, rewardable, truth_of
@@ -73,7 +73,7 @@ def update_critic(critic, optimizer, minibatches, *, settings, pad, ranks=1):
     "One pass of the critic over minibatches, lists of (row, reward in -1..1): cross-entropy of the return at each action."
     for part in minibatches:
         actions = reduce_sums({"actions": sum(count_actions(row) for row, _ in part)}, ranks)["actions"]
-        for piece in by_length(part, settings.tokens_at_once):
+        for piece in pieces(part, settings.tokens_at_once, critic.saving.share):
             rows = [row for row, _ in piece]
             (value_loss(critic.logits(rows, pad), rows, [reward for _, reward in piece]) / actions).backward()
         optimizer_step(critic, optimizer, 1.0)
@@ -93,15 +93,14 @@ def trunk_loss(critic, states_NW, rows, rewards):
     return value_loss(value_logits(lambda states: torch.nn.functional.linear(states, weight, bias), states_NW), rows, rewards)
 
 
-def update_policy(policy, optimizer, minibatches, *, settings, pad, ranks=1, lower=0, critic=None) -> PolicyUpdate:
-    """One pass of the policy over minibatches, lists of (row, (advantages_T of its actions, its reward)). `lower` blocks are not computed,
-    their states are in the rows; a `critic` whose head reads the policy's states adds its loss, times `settings.trunk_gradient`."""
+def update_policy(policy, optimizer, minibatches, *, settings, pad, ranks=1, saving=Saving(), critic=None) -> PolicyUpdate:
+    """One pass of the policy over minibatches, lists of (row, (advantages_T of its actions, its reward)). What `saving` says is not computed; a `critic` whose head reads the policy's states adds its loss, times `settings.trunk_gradient`."""
     seen, device = torch.zeros(4), next(policy.parameters()).device
     for part in minibatches:
         actions = reduce_sums({"actions": sum(count_actions(row) for row, _ in part)}, ranks)["actions"]
-        for piece in by_length(part, settings.tokens_at_once):
+        for piece in pieces(part, settings.tokens_at_once, saving.share):
             rows, advantages, rewards = [row for row, _ in piece], [one for _, (one, _) in piece], [reward for _, (_, reward) in piece]
-            logits_NV, states_NW = action_outputs(policy, rows, pad, lower)
+            logits_NV, states_NW = action_outputs(policy, rows, pad, saving)
             logs_N, entropy_N = action_logs(logits_NV, action_ids(rows).to(device), settings.temperature)
             old_N = sampled_logs(rows).to(device)
             loss, clipped = policy_loss(logs_N, old_N, torch.cat(advantages).to(device), settings.clip)
@@ -119,14 +118,17 @@ class PpoTrainer:
     "Policy, critic and their optimisers, tools, reward and settings, in one of `ranks` processes."
     def __init__(self, policy, renderer, tools, reward, settings, *, truth=None, seed=0, rank=0, ranks=1):
         freeze_lower(policy, settings.freeze)
+        if settings.share_opening:
+            check_sharing(policy, settings, "ppo")
         if settings.recompute:
             recompute_blocks(policy)
         self.policy, self.renderer = policy.train(settings.recompute), renderer  # activations are computed again in training alone
         self.tools, self.reward, self.truth, self.settings = tools, reward, truth, settings
         self.seed, self.rank, self.ranks = seed, rank, ranks
-        self.lower, self.pad = settings.freeze if begins_higher(policy) else 0, renderer.tokenizer.pad_token_id or 0
+        self.saving = Saving(settings.freeze if begins_higher(policy) else 0, settings.share_opening, settings.precision)
+        self.pad = renderer.tokenizer.pad_token_id or 0
         self.optimizer = torch.optim.AdamW(trained_parts(policy), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-        self.critic = None if settings.critic == "none" else Critic(policy, self.lower, settings.critic == "separate")
+        self.critic = None if settings.critic == "none" else Critic(policy, self.saving, settings.critic == "separate")
         self.critic_optimizer = self.critic and torch.optim.AdamW(trained_parts(self.critic), settings.critic_learning_rate,
                                                                   betas=(0.9, 0.95), weight_decay=0.0)
         self.warmup, self.kept = settings.critic_warmup if self.critic else 0, []  # rows of the last iteration's first episodes
@@ -155,17 +157,6 @@ class PpoTrainer:
         ramp = min(5, -(-settings.iterations // 5))
         factor = min(1.0, (iteration - self.warmup + 1) / ramp) * max(0.1, 1 - iteration / settings.iterations)
         return settings.learning_rate * factor
-
-
-def save_tensors(path, parts):
-    "A file of tensors, atomically."
-    torch.save(parts, buffer := io.BytesIO())
-    atomic_write(path, buffer.getvalue())
-
-
-def load_tensors(path, model) -> dict:
-    "What `save_tensors` wrote, where a model is."
-    return torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #1a4144b4
 @dataclass(frozen=True)
@@ -201,10 +192,10 @@ def sample_episodes(trainer, tasks, key, temperature, states=True, progress=lamb
     """Play the tasks with the policy as it is, and reward them. With `states` what the updates need is kept. Raises `InputError` for a
     reward that is not between -1 and 1."""
     settings, clock = trainer.settings, time.time()
-    kept = {"states": settings.critic == "trunk", "lower": trainer.lower} if states else {}
+    kept = {"states": settings.critic == "trunk", "lower": trainer.saving.lower} if states else {}
     played = run_episodes(trainer.policy, trainer.renderer, tasks, trainer.tools.opener(key), settings=episode_budget(settings),
                           protocol=trainer.tools.protocol, temperature=temperature, seed=key,
-                          slots=settings.slots, progress=progress, **kept)
+                          slots=settings.slots, precision=settings.precision, progress=progress, **kept)
     outcomes = [outcome_of(one, trainer.tools) for one in played]
     scored = trainer.reward(outcomes) if outcomes else []
     for one, worth in zip(played, scored):
@@ -282,7 +273,7 @@ def ppo_iteration(trainer, tasks, iteration, progress=lambda done: None) -> dict
     own = tasks[trainer.rank * share:(trainer.rank + 1) * share]
     sampled = sample_episodes(trainer, own, f"ppo {trainer.seed} {iteration} {trainer.rank}", settings.temperature, progress=progress)
     rows = sampled.rows
-    complete_states(trainer.policy, rows, trainer.pad, trainer.lower, settings.critic == "trunk", settings.tokens_at_once)
+    complete_states(trainer.policy, rows, trainer.pad, trainer.saving, settings.critic == "trunk", settings.tokens_at_once)
     values = (estimate_values(critic, rows, trainer.pad, settings.tokens_at_once) if critic
               else [torch.zeros(count_actions(row)) for row in rows])
     advantages = episode_advantages(sampled, values, settings, ranks)
@@ -296,7 +287,7 @@ def ppo_iteration(trainer, tasks, iteration, progress=lambda done: None) -> dict
             group["lr"] = trainer.learning_rate(iteration)
         for epoch in range(settings.epochs):
             batches = minibatches(trainer, sampled, [*zip(advantages, rewards)], f"policy {iteration} {epoch}")
-            update = update_policy(trainer.policy, trainer.optimizer, batches, **more, lower=trainer.lower, critic=critic)
+            update = update_policy(trainer.policy, trainer.optimizer, batches, **more, saving=trainer.saving, critic=critic)
     row = {**iteration_metrics(sampled, values, update, ranks), **mean_parts(gathered(sampled.scored, ranks))}
     if not critic:
         del row["explained_variance"]
@@ -304,11 +295,16 @@ def ppo_iteration(trainer, tasks, iteration, progress=lambda done: None) -> dict
 
 
 def minibatches(trainer, sampled, items, key) -> list[list]:
-    "Lists of (context, its item) of some episodes each, shuffled by episode: as many in every process. What has no action is left out."
-    episodes = sampled.by_episode(zip(sampled.rows, items, strict=True))
-    size = max(1, trainer.settings.minibatch // trainer.ranks)
+    """Lists of (context, its item) of some episodes each, shuffled by episode (by task where openings are shared): as many in every process.
+    What has no action is left out."""
+    settings, units = trainer.settings, sampled.by_episode(zip(sampled.rows, items, strict=True))
+    size = max(1, settings.minibatch // trainer.ranks)
+    if settings.share_opening:
+        tasks = [one.task["id"] for one in sampled.played]
+        units = [[pair for pairs, _ in group for pair in pairs] for _, group in groupby(zip(units, tasks), lambda unit: unit[1])]
+        size = max(1, size // settings.episodes_per_task)
     return [[pair for pairs in part for pair in pairs if count_actions(pair[0])]
-            for part in split_batches(episodes, size, f"{trainer.seed} {key}")]
+            for part in split_batches(units, size, f"{trainer.seed} {key}")]
 
 # %% ../../nbs/80_rl/06_ppo.ipynb #09a7a45f
 def development_split(tasks, settings, seed) -> tuple[list, list]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN_HEADS', 'orthogonalise', 'make_optimizer', 'epoch_batches', 'plan_batches', 'step_tokens', 'steps_within',
            'pad_batch', 'pad_positions', 'row_length', 'grouped_by_length', 'logits_at', 'label_logits', 'token_loss',
-           'row_loss', 'mean_loss', 'keeps_apart', 'policy_loss', 'rate_at', 'save_state', 'load_state', 'train_rows',
-           'curve_steps', 'saved_step']
+           'row_loss', 'mean_loss', 'keeps_apart', 'policy_loss', 'rate_at', 'trained_state', 'save_tensors',
+           'load_tensors', 'save_state', 'load_state', 'train_rows', 'curve_steps', 'saved_step']
 
 # %% ../../nbs/60_train/02_loop.ipynb #9927569a
 import math
@@ -265,21 +265,36 @@ def rate_at(step, steps, warmup=20): # -> factor of the learning rate
     return min((step + 1) / max(1, min(warmup, steps // 10)), max(0.05, 1 - step / steps))
 
 # %% ../../nbs/60_train/02_loop.ipynb #1b74e8cc
-def save_state(path, model, optimizer, step): # file, model, optimiser, steps done
-    "One atomic file that training can go on from: tensors and numbers only, of what is trained."
+def trained_state(model) -> dict:
+    "The parameters that training changes, by their names."
+    return {name: part.detach() for name, part in model.named_parameters() if part.requires_grad}
+
+
+def save_tensors(path, parts):
+    "An atomic file of tensors and numbers, in dictionaries."
     import torch
     partial = own_partial(path)
-    trained = {name: one.detach() for name, one in model.named_parameters() if one.requires_grad}
-    torch.save({"model": trained, "optimizer": optimizer.state_dict(), "step": step}, partial)
+    torch.save(parts, partial)
     os.replace(partial, path)
+
+
+def load_tensors(path, model) -> dict:
+    "What `save_tensors` wrote, where a model is."
+    import torch
+    return torch.load(path, weights_only=True, mmap=True, map_location=next(model.parameters()).device)
+
+
+def save_state(path, model, optimizer, step): # file, model, optimiser, steps done
+    "One atomic file that training can go on from, of what is trained."
+    save_tensors(path, {"model": trained_state(model), "optimizer": optimizer.state_dict(), "step": step})
+
 
 # %% ../../nbs/60_train/02_loop.ipynb #f725cf98
 def load_state(path, model, optimizer): # -> steps done (0 where there is no file)
     "Go on from `save_state`."
-    import torch
     if not Path(path).exists():
         return 0
-    state = torch.load(path, weights_only=True, mmap=True, map_location=next(model.parameters()).device)
+    state = load_tensors(path, model)
     model.load_state_dict(state["model"], strict=False)             # what was not trained is as it was
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]

@@ -22,7 +22,7 @@ from ..core.artifacts import (MetricsLog, atomic_directory, progress_bar, read_j
                                    sha256_path, write_json, write_jsonl, write_parquet)
 from ..core.config import InputError, TrainSettings
 from ..core.processes import pick_device, run_ranks
-from ..model.base import load_causal, positions_of, weight_kind, write_weights
+from ..model.base import load_causal, positions_of, precision_on, weight_kind, write_weights
 from ..model.packaged import model_at
 from ..model.renderer import renderer_for
 from .examples import examples_of, pack_examples
@@ -164,7 +164,7 @@ def train_files(model,  # Hugging Face directory or hub name
     last = read_metrics(job["metrics"])[-1]
     record = {"identity": known, "template": renderer.source, "protocol": protocol_words(protocol) if protocol else "",
               **planned, "tokens": planned["tokens"][-1], "trained_tokens": job["tokens"][-1], "counts": counts,
-              "rejected": dict(Counter(row["reason"] for row in rejected)), "last": {key: last[key] for key in last if key != "seconds"}}
+              "precision": precision_on(settings.precision, pick_device(settings.device)), "rejected": dict(Counter(row["reason"] for row in rejected)), "last": {key: last[key] for key in last if key != "seconds"}}
     if heldout:
         record["heldout"] = {**read_json(work/"before.json"), "after": last["heldout_loss"]}
     with atomic_directory(out) as partial:
@@ -239,7 +239,7 @@ def train_network(network, renderer, job, rank=0, ranks=1):
     what = (network, rows, steps, settings.tokens_per_step, settings.lr, settings.muon_lr, settings.seed)
     more = {"pad": pad, "log": note, "log_every": LOG_EVERY, "keep": keep}
     if settings.trainer == "trl":
-        train_rows_trl(*what, **more, precision=settings.precision)
+        train_rows_trl(*what, **more, precision=precision_on(settings.precision, network.device))
     else:
         loss_of = sharing_loss(settings.share_opening) if settings.share_opening else row_loss
         train_rows(*what, **more, rank=rank, ranks=ranks, checkpoint=checkpoint, every=settings.save_every,

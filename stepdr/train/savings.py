@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['blocks_of', 'freeze_lower', 'recompute_blocks', 'common_opening', 'in_one_sequence', 'seen_by', 'opened_attention',
-           'attending', 'opened_loss', 'sharing_loss', 'together', 'check_sharing', 'loss_in']
+           'attending', 'opened_loss', 'sharing_loss', 'together', 'check_sharing', 'multiplying', 'loss_in']
 
 # %% ../../nbs/60_train/05_savings.ipynb #59a0ffa8
 from contextlib import contextmanager
 
 from ..core.config import InputError
+from ..model.base import precision_on
 from .loop import PLAIN_HEADS, row_loss, token_loss
 
 # %% ../../nbs/60_train/05_savings.ipynb #ea4631a3
@@ -154,26 +155,28 @@ def together(rows, least, most) -> list[dict]:
     return made
 
 
-def check_sharing(model, settings):
+def check_sharing(model, settings, stage="train"):
     "Raise `InputError` where a training cannot share openings."
     if model.config.model_type not in PLAIN_HEADS:
-        raise InputError(f"train.share_opening: not for {model.config.model_type} models "
+        raise InputError(f"{stage}.share_opening: not for {model.config.model_type} models "
                          f"(only {', '.join(PLAIN_HEADS)}); use 0")
     for name, off in (("pack", 0), ("recompute", False)):
-        if getattr(settings, name):
-            raise InputError(f"train.share_opening: not together with {name}; use share_opening=0 or {name}={off}")
+        if getattr(settings, name, False):
+            raise InputError(f"{stage}.share_opening: not together with {name}; use share_opening=0 or {name}={off}")
     if settings.trainer == "trl":
-        raise InputError("train.share_opening: not with trainer=trl; use share_opening=0")
+        raise InputError(f"{stage}.share_opening: not with trainer=trl; use share_opening=0")
 
 
 # %% ../../nbs/60_train/05_savings.ipynb #9322d67e
-def loss_in(precision, loss_of=row_loss): # "fp32" or "bf16", as for `train_rows` -> function
-    "What `train_rows` takes as `loss_of`, its matrices multiplied in that type."
+def multiplying(precision, device):
+    "A context in which matrices on a device are multiplied in a type: fp32, bf16 or auto."
     import torch
-    if precision == "fp32":
-        return loss_of
+    return torch.autocast(torch.device(device).type, torch.bfloat16, precision_on(precision, device) == "bf16")
 
-    def rounded_loss(model, rows, pad, device):
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+
+def loss_in(precision, loss_of=row_loss): # "fp32", "bf16" or "auto", as for `train_rows` -> function
+    "What `train_rows` takes as `loss_of`, its matrices multiplied in that type."
+    def loss_there(model, rows, pad, device):
+        with multiplying(precision, device):
             return loss_of(model, rows, pad, device)
-    return rounded_loss
+    return loss_there
