@@ -68,10 +68,12 @@ def test_a_careful_expert_leaves_nothing_open(worked, tasks):
 
 
 def test_the_expert_of_sft_leaves_something_of_every_kind_to_be_won(worked, tasks):
-    left, score, _ = open_kinds(worked, tasks, CARELESS, 0.07)
-    assert 0.45 < score < 2 / 3
+    "Most of all where it has a choice: what was not asked for, and what to say of sources that differ or lack."
+    left, score, whole = open_kinds(worked, tasks, CARELESS, 0.07)
+    assert 0.7 < score < 0.9 and whole < 0.5
     kinds = "explicit implicit second compare disputed silent unsourced trusted wrong"
-    assert set(kinds.split()) <= set(left)
+    assert set(kinds.split()) <= set(left), left
+    assert left["implicit"] > max(left[kind] for kind in ("explicit", "second", "unsourced", "wrong")), left
 
 
 @pytest.mark.parametrize("field, kind", [("implicit", "implicit"), ("second", "second"), ("hedge", "silent"),
@@ -111,10 +113,10 @@ def test_a_report_is_written_and_not_copied(worked, tasks):
 
 
 def test_a_careful_expert_writes_one_report_and_a_careless_one_many(web, tasks):
-    def report(seed, care):
-        return answer_of(run_async(research(tasks[0], expert_toolbox(web, 0, 0.0), web, care, random.Random(seed))))
-    assert len({report(seed, PERFECT) for seed in range(6)}) == 1
-    assert len({report(seed, care_of(SynthesisSettings())) for seed in range(12)}) > 4
+    def reports(task, care):
+        return {answer_of(run_async(research(task, expert_toolbox(web, 0, 0.0), web, care, random.Random(seed)))) for seed in range(8)}
+    assert all(len(reports(task, PERFECT)) == 1 for task in tasks[:4])
+    assert sum(len(reports(task, care_of(SynthesisSettings()))) for task in tasks[:4]) > 8
 
 
 def test_questions_of_every_length_are_answered_by_search_and_by_links(web):

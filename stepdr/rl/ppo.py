@@ -127,10 +127,10 @@ class PpoTrainer:
         self.seed, self.rank, self.ranks = seed, rank, ranks
         self.saving = Saving(settings.freeze if begins_higher(policy) else 0, settings.share_opening, settings.precision)
         self.pad = renderer.tokenizer.pad_token_id or 0
-        self.optimizer = torch.optim.AdamW(trained_parts(policy), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(trained_parts(policy), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         self.critic = None if settings.critic == "none" else Critic(policy, self.saving, settings.critic == "separate")
         self.critic_optimizer = self.critic and torch.optim.AdamW(trained_parts(self.critic), settings.critic_learning_rate,
-                                                                  betas=(0.9, 0.95), weight_decay=0.0)
+                                                                  betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.warmup, self.kept = settings.critic_warmup if self.critic else 0, []  # rows of the last iteration's first episodes
 
     def save(self, path, iteration):

@@ -6,7 +6,7 @@
 __all__ = ['PLAIN_HEADS', 'orthogonalise', 'make_optimizer', 'epoch_batches', 'plan_batches', 'step_tokens', 'steps_within',
            'pad_batch', 'pad_positions', 'row_length', 'grouped_by_length', 'logits_at', 'label_logits', 'token_loss',
            'row_loss', 'mean_loss', 'keeps_apart', 'policy_loss', 'rate_at', 'trained_state', 'save_tensors',
-           'load_tensors', 'save_state', 'load_state', 'train_rows', 'curve_steps', 'saved_step']
+           'load_tensors', 'save_state', 'load_state', 'mean_and_clip', 'train_rows', 'curve_steps', 'saved_step']
 
 # %% ../../nbs/60_train/02_loop.ipynb #9927569a
 import math
@@ -38,7 +38,7 @@ def make_optimizer(model, learning_rate, muon_learning_rate): # -> torch optimis
     import torch
     trained = [p for p in model.parameters() if p.requires_grad]
     if not muon_learning_rate:
-        return torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        return torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)] + [model.get_output_embeddings()]
     beside = {id(p) for module in tables if module is not None for p in module.parameters()}
     matrices = [p for p in trained if p.ndim == 2 and id(p) not in beside]
@@ -300,6 +300,13 @@ def load_state(path, model, optimizer): # -> steps done (0 where there is no fil
     return state["step"]
 
 # %% ../../nbs/60_train/02_loop.ipynb #9f6e588e
+def mean_and_clip(gradients, count, most=1.0):
+    "Sums of gradients over `count` labels become means, whose norm is at most that, in one pass over them."
+    import torch
+    norm = torch.nn.utils.get_total_norm(gradients) / count
+    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0) / count)
+
+
 def train_rows(model, # Qwen2 or any causal model
                rows, # list of {"input_ids", "labels"}, and "position_ids" where several share a sequence
                steps, tokens, learning_rate, muon_learning_rate, seed, # optimiser steps, tokens a step, rates, order of the rows
@@ -331,10 +338,7 @@ def train_rows(model, # Qwen2 or any causal model
         if ranks > 1:
             torch.distributed.all_reduce(counts)
         add_gradients(model)
-        for one in trained:
-            if one.grad is not None:
-                one.grad.div_(counts[0])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        mean_and_clip([one.grad for one in trained if one.grad is not None], counts[0])
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * rate_at(step, steps)
         optimizer.step()
