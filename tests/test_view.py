@@ -250,6 +250,7 @@ def test_tokens_in_colour(opened, text):
     page.keyboard.press("ArrowRight")
     assert readout.inner_text().startswith("token 10 · id 10 ·") and "(p 0." in readout.inner_text() and "advantages" in readout.inner_text()
     strip.locator("summary").first.click()
+    strip.locator(".t").nth(31).wait_for(state="attached", timeout=5000)  # what is opened is written a moment later
     assert strip.locator(".t").count() == 32  # ten of the prompt too
     strip.locator(".t").first.hover()
     assert readout.inner_text().endswith("not trained")
@@ -262,6 +263,7 @@ def test_ids_and_mask_by_a_tokenizer(opened, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [ROWS[2]])
     page = opened(view_html(tmp_path / "rows.jsonl", tokenizer=str(tmp_path / "model"))[0])
     page.locator("section:has(.strip) > details > summary").click()
+    page.locator(".strip .own").first.wait_for(timeout=5000)
     said = page.locator(".strip .own").all_inner_texts()
     assert "".join(said).replace("·", "").replace("⏎", "").startswith("<think>\n想\n</think>") and "<|im_end|>" in said
     with pytest.raises(InputError, match="--tokenizer /nowhere: no model's folder"): view_html(tmp_path / "rows.jsonl", tokenizer="/nowhere")

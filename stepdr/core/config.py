@@ -352,9 +352,9 @@ PROFILES["small"] = vary(PROFILES["quick"],
                          synthesis={"stage1_rows": 1500, "stage2_rows": 800, "sft_rows": 900, "research": 1200,
                                     "heldout_research": 120, "heldout_questions": 120},
                          midtrain={"stage1_tokens": 60_000, "stage2_tokens": 100_000, "curve": 2},
-                         sft={"tokens": 250_000, "ablation": True},
-                         judge={"tokens": 200_000, "train_reports": 260, "test_reports": 40, "probed_reports": 4},
-                         ppo={"iterations": 24, "episodes": 32, "critic_warmup": 2},
+                         sft={"ablation": True},
+                         judge={"tokens": 100_000, "train_reports": 130, "test_reports": 40, "probed_reports": 4},
+                         ppo={"iterations": 20, "episodes": 32, "critic_warmup": 2},
                          evaluate={"curve_tasks": 40})
 GPU = {"freeze": 0, "tokens_per_step": 65536, "pack": 4096, "share_opening": 0, "precision": "bf16"}
 PROFILES["gpu"] = vary(PROFILES["small"],
