@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ..train.loop import PLAIN_HEADS, grouped_by_length
-from ..train.savings import attending, common_opening, in_one_sequence, multiplying, opened_attention
+from ..train.savings import alike_parts, attending, in_one_sequence, multiplying, opened_attention
 
 
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #675e86cb
@@ -50,17 +50,8 @@ def pieces(part, tokens=8192, share=0):
     or of rows that begin alike, openings of at least `share` tokens counted once."""
     if not share:
         return grouped_by_length(part, tokens, lambda item: len(item[0].ids))
-    made, size, before = [], 0, None
-    for item in sorted(part, key=lambda item: item[0].ids):
-        row = unlearned(item[0])
-        known = common_opening(before, row) if before else 0
-        own = len(item[0].ids) - (known if known >= share else 0)
-        if not made or size + own > tokens:
-            made.append([])
-            size, own = 0, len(item[0].ids)
-        made[-1].append(item)
-        size, before = size + own, row
-    return made
+    numbers = alike_parts([unlearned(row) for row, _ in part], share, tokens)
+    return [[part[number] for number in piece] for piece in numbers]
 
 
 # %% ../../nbs/80_rl/03_actor_critic.ipynb #25afdf85
@@ -110,7 +101,7 @@ def padded_states(body, rows, pad, saving):
 
 def shared_states(body, rows, saving):
     "The same, of rows in one sequence, each opening that they share in it once."
-    device, rows_at = next(body.parameters()).device, {}
+    device = next(body.parameters()).device
     order = sorted(range(len(rows)), key=lambda number: rows[number].ids)
     ids, _, places, rows_seen = in_one_sequence([unlearned(rows[number]) for number in order], saving.share)
     given = {"input_ids": torch.tensor([ids], device=device)}
@@ -118,11 +109,12 @@ def shared_states(body, rows, saving):
         new = [lower_batch([rows[number]])[0, -count:] for number, (_, count) in zip(order, rows_seen)]
         given = {"inputs_embeds": torch.cat(new)[None].to(device)}
     seen = [(torch.tensor(numbers, device=device), count) for numbers, count in rows_seen]
+    given["position_ids"] = torch.tensor([places], device=device)
     with attending(body, opened_attention):
-        states_SW = body(**given, position_ids=torch.tensor([places], device=device), use_cache=False, rows_seen=seen).last_hidden_state[0]
-    rows_at = dict(zip(order, (numbers for numbers, _ in rows_seen)))
-    return states_SW[torch.tensor([rows_at[number][at] for number, row in enumerate(rows) for at, own in enumerate(row.mask[1:]) if own],
-                                  dtype=torch.long, device=device)]
+        states_SW = body(**given, use_cache=False, rows_seen=seen).last_hidden_state[0]
+    stands = dict(zip(order, (numbers for numbers, _ in rows_seen)))
+    actions = [stands[number][at] for number, row in enumerate(rows) for at, own in enumerate(row.mask[1:]) if own]
+    return states_SW[torch.tensor(actions, dtype=torch.long, device=device)]
 
 
 def body_states(body, rows, pad, saving=Saving()):

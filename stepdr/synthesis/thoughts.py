@@ -115,10 +115,8 @@ def thought_of(work, deeper, again, unproven, pending) -> str:
 
 def outline(work, findings) -> str:
     "What a report tells under which heading: Story: setting, star; Production: country of origin."
-    wording = work.web.graph.wording
-    def name(one): return wording[one.relation].noun + (f" of the {wording[one.under].noun}" if one.under else "")
-    return "; ".join(f"{heading}: {', '.join(dict.fromkeys(map(name, rows)))}"
-                     for heading, rows in sections_of(findings, work.web.graph).items())
+    sections = sections_of(findings, work.web.graph).items()
+    return "; ".join(f"{heading}: {', '.join(dict.fromkeys(called(work, one) for one in rows))}" for heading, rows in sections)
 
 
 def last_thought(work, findings) -> str:

@@ -164,7 +164,8 @@ def train_files(model,  # Hugging Face directory or hub name
     last = read_metrics(job["metrics"])[-1]
     record = {"identity": known, "template": renderer.source, "protocol": protocol_words(protocol) if protocol else "",
               **planned, "tokens": planned["tokens"][-1], "trained_tokens": job["tokens"][-1], "counts": counts,
-              "precision": precision_on(settings.precision, pick_device(settings.device)), "rejected": dict(Counter(row["reason"] for row in rejected)), "last": {key: last[key] for key in last if key != "seconds"}}
+              "precision": precision_on(settings.precision, pick_device(settings.device)),
+              "rejected": dict(Counter(row["reason"] for row in rejected)), "last": {key: last[key] for key in last if key != "seconds"}}
     if heldout:
         record["heldout"] = {**read_json(work/"before.json"), "after": last["heldout_loss"]}
     with atomic_directory(out) as partial:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['blocks_of', 'freeze_lower', 'recompute_blocks', 'common_opening', 'in_one_sequence', 'seen_by', 'opened_attention',
-           'attending', 'opened_loss', 'sharing_loss', 'together', 'check_sharing', 'multiplying', 'loss_in']
+           'attending', 'opened_loss', 'sharing_loss', 'alike_parts', 'together', 'check_sharing', 'multiplying',
+           'loss_in']
 
 # %% ../../nbs/60_train/05_savings.ipynb #59a0ffa8
 from contextlib import contextmanager
@@ -134,25 +135,30 @@ def sharing_loss(least): # tokens of an opening from which on it is computed onc
     return loss_of
 
 
+def alike_parts(rows, least, most) -> list[list[int]]:
+    """The numbers of rows, in parts of at most `most` tokens (a longer row by itself) whose rows begin alike; an opening
+    of at least `least` tokens counts once, as `in_one_sequence` computes it."""
+    parts, size, before = [], 0, None
+    for number in sorted(range(len(rows)), key=lambda number: rows[number]["input_ids"]):
+        row = rows[number]
+        known = common_opening(before, row) if before else 0
+        own = len(row["input_ids"]) - (known if known >= least else 0)
+        if not parts or size + own > most:
+            parts.append([])
+            size, own = 0, len(row["input_ids"])
+        parts[-1].append(number)
+        size, before = size + own, row
+    return parts
+
+
 def together(rows, least, most) -> list[dict]:
     """Sequences {input_ids, rows} for steps of `most` tokens: rows of one `group` in as few of them as these allow, a
     row without one by itself; `input_ids` are what is computed for the rows, of the openings that they share one."""
     groups = {}
     for number, row in enumerate(rows):
-        groups.setdefault(row.get("group", number), []).append(row)
-    made = []
-    for group in groups.values():
-        parts = []
-        plain = ({name: row[name] for name in ("input_ids", "labels")} for row in group)
-        for row in sorted(plain, key=lambda row: row["input_ids"]):
-            known = common_opening(parts[-1]["rows"][-1], row) if parts else 0
-            own = row["input_ids"][known if known >= least else 0:]
-            if not parts or len(parts[-1]["input_ids"]) + len(own) > most:
-                parts.append({"input_ids": row["input_ids"], "rows": [row]})
-            else:
-                parts[-1] = {"input_ids": parts[-1]["input_ids"] + own, "rows": [*parts[-1]["rows"], row]}
-        made += parts
-    return made
+        groups.setdefault(row.get("group", number), []).append({name: row[name] for name in ("input_ids", "labels")})
+    parts = [[group[number] for number in part] for group in groups.values() for part in alike_parts(group, least, most)]
+    return [{"input_ids": in_one_sequence(part, least)[0], "rows": part} for part in parts]
 
 
 def check_sharing(model, settings, stage="train"):
