@@ -294,6 +294,7 @@ class EvaluateSettings:
     precision: str = setting("fp32", PRECISION, choices=PRECISIONS)
     sampled: str = setting("all", "what is sampled at temperature 1 beside greedy: all, or only the reports of the models that a gain compares",
                            choices=("all", "gains"))
+    untuned_tasks: int = setting(0, "tasks of each set, the first ones, for the models that were not fine-tuned, whose replies are long; 0: all", 0, 1_000_000)
     samples: int = setting(2000, "bootstrap resamples", 10, 1_000_000)
     processes: int = setting(2, "processes that share the models' episodes", 1, 64)
     examples: int = setting(2, "episodes shown in the prompt to a model that was trained in no protocol, as the base model", 0, 20)
