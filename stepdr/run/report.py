@@ -33,6 +33,7 @@ def load_run(run_dir,  # folder of a run
                           for path in sorted((run_dir / "notebooks").glob(f"*.{suffix}"))},
             "funnel": optional_file(run_dir / "data" / "funnel.json"), "judge": optional_file(run_dir / "judge.json"),
             "samples": optional_file(run_dir / "evaluation" / "samples.json", missing=[]),
+            "view": (run_dir / "view.html").is_file(),
             "benchmarks": {path.parent.name: read_json(path)
                            for path in sorted((run_dir / "benchmarks").glob("*/results.json"))}}
 
@@ -137,7 +138,9 @@ def page(run,  # what `load_run` read
             benchmarks_section(run, links=links))] if run.get("benchmarks") else []),
         ("card", "How it was measured", "Every score above is by this judge, formula and data.", card_section(run)),
         ("stages", "Stages", "What ran, from what, with which code.", stages_section(run, links=links))]
-    nav = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, *_ in sections)
+    episodes = [("view.html", "Every episode, turn by turn")] if links and run.get("view") else []
+    places = episodes + [(f"#{name}", heading) for name, heading, *_ in sections]
+    nav = "".join(f'<a href="{place}">{heading}</a>' for place, heading in places)
     body = f"<h1>{title}</h1>{facts_section(run)}<nav>{nav}</nav>" + "".join(_section(*parts) for parts in sections)
     return _document(title, body, figures.specs)
 

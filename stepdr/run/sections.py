@@ -14,7 +14,7 @@ import re
 
 from ..core.trajectory import cited_ids
 from ..evaluate.shown_reports import CONTROL_CHARACTERS, render_markdown
-from .results import METRICS, STAGE_COLOURS, STAGE_LABELS, number
+from .results import METRICS, STAGE_COLOURS, STAGE_LABELS, absent, number
 
 # %% ../../nbs/95_run/13_sections.ipynb #b7d6cd96
 def escape(value) -> str:
@@ -77,11 +77,12 @@ def _cell(cell):
     return (f'<b>{number(cell["mean"], 3)}</b><small>{number(cell["low"], 3)}–{number(cell["high"], 3)}</small>'
             if cell else '<span class="missing">–</span>')
 
-def _results(stages, suffix):
+def _results(results, suffix):
+    stages = results["stages"]
     names = [name for name in METRICS if any(name + suffix in cells for cells in stages.values())]
     rows = [[f'<i style="background:{STAGE_COLOURS[stage]}"></i>{label}',
              *[_cell(stages[stage].get(name + suffix)) for name in names]] if stage in stages
-            else [label, '<span class="missing">not run yet</span>', *[""] * (len(names) - 1)]
+            else [label, f'<span class="missing">{absent(results, stage)}</span>', *[""] * (len(names) - 1)]
             for stage, label in STAGE_LABELS.items()]
     counts = [sorted({cells[name + suffix]["n"] for cells in stages.values() if name + suffix in cells})
               for name in names]
@@ -92,9 +93,9 @@ def _results(stages, suffix):
 # %% ../../nbs/95_run/13_sections.ipynb #ca2e6c4a
 def results_section(run) -> str:
     "Means with 95 % intervals of every stage and metric, greedy and at temperature 1."
-    stages, parts = run["results"]["stages"], []
+    parts = []
     for title, suffix in (("Greedy", ""), ("Temperature 1", "_t1")):
-        found = _results(stages, suffix)
+        found = _results(run["results"], suffix)
         if found: parts.append(f"<h3>{title}</h3>{found}")
     if not parts: return ""
     legend = "; ".join(f"<b>{name.replace('_', ' ')}</b> {about}" for name, about in METRICS.items())

@@ -42,7 +42,8 @@ STAGES = (
     Stage("ppo", "80_rl/06_ppo.ipynb", reads=("world", "data", "models/sft", "models/judge"), writes=("models/ppo",), metrics=("ppo",), seconds=300),
     Stage("evaluate", "90_evaluate/22_summary.ipynb", reads=("world", "data", "models/base", "models/midtrain", "models/midtrain_curve", "models/sft_without_midtrain", "models/sft", "models/ppo", "models/judge"),
           writes=("evaluation",), seconds=200),
-    Stage("report", "", reads=("data", "metrics", "judge.json", "evaluation"), writes=("index.html",), call="run.report:write_index", seconds=5),
+    Stage("report", "", reads=("world", "data", "models/ppo", "metrics", "judge.json", "evaluation"), writes=("view.html", "index.html"),
+          call="run.view_command:write_run_pages", seconds=10),
 )
 
 # %% ../../nbs/95_run/02_stages.ipynb #2827c26b
