@@ -105,14 +105,19 @@ def outcome_of(environment, prompt, completion): # instance, chat rows before an
     answer = find_answer(last) if last.get("role") == "assistant" else None
     return Outcome(environment._row, answer, environment._toolbox.read, (*prompt, *completion))
 
-def reward_function(reward): # Reward -> function for `GRPOTrainer(reward_funcs=[...])`
+def reward_function(reward, # Reward
+                    whole=lambda one: one, # function of an Outcome: what the reward is to see of it
+                    also=lambda outcomes: {}, # function of all: further {name: value} for the metrics
+                    ): # -> function for `GRPOTrainer(reward_funcs=[...])`
     "A reward's totals; its parts go to the trainer's metrics."
     def score(prompts, completions, environments, log_metric=lambda name, value: None, **columns):
-        scored = reward([outcome_of(*rollout) for rollout in zip(environments, prompts, completions, strict=True)])
-        for name, value in mean_parts(scored).items():
+        rollouts = zip(environments, prompts, completions, strict=True)
+        outcomes = [whole(outcome_of(*rollout)) for rollout in rollouts]
+        scored = reward(outcomes)
+        for name, value in {**mean_parts(scored), **also(outcomes)}.items():
             log_metric(name, value)
         return [one.total for one in scored]
-    score.__name__ = reward.name
+    score.__name__ = reward.name.replace(" ", "_")
     return score
 
 # %% ../../nbs/80_rl/02_environment.ipynb #7813dd85

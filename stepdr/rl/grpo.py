@@ -15,9 +15,9 @@ import torch
 from ..agent.budget import episode_budget
 from ..agent.protocol import opening
 from ..core.artifacts import MetricsLog, read_jsonl
-from .environment import environment_class, outcome_of, trl_tokenizer
+from .environment import environment_class, reward_function, trl_tokenizer
 from .episodes import iteration_tasks
-from .rewards import mean_parts, reward_of, truth_of
+from .rewards import reward_of, truth_of
 from ..train.savings import freeze_lower
 
 # %% ../../nbs/80_rl/08_grpo.ipynb #dfe47c0c
@@ -44,17 +44,14 @@ def grpo_config(settings, different, prompt, folder, seed, save_every):
 # %% ../../nbs/80_rl/08_grpo.ipynb #78a9cee5
 def scores(reward, tasks, tools, truth=None):
     "A reward function for `GRPOTrainer` of a `Reward`, and of the closed web's `Truth` beside it; parts go to the metrics."
-    def score(prompts, completions, environments, log_metric=lambda name, value: None, **columns):
-        found = [outcome_of(*rollout) for rollout in zip(environments, prompts, completions, strict=True)]
-        outcomes = [replace(one, task=tasks[one.task["number"]], read=tools.paragraphs(one.read)) for one in found]
-        scored = reward(outcomes)
+    def whole(one):
+        return replace(one, task=tasks[one.task["number"]], read=tools.paragraphs(one.read))
+
+    def also(outcomes):
         true = [one for one in truth.of(outcomes) if one is not None] if truth else []
-        parts = mean_parts(scored) | ({"true_reward": sum(true) / len(true)} if true else {})
-        for name, value in {**parts, "answered": sum(one.answer is not None for one in outcomes) / len(outcomes)}.items():
-            log_metric(name, value)
-        return [one.total for one in scored]
-    score.__name__ = reward.name.replace(" ", "_")
-    return score
+        return {"answered": sum(one.answer is not None for one in outcomes) / len(outcomes),
+                **({"true_reward": sum(true) / len(true)} if true else {})}
+    return reward_function(reward, whole, also)
 
 # %% ../../nbs/80_rl/08_grpo.ipynb #53115a17
 def log_of(log, steps):
