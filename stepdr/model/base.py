@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.artifacts import atomic_directory, read_json, write_json
 from ..core.config import InputError
-from ..core.processes import pick_device
+from ..core.processes import free_large_pieces, pick_device
 from ..core.trajectory import END, START, TAGS
 from .packaged import model_at
 from .renderer import CHATML, chatml_text, renderer_for
@@ -146,6 +146,7 @@ def load_causal(folder, device="auto", exact=False):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     device, folder = pick_device(device), model_at(folder)
+    free_large_pieces()
     if is_folder_name(folder) and not (Path(folder)/"config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json is missing); give a Hugging Face directory or a hub name")
     with naming_checkpoint(folder):
