@@ -72,8 +72,9 @@ class _Teller:
         "About how long it still takes: expected times, scaled by how far the stages of this run were off so far."
         scale = min(max(self.taken/self.guessed, 0.25), 4.0) if self.guessed > 0 else 1.0
         rest = sum(self.expected[name] for name in self.ahead)*scale
-        if stage: rest += max(self.expected[stage.name]*scale - seconds, 0.0)
-        return f"{clock(self.spent + seconds)} so far, about {clock(rest)} left"
+        more = self.expected[stage.name]*scale - seconds if stage else 0.0
+        word = "about" if more >= 0 else "more than"  # this stage takes longer than was guessed
+        return f"{clock(self.spent + seconds)} so far, {word} {clock(rest + max(more, 0.0))} left"
 
     def line(self, stage, text):
         self.stream.close_bar("\n")

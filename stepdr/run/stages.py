@@ -26,22 +26,22 @@ class Stage:
     project: tuple = ()  # paths of the project that it reads
     call: str = ""  # "module:function" of stepdr, called with the run folder, for a stage without a notebook
     check: str = ""  # "module:function" of stepdr, called with the stage's settings before the first stage; raises `InputError`
-    seconds: float = 10.0  # first guess of its time
+    seconds: float = 10.0  # first guess of its time: about what the profile quick took on two cores
 
 # %% ../../nbs/95_run/02_stages.ipynb #14deb048
 STAGES = (
-    Stage("world", "10_world/12_closed_web.ipynb", project=("data/kg",), writes=("world",), check="world.closed_web:check_facts", seconds=15),
-    Stage("synthesis", "40_synthesis/54_build.ipynb", project=("data/authority",), reads=("world",), writes=("data",), check="synthesis.build:check_mixtures", seconds=60),
-    Stage("base", "50_model/02_base.ipynb", reads=("data",), writes=("models/base",), check="model.base:check_base", seconds=20),
+    Stage("world", "10_world/12_closed_web.ipynb", project=("data/kg",), writes=("world",), check="world.closed_web:check_facts", seconds=10),
+    Stage("synthesis", "40_synthesis/54_build.ipynb", project=("data/authority",), reads=("world",), writes=("data",), check="synthesis.build:check_mixtures", seconds=50),
+    Stage("base", "50_model/02_base.ipynb", reads=("data",), writes=("models/base",), check="model.base:check_base", seconds=10),
     Stage("midtrain", "60_train/04_midtrain.ipynb", reads=("data", "models/base"), writes=("models/midtrain", "models/midtrain_curve"),
-          metrics=("midtrain1", "midtrain2"), seconds=420),
+          metrics=("midtrain1", "midtrain2"), seconds=190),
     Stage("sft", "60_train/06_sft.ipynb", reads=("data", "models/base", "models/midtrain"), writes=("models/sft_without_midtrain", "models/sft"),
-          metrics=("sft", "sft_without_midtrain"), seconds=100),
+          metrics=("sft", "sft_without_midtrain"), seconds=650),
     Stage("judge", "70_judge/14_train.ipynb", reads=("world", "data", "models/midtrain", "models/sft_without_midtrain", "models/sft"), writes=("models/judge", "judge.json"),
-          metrics=("judge",), seconds=210),
-    Stage("ppo", "80_rl/06_ppo.ipynb", reads=("world", "data", "models/sft", "models/judge"), writes=("models/ppo",), metrics=("ppo",), seconds=300),
+          metrics=("judge",), seconds=480),
+    Stage("ppo", "80_rl/06_ppo.ipynb", reads=("world", "data", "models/sft", "models/judge"), writes=("models/ppo",), metrics=("ppo",), seconds=260),
     Stage("evaluate", "90_evaluate/22_summary.ipynb", reads=("world", "data", "models/base", "models/midtrain", "models/midtrain_curve", "models/sft_without_midtrain", "models/sft", "models/ppo", "models/judge"),
-          writes=("evaluation",), seconds=200),
+          writes=("evaluation",), seconds=350),
     Stage("report", "", reads=("world", "data", "models/ppo", "metrics", "judge.json", "evaluation"), writes=("view.html", "index.html"),
           call="run.view_command:write_run_pages", seconds=10),
 )
