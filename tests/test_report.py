@@ -123,7 +123,7 @@ def test_everything_is_shown(run):
 
 def test_results_object_and_table(run):
     results = load_results(run)
-    assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "stages", "judge", "pairwise", "elo", "differences", "curve", "axes", "cost", "general", "by_part", "gains_by_part", "card"]
+    assert list(results) == ["profile", "seed", "wall_seconds", "peak_rss_mb", "left_out", "stages", "judge", "pairwise", "elo", "differences", "curve", "axes", "cost", "general", "by_part", "gains_by_part", "card"]
     assert results["wall_seconds"] == 1183.2 and results["judge"]["macro_f1"] == 0.874 and set(results["stages"]) == set(STAGES)
     table = results_table(results)
     assert max(map(len, table.splitlines())) < 90 and table.count("sft_without_midtrain") == 5  # four blocks and a pair

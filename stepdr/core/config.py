@@ -77,11 +77,11 @@ class SynthesisSettings:
     research: int = setting(1200, "research tasks with rubrics at most, two for a topic", 1, 100_000_000)
     workers: int = setting(1, "processes that make rows; does not change the result", 1, 1000)
     failure_rate: float = setting(0.07, "share of tool requests that fail", 0.0, 0.5)
-    care_trusted: float = setting(0.9, "how often the SFT expert believes what trusted sites say, not the first page", 0.0, 1.0)
-    care_retry: float = setting(0.9, "how often the SFT expert searches again for what is missing", 0.0, 1.0)
-    care_implicit: float = setting(0.5, "how often the SFT expert covers what was not asked for", 0.0, 1.0)
-    care_verify: float = setting(0.05, "how often the SFT expert looks for a second source", 0.0, 1.0)
-    care_hedge: float = setting(0.5, "how often the SFT expert says that sources differ or that nothing was found", 0.0, 1.0)
+    care_trusted: float = setting(0.95, "how often the SFT expert believes what trusted sites say, not the first page", 0.0, 1.0)
+    care_retry: float = setting(0.95, "how often the SFT expert searches again for what is missing", 0.0, 1.0)
+    care_implicit: float = setting(0.9, "how often the SFT expert covers what was not asked for", 0.0, 1.0)
+    care_verify: float = setting(0.0, "how often the SFT expert looks for a second source", 0.0, 1.0)
+    care_hedge: float = setting(0.9, "how often the SFT expert says that sources differ or that nothing was found", 0.0, 1.0)
     care_second: float = setting(1.0, "how often the SFT expert follows what was found to the next thing", 0.0, 1.0)
     care_cite: float = setting(1.0, "how often the SFT expert cites the paragraph that says it", 0.0, 1.0)
     heldout_research: int = setting(120, "held-out research tasks", 1, 100_000)
@@ -315,15 +315,15 @@ PROFILES = {"quick": {
     "base": BaseSettings("smollm2", context=8192, weights="bf16"),
     "midtrain": MidtrainSettings(stage1_tokens=16_000, stage2_tokens=32_000, stage1_learning_rate=3e-4, stage2_learning_rate=3e-4,
                                  stage1_muon_learning_rate=0.0, stage2_muon_learning_rate=0.0, curve=0, **SMOLLM2),
-    "sft": SftSettings(tokens=150_000, ablation=False, learning_rate=4e-4, muon_learning_rate=0.0,
-                       **SMOLLM2 | {"tokens_per_step": 1024}),
-    "judge": JudgeSettings(tokens=60_000, learning_rate=5e-4, muon_learning_rate=0.0, train_reports=84, written=0.0625, test_reports=12,
+    "sft": SftSettings(tokens=120_000, ablation=False, learning_rate=4e-4, muon_learning_rate=0.0,
+                       **SMOLLM2 | {"tokens_per_step": 1024, "freeze": 0}),
+    "judge": JudgeSettings(tokens=48_000, learning_rate=5e-4, muon_learning_rate=0.0, train_reports=68, written=0.0625, test_reports=12,
                            probed_reports=1, rl_iterations=0, rl_lr=4e-5, answer_tokens=96, **EPISODE,
                            **SMOLLM2 | {"tokens_per_step": 1100}),
     "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=0, learning_rate=4e-5,
                        critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, slots=12, precision="auto",
                        share_opening=100, tokens_at_once=2048, **EPISODE),
-    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", slots=6, precision="auto", **EPISODE)}}
+    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", untuned_tasks=5, slots=6, precision="auto", **EPISODE)}}
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
 def vary(settings: dict,  # stage name -> settings, as of a profile
@@ -356,7 +356,7 @@ PROFILES["small"] = vary(PROFILES["quick"],
                          sft={"ablation": True},
                          judge={"tokens": 100_000, "train_reports": 130, "test_reports": 40, "probed_reports": 4},
                          ppo={"iterations": 20, "episodes": 32, "critic_warmup": 2},
-                         evaluate={"curve_tasks": 40})
+                         evaluate={"curve_tasks": 40, "untuned_tasks": 30})
 GPU = {"freeze": 0, "tokens_per_step": 65536, "pack": 4096, "share_opening": 0, "precision": "bf16"}
 PROFILES["gpu"] = vary(PROFILES["small"],
                        synthesis={"stage1_rows": 12_000, "stage2_rows": 6000, "sft_rows": 4000, "subgraphs": 2000, "walks": 800,
@@ -368,7 +368,7 @@ PROFILES["gpu"] = vary(PROFILES["small"],
                               "train_reports": 2000, "written": 0.25, "test_reports": 120, "probed_reports": 12, **GPU},
                        ppo={"iterations": 60, "episodes": 256, "episodes_per_task": 8, "minibatch": 64, "learning_rate": 1e-5, "freeze": 0,
                             "slots": 256, "tokens_at_once": 65536, "precision": "bf16", "share_opening": 0},
-                       evaluate={"curve_tasks": 100, "slots": 256, "processes": 1})
+                       evaluate={"curve_tasks": 100, "untuned_tasks": 0, "slots": 256, "processes": 1})
 LONG = {"turns": 40, "tool_calls": 120, "context_tokens": 131072, "reply_tokens": 16384}
 PROFILES["paper"] = vary(PROFILES["gpu"], base={"base_model": "Qwen/Qwen2.5-32B", "context": 131072},
                          midtrain={"stage1_learning_rate": 2e-5, "stage2_learning_rate": 2e-5},

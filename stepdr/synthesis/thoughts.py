@@ -87,8 +87,9 @@ def entries(work) -> list:
 
 
 def told(work, need) -> list[str]:
-    "The names of what was found of a need."
-    return [one.name for one in work.finding(need).values[:None if work.does("hedge", need) else 1]]
+    "What was found of a need, each value with the first paragraph that gives it, which a report cites."
+    values = work.finding(need).values[:None if work.does("hedge", need) else 1]
+    return [" ".join([one.name, *one.ids[:1]]) for one in values]
 
 
 def ledger(work, pending=()) -> str:
