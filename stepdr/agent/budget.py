@@ -20,10 +20,10 @@ class ResearchSettings:
     tokens: int = setting(600_000, "prompt and completion tokens of all replies together", 100, 1_000_000_000)
     seconds: float = setting(1800.0, "wall time", 1.0, 1e7)
     money: float = setting(0.0, "cost in the currency of the endpoint's prices; 0 sets no limit", 0.0, 1e6)
-    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included, if the model has as much",
-                                  500, 10_000_000)
-    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave, at most 8192",
-                                0, 1_000_000)
+    context_tokens: int = setting(48_000, "upper limit of the conversation, the reply included, if the model has as "
+                                  "much", 500, 10_000_000)
+    reply_tokens: int = setting(0, "upper limit of one reply; 0: a quarter of what instructions and tools leave, at "
+                                "most 8192", 0, 1_000_000)
     keep_turns: int = setting(4, "last turns that are never summarised", 1, 100)
     parallel_calls: int = setting(8, "tool calls of one turn that run at the same time", 1, 64)
     todo_turns: int = setting(6, "turns without the todo list after which it is shown again; 0 is never", 0, 1000)

@@ -34,13 +34,16 @@ def turn_text(turn): # list of chat rows -> text
 def longest_text(turns, # lists of chat rows
                  least=300, # characters of a text that is worth cutting
                  ): # -> (dictionary, key) of the text to cut, or None
-    "The longest text of a conversation's turns: of results if there is one, else of what the model wrote, else in the arguments of calls."
+    """The longest text of a conversation's turns: of results if there is one, else of what the model wrote, else in the
+    arguments of calls."""
     rows = [row for turn in turns for row in turn]
     results = [(row, "content") for row in rows if row["role"] == "tool"]
     wrote = [(row, key) for row in rows if row["role"] == "assistant" for key in ("content", "reasoning_content")]
     calls = [call["function"].get("arguments") for row in rows for call in row.get("tool_calls") or []]
-    for places in (results, wrote, [(arguments, key) for arguments in calls if isinstance(arguments, dict) for key in arguments]):
-        long = [(holder, key) for holder, key in places if isinstance(holder.get(key), str) and len(holder[key]) > least]
+    for places in (results, wrote,
+                   [(arguments, key) for arguments in calls if isinstance(arguments, dict) for key in arguments]):
+        long = [(holder, key) for holder, key in places if isinstance(holder.get(key), str)
+                and len(holder[key]) > least]
         if long:
             return max(long, key=lambda place: len(place[0][place[1]]))
     return None
@@ -49,11 +52,14 @@ def longest_text(turns, # lists of chat rows
 _MARKS = ("\n", "。", ". ", " ") # where a text may be cut, the best first
 
 def shrink(text, most, where=""): # text, characters to keep, where the rest is -> text
-    "Head and tail of a long text, cut between lines, sentences or words; a text that the note on what is left out would not make shorter stays."
+    """Head and tail of a long text, cut between lines, sentences or words; a text that the note on what is left out
+    would not make shorter stays."""
     head, tail = text[:most * 2 // 3], text[len(text) - most // 3:]
     if len(text) <= most + len(f"\n[… {len(text)} characters left out{where} …]\n"): return text
-    head = next((head[:at + len(mark)] for mark in _MARKS if (at := head.rfind(mark)) >= len(head) * 2 // 3), head).rstrip()
-    tail = next((tail[at + len(mark):] for mark in _MARKS if 0 <= (at := tail.find(mark)) <= len(tail) // 3), tail).lstrip()
+    head = next((head[:at + len(mark)] for mark in _MARKS
+                 if (at := head.rfind(mark)) >= len(head) * 2 // 3), head).rstrip()
+    tail = next((tail[at + len(mark):] for mark in _MARKS
+                 if 0 <= (at := tail.find(mark)) <= len(tail) // 3), tail).lstrip()
     return f"{head}\n[… {len(text) - len(head) - len(tail)} characters left out{where} …]\n{tail}"
 
 def shrink_to(text, tokens, where=""): # text, guessed tokens to keep, where the rest is -> text

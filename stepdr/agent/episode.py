@@ -45,8 +45,8 @@ class ResearchResult:
 
 # %% ../../nbs/30_agent/02_episode.ipynb #0dae54a7
 def find_answer(message): # assistant message -> the report in it, or None
-    """The answer (`stepdr.core.calls.answer_in`), else the whole text of a turn that calls no tool; markup of calls that was
-    not read is never a report."""
+    """The answer (`stepdr.core.calls.answer_in`), else the whole text of a turn that calls no tool; markup of calls
+    that was not read is never a report."""
     content = message.get("content") or ""
     found = answer_in(content)
     if found is not None:
@@ -54,7 +54,8 @@ def find_answer(message): # assistant message -> the report in it, or None
     return content.strip() or None if not message.get("tool_calls") and not unread_call(content) else None
 
 # %% ../../nbs/30_agent/02_episode.ipynb #f3e8fcb3
-def without_forced(text): # content of a message -> the same without the call for the report that a used-up budget ends with
+def without_forced(text):
+    # content of a message -> the same without the call for the report that a used-up budget ends with
     before, after = prompt("forced", reason="\0").split("\0")
     return re.sub(rf"\s*{re.escape(before)}[^\n]{{1,40}}?{re.escape(after)}\Z", "", text)
 
@@ -88,7 +89,8 @@ class Outside:
 class Episode:
     "The state of one episode. `next` says what is wanted; `took_reply`, `took_results` and `took_error` give it."
     settings: ResearchSettings
-    tools: list # schemas; they go with every request, the last ones too: a server has cached a prompt that begins as the one before
+    # schemas; they go with every request, the last ones too: a server has cached a prompt that begins as the one before
+    tools: list
     names: list # of the tools
     read: dict # {id: Paragraph} that tools have shown; they may be cited
     outside: Outside = Outside()
@@ -174,15 +176,18 @@ def check_room(episode):
     if room.free() < 600:
         raise InputError(too_small(episode))
     if room.free() < reply + 300:
-        raise InputError(f"--reply-tokens {reply}: a context of {room.context} tokens leaves at most {room.free() - 300} "
+        raise InputError(f"--reply-tokens {reply}: a context of {room.context} tokens leaves at most "
+                         f"{room.free() - 300} "
                          "for a reply; give less, or 0")
     episode.tell_context()
 
 def too_small(episode): # -> text of the error
     room = episode.room
     soft = "" if room.limits.firm and room.limits.context else "say how much it really has with --context, "
-    return (f"--model {episode.model}: a context of {room.context} tokens ({room.said_by()}) is too small: the instructions, "
-            f"the question and the descriptions of {len(episode.names)} tools take about {room.context - room.free()} of "
+    return (f"--model {episode.model}: a context of {room.context} tokens ({room.said_by()}) is too small: the "
+            f"instructions, "
+            f"the question and the descriptions of {len(episode.names)} tools take about {room.context - room.free()} "
+            f"of "
             f"them, and at least 600 are needed for the work; serve the model with a longer context, {soft}"
             "or name fewer tools, as in --tools batch_web_surfer,todo")
 
@@ -246,7 +251,8 @@ def fold(episode, first, old, kept): # opening messages, turns to summarise, tur
     path = f"history/{episode.folded + 1:04d}.md"
     episode.folded += len(old)
     episode.outside.keep(path, text)
-    whole, before = episode.messages, first[-1]["content"][len(question):].strip() # the summary so far is summarised with them
+    # the summary so far is summarised with them
+    whole, before = episode.messages, first[-1]["content"][len(question):].strip()
     both = "\n\n".join(filter(None, (before, text)))
     shown = shrink_to(both, int(0.6 * (room.context - room.reserve()) / room.scale))
     request = prompt("summary", words=min(400, tokens // 2), question=shrink(question, 2000), turns=shown)
@@ -292,8 +298,8 @@ def refusals(calls): # tool calls that are not made -> tool messages
     return [result_row(call, "error: no tool calls left") for call in calls]
 
 def fit_results(episode, rows): # tool messages of a turn
-    """Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent can
-    read it."""
+    """Show of a turn's results what there is room for; the whole text of a cut one is in the workspace, where the agent
+    can read it."""
     sizes = [guess_tokens(row["content"]) for row in rows]
     for row, size, share in zip(rows, sizes, share_out(sizes, episode.room.turn_tokens())):
         if share >= 0.95 * size:
@@ -387,15 +393,16 @@ def no_room(episode, error): # ContextTooLong that making room did not help agai
                          "as in --tools batch_web_surfer,todo") from None
 
 def tell(episode, text):
-    """Say something at the end of the conversation: with results that the model has not seen yet, else as the user. What
-    was sent before stays as it was; and a user's turn makes some templates drop all thoughts before it."""
+    """Say something at the end of the conversation: with results that the model has not seen yet, else as the user.
+    What was sent before stays as it was; and a user's turn makes some templates drop all thoughts before it."""
     if episode.messages[-1]["role"] == "tool":
         episode.messages[-1]["content"] += "\n\n" + text
     else:
         episode.messages.append({"role": "user", "content": text})
 
 def force(episode, reason): # what is used up -> (report or "", how it ended)
-    """Ask for the report; twice, since some models call tools all the same. The tools stay described, and `tool_choice` is
+    """Ask for the report; twice, since some models call tools all the same. The tools stay described, and
+    `tool_choice` is
     named the second time only: a server may then leave them out of the prompt, which is cached no more."""
     episode.outside.trace("forced", reason=reason)
     for more in ({}, {"tool_choice": "none"}):

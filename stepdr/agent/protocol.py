@@ -22,14 +22,16 @@ class Protocol:
     "What a model is shown beside the question."
     instructions: str = setting("full", "instructions that open an episode: full, brief, or none",
                                 choices=("full", "brief", "none"))
-    notes: bool = setting(True, "end each turn's results with what is left of the budget, and with a forgotten todo list")
-    results: str = setting("full", "search results with addresses, dates and notes (full), or one line a paragraph (line)",
-                           choices=("full", "line"))
+    notes: bool = setting(True,
+                          "end each turn's results with what is left of the budget, and with a forgotten todo list")
+    results: str = setting("full", "search results with addresses, dates and notes (full), or one line a paragraph "
+                           "(line)", choices=("full", "line"))
     topk: int = setting(5, "results of a query where a call names no number", 1, 20)
     tools: str = setting("", "names of the tools, comma-separated; empty: those that fit")
-    schemas: str = setting("full", "what is told of a tool: all of it (full), or one line and its main arguments (brief)",
-                           choices=("full", "brief"))
-    examples: str = setting("", "text shown after the instructions: whole episodes, for a model that was not trained in any")
+    schemas: str = setting("full", "what is told of a tool: all of it (full), or one line and its main arguments "
+                           "(brief)", choices=("full", "brief"))
+    examples: str = setting("", "text shown after the instructions: whole episodes, for a model that was not trained "
+                            "in any")
 
     def __post_init__(self):
         validate(self)
@@ -80,7 +82,8 @@ def protocol_from(text) -> Protocol:
     path = Path(text) / AGENT_FILE if Path(text).is_dir() else Path(text)
     if not path.is_file():
         why = f"has no {AGENT_FILE}" if Path(text).is_dir() else "is no file"
-        raise InputError(f"protocol: {text} {why}; give {', '.join(PROTOCOLS)}, a JSON file, or the folder of a checkpoint "
+        raise InputError(f"protocol: {text} {why}; give {', '.join(PROTOCOLS)}, a JSON file, or the folder of a "
+                         f"checkpoint "
                          "that was trained in one")
     try:
         found = read_json(path)

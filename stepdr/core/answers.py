@@ -22,11 +22,15 @@ from .trajectory import cited_ids, without_citations
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ", "0123456789+-=()n")
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
-_SIGNS = str.maketrans({**dict.fromkeys("−‐‑‒–—―﹣－", "-"), **dict.fromkeys("“”„«»‟", '"'), **dict.fromkeys("‘’‚‛`´", "'"), "♯": "#", "⁄": "/", "℅": "c/o"})
+_SIGNS = str.maketrans({**dict.fromkeys("−‐‑‒–—―﹣－", "-"), **dict.fromkeys("“”„«»‟", '"'),
+                        **dict.fromkeys("‘’‚‛`´", "'"), "♯": "#", "⁄": "/", "℅": "c/o"})
 _TAGS = re.compile(r"</?(?:b|i|u|em|strong|span|p|br|code|mark|small|font|a|sub|answer)\b[^<>]{0,300}>", re.IGNORECASE)
-_LATEX = ((re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"\1"), (re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|operatorname)\s*\{([^{}]*)\}"), r"\1"),
-          (re.compile(r"\\d?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"), (re.compile(r"\^\s*\{?\\circ\}?|\\degree\b|\\textdegree\b"), "°"), (re.compile(r"\\(?:times|cdot)\b"), "×"),
-          (re.compile(r"\{,\}"), ","), (re.compile(r"\\[,;:! ]|~"), " "), (re.compile(r"\\([%$&#_])"), r"\1"), (re.compile(r"\^\{([^{}]*)\}"), r"^\1"), (re.compile(r"^\s*\$([^$]+)\$\s*(?=[.。]?\s*$)"), r"\1"))
+_LATEX = ((re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"\1"),
+          (re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|operatorname)\s*\{([^{}]*)\}"), r"\1"),
+          (re.compile(r"\\d?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
+          (re.compile(r"\^\s*\{?\\circ\}?|\\degree\b|\\textdegree\b"), "°"), (re.compile(r"\\(?:times|cdot)\b"), "×"),
+          (re.compile(r"\{,\}"), ","), (re.compile(r"\\[,;:! ]|~"), " "), (re.compile(r"\\([%$&#_])"), r"\1"),
+          (re.compile(r"\^\{([^{}]*)\}"), r"^\1"), (re.compile(r"^\s*\$([^$]+)\$\s*(?=[.。]?\s*$)"), r"\1"))
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3}|_{1,3}|`{1,3}|~~)(?=[^\s*_`])(.*?[^\s])\1(?![\w*])", re.DOTALL)
 _CITED = re.compile(r"\\cite\w*\{[^{}]*\}|(?<=\S)\s*(?:\[\^?\d{1,3}\]|【[^】]{0,40}】)")
 
@@ -34,11 +38,13 @@ def _raised(text): # -> text with powers as ^n after digits, plain after letters
     def one(found):
         before = text[found.start() - 1:found.start()]
         return ("^" if before.isdigit() or before == ")" else "") + found[0].translate(_RAISED)
-    text = re.sub(r"(?i)<sup>\s*([^<>]{1,20}?)\s*</sup>", lambda found: ("^" if text[found.start() - 1:found.start()].isdigit() else "") + found[1], text)
+    text = re.sub(r"(?i)<sup>\s*([^<>]{1,20}?)\s*</sup>",
+                  lambda found: ("^" if text[found.start() - 1:found.start()].isdigit() else "") + found[1], text)
     return _RAISED_RUN.sub(one, text)
 
 def plain_answer(text): # as a model wrote it -> text, its case kept
-    "An answer without markup, citations and invisible characters; powers written with ^, fractions with /, one kind of minus and quote, NFKC."
+    """An answer without markup, citations and invisible characters; powers written with ^, fractions with /, one kind
+    of minus and quote, NFKC."""
     text = html.unescape(text) if "&" in text else text
     if "\\" in text or "$" in text:
         text = _CITED.sub("", text)
@@ -91,12 +97,15 @@ _GROUPED = re.compile(r"(\d{1,3})((?:([,.' _])\d{3})(?:\3\d{3})*)(?:([.,])(\d+))
 
 def figure_values(text): # digits with separators, as they stand -> frozenset of Fraction; empty where it is no number
     "The values that a figure may have: one, or two where a point or comma may part thousands or be the decimal sign."
-    if re.fullmatch(r"\d+", text): return frozenset() if len(text) > 1 and text[0] == "0" else frozenset({Fraction(int(text))})
+    if re.fullmatch(r"\d+", text):
+        return frozenset() if len(text) > 1 and text[0] == "0" else frozenset({Fraction(int(text))})
     found = _GROUPED.fullmatch(text)
     if found and found[3] != found[4] and text[0] != "0":
         whole = Fraction(re.sub(r"\D", "", found[1] + found[2]) + (f".{found[5]}" if found[5] else ""))
-        return frozenset({whole, Fraction(text)}) if found[3] == "." and len(found[2]) == 4 and not found[4] else frozenset({whole})
-    if re.fullmatch(r"\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?", text): return frozenset({Fraction(text.replace(",", ""))}) # as in India
+        return (frozenset({whole, Fraction(text)}) if found[3] == "." and len(found[2]) == 4 and not found[4]
+                else frozenset({whole}))
+    # as in India
+    if re.fullmatch(r"\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?", text): return frozenset({Fraction(text.replace(",", ""))})
     if re.fullmatch(r"\d*[.,]\d+", text): return frozenset({Fraction("0" + text.replace(",", "."))})
     return frozenset()
 
@@ -302,7 +311,8 @@ def with_readings(aliases): # -> the texts that count as right, and both names o
     found = list(aliases)
     for alias in aliases:
         parts = re.fullmatch(r"\s*([^()（）]+?)\s*[(（]([^()（）]+)[)）]\s*", alias)
-        if parts and bool(_WIDE.search(parts[1])) != bool(_WIDE.search(parts[2])) and len(parts[2]) > 2: found += [parts[1], parts[2]]
+        if parts and bool(_WIDE.search(parts[1])) != bool(_WIDE.search(parts[2])) and len(parts[2]) > 2:
+            found += [parts[1], parts[2]]
     return found
 
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
@@ -448,21 +458,26 @@ def _stands_somewhere(plain, right): # whether the words of a text stand in anot
     return any(f" {without_marks(form)} " in text for form in name_forms(right) for text in _padded(plain))
 
 # %% ../../nbs/00_core/14_answers.ipynb #f732d000
-def grade_answer(answer, aliases, question=""): # what a model said, texts that count as right -> ("A", "B", "C" or None, reason)
+def grade_answer(answer, aliases, question=""):
+    # what a model said, texts that count as right -> ("A", "B", "C" or None, reason)
     "SimpleQA's grades by rule; None where a rule cannot tell."
     answer = answer or ""
     plain, aliases = plain_answer(answer), with_readings([alias for alias in aliases if alias.strip()])
     short = _LEAD.sub("", plain).strip()
-    verdicts = [max((compare_answers(text, alias) for text in dict.fromkeys((answer, plain, short))), key=("other", "open", "same").index) for alias in aliases]
+    verdicts = [max((compare_answers(text, alias) for text in dict.fromkeys((answer, plain, short))),
+                    key=("other", "open", "same").index) for alias in aliases]
     if "same" in verdicts: return "A", "it says the right answer"
     refusal = is_refusal(answer)
     if refusal: return "C", "it gives no answer"
     yes = re.match(r"(yes|no|true|false)\b(?:[,.;:!]|$| -)", plain, re.IGNORECASE)
     wanted = {next(iter(name_forms(alias)), "") for alias in aliases}
-    if yes and wanted <= {"yes", "no", "true", "false"}: return ("A", "it begins with the right answer") if yes[1].casefold() in wanted else ("B", "it begins with the other answer")
+    if yes and wanted <= {"yes", "no", "true", "false"}:
+        return (("A", "it begins with the right answer") if yes[1].casefold() in wanted
+                else ("B", "it begins with the other answer"))
     found = [find_in_sentence(short, alias, question) for alias in aliases]
     if "same" in found and refusal is False: return "A", "a sentence says the right answer"
-    if "same" in found or "open" in found: return None, "the right answer stands in it, but a rule cannot tell that it is meant"
+    if "same" in found or "open" in found:
+        return None, "the right answer stands in it, but a rule cannot tell that it is meant"
     if "open" in verdicts: return None, "it may be the right answer, written in a way that can be read as another"
     if refusal is None: return None, "it says that it does not know and goes on"
     return "B", "the right answer does not stand in it"
@@ -471,7 +486,9 @@ def grade_answer(answer, aliases, question=""): # what a model said, texts that 
 def cited_answer(answer, # with its citations
                  aliases, # texts that count as right
                  read, # {id: text} of the paragraphs that were read
-                 ): # -> {"correct", "cited", "unread"}: the right answer stands in it; and a paragraph that it cites was read and holds it; it cites what was not read
+                 ):
+    # -> {"correct", "cited", "unread"}: the right answer stands in it; and a paragraph that it cites was read and holds
+    # it; it cites what was not read
     "Whether an answer is right and its citation bears it out."
     answer, aliases = answer or "", [alias for alias in aliases if alias.strip()]
     holds = lambda text: any(_stands_somewhere(plain_answer(text), alias) for alias in aliases)

@@ -18,7 +18,8 @@ from .config import InputError
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #ddd45033
 def root() -> Path:
-    "The folder that holds `nbs/` and `data/`: `STEPDR_HOME`, else the checkout, else what the installed package carries."
+    """The folder that holds `nbs/` and `data/`: `STEPDR_HOME`, else the checkout, else what the installed package
+    carries."""
     home, package = os.environ.get("STEPDR_HOME"), Path(stepdr.__file__).resolve().parent
     if home:
         if not (Path(home)/"nbs").is_dir():
@@ -26,11 +27,13 @@ def root() -> Path:
         return Path(home).resolve()
     for folder in (package.parent, package/"_share"):
         if (folder/"settings.ini").is_file() and (folder/"nbs").is_dir(): return folder
-    raise InputError(f"{package}: neither a checkout nor an installed package with its notebooks; set STEPDR_HOME to a checkout")
+    raise InputError(f"{package}: neither a checkout nor an installed package with its notebooks; set STEPDR_HOME to a "
+                     f"checkout")
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #c98a8192
 def runs_folder() -> Path:
-    "Where runs go unless told otherwise: `reports/` of the checkout, or of the working folder for an installed package."
+    """Where runs go unless told otherwise: `reports/` of the checkout, or of the working folder for an installed
+    package."""
     return (Path.cwd() if root().name == "_share" else root())/"reports"
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #aba5f111
@@ -93,7 +96,8 @@ def own_partial(path): # file that will be written -> a file beside it for this 
 
 @contextmanager
 def growing_file(path): # text file to make or replace
-    "Yield a file to write line by line; it takes the place of `path`, durably, when the block ends without an exception."
+    """Yield a file to write line by line; it takes the place of `path`, durably, when the block ends without an
+    exception."""
     partial = own_partial(path)
     try:
         with open(partial, "w", encoding="utf-8") as file:
@@ -113,7 +117,8 @@ def _finite(value):
 def json_text(value, indent=None, default=None) -> str:
     "One JSON value as text that every JSON parser reads: a number that cannot be computed is null, never NaN."
     try: return json.dumps(value, ensure_ascii=False, indent=indent, default=default, allow_nan=False)
-    except ValueError: return json.dumps(_finite(value), ensure_ascii=False, indent=indent, default=default, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, indent=indent, default=default, allow_nan=False)
 
 def write_json(path, value) -> Path:
     "Write one JSON value, indented."
@@ -125,14 +130,16 @@ def _read_text(path) -> str:
     try: return Path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError): raise InputError(f"{path}: no such file") from None
     except IsADirectoryError: raise InputError(f"{path}: is a folder, not a file") from None
-    except UnicodeDecodeError as error: raise InputError(f"{path}: not UTF-8 text (byte {error.start}); damaged or another kind of file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); damaged or another kind of file") from None
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #69354322
 def read_json(path):
     "Read one JSON value; `InputError` with file and line where it is broken."
     try: return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); truncated or edited, make it again") from None
+        raise (InputError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); truncated or "
+                          f"edited, make it again")) from None
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #0fddfcd0
 def write_jsonl(path, rows) -> Path:
@@ -147,8 +154,10 @@ def read_jsonl(path) -> list:
         if not line.strip(): continue
         try: row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg}); truncated or edited, make it again") from None
-        if not isinstance(row, dict): raise InputError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
+            raise (InputError(f"{path}, line {number}: not JSON ({error.msg}); truncated or edited, make it "
+                              f"again")) from None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
         rows.append(row)
     return rows
 
@@ -176,7 +185,8 @@ def read_metrics(path) -> list:
     for number, line in enumerate(complete.split("\n") if complete else [], 1):
         try: rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg}); delete the stage's manifest and run it again") from None
+            raise (InputError(f"{path}, line {number}: not JSON ({error.msg}); delete the stage's manifest and run it "
+                              f"again")) from None
     return rows
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #f4335dcd
@@ -247,8 +257,10 @@ def read_parquet(path) -> list:
         json_columns = set(json.loads(polars.read_parquet_metadata(path).get("json_columns", "[]")))
         rows = polars.read_parquet(path, glob=False).to_dicts()
     except polars.exceptions.PolarsError as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); truncated, make it again") from None
-    return [{key: json.loads(value) if key in json_columns and value is not None else without_nulls(value) for key, value in row.items()} for row in rows]
+        raise (InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); truncated, make it "
+                          f"again")) from None
+    return [{key: json.loads(value) if key in json_columns and value is not None else without_nulls(value)
+             for key, value in row.items()} for row in rows]
 
 # %% ../../nbs/00_core/04_artifacts.ipynb #4939df50
 def peak_rss_mb() -> float:
@@ -281,7 +293,8 @@ def _flush_output():
 
 @contextmanager
 def reserved_output():
-    "Within, all that is written to standard output goes to standard error, by child processes too; yields a descriptor of the real one."
+    """Within, all that is written to standard output goes to standard error, by child processes too; yields a
+    descriptor of the real one."""
     _flush_output()
     real = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
     try:

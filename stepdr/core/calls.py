@@ -43,7 +43,8 @@ def _finite(text):
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_one_value, parse_constant=no_number, parse_float=_finite)
 
 # %% ../../nbs/00_core/08_calls.ipynb #ca11000d
-_TOKEN = re.compile(r'''(?P<space>\s+|//[^\n]*|/\*.*?\*/)|(?P<triple>"""[^\\]*?(?:\\.[^\\]*?)*""")|(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<single>'[^'\\]*(?:\\.[^'\\]*)*')'''
+_TOKEN = re.compile(r'''(?P<space>\s+|//[^\n]*|/\*.*?\*/)|(?P<triple>"""[^\\]*?(?:\\.[^\\]*?)*""")'''
+                    r'''|(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<single>'[^'\\]*(?:\\.[^'\\]*)*')'''
                     r'''|(?P<mark>[{}\[\],:])|(?P<tag></|<[|｜])|(?P<bare>[^\s{}\[\],:"'<]+)''', re.DOTALL)
 _ESCAPE = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|(.))', re.DOTALL)
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
@@ -64,8 +65,8 @@ def _python(token): # a text in Python's single or triple quotes -> JSON
         except (SyntaxError, ValueError): raise NotRead(f"{token[:40]} is no text") from None
 
 def strict_json(text, at=0): # -> (JSON, where it ended)
-    """What stands in `text` from `at` on, as strict JSON: without trailing commas and comments, Python's True, None and single quotes
-    as JSON's, and with the closing brackets that are missing before an end tag. Raises `NotRead`."""
+    """What stands in `text` from `at` on, as strict JSON: without trailing commas and comments, Python's True, None and
+    single quotes as JSON's, and with the closing brackets that are missing before an end tag. Raises `NotRead`."""
     out, opened, last, before = [], [], "", ""
     while found := _TOKEN.match(text, at):
         kind, piece, at = found.lastgroup, found[0], found.end()
@@ -77,7 +78,8 @@ def strict_json(text, at=0): # -> (JSON, where it ended)
             if not opened or opened.pop() != piece: raise NotRead(f"a {piece} that closes nothing")
             if last == "," and before not in ("", ",", "{", "[", ":"): out.pop()
         elif piece in ("{", "["): opened.append("}" if piece == "{" else "]")
-        out.append({"text": _double, "single": _python, "triple": _python}.get(kind, lambda token: _PYTHON.get(token, token))(piece))
+        out.append({"text": _double, "single": _python, "triple": _python}
+                   .get(kind, lambda token: _PYTHON.get(token, token))(piece))
         last, before = piece, last
         if not opened: return "".join(out), at
     raise NotRead("it ends too early" if at >= len(text) else f"{text[at:at + 20]!r} is not understood")
@@ -94,7 +96,8 @@ def read_value(text, at=0): # -> (value, where it ended)
         strict, end = strict_json(text, at)
         return _DECODER.raw_decode(strict)[0], end
     except RecursionError: raise NotRead("nested too deeply") from None
-    except NotRead as error: raise error if "number" in str(error) or "twice" in str(error) else NotRead(first) from None
+    except NotRead as error:
+        raise error if "number" in str(error) or "twice" in str(error) else NotRead(first) from None
     except ValueError: raise NotRead(first) from None
 
 # %% ../../nbs/00_core/08_calls.ipynb #ca110010
@@ -190,11 +193,15 @@ def _python_call(node):
 # %% ../../nbs/00_core/08_calls.ipynb #ca11001a
 _TOOL = r"(?:tool|function)[▁_]?calls?"
 _SPECIAL = rf"(?:{_TOOL}(?:[▁_]section)?|START_ACTION|END_ACTION|action|plugin|python_tag)"
-OPENING = re.compile(rf"<(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code)>|<[|｜](?!END){_SPECIAL}(?:[▁_](?:begin|start))?[|｜]>(?:\s*function\s*<[|｜]tool[▁_]sep[|｜]>)?|\[TOOL_CALLS\]"
-                     r"|<start_function_call>|(?P<item><function=|<(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?invoke\s+name=)", re.IGNORECASE)
-_CLOSE = rf"</(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code|function|invoke)>|<[|｜](?:/{_TOOL}|END_ACTION|{_SPECIAL}[▁_]end)[|｜]>|\[/TOOL_CALLS\]|<end_function_call>"
+OPENING = re.compile(rf"<(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code)>|<[|｜](?!END){_SPECIAL}(?:[▁_](?:begin"
+                     rf"|start))?[|｜]>(?:\s*function\s*<[|｜]tool[▁_]sep[|｜]>)?|\[TOOL_CALLS\]"
+                     r"|<start_function_call>|(?P<item><function=|<(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?invoke\s+name=)",
+                     re.IGNORECASE)
+_CLOSE = (rf"</(?:[a-z]+:|[|｜][A-Za-z]+[|｜])?(?:{_TOOL}|tool_code|function|invoke)>|<[|｜](?:/{_TOOL}|END_ACTION"
+          rf"|{_SPECIAL}[▁_]end)[|｜]>|\[/TOOL_CALLS\]|<end_function_call>")
 _CLOSE_TAG = re.compile(_CLOSE, re.IGNORECASE)
-CLOSING = re.compile(_CLOSE + r"|<\|(?:im_end|eot_id|eom_id|call|end_of_text|endoftext)\|>|<｜end▁of▁sentence｜>|</s>", re.IGNORECASE)
+CLOSING = re.compile(_CLOSE + r"|<\|(?:im_end|eot_id|eom_id|call|end_of_text|endoftext)\|>|<｜end▁of▁sentence｜>|</s>",
+                     re.IGNORECASE)
 _STOP = re.compile(rf"</?answer>|<\|im_end\|>|(?:(?<=</tool_call>)\s*|\n\s*)<{_TOOL}>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
@@ -453,15 +460,18 @@ def unread_call(text): # content of a turn -> the markup that looks like a call 
     return " ".join(found[0].split())[:60] if found else ""
 
 # %% ../../nbs/00_core/08_calls.ipynb #ca110030
-_THOUGHT = re.compile(r"\s*(?:<((?:seed:|ant)?(?:think|thinking|thought|reasoning))>(.*?)</\1>|\[THINK\](.*?)\[/THINK\])", re.DOTALL | re.IGNORECASE)
+_THOUGHT = re.compile(r"\s*(?:<((?:seed:|ant)?(?:think|thinking|thought|reasoning))>(.*?)</\1>"
+                      r"|\[THINK\](.*?)\[/THINK\])", re.DOTALL | re.IGNORECASE)
 
 def split_thought(text): # -> (reasoning or None, the rest)
-    """Cut the reasoning off: `<think>`, `<thinking>`, `[THINK]` and the like. A template may have written the opening tag itself, and a limit may have
-    cut the closing one; calls with which such a thought ends are calls."""
+    """Cut the reasoning off: `<think>`, `<thinking>`, `[THINK]` and the like. A template may have written the opening
+    tag itself, and a limit may have cut the closing one; calls with which such a thought ends are calls."""
     thoughts = []
-    while found := _THOUGHT.match(text): thoughts, text = [*thoughts, found[2] if found[2] is not None else found[3]], text[found.end():]
+    while found := _THOUGHT.match(text):
+        thoughts, text = [*thoughts, found[2] if found[2] is not None else found[3]], text[found.end():]
     if thoughts: return "\n".join(thoughts), text
-    called = [(begin, end) for begin, end, calls in regions(text) if not any("error" in call for call in calls)] if "think>" in text else []
+    called = ([(begin, end) for begin, end, calls in regions(text) if not any("error" in call for call in calls)]
+              if "think>" in text else [])
     def outside(tag, at=0): # -> where a tag stands outside of calls, or -1
         while (at := text.find(tag, at)) >= 0 and any(begin <= at < end for begin, end in called): at += 1
         return at
@@ -471,7 +481,8 @@ def split_thought(text): # -> (reasoning or None, the rest)
     begin, end = opened + len("<think>"), text.find("</think>", opened)
     if end >= 0: return text[begin:end], text[:opened] + text[end + len("</think>"):]
     last = [place for place in regions(text[begin:]) if not any("error" in call for call in place[2])]
-    if last and not _END.sub("", text[begin + last[-1][1]:]).strip(): return text[begin:begin + last[-1][0]], text[:opened] + text[begin + last[-1][0]:]
+    if last and not _END.sub("", text[begin + last[-1][1]:]).strip():
+        return text[begin:begin + last[-1][0]], text[:opened] + text[begin + last[-1][0]:]
     return text[begin:], text[:opened]
 
 # %% ../../nbs/00_core/08_calls.ipynb #ca110031

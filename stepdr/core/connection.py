@@ -20,29 +20,39 @@ class EndpointSettings:
     "An OpenAI-compatible endpoint."
     base_url: str = setting("http://127.0.0.1:8000/v1", "URL of the API, up to and without /chat/completions")
     model: str = setting("", "name of the model; empty: the only one that the server lists")
-    key_variable: str = setting("", "environment variable that holds the key; empty: the vendor's usual one, else STEPDR_API_KEY")
+    key_variable: str = setting("", "environment variable that holds the key; empty: the vendor's usual one, else "
+                                "STEPDR_API_KEY")
     price_in: float = setting(0.0, "price of a million prompt tokens", 0.0, 1e6)
     price_out: float = setting(0.0, "price of a million completion tokens", 0.0, 1e6)
-    price_cached: float = setting(-1.0, "price of a million prompt tokens that the server had cached; -1: as price_in", -1.0, 1e6)
+    price_cached: float = setting(-1.0, "price of a million prompt tokens that the server had cached; -1: as price_in",
+                                  -1.0, 1e6)
     currency: str = setting("USD", "currency of the prices")
     timeout: float = setting(120.0, "seconds without a byte after which an attempt has failed", 0.01, 86400.0)
-    total_timeout: float = setting(1800.0, "seconds after which an attempt has failed, however busy it looks", 0.01, 86400.0)
+    total_timeout: float = setting(1800.0, "seconds after which an attempt has failed, however busy it looks", 0.01,
+                                   86400.0)
     concurrency: int = setting(0, "requests under way at once; 0: as many as are made", 0, 10_000)
     retries: int = setting(5, "attempts after the first", 0, 100)
-    backoff: float = setting(1.0, "seconds before the second attempt; doubles each time, at most 60, with jitter", 0.0, 60.0)
+    backoff: float = setting(1.0, "seconds before the second attempt; doubles each time, at most 60, with jitter", 0.0,
+                             60.0)
     patience: float = setting(120.0, "longest wait in seconds that a server may ask for by Retry-After", 0.0, 86400.0)
     temperature: float = setting(-1.0, "of sampling; -1 leaves it to the server", -1.0, 10.0)
     max_tokens: int = setting(0, "tokens a reply may have; 0 leaves it to the server", 0, 10_000_000)
-    context: int = setting(0, "tokens that a prompt and its reply may have together; 0: what the server says", 0, 10_000_000)
+    context: int = setting(0, "tokens that a prompt and its reply may have together; 0: what the server says", 0,
+                           10_000_000)
     stream: bool = setting(True, "receive replies piece by piece")
-    tools: str = setting("native", "how tools are told and called: native (the API's field) or text (Qwen's wire format)", choices=("native", "text"))
-    extra: str = setting("", "JSON object of further request fields, such as {\"chat_template_kwargs\": {\"enable_thinking\": false}}")
+    tools: str = setting("native", "how tools are told and called: native (the API's field) or text (Qwen's wire "
+                         "format)", choices=("native", "text"))
+    extra: str = setting("", "JSON object of further request fields, such as {\"chat_template_kwargs\": "
+                         "{\"enable_thinking\": false}}")
 
     def __post_init__(self):
         validate(self)
         parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname: raise InputError(f"endpoint.base_url: {shown_url(self.base_url)!r} is no http or https URL")
-        if parts.username or parts.password: raise InputError("endpoint.base_url: holds a user name or a password; put the key into an environment variable and name it in key_variable")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"endpoint.base_url: {shown_url(self.base_url)!r} is no http or https URL")
+        if parts.username or parts.password:
+            raise InputError("endpoint.base_url: holds a user name or a password; put the key into an environment "
+                             "variable and name it in key_variable")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/").removesuffix("/chat/completions"))
         try: extra = json.loads(self.extra or "{}")
         except ValueError: extra = None
@@ -60,8 +70,11 @@ def parse_price(text): # "0.27/1.10", "0.27/1.10/0.07 CNY" or "" -> settings
     found = re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)(?:\s*/\s*([\d.]+))?\s*([A-Za-z]{3})?\s*", text)
     if not text.strip(): return {}
     try: prices = [float(n) if n else -1.0 for n in found.groups()[:3]]
-    except (AttributeError, ValueError): raise InputError(f"price: {text[:60]!r} is not understood; give PROMPT/COMPLETION[/CACHED] [CURRENCY] a million tokens, as in '0.27/1.10/0.07 USD'") from None
-    return {"price_in": prices[0], "price_out": prices[1], "price_cached": prices[2], "currency": (found[4] or "USD").upper()}
+    except (AttributeError, ValueError):
+        raise (InputError(f"price: {text[:60]!r} is not understood; give PROMPT/COMPLETION[/CACHED] [CURRENCY] a "
+                          f"million tokens, as in '0.27/1.10/0.07 USD'")) from None
+    return {"price_in": prices[0], "price_out": prices[1], "price_cached": prices[2],
+            "currency": (found[4] or "USD").upper()}
 
 # %% ../../nbs/00_core/03_connection.ipynb #e25a2deb
 def endpoint_settings(text, # http(s)://host[:port][/path][#model]
@@ -74,9 +87,10 @@ def endpoint_settings(text, # http(s)://host[:port][/path][#model]
     return EndpointSettings(**{"base_url": url, "model": model, **parse_price(price), **changes})
 
 # %% ../../nbs/00_core/03_connection.ipynb #842a8c72
-KEYS = {"api.openai.com": "OPENAI_API_KEY", "api.deepseek.com": "DEEPSEEK_API_KEY", "dashscope.aliyuncs.com": "DASHSCOPE_API_KEY",
-        "dashscope-intl.aliyuncs.com": "DASHSCOPE_API_KEY", "openrouter.ai": "OPENROUTER_API_KEY", "api.moonshot.cn": "MOONSHOT_API_KEY",
-        "api.moonshot.ai": "MOONSHOT_API_KEY", "api.stepfun.com": "STEPFUN_API_KEY", "api.mistral.ai": "MISTRAL_API_KEY", "api.groq.com": "GROQ_API_KEY"}
+KEYS = {"api.openai.com": "OPENAI_API_KEY", "api.deepseek.com": "DEEPSEEK_API_KEY", "dashscope.aliyuncs.com":
+        "DASHSCOPE_API_KEY", "dashscope-intl.aliyuncs.com": "DASHSCOPE_API_KEY", "openrouter.ai": "OPENROUTER_API_KEY",
+        "api.moonshot.cn": "MOONSHOT_API_KEY", "api.moonshot.ai": "MOONSHOT_API_KEY",
+        "api.stepfun.com": "STEPFUN_API_KEY", "api.mistral.ai": "MISTRAL_API_KEY", "api.groq.com": "GROQ_API_KEY"}
 
 # %% ../../nbs/00_core/03_connection.ipynb #f523db6e
 def key_variable(settings): # -> name of the environment variable
@@ -88,7 +102,9 @@ _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 KEY_NAMES = set() # variables that settings named as holding a key
 
 def redact(text): # what will be shown or written -> text without the values of the environment's keys
-    "Replace the values of environment variables that end in KEY, TOKEN, SECRET or PASSWORD, or that an endpoint took its key from, by [NAME]."
+    """Replace the values of environment variables that end in KEY, TOKEN, SECRET or PASSWORD, or that an endpoint took
+    its key from, by [NAME]."""
     for name, value in os.environ.items():
-        if (name in KEY_NAMES or _SECRET.search(name)) and len(value.strip()) >= 6: text = text.replace(value.strip(), f"[{name}]")
+        if (name in KEY_NAMES or _SECRET.search(name)) and len(value.strip()) >= 6:
+            text = text.replace(value.strip(), f"[{name}]")
     return text

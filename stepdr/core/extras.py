@@ -27,9 +27,12 @@ def extras() -> dict[str, tuple[str, ...]]:
 
 # %% ../../nbs/00_core/06_extras.ipynb #bae29b38
 _PACKAGES = {  # module -> the package that brings it
-    "cv2": "opencv-contrib-python-headless", "docx": "python-docx", "pptx": "python-pptx", "PIL": "pillow", "yaml": "pyyaml", "markdown_it": "markdown-it-py",
-    "lxml": "lxml_html_clean", "fastwarc": "resiliparse", "yarl": "aiohttp", "multidict": "aiohttp", "referencing": "jsonschema", "anyio": "mcp", "starlette": "mcp",
-    "pydantic": "openai", "httpx": "openai", "huggingface_hub": "transformers", "llvmlite": "numba", "jupyter_client": "nbclient", "nbformat": "nbclient",
+    "cv2": "opencv-contrib-python-headless", "docx": "python-docx", "pptx": "python-pptx", "PIL": "pillow",
+             "yaml": "pyyaml", "markdown_it": "markdown-it-py",
+    "lxml": "lxml_html_clean", "fastwarc": "resiliparse", "yarl": "aiohttp", "multidict": "aiohttp",
+             "referencing": "jsonschema", "anyio": "mcp", "starlette": "mcp",
+    "pydantic": "openai", "httpx": "openai", "huggingface_hub": "transformers", "llvmlite": "numba",
+             "jupyter_client": "nbclient", "nbformat": "nbclient",
     "jupyter_core": "nbclient", "traitlets": "nbclient", "IPython": "ipykernel"}
 
 def _plain(name): return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[ ;]", name)[0]).lower()
@@ -38,7 +41,8 @@ def extra_of(module: str) -> tuple[str, str] | None: # dotted name -> (package, 
     "The package that brings a module, and the extra that brings the package; None for what this project does not use."
     name = module.partition(".")[0]
     wanted = _plain(_PACKAGES.get(name, name))
-    return next(((package, extra) for extra, packages in extras().items() for package in packages if _plain(package) == wanted), None)
+    return next(((package, extra) for extra, packages in extras().items() for package in packages
+                 if _plain(package) == wanted), None)
 
 # %% ../../nbs/00_core/06_extras.ipynb #f321bbcb
 class MissingPackage(InputError, ModuleNotFoundError):
@@ -50,7 +54,8 @@ def how_to_get(modules: list[str]) -> str:
     wanted = ",".join(dict.fromkeys(filter(None, found.values())))
     names = list(found)
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{listed} {'is' if len(names) == 1 else 'are'} not installed: pip install 'stepdr{f'[{wanted}]' if wanted else ''}'"
+    return (f"{listed} {'is' if len(names) == 1 else 'are'} not installed: pip install 'stepdr"
+            f"{f'[{wanted}]' if wanted else ''}'")
 
 def missing_package(error: BaseException) -> MissingPackage | None:
     "What to raise in place of an error that comes from a missing package; None if it comes from anything else."
@@ -58,10 +63,12 @@ def missing_package(error: BaseException) -> MissingPackage | None:
         return error
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
-    return MissingPackage(how_to_get([error.name])) if extra_of(error.name) and find_spec(error.name.partition(".")[0]) is None else None
+    return (MissingPackage(how_to_get([error.name]))
+            if extra_of(error.name) and find_spec(error.name.partition(".")[0]) is None else None)
 
 def need(*modules: str):
-    "Raise `MissingPackage` that names all of these modules that are not installed: before work that would end for want of one."
+    """Raise `MissingPackage` that names all of these modules that are not installed: before work that would end for
+    want of one."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise MissingPackage(how_to_get(missing))

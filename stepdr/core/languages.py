@@ -65,7 +65,8 @@ _WIDE_STOP = r"[。！？；．]+[\"'”’）」』》]*"  # ends one wherever 
 _WIDE = "\u3040-\u30ff\u3400-\u9fff\uff08\u300c\u300e\u300a"
 _GOES_ON = re.compile(r"[\"'“‘„«(\[*_]*(?:[,;:)…–—]|[^\W\d_])")  # what may follow a stop that ends nothing
 _SHORT = frozenset(  # words whose stop ends no sentence
-    "st ste mt ft dr mr mrs ms messrs prof gen col capt sgt lt rev gov sen hon jr sr al vs ca cf approx inc ltd co corp "
+    "st ste mt ft dr mr mrs ms messrs prof gen col capt sgt lt rev gov sen hon jr sr al vs ca cf approx inc ltd co "
+                   "corp "
     "ed eds e.g i.e u.s u.k u.n a.m p.m".split())
 _NUMBERED = frozenset(  # and those whose stop ends none before a number
     "no nos fig figs vol vols p pp ch art sec eq nr jan feb mar apr jun jul aug sep sept oct nov dec".split())
@@ -95,7 +96,8 @@ def sentence_spans(
 ) -> list[tuple[int, int]]:
     """Where the sentences of a text stand, (begin, end) with the space behind them.
 
-    A stop ends none where it is that of an abbreviation or of an initial, and where what follows goes on in small letters."""
+    A stop ends none where it is that of an abbreviation or of an initial, and where what follows goes on in small
+    letters."""
     ends = []
     for stop in _ends_of_sentences(cited, wrapped).finditer(text):
         lines = stop[0].count("\n") > wrapped

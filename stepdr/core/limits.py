@@ -20,7 +20,8 @@ class Limits:
     source: str = "" # where the context's limit was found
     firm: bool = True # False: a default, or what the model was trained with; the server may run it with another
 
-LIMIT_FIELDS = ("max_model_len", "loaded_context_length", "n_ctx", "max_total_tokens", # vLLM and SGLang, LM Studio, llama.cpp, TGI
+LIMIT_FIELDS = ("max_model_len", "loaded_context_length", "n_ctx", "max_total_tokens",
+                # these of vLLM and SGLang, LM Studio, llama.cpp, TGI
                 "context_length", "context_window", "max_context_length", # OpenRouter and Ollama, Groq, Mistral
                 "max_context_window_tokens", "max_input_tokens", "inputTokenLimit")
 REPLY_FIELDS = ("max_completion_tokens", "max_output_tokens", "outputTokenLimit")
@@ -28,7 +29,8 @@ REPLY_FIELDS = ("max_completion_tokens", "max_output_tokens", "outputTokenLimit"
 def told_number(data, # JSON value
                 fields, # names, the most telling first
                 ): # -> int, 0 if none is there
-    "The smallest number under the first of the names that occurs, however deep; `llama.context_length` counts as `context_length`."
+    """The smallest number under the first of the names that occurs, however deep; `llama.context_length` counts as
+    `context_length`."""
     found = {}
     def walk(value):
         for key, inner in value.items():
@@ -42,18 +44,24 @@ def told_number(data, # JSON value
 
 # %% ../../nbs/00_core/07_limits.ipynb #ab3ea0c5
 CONTEXT_WORDS = (r"max_model_len\W{1,3}#", # vLLM
-                 r"(?:maximum|max|model's|model|available) (?:context|prompt|input) (?:length|size|window)(?: is| of|:)?[^\d,.;]{0,12}#", # most
+                 # most
+                 r"(?:maximum|max|model's|model|available) (?:context|prompt|input) (?:length|size|window)(?: is"
+                 r"| of|:)?[^\d,.;]{0,12}#",
                  r"maximum (?:allowed )?(?:length|number of (?:input )?tokens allowed)[^\d,.;]{0,12}#", # Gemini
-                 r"with # maximum context length", r"context length of only #", r"configured limit of #", # Mistral, LM Studio, OpenAI
+                 # Mistral, LM Studio, OpenAI
+                 r"with # maximum context length", r"context length of only #", r"configured limit of #",
                  r"too long: \d+ tokens > #", r"exceed context limit: \d+ \+ \d+ > #", # Anthropic
                  r"`max_new_tokens` must be <= #", r"`inputs` must have less than #", # TGI
-                 r"token limit: #", r"length is \d+ while limit is #", r"input length should be \[\d+, *#") # Moonshot, Cerebras, DashScope
-PROMPT_WORDS = (r"# (?:tokens )?(?:in|from|of) the (?:input |prompt )?(?:messages|prompt|input)", r"request has # input tokens",
+                 # Moonshot, Cerebras, DashScope
+                 r"token limit: #", r"length is \d+ while limit is #", r"input length should be \[\d+, *#")
+PROMPT_WORDS = (r"# (?:tokens )?(?:in|from|of) the (?:input |prompt )?(?:messages|prompt|input)",
+                r"request has # input tokens",
                 r"prompt contains #", r"messages resulted in #",
                 r"too long: # tokens >", r"context limit: # \+", r"Given: # `inputs`", r"input \(# tokens\)",
                 r"request \(# tokens\) exceeds", r"token count \(#\)",
                 r"length is # while", r"contains # tokens", r"keep the first # tokens", r"# of text input")
-REPLY_WORDS = (r"supports at most # (?:completion|output) tokens", r"max_\w*tokens (?:is|should be) \[\d+, *#", # OpenAI, DeepSeek and DashScope
+REPLY_WORDS = (r"supports at most # (?:completion|output) tokens",
+               r"max_\w*tokens (?:is|should be) \[\d+, *#", # OpenAI, DeepSeek and DashScope
                r"max_\w*tokens`? must be less than or equal to #", r"max_\w*tokens: \d+ > #", # Groq, Anthropic
                r"maximum (?:output|completion) (?:tokens|length)[^\d,.;]{0,12}#")
 
@@ -75,8 +83,10 @@ def read_limits(text, # the server's words
     return Limits(context, prompt, _first_number(REPLY_WORDS, text), "its refusal" if context else "")
 
 # %% ../../nbs/00_core/07_limits.ipynb #a5078ba9
-_TOO_LONG = re.compile(r"context.{0,12}(length|window|size)|(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens"
-                       r"|reduce the length|exceed\w* .{0,40}tokens|max_model_len|fewer output tokens|must be at least 1, got -", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context.{0,12}(length|window|size)|(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens"
+    r"|reduce the length|exceed\w* .{0,40}tokens|max_model_len|fewer output tokens|must be at least 1, got -",
+    re.IGNORECASE)
 
 def is_too_long(status, text, data=None): # HTTP status, the server's words, its error as JSON -> bool
     "Whether a refusal is about too many tokens; a server's own failure (500) only if it names the context."
@@ -89,7 +99,8 @@ def is_too_long(status, text, data=None): # HTTP status, the server's words, its
 def ollama_limit(running, shown, name): # answers of /api/ps and /api/show, model -> Limits, or None
     "The context of a model that Ollama serves: as it is loaded, as its file says, else the default."
     def same(row):
-        return isinstance(row, dict) and str(row.get("name", "")).removesuffix(":latest") == name.removesuffix(":latest")
+        return isinstance(row, dict) and str(row.get("name",
+                                                     "")).removesuffix(":latest") == name.removesuffix(":latest")
     loaded = list(filter(same, running.get("models") or [])) if isinstance(running, dict) else []
     if number := told_number(loaded[0] if loaded else {}, ("context_length",)):
         return Limits(number, source="context_length of the loaded model")
@@ -109,7 +120,8 @@ async def own_limits(look, # coroutine function (path, JSON to post or None) -> 
     shown = await look("/api/show", {"model": name})
     if isinstance(shown, dict) and "model_info" in shown:
         return ollama_limit(await look("/api/ps"), shown, name)
-    others = {f"/api/v0/models/{name}": "loaded_context_length", "/info": "max_total_tokens", "/get_server_info": "context_length"}
+    others = {f"/api/v0/models/{name}": "loaded_context_length", "/info": "max_total_tokens",
+              "/get_server_info": "context_length"}
     for path, field in others.items():
         if number := told_number(await look(path), (field,)):
             return Limits(number, source=f"the server's {field}")

@@ -16,12 +16,15 @@ from .trajectory import assistant_text
 # %% ../../nbs/00_core/11_messages.ipynb #da1ed127
 def _parts(content): # text or content parts -> (text, list of the other parts)
     if isinstance(content, str) or content is None: return content or "", []
-    return "\n".join(part["text"] for part in content if part.get("type") == "text"), [part for part in content if part.get("type") != "text"]
+    return "\n".join(part["text"] for part in content
+                     if part.get("type") == "text"), [part for part in content if part.get("type") != "text"]
 
 # %% ../../nbs/00_core/11_messages.ipynb #f503ee7f
 def thought_text(thought, content) -> str:
-    """A thought before the words that follow it, as Qwen and DeepSeek write it. Before calls alone one line end is left to the chat template,
-    which puts each call on a line of its own: so a server's prompt has what the model wrote, and not a line more or less."""
+    """A thought before the words that follow it, as Qwen and DeepSeek write it. Before calls alone one line end is
+    left to the chat template,
+    which puts each call on a line of its own: so a server's prompt has what the model wrote, and not a line more or
+      less."""
     return f"<think>\n{thought}\n</think>\n" + ("\n" + content if content else "")
 
 
@@ -33,17 +36,22 @@ class _Wire:
     def settle(self):
         "Before anything but a tool's answer: answer what waits, then show the pictures."
         self.rows += [{"role": "tool", "tool_call_id": name, "content": "(no result)"} for name in self.waiting]
-        if self.pictures: self.rows.append({"role": "user", "content": [{"type": "text", "text": "Pictures of the tool results above:"}, *self.pictures]})
+        if self.pictures:
+            self.rows.append({"role": "user", "content":
+                              [{"type": "text", "text": "Pictures of the tool results above:"}, *self.pictures]})
         self.waiting, self.pictures = [], []
 
     def assistant(self, message, reasoning): # chat row; field for its reasoning, "content" or None
         self.settle()
-        row, thought = {"role": "assistant", "content": _parts(message.get("content"))[0]}, message.get("reasoning_content")
-        if reasoning == "content": row["content"] = row["content"] if thought is None else thought_text(thought, row["content"])
+        row, thought = {"role": "assistant",
+                        "content": _parts(message.get("content"))[0]}, message.get("reasoning_content")
+        if reasoning == "content":
+            row["content"] = row["content"] if thought is None else thought_text(thought, row["content"])
         elif reasoning: row[reasoning] = thought or ""
         for call in message.get("tool_calls") or []:
             self.waiting.append(call.get("id") or f"call_{self.count}")
-            function = {"name": call["function"].get("name") or "unknown", "arguments": json.dumps(call["function"].get("arguments") or {}, ensure_ascii=False)}
+            function = {"name": call["function"].get("name") or "unknown",
+                        "arguments": json.dumps(call["function"].get("arguments") or {}, ensure_ascii=False)}
             row.setdefault("tool_calls", []).append({"id": self.waiting[-1], "type": "function", "function": function})
             self.count += 1
         if "tool_calls" in row and not row["content"]: row["content"] = None
@@ -60,7 +68,9 @@ class _Wire:
 
 # %% ../../nbs/00_core/11_messages.ipynb #b592fcb0
 def native_messages(messages, # chat rows
-                    reasoning=None, # field that holds the reasoning of earlier turns; "content": as <think> in the content; None: left out
+                    # field that holds the reasoning of earlier turns; "content": as <think> in the content; None: left
+                    # out
+                    reasoning=None,
                     ): # -> the API's messages
     "Chat rows as an endpoint that knows tools takes them."
     wire = _Wire()
@@ -83,17 +93,22 @@ and end your turn. Results come back inside <tool_response></tool_response>."""
 # %% ../../nbs/00_core/11_messages.ipynb #623d197f
 def text_messages(messages, tools=None): # chat rows, schemas -> messages of system, user and assistant only
     "Chat rows as an endpoint without tools takes them: calls and results in the text."
-    rows, about = [], TOOLS_TEXT.format(schemas="\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)) if tools else ""
+    rows, about = [], TOOLS_TEXT.format(schemas="\n".join(json.dumps(tool["function"], ensure_ascii=False)
+                                                          for tool in tools)) if tools else ""
     for message in messages:
-        if message["role"] == "assistant": rows.append({"role": "assistant", "content": assistant_text({**message, "content": _parts(message.get("content"))[0]})})
+        if message["role"] == "assistant":
+            rows.append({"role": "assistant",
+                         "content": assistant_text({**message, "content": _parts(message.get("content"))[0]})})
         elif message["role"] == "tool":
             text, pictures = _parts(message["content"])
             text = f"<tool_response>\n{text}\n</tool_response>"
-            follows = rows and rows[-1]["role"] == "user" and isinstance(rows[-1]["content"], str) and rows[-1]["content"].endswith("</tool_response>")
+            follows = (rows and rows[-1]["role"] == "user" and isinstance(rows[-1]["content"], str)
+                       and rows[-1]["content"].endswith("</tool_response>"))
             if follows: text = rows.pop()["content"] + "\n" + text
             rows.append({"role": "user", "content": [{"type": "text", "text": text}, *pictures] if pictures else text})
         else: rows.append({"role": message["role"], "content": message["content"]})
-    if about and rows and rows[0]["role"] == "system": rows[0] = {"role": "system", "content": f"{_parts(rows[0]['content'])[0]}\n\n{about}"}
+    if about and rows and rows[0]["role"] == "system":
+        rows[0] = {"role": "system", "content": f"{_parts(rows[0]['content'])[0]}\n\n{about}"}
     elif about: rows.insert(0, {"role": "system", "content": about})
     return rows
 
@@ -107,6 +122,7 @@ def image_part(path, # PNG, JPEG, GIF or WebP
     try: data = Path(path).read_bytes() if Path(path).stat().st_size <= most else None
     except OSError as error: raise InputError(f"{Path(path).name}: cannot be read ({error.strerror})") from None
     if data is None: raise InputError(f"{Path(path).name}: larger than {most} bytes; give a smaller picture")
-    kind = next((kind for magic, kind in _PICTURES.items() if data.startswith(magic) and (kind != "webp" or data[8:12] == b"WEBP")), None)
+    kind = next((kind for magic, kind in _PICTURES.items()
+                 if data.startswith(magic) and (kind != "webp" or data[8:12] == b"WEBP")), None)
     if kind is None: raise InputError(f"{Path(path).name}: no PNG, JPEG, GIF or WebP picture")
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}}

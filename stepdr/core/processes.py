@@ -21,7 +21,8 @@ from .config import InputError
 
 # %% ../../nbs/00_core/34_processes.ipynb #c7300595
 def pick_device(device): # "auto", "cpu", "cuda", "cuda:1" ... -> the device to use
-    "A GPU where there is one, if `device` is auto. Raises `InputError` for what is no device, and for a GPU that is not there."
+    """A GPU where there is one, if `device` is auto. Raises `InputError` for what is no device, and for a GPU that is
+    not there."""
     import torch
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -44,7 +45,8 @@ LARGE = 4_000_000  # bytes
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
 def free_large_pieces(least=LARGE):
-    "From now on memory of pieces of at least `least` bytes goes back to the system when they are freed (glibc; nothing elsewhere)."
+    """From now on memory of pieces of at least `least` bytes goes back to the system when they are freed (glibc;
+    nothing elsewhere)."""
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, least)
 
@@ -61,7 +63,8 @@ def rank_main(folder, rank): # folder with job.json, number of this process
     module, name = call["target"].split(":")
     getattr(importlib.import_module(module), name)(call["job"], rank, call["ranks"])
     if call["ranks"] > 1:
-        distributed.destroy_process_group()  # its threads would outlive the interpreter, which may then abort at the very end
+        # its threads would outlive the interpreter, which may then abort at the very end
+        distributed.destroy_process_group()
 
 # %% ../../nbs/00_core/34_processes.ipynb #b994bd69
 def run_ranks(target, # "module:function", called as function(job, rank, ranks)
@@ -74,8 +77,10 @@ def run_ranks(target, # "module:function", called as function(job, rank, ranks)
     if pick_device(job.get("device", "cpu")) != "cpu":
         ranks = 1
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "job.json").write_text(json.dumps({"target": target, "job": job, "ranks": ranks, "threads": threads}))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+        Path(folder, "job.json").write_text(json.dumps({"target": target, "job": job, "ranks": ranks,
+                                                        "threads": threads}))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE",
+                       "GOMP_SPINCOUNT": "0"}
         workers = [
             subprocess.Popen([sys.executable, "-u", "-m", "stepdr.core.processes", "rank", folder, str(rank)],
                              env=environment, text=True, stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
@@ -90,7 +95,8 @@ def run_ranks(target, # "module:function", called as function(job, rank, ranks)
                 worker.kill()
         if any(codes):
             bad = next(rank for rank, code in enumerate(codes) if code)
-            raise RuntimeError(f"{target} failed in process {bad}:\n" + Path(folder, f"stderr{bad}").read_text()[-3000:])
+            raise RuntimeError(f"{target} failed in process {bad}:\n"
+                               + Path(folder, f"stderr{bad}").read_text()[-3000:])
 
 # %% ../../nbs/00_core/34_processes.ipynb #0ce91e4d
 def add_gradients(model): # in place, across processes

@@ -15,10 +15,13 @@ from .trajectory import without_citations
 
 # %% ../../nbs/00_core/12_quotes.ipynb #2c5df4c3
 _HAN = "\u3400-\u9fff\uf900-\ufaff"
-_ALIKE = str.maketrans({**dict.fromkeys("“”„‟«»「」『』〝〞`´‘’‚‛'", '"'), **dict.fromkeys("‐‑‒–—―−﹣－⸺⸻", "-"), "。": ".", "、": ",", "．": "."})
+_ALIKE = str.maketrans({**dict.fromkeys("“”„‟«»「」『』〝〞`´‘’‚‛'", '"'), **dict.fromkeys("‐‑‒–—―−﹣－⸺⸻", "-"), "。": ".",
+                        "、": ",", "．": "."})
 _RAISED, _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n"), str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
-def _characters(text): # -> text in which characters of one meaning are one character; powers and fractions stay apart from the digits before them
+def _characters(text):
+    # -> text in which characters of one meaning are one character; powers and fractions stay apart from the digits
+    # before them
     text = "".join(c for c in html.unescape(text) if unicodedata.category(c) != "Cf")
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: "^" + m[0].translate(_RAISED), text)
     text = re.sub("(?<=[0-9])[₀-₉]+", lambda m: "_" + m[0].translate(_LOWERED), text)
@@ -27,10 +30,12 @@ def _characters(text): # -> text in which characters of one meaning are one char
 
 @lru_cache(maxsize=1024)
 def quote_form(text): # -> text
-    "A text as quotations are compared: one kind of space, quotation mark and dash, no invisible characters, citations and emphasis; the case of letters and the marks inside figures stay."
+    """A text as quotations are compared: one kind of space, quotation mark and dash, no invisible characters, citations
+    and emphasis; the case of letters and the marks inside figures stay."""
     text = re.sub(r"\[([^\[\]\n]*)\]\([^()\s]*\)", r"\1", without_citations(text, " "))
     text = _characters(re.sub(r"\[\d{1,3}\]|\*\*|(?<!\w)[*_]+(?=\w)|(?<=\w)[*_]+(?!\w)", "", text))
-    text = re.sub(r"(\d\s*)?(?<![^\s(\[\"=:,])-(?=\.?\d)", lambda m: m[0] if m[1] else "−", text) # a minus is part of its figure, a dash is not
+    # a minus is part of its figure, a dash is not
+    text = re.sub(r"(\d\s*)?(?<![^\s(\[\"=:,])-(?=\.?\d)", lambda m: m[0] if m[1] else "−", text)
     text = re.sub('"+', '"', " ".join(text.split()))
     text = re.sub(rf"(?<=[{_HAN}]) | (?=[{_HAN}])", "", text)
     return re.sub(r" (?=[^\w\s])|(?<=[^\w\s]) (?!(?<=\d[.,] )\d)", "", text)
@@ -39,13 +44,19 @@ def quote_form(text): # -> text
 _NOT = r"(?:\b(?:not|never|no|nor|neither|cannot|without)|n\"t|[不没未非无無勿])"
 _SCALE = r"(?:%|\^|_\d|[.,:]\d| \d+/\d| ?(?:per ?cent|percent|hundred|thousand|million|billion|trillion)\b|[百千万萬亿億])"
 
-def _whole(text, start, end): # place of some words in a text -> whether they cut off no part of a word, of a figure, or a negation before them
+def _whole(text, start, end):
+    # place of some words in a text -> whether they cut off no part of a word, of a figure, or a negation before them
     before, words, after = text[:start][-40:], text[start:end], text[end:][:40]
     if re.search(rf"{_NOT} ?$", before, re.IGNORECASE): return False
     letter = rf"[^\W_{_HAN}]"
-    if re.match(letter, words) and re.search(rf"{letter}$", before) or re.search(rf"{letter}$", words) and re.match(letter, after): return False
-    if re.match(r"\d", words) and (re.search(r"(?:\d[.,:/]|[−^_])$", before) or re.match(r"\d{3}(?!\d)", words) and re.search(r"(?<!\d)\d{1,3}(?: \d{3})* $", before)): return False
-    return not (re.search(r"\d$", words) and (re.match(_SCALE, after) or re.search(r"(?<!\d)\d{1,3}$", words) and re.match(r" \d{3}(?!\d)", after)))
+    if (re.match(letter, words) and re.search(rf"{letter}$", before) or re.search(rf"{letter}$", words)
+        and re.match(letter, after)):
+        return False
+    if re.match(r"\d", words) and (re.search(r"(?:\d[.,:/]|[−^_])$", before) or re.match(r"\d{3}(?!\d)", words)
+                                   and re.search(r"(?<!\d)\d{1,3}(?: \d{3})* $", before)):
+        return False
+    return not (re.search(r"\d$", words) and (re.match(_SCALE, after) or re.search(r"(?<!\d)\d{1,3}$", words)
+                                              and re.match(r" \d{3}(?!\d)", after)))
 
 def _places(part, text): # words, text -> (start, end) of each place where they stand whole
     turned = part[:1].swapcase() + part[1:]
@@ -66,12 +77,14 @@ def _in_order(parts, text, start=0, gap=0): # words left of omissions -> whether
     return False
 
 def quote_stands(quote, source): # texts -> bool
-    """Whether words stand in a source, `quote_form` made alike. `…` may stand for at most 500 characters without a negation, between parts of at
-    least three words; the first letter may be of another case. What cuts a word or a figure, or drops the `not` before it, does not stand there."""
+    """Whether words stand in a source, `quote_form` made alike. `…` may stand for at most 500 characters without a
+    negation, between parts of at least three words; the first letter may be of another case. What cuts a word or a
+    figure, or drops the `not` before it, does not stand there."""
     asked = [part.strip(' ".,;:!?-•') for part in re.split(r"[\[(]?\.{3,}[\])]?", quote_form(quote))]
     parts = [part for part in asked if part]
     if not re.search(r"\w", "".join(parts)) or len(parts) > 4: return False
-    for text in dict.fromkeys((quote_form(source), quote_form(re.sub(r"(?<=[a-z])[-‐\u00ad]\s*\n\s*(?=[a-z])", "", source)))):
+    for text in dict.fromkeys((quote_form(source),
+                               quote_form(re.sub(r"(?<=[a-z])[-‐\u00ad]\s*\n\s*(?=[a-z])", "", source)))):
         if any(True for _ in _places(quote_form(quote).strip(' ".,;:!?-•'), text)): return True
         if len(parts) > 1 and all(_size(part) >= 3 for part in parts) and _in_order(parts, text): return True
     return False

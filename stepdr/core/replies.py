@@ -15,7 +15,8 @@ from .usage import Usage
 
 # %% ../../nbs/00_core/09_replies.ipynb #8b73d041
 class EndpointError(Exception):
-    "The endpoint gave no usable reply; `usage` and `cost` are what the failed attempts used, as far as the server said."
+    """The endpoint gave no usable reply; `usage` and `cost` are what the failed attempts used, as far as the server
+    said."""
     def __init__(self, text, usage=Usage(), cost=0.0):
         super().__init__(text)
         self.usage, self.cost = usage, cost

@@ -84,7 +84,9 @@ def grounded(value, values): # reply, material by hole -> faults
         named = texts.get(named) or texts.get(bare_id(named))
         if quote_stands(text, named or material): continue
         other = next((one for one, shown in texts.items() if quote_stands(text, shown)), "") if named else ""
-        yield f"{place}: {text[:60]!r} does not stand in {'that paragraph' if named else 'the material'}{f', but in {other}' if other else ''}; copy the words exactly, with whole figures and a \"not\" that belongs to them"
+        yield (f"{place}: {text[:60]!r} does not stand in {'that paragraph' if named else 'the material'}"
+               f"{f', but in {other}' if other else ''}; copy the words exactly, with whole figures and a \"not\" that "
+               f"belongs to them")
 
 # %% ../../nbs/00_core/27_reply_checks.ipynb #08496e84
 def answer_hidden(value, values): # -> faults

@@ -33,29 +33,43 @@ def asked_wait(headers, # of the answer
     except (TypeError, ValueError, OverflowError): return None
 
 # %% ../../nbs/00_core/15_retries.ipynb #95bb83ef
-def judge_status(status, text, settings, data=None): # HTTP status, the server's words, EndpointSettings, the error as JSON -> one line, or raises
+def judge_status(status, text, settings, data=None):
+    # HTTP status, the server's words, EndpointSettings, the error as JSON -> one line, or raises
     "The line for an attempt that may be repeated; raises what no repetition heals."
     url = shown_url(settings.base_url)
     if status in (400, 413, 422, 500) and is_too_long(status, text, data):
-        raise ContextTooLong(f"{url}: the request does not fit {settings.model or 'the model'}: {text}", limits=read_limits(text, data))
-    if status == 402 or (status in (403, 429) and _NO_MONEY.search(text)): raise EndpointError(f"{url}: the account has no money left ({status}): {text}")
+        raise ContextTooLong(f"{url}: the request does not fit {settings.model or 'the model'}: {text}",
+                             limits=read_limits(text, data))
+    if status == 402 or (status in (403, 429) and _NO_MONEY.search(text)):
+        raise EndpointError(f"{url}: the account has no money left ({status}): {text}")
     if status in (401, 403):
         name = key_variable(settings)
-        if os.environ.get(name, "").strip(): raise InputError(f"endpoint.key_variable: {url} refuses the key in {name} ({status}: {text}); set {name} to a valid key")
-        raise InputError(f"endpoint.key_variable: {url} wants a key ({status}); set the environment variable {name}, or name another in key_variable")
-    if status == 404: raise InputError(f"endpoint.base_url: {url} knows no such model or path (404: {text}); check the URL (it usually ends in /v1) and endpoint.model={settings.model!r}")
-    if 400 <= status < 500 and status not in (408, 409, 425, 429): raise InputError(f"endpoint: {url} refuses the request ({status}: {text}); check endpoint.model, endpoint.max_tokens and endpoint.extra")
+        if os.environ.get(name, "").strip():
+            raise InputError(f"endpoint.key_variable: {url} refuses the key in {name} ({status}: {text}); set {name} "
+                             f"to a valid key")
+        raise InputError(f"endpoint.key_variable: {url} wants a key ({status}); set the environment variable {name}, "
+                         f"or name another in key_variable")
+    if status == 404:
+        raise InputError(f"endpoint.base_url: {url} knows no such model or path (404: {text}); check the URL (it "
+                         f"usually ends in /v1) and endpoint.model={settings.model!r}")
+    if 400 <= status < 500 and status not in (408, 409, 425, 429):
+        raise InputError(f"endpoint: {url} refuses the request ({status}: {text}); check endpoint.model, "
+                         f"endpoint.max_tokens and endpoint.extra")
     return f"{status}: {text}"
 
 # %% ../../nbs/00_core/15_retries.ipynb #e4a92a5d
-QUIRKS = {"stream_options": r"stream_options", "max_tokens": r"max_completion_tokens", "temperature": r"temperature.{0,60}(support|default|deprecated)|(support|deprecated).{0,60}temperature",
-          "tools": r"enable-auto-tool-choice|does not support (tools|function)", "tool_choice": r"tool_choice", "reasoning_content": r"reasoning_content.{0,60}passed back"}
+QUIRKS = {"stream_options": r"stream_options", "max_tokens": r"max_completion_tokens",
+          "temperature": r"temperature.{0,60}(support|default|deprecated)|(support|deprecated).{0,60}temperature",
+          "tools": r"enable-auto-tool-choice|does not support (tools|function)", "tool_choice": r"tool_choice",
+          "reasoning_content": r"reasoning_content.{0,60}passed back"}
 
 def quirk_in(text, known): # the server's words, quirks known so far -> name, or None
     "Which field a refusal is about."
-    return next((name for name, words in QUIRKS.items() if name not in known and re.search(words, text, re.IGNORECASE | re.DOTALL)), None)
+    return next((name for name, words in QUIRKS.items()
+                 if name not in known and re.search(words, text, re.IGNORECASE | re.DOTALL)), None)
 
 # %% ../../nbs/00_core/15_retries.ipynb #e74dbe69
 def of_the_wire(error): # -> bool
     "Whether an exception comes from the network or from the libraries that speak to it."
-    return isinstance(error, (OSError, TimeoutError, GarbledReply)) or type(error).__module__.split(".")[0] in ("openai", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "anyio")
+    return isinstance(error, (OSError, TimeoutError, GarbledReply)) or type(error).__module__.split(".")[0] in (
+        "openai", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "anyio")

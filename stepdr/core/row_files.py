@@ -49,7 +49,8 @@ class Lines:
     "The lines of a file that are not blank, as (number, bytes, problem), from any place on."
     def __init__(self, path, limit: int, # longest line in bytes
                  number: int = 0, offset: int = 0): # the line, and the byte of the unpacked file, behind which to begin
-        self.path, self.limit, self.number, self.offset, self.share, self.ended = path, limit, number, offset, 0.0, False
+        self.path, self.limit, self.number, self.offset, self.share, self.ended = (path, limit, number, offset, 0.0,
+                                                                                   False)
 
     def __iter__(self):
         broken = ((EOFError, zlib.error, gzip.BadGzipFile)
@@ -193,7 +194,8 @@ def _is_lines(text): # whether a .json file holds a JSON object a line
     first, _, rest = text.strip().partition("\n")
     return bool(rest) and first.startswith("{") and isinstance(parsed_json(first)[0], dict)
 
-_ROWS = ("data", "rows", "verdicts", "questions", "examples", "records", "items", "instances") # where a document's rows are
+# where a document's rows are
+_ROWS = ("data", "rows", "verdicts", "questions", "examples", "records", "items", "instances")
 
 def _items(value): # a JSON document -> list of rows
     if isinstance(value, dict):

@@ -28,8 +28,8 @@ def rule(function): # function named as its prompt -> the same
 
 # %% ../../nbs/00_core/32_scripted_teacher.ipynb #3813ea08
 class OfflineTeacher:
-    """A teacher with the `ask` of TeacherClient that answers by RULES, and first by replies of its own: a JSON value, an
-    exception, a function (values, language, draw), or a list of these in turn, of which the last one stays."""
+    """A teacher with the `ask` of TeacherClient that answers by RULES, and first by replies of its own: a JSON value,
+    an exception, a function (values, language, draw), or a list of these in turn, of which the last one stays."""
     name = "rules"
     def __init__(self, remember=0, # latest requests kept in `asked`, as (prompt, material)
                  checked=True, # hold own replies to schema and checks
@@ -37,8 +37,8 @@ class OfflineTeacher:
         self.replies, self.checked, self.counts, self.asked = replies, checked, Counter(), deque(maxlen=remember)
 
     async def ask(self, name, schema=None, language="en", draw=0, wishes=None, **values): # -> Answer
-        """What is wished is not asked for again. Raises SetAside where there is no reply; `ValueError` for holes that are
-        missing or not there."""
+        """What is wished is not asked for again. Raises SetAside where there is no reply; `ValueError` for holes that
+        are missing or not there."""
         needed = holes(name, language)
         if needed != set(values): raise ValueError(f"prompt {name}: needs {sorted(needed)}, got {sorted(values)}")
         self.counts[name] += 1

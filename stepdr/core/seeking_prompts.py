@@ -21,12 +21,14 @@ SEEKING_PROMPTS.add("verify_edge", object_schema(
         object_schema(statement=text_schema("the fact in one sentence", most=600),
                       paragraph=text_schema("id of the paragraph", True, 100))),
     verdict=choice_schema("as defined above", "supported", "refuted", "unknown")), """
-A knowledge graph states the triple below. Such triples lose detail and go stale. You are given paragraphs that a search for it returned.
+A knowledge graph states the triple below. Such triples lose detail and go stale. You are given paragraphs that a \
+search for it returned.
 Decide by the paragraphs alone, not by what you know, whether the triple is true as stated.
 - supported: a passage says so.
 - refuted: a passage says what cannot be true together with it.
 - unknown: no passage decides it; that both ends are named is not enough.
-Collect further facts about its two ends that the paragraphs state (dates, places, numbers, roles), each in a sentence that stands alone and names which of the two it is about; they will serve to describe the two without naming them.
+Collect further facts about its two ends that the paragraphs state (dates, places, numbers, roles), each in a sentence \
+that stands alone and names which of the two it is about; they will serve to describe the two without naming them.
 =====
 <triple>
 {triple}
@@ -58,8 +60,10 @@ SEEKING_PROMPTS.add("question_from_graph", object_schema(
     question=text_schema("the question", most=2000),
     answer=text_schema("a name, a date or a number, as the statements have it", True, 300)), """
 Write a hard question from the statements below, which were verified, and its answer.
-- It must take several statements, one after the other or meeting in one thing; leaving out any of them must leave more than one possible answer, all together exactly one.
-- Name no entity of the statements: describe them by what they are, and make dates and numbers vague ("in the late 1980s", "a country in the north of Europe"), but not so vague that the answer is no longer unique.
+- It must take several statements, one after the other or meeting in one thing; leaving out any of them must leave \
+more than one possible answer, all together exactly one.
+- Name no entity of the statements: describe them by what they are, and make dates and numbers vague ("in the late \
+1980s", "a country in the north of Europe"), but not so vague that the answer is no longer unique.
 - The answer must not occur in the question, and no single search may give it. It must not change with time.
 - Ask naturally, in one to three sentences, as a person would who remembers only pieces.
 =====
@@ -78,7 +82,9 @@ Write a hard question from the statements below, which were verified, and its an
 
 # %% ../../nbs/00_core/19_seeking_prompts.ipynb #014fb944
 SEEKING_PROMPTS.add("hide_names", object_schema(question=text_schema("the question, rewritten", most=2000)), """
-The question below gives itself away: it still holds words that must not stand in it. Rewrite it so that each of them is described by what it is, without its name, and dates and numbers are vague. Nothing else changes: it still has the same one answer, which does not stand in it.
+The question below gives itself away: it still holds words that must not stand in it. Rewrite it so that each of them \
+is described by what it is, without its name, and dates and numbers are vague. Nothing else changes: it still has the \
+same one answer, which does not stand in it.
 =====
 <question>
 {question}
@@ -106,12 +112,19 @@ SEEKING_PROMPTS.add("next_link", object_schema(
     facts=list_schema("facts of this page worth keeping: specific, checkable, not known to everyone",
                       text_schema("one fact with the names it is about", most=600), 0, 10),
     reason=text_schema("what this link would add to what was collected", most=600),
-    link=integer_schema("number of the link to follow; 0 if enough is collected or no link adds anything", 0, 100000)), """
-You wander through a collection of documents, from link to link and without a target, and collect facts that together make a question which only somebody can answer who reads all these pages.
-Follow links that lead to something specific (a person, a work, an event, a method), rather than to overviews, years and countries; never go back to a page that was seen. Stop with 0 when at least three pages give facts that hang together.
+    link=integer_schema("number of the link to follow; 0 if enough is collected or no link adds anything", 0, 100000)),
+                    """
+You wander through a collection of documents, from link to link and without a target, and collect facts that together \
+make a question which only somebody can answer who reads all these pages.
+Follow links that lead to something specific (a person, a work, an event, a method), rather than to overviews, years \
+and countries; never go back to a page that was seen. Stop with 0 when at least three pages give facts that hang \
+together.
 Examples of good choices:
-- Page "Antikythera mechanism", links 1 Greece, 2 Derek J. de Solla Price, 3 Bronze, 4 1901. Collected: found in a wreck in 1901. Choice: 2; it leads to who explained the mechanism, which ties the find to the history of science.
-- Page "Derek J. de Solla Price", links 1 Physics, 2 Yale University. Collected: the find, its explanation in 1959, his law on the growth of literature. Choice: 0; three facts of three pages hang together, and both links lead to overviews.
+- Page "Antikythera mechanism", links 1 Greece, 2 Derek J. de Solla Price, 3 Bronze, 4 1901. Collected: found in a \
+wreck in 1901. Choice: 2; it leads to who explained the mechanism, which ties the find to the history of science.
+- Page "Derek J. de Solla Price", links 1 Physics, 2 Yale University. Collected: the find, its explanation in 1959, \
+his law on the growth of literature. Choice: 0; three facts of three pages hang together, and both links lead to \
+overviews.
 =====
 <collected>
 {collected}
@@ -145,10 +158,14 @@ SEEKING_PROMPTS.add("question_from_walk", object_schema(
                       paragraph=text_schema("id of the paragraph that states it", True, 100)), 2),
     question=text_schema("the question", most=2000),
     answer=text_schema("short: a name, a date, a number or one phrase", True, 300)), """
-Below are paragraphs from pages that are linked one to the next. Write a question that can only be answered by joining facts from at least two of the pages, and its answer.
+Below are paragraphs from pages that are linked one to the next. Write a question that can only be answered by joining \
+facts from at least two of the pages, and its answer.
 - Each fact that is used must stand in a paragraph. Use nothing else that you know.
-- Describe the pages' subjects by what the paragraphs say of them, without their names. The answer must not occur in the question.
-- The question must have exactly one answer, which does not change with time, and must make sense to somebody who has not seen the paragraphs. No single search for the question's own words may bring it up: lead to the paragraph that holds the answer over the other page, and use few of its own words.
+- Describe the pages' subjects by what the paragraphs say of them, without their names. The answer must not occur in \
+the question.
+- The question must have exactly one answer, which does not change with time, and must make sense to somebody who has \
+not seen the paragraphs. No single search for the question's own words may bring it up: lead to the paragraph that \
+holds the answer over the other page, and use few of its own words.
 =====
 <paragraphs>
 {paragraphs}
@@ -167,7 +184,8 @@ SEEKING_PROMPTS.add("question_from_paragraph", object_schema(
     quote=text_schema("the sentence that answers it, copied exactly", True, 1000),
     question=text_schema("the question", most=2000),
     answer=text_schema("a few words of that sentence, copied exactly", True, 300)), """
-Write a question that one sentence of the paragraph below answers, as somebody would ask who knows the subject and not the paragraph.
+Write a question that one sentence of the paragraph below answers, as somebody would ask who knows the subject and not \
+the paragraph.
 - Ask for something definite: a year, a number, a name, a place, or what something is.
 - The answer is a few words of the sentence, and does not occur in the question.
 - The question must be understood without the paragraph: name what it is about; no "it", "this" or "the text".
@@ -189,10 +207,14 @@ SEEKING_PROMPTS.add("all_answers", object_schema(answers=list_schema(
     "every answer that fits, each once; empty if none does", object_schema(
     answer=text_schema("one answer alone, short: a name, a date, a number or one phrase", True, 300),
     why=text_schema("how it meets each condition of the question, by the material", most=1000)), 0, 30)), """
-You read a question and all the material on it. Its writer had one answer in mind, which you do not know; find out whether that is the only one.
-- Take the question's conditions one by one, and go through all of the material for what meets them. List every answer that meets all of them by what the material says: each by itself, never two joined.
-- Where several fit alike, list all of them, also where the question asks for "one of them": any of them would answer it.
-- Another name of an answer, or the same in more words, is no second answer. What fails a condition, or of which the material does not say that it meets it, is none.
+You read a question and all the material on it. Its writer had one answer in mind, which you do not know; find out \
+whether that is the only one.
+- Take the question's conditions one by one, and go through all of the material for what meets them. List every answer \
+that meets all of them by what the material says: each by itself, never two joined.
+- Where several fit alike, list all of them, also where the question asks for "one of them": any of them would answer \
+it.
+- Another name of an answer, or the same in more words, is no second answer. What fails a condition, or of which the \
+material does not say that it meets it, is none.
 - Use nothing else that you know. If nothing in the material answers the question, list none.
 =====
 <question>
@@ -217,7 +239,9 @@ You read a question and all the material on it. Its writer had one answer in min
 # %% ../../nbs/00_core/19_seeking_prompts.ipynb #1ef18c72
 SEEKING_PROMPTS.add("same_answer", object_schema(reason=text_schema("in one sentence", most=600),
     verdict=choice_schema("of the reply", "correct", "incorrect", "not attempted")), """
-Decide whether a reply answers a question correctly. Compare only with the right answer given, not with what you know. Other spellings, other names of the same thing, other units and more detail are fine if nothing contradicts the right answer. "not attempted" is a reply that neither gives nor contradicts it.
+Decide whether a reply answers a question correctly. Compare only with the right answer given, not with what you know. \
+Other spellings, other names of the same thing, other units and more detail are fine if nothing contradicts the right \
+answer. "not attempted" is a reply that neither gives nor contradicts it.
 =====
 <question>
 {question}
@@ -228,7 +252,8 @@ Decide whether a reply answers a question correctly. Compare only with the right
 <reply>
 {reply}
 </reply>""", """
-判断一个回复是否正确回答了问题。只与给出的正确答案比较，而不是与你自己的知识比较。只要与正确答案不矛盾，不同的写法、同一事物的不同名称、不同的单位以及更多的细节都可以。既没有给出正确答案、也不与之矛盾的回复是 "not attempted"。
+判断一个回复是否正确回答了问题。只与给出的正确答案比较，而不是与你自己的知识比较。只要与正确答案不矛盾，不同的写法、同一事物的不同名称、不同的单位以及更多的细节都可以。既没有给出正确答案、也不与之矛盾的回复是 "not \
+attempted"。
 =====
 <question>
 {question}
@@ -249,8 +274,11 @@ SEEKING_PROMPTS.add("reflection", object_schema(
         "in the first person, 60 to 200 words, as a thought of the one who did the work: what may be wrong, why, and "
         "what to check", most=3000),
     plan=list_schema("next steps", text_schema("one step", most=400), 1, 6)), """
-You did the work below on a question and arrived at an answer that did not hold. Go through the work and find where it may have gone wrong: a condition of the question that was overlooked, a source that was believed too soon, a page that was not opened, two things with one name, a wrong calculation, a guess.
-Write down what you will do next. You do not know the right answer. Write as one who checks his own work of his own accord: no word of having been told, corrected, graded or asked to try again.
+You did the work below on a question and arrived at an answer that did not hold. Go through the work and find where it \
+may have gone wrong: a condition of the question that was overlooked, a source that was believed too soon, a page that \
+was not opened, two things with one name, a wrong calculation, a guess.
+Write down what you will do next. You do not know the right answer. Write as one who checks his own work of his own \
+accord: no word of having been told, corrected, graded or asked to try again.
 =====
 <question>
 {question}
@@ -279,7 +307,9 @@ SEEKING_PROMPTS.add("remove_hints", object_schema(
     removed=list_schema("phrases that betrayed somebody outside",
         text_schema("the phrase, copied exactly", True, 1000)),
         text=text_schema("the text without them; otherwise word for word the same", True, 100000)), """
-The text below is a thought from an agent's work. Remove every trace of somebody outside who knew better: "as the user pointed out", "since I was told that the answer is wrong", "on my second attempt", "the hint says". Keep the thought itself, as the agent's own doubt, and change nothing else: no other word, number, tag or citation.
+The text below is a thought from an agent's work. Remove every trace of somebody outside who knew better: "as the user \
+pointed out", "since I was told that the answer is wrong", "on my second attempt", "the hint says". Keep the thought \
+itself, as the agent's own doubt, and change nothing else: no other word, number, tag or citation.
 =====
 <text>
 {text}
@@ -301,7 +331,8 @@ SEEKING_PROMPTS.words |= {  # what a schema says of a field -> the same in Chine
     "further facts about the two that the paragraphs state": "段落中关于这两端的其他事实",
     "the fact in one sentence": "用一句话写出这个事实",
     "as defined above": "按上面的定义",
-    "numbers of the statements that the question rests on, in the order in which they are used": "问题所依据的各条陈述的编号，按使用的先后排列",
+    "numbers of the statements that the question rests on, in the order in which they are used":
+                          "问题所依据的各条陈述的编号，按使用的先后排列",
     "of a statement": "陈述的编号",
     "what was made vague": "哪些内容被模糊化了",
     "as the statements have it": "陈述中的说法",

@@ -21,7 +21,8 @@ class GarbledReply(Exception):
 def json_object(text):
     try: data = json.loads(text)
     except (ValueError, RecursionError): data = None
-    if not isinstance(data, dict): raise GarbledReply(f"the answer is no JSON object: {' '.join(redact(text[:1000])[:80].split())!r}")
+    if not isinstance(data, dict):
+        raise GarbledReply(f"the answer is no JSON object: {' '.join(redact(text[:1000])[:80].split())!r}")
     return data
 
 # %% ../../nbs/00_core/13_streams.ipynb #6910ac6a
@@ -61,13 +62,16 @@ def is_whole(arguments): # what came of a call's arguments so far -> bool
 # %% ../../nbs/00_core/13_streams.ipynb #eb29066d
 class Gathered:
     "A reply that is put together from the pieces of a stream, or from a whole answer."
-    def __init__(self): self.content, self.reasoning, self.field, self.calls, self.finish, self.usage, self.model, self.any = [], [], None, [], "", None, "", False
+    def __init__(self):
+        self.content, self.reasoning, self.field, self.calls, self.finish, self.usage, self.model, self.any = (
+            [], [], None, [], "", None, "", False)
 
     def add(self, data): # one event or the whole answer -> the piece of content in it
         if data.get("error"):
             text = error_text(data)
             if is_too_long(400, text, data):
-                raise ContextTooLong(f"the request does not fit the model: {text}", limits=read_limits(text, data)) # LM Studio
+                # LM Studio
+                raise ContextTooLong(f"the request does not fit the model: {text}", limits=read_limits(text, data))
             raise GarbledReply(f"the server says {text}")
         self.usage = read_usage(data.get("usage")) or self.usage
         self.model = data["model"] if isinstance(data.get("model"), str) else self.model
@@ -84,9 +88,13 @@ class Gathered:
                 if field == self.field: self.reasoning.append(piece[field])
         whole = "delta" not in choice or not choice["delta"]
         calls = piece["tool_calls"] if isinstance(piece.get("tool_calls"), list) else []
-        for call in calls or ([{"function": piece["function_call"]}] if isinstance(piece.get("function_call"), dict) else []): self.add_call(call, whole)
+        for call in calls or ([{"function": piece["function_call"]}] if isinstance(piece.get("function_call"), dict)
+                              else []):
+            self.add_call(call, whole)
         content = piece.get("content")
-        if isinstance(content, list): content = "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+        if isinstance(content, list):
+            content = "".join(part["text"] for part in content
+                              if isinstance(part, dict) and isinstance(part.get("text"), str))
         if not isinstance(content, str): return ""
         self.content.append(content)
         return content
@@ -102,11 +110,14 @@ class Gathered:
         held["id"], held["name"] = held["id"] or number, held["name"] or name
         if isinstance(arguments, str) and isinstance(held["arguments"], str): held["arguments"] += arguments
         elif not arguments: pass
-        elif isinstance(arguments, dict) and isinstance(held["arguments"], dict): held["arguments"] = {**held["arguments"], **arguments}
+        elif isinstance(arguments, dict) and isinstance(held["arguments"], dict):
+            held["arguments"] = {**held["arguments"], **arguments}
         elif not held["arguments"]: held["arguments"] = arguments
 
-    def held(self, index, number, name, arguments): # -> the call that a piece goes on with, or None if it begins another
-        "Some servers give each call the same index, no ids, late ids, or the name in every piece: a call whose arguments are whole does not go on."
+    def held(self, index, number, name, arguments):
+        # -> the call that a piece goes on with, or None if it begins another
+        """Some servers give each call the same index, no ids, late ids, or the name in every piece: a call whose
+        arguments are whole does not go on."""
         same = [c for c in self.calls if number and c["id"] == number] or [c for c in self.calls if c["index"] == index]
         if not same: return None if name or not self.calls or index is not None else self.calls[-1]
         last = same[-1]
@@ -121,11 +132,14 @@ class Gathered:
         self.calls = [c for c in self.calls if c["name"] or c["arguments"]]  # an empty piece began none
         if self.calls:
             thought, rest = split_thought(content)
-            message = {"role": "assistant", "content": rest.strip()} | ({"reasoning_content": thought} if thought is not None else {})
-            message["tool_calls"] = [{"type": "function", "function": native_call(c["name"], c["arguments"])} for c in self.calls]
+            message = {"role": "assistant", "content": rest.strip()} | ({"reasoning_content": thought}
+                                                                        if thought is not None else {})
+            message["tool_calls"] = [{"type": "function", "function": native_call(c["name"], c["arguments"])}
+                                     for c in self.calls]
         else: message = read_turn(content)
         if self.field and self.reasoning: message["reasoning_content"] = "".join(self.reasoning)
-        if message.get("reasoning_content") is not None: message["reasoning_content"] = message["reasoning_content"].strip("\n")
+        if message.get("reasoning_content") is not None:
+            message["reasoning_content"] = message["reasoning_content"].strip("\n")
         for i, call in enumerate(message.get("tool_calls", [])):
             given = self.calls[i]["id"] if self.calls else ""
             unique = given and given not in [c["id"] for c in self.calls[:i]]

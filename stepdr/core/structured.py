@@ -127,9 +127,13 @@ def free_texts(value, schema): # JSON value, its schema -> list of texts that th
             for text in free_texts(item, fields[key] if fields and isinstance(fields[key], dict) else {})]
 
 # %% ../../nbs/00_core/26_structured.ipynb #685ed409
-REFUSAL = re.compile(r"""^\W*(?:(?:i['\u2019]?m|i\s+am)\s+(?:(?:very|truly|really)\s+)?sorry\W|(?:sorry|apologies|unfortunately)\W{1,3}(?:but\s+)?(?:i|as\s+an\s+ai)\b|i\s+(?:can\s?not|can['\u2019]?t|won['\u2019]?t|will\s+not|must\s+decline|am\s+(?:not\s+able|unable))\b.{0,24}\b(?:help|assist|provide|comply|create|write|generate|fulfill?|produce|continue|answer|engage)\b
+REFUSAL = re.compile(r"""^\W*(?:(?:i['\u2019]?m|i\s+am)\s+(?:(?:very|truly|really)\s+)?sorry\W|(?:sorry|apologies"""
+                     r"""|unfortunately)\W{1,3}(?:but\s+)?(?:i|as\s+an\s+ai)\b|i\s+(?:can\s?not|can['\u2019]?t"""
+                     r"""|won['\u2019]?t|will\s+not|must\s+decline|am\s+(?:not\s+able|unable))\b.{0,24}\b(?:help"""
+                     r"""|assist|provide|comply|create|write|generate|fulfill?|produce|continue|answer|engage)\b
 |as\s+an\s+ai\b|i\s+(?:must|have\s+to)\s+(?:respectfully\s+)?(?:decline|refuse)
-|(?:非常|很|十分)?(?:抱歉|对不起|遗憾)|我(?:无法|不能|没有办法|不可以)(?:协助|帮助|提供|回答|完成|满足|生成|继续|参与|处理|讨论)|作为(?:一个|一名)?\s*(?:AI|人工智能|语言模型|大模型)|根据相关法律法规|这个(?:问题|话题)我(?:无法|不能))""", re.IGNORECASE | re.VERBOSE | re.DOTALL)
+|(?:非常|很|十分)?(?:抱歉|对不起|遗憾)|我(?:无法|不能|没有办法|不可以)(?:协助|帮助|提供|回答|完成|满足|生成|继续|参与|处理|讨论)|作为(?:一个|一名)?\s*(?:AI|人工智能|语言模型"""
+                     r"""|大模型)|根据相关法律法规|这个(?:问题|话题)我(?:无法|不能))""", re.IGNORECASE | re.VERBOSE | re.DOTALL)
 
 def refuses(text): # -> bool
     "Whether a text begins as a refusal."

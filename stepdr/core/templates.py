@@ -54,7 +54,8 @@ class PromptSet:
     words: dict = field(default_factory=dict)  # what a schema says of a field -> the same in Chinese
 
     def add(self, name, schema, english, chinese):
-        "Add a prompt with a schema; `ValueError` if its forms differ in their holes or tell no instructions from material."
+        """Add a prompt with a schema; `ValueError` if its forms differ in their holes or tell no instructions from
+        material."""
         english, chinese = english.strip(), chinese.strip()
         if template_holes(english) != template_holes(chinese):
             raise ValueError(f"prompt {name}: the Chinese form has other holes than the English one")

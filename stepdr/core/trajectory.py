@@ -15,7 +15,8 @@ from .calls import answer_in, cut_calls, may_call, regions
 
 # %% ../../nbs/00_core/10_trajectory.ipynb #74266df8
 START, END = "<|im_start|>", "<|im_end|>"
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<answer>",
+        "</answer>")
 
 # %% ../../nbs/00_core/10_trajectory.ipynb #3b243b79
 def assistant_text(message): # one assistant message -> what the model writes, without the end-of-turn token
@@ -38,7 +39,8 @@ def cut_thought(text): # -> (thought or None, the rest)
 
 # %% ../../nbs/00_core/10_trajectory.ipynb #4a3a79fd
 def parse_turn(text): # what the model wrote in one turn -> assistant message
-    "Read a turn back into a message (`stepdr.core.calls`); a call that cannot be read is kept as {'error': ...} for the tool environment to answer."
+    """Read a turn back into a message (`stepdr.core.calls`); a call that cannot be read is kept as {'error': ...} for
+    the tool environment to answer."""
     thought, rest = cut_thought(text)
     rest, calls = cut_calls(rest)
     message = {"role": "assistant", "content": rest.replace(END, "").strip("\n")}
@@ -53,15 +55,18 @@ def answer_of(messages): # -> str or None
     return answer_in(last.get("content"))
 
 # %% ../../nbs/00_core/10_trajectory.ipynb #ddcc3ec0
-MARKUP = re.compile(r"<(?i:(?=\s*/?\s*(?:think|tool_call|tool_response|answer)\s*>|[|｜][^<>|｜]{1,40}[|｜]|/?(?:[a-z]+:)?(?:tool|function)_?calls?>|tool_code>"
-                    r"|function=|(?:[a-z]+:)?invoke\s|start_function_call>))|\[(?=/?(?i:TOOL_CALLS)\])") # the first letter without IGNORECASE: it is looked for ten times as fast
+# the first letter without IGNORECASE: it is looked for ten times as fast
+MARKUP = re.compile(r"<(?i:(?=\s*/?\s*(?:think|tool_call|tool_response|answer)\s*>|[|｜][^<>|｜]{1,40}["
+                    r"|｜]|/?(?:[a-z]+:)?(?:tool|function)_?calls?>|tool_code>"
+                    r"|function=|(?:[a-z]+:)?invoke\s|start_function_call>))|\[(?=/?(?i:TOOL_CALLS)\])")
 
 def neutralize(text): # untrusted text -> the same, with `<` of tags, special tokens and calls of any family as `&lt;`
     "Escape what a model or a parser could take for a turn, a call or an answer; idempotent."
     return MARKUP.sub(lambda mark: "&lt;" if mark[0] == "<" else "&#91;", text)
 
 # %% ../../nbs/00_core/10_trajectory.ipynb #677b058f
-CITE_FORM = r"\\cite[a-z]{0,8}\*?[ ]?(?:\[[^\[\]\n]{0,200}\][ ]?){0,2}\{[^{}]*\}" # without a group, to be a part of other patterns
+# without a group, to be a part of other patterns
+CITE_FORM = r"\\cite[a-z]{0,8}\*?[ ]?(?:\[[^\[\]\n]{0,200}\][ ]?){0,2}\{[^{}]*\}"
 CITE = re.compile(CITE_FORM.replace("[^{}]*", "([^{}]*)"))
 SOURCE_ID = re.compile(r"\bweb_[0-9a-f]{8}\b") # of a paragraph that was read
 
@@ -76,7 +81,8 @@ def bare_id(text): # an id or a number as a model wrote it -> the id
 
 def _ids(inside): # what stands in the braces -> list of ids
     parts = [bare_id(part) for part in re.split("[,;，；、]", inside)]
-    return [one for part in parts if part for one in (part.split() if all(map(SOURCE_ID.fullmatch, part.split())) else [part])]
+    return [one for part in parts if part
+            for one in (part.split() if all(map(SOURCE_ID.fullmatch, part.split())) else [part])]
 
 def all_cited(text): # report -> list of paragraph ids, one for each time that it is cited
     "Ids cited in a report, in order."

@@ -20,7 +20,8 @@ class Usage:
     estimated: bool = False # True if a server did not say and the count is a guess
 
     def __add__(self, other):
-        return Usage(self.prompt + other.prompt, self.completion + other.completion, self.cached + other.cached, self.estimated or other.estimated)
+        return Usage(self.prompt + other.prompt, self.completion + other.completion, self.cached + other.cached,
+                     self.estimated or other.estimated)
 
     @property
     def total(self): return self.prompt + self.completion
@@ -29,7 +30,8 @@ class Usage:
 def price_of(usage, settings): # Usage, EndpointSettings -> money in the settings' currency
     "What tokens cost."
     cached = settings.price_in if settings.price_cached < 0 else settings.price_cached
-    return ((usage.prompt - usage.cached) * settings.price_in + usage.cached * cached + usage.completion * settings.price_out) / 1e6
+    return ((usage.prompt
+             - usage.cached) * settings.price_in + usage.cached * cached + usage.completion * settings.price_out) / 1e6
 
 # %% ../../nbs/00_core/05_usage.ipynb #d206c991
 def _count(value): # JSON value -> int >= 0
@@ -37,9 +39,11 @@ def _count(value): # JSON value -> int >= 0
 
 def read_usage(data): # the reply's "usage" -> Usage, or None if it says nothing
     "Tokens of a reply; OpenAI's, DeepSeek's and Moonshot's fields for cached ones."
-    if not isinstance(data, dict) or not (_count(data.get("prompt_tokens")) or _count(data.get("completion_tokens"))): return None
+    if not isinstance(data, dict) or not (_count(data.get("prompt_tokens")) or _count(data.get("completion_tokens"))):
+        return None
     details = data.get("prompt_tokens_details")
-    cached = max(_count(details.get("cached_tokens")) if isinstance(details, dict) else 0, _count(data.get("prompt_cache_hit_tokens")), _count(data.get("cached_tokens")))
+    cached = max(_count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+                 _count(data.get("prompt_cache_hit_tokens")), _count(data.get("cached_tokens")))
     prompt = _count(data.get("prompt_tokens"))
     return Usage(prompt, _count(data.get("completion_tokens")), min(cached, prompt))
 
@@ -56,5 +60,6 @@ def guess_tokens(value): # text, chat rows or schemas -> int
     return sum(guess_tokens(v) for v in value) if isinstance(value, (list, tuple)) else 1
 
 def guess_tools(tools): # schemas or None -> int
-    "A guess of how many tokens the tools' descriptions have: templates write them as JSON, names of fields and brackets with them."
+    """A guess of how many tokens the tools' descriptions have: templates write them as JSON, names of fields and
+    brackets with them."""
     return guess_tokens(json.dumps(tools, ensure_ascii=False)) if tools else 0

@@ -48,7 +48,8 @@ VERIFICATION_PROMPTS.add("extract_statements", object_schema(
     statement=text_schema(
         "the same as a sentence that stands alone: names instead of pronouns, dates instead of 'now'", most=800),
     worth=choice_schema("whether it can be checked and somebody would want to", "check", "skip")), 0, 30)), """
-Role: Extract. Take the paragraph apart into atomic statements of fact, each with one claim. Opinions, questions, advice and definitions of the text's own are not statements of fact. Add nothing that the paragraph does not say.
+Role: Extract. Take the paragraph apart into atomic statements of fact, each with one claim. Opinions, questions, \
+advice and definitions of the text's own are not statements of fact. Add nothing that the paragraph does not say.
 =====
 <paragraph>
 {paragraph}
@@ -65,7 +66,8 @@ VERIFICATION_PROMPTS.add("plan_checks", object_schema(
     refutes=text_schema("what one would find if it is false", most=800),
     queries=list_schema("search queries, the most telling first; at least one that looks for the opposite",
                         text_schema("one query", True, 200), 2, 8)), """
-Role: Plan. Plan how to check the statement over independent sources: primary ones before reports about them. Think of how it could be wrong: another person, place, year, unit, version, or a claim that was later corrected.
+Role: Plan. Plan how to check the statement over independent sources: primary ones before reports about them. Think of \
+how it could be wrong: another person, place, year, unit, version, or a claim that was later corrected.
 =====
 <statement>
 {statement}
@@ -80,11 +82,15 @@ Role: Plan. Plan how to check the statement over independent sources: primary on
 VERIFICATION_PROMPTS.add("verify_statement", object_schema(("reason",),
     findings=list_schema("passages that bear on it", _BEARING),
     reason={"type": "string", "maxLength": 1500,
-        "description": "what the passages, taken together, say of each part of the statement, and which verdict follows"},
+        "description": "what the passages, taken together, say of each part of the statement, and which verdict "
+            "follows"},
     missing=text_schema("what is still open, and what would settle it; 'nothing' if all is settled", most=800),
     verdict=_VERDICT), *_with_verdicts("""
-Role: Verify. Check the statement against the paragraphs, and only against them. Copies of one text are one source. Mind who says it and when: a primary or authoritative and recent source weighs more.
-Passages on the same matter need not support this statement. Take it apart (who, what, when, where, how much, why) and see which passage says which part: two that agree with each other may both leave the same part open. Say so in their notes.
+Role: Verify. Check the statement against the paragraphs, and only against them. Copies of one text are one source. \
+Mind who says it and when: a primary or authoritative and recent source weighs more.
+Passages on the same matter need not support this statement. Take it apart (who, what, when, where, how much, why) and \
+see which passage says which part: two that agree with each other may both leave the same part open. Say so in their \
+notes.
 The verdict:
 [verdicts]
 =====
@@ -113,7 +119,9 @@ VERIFICATION_PROMPTS.add("replan_checks", object_schema(
             "description": "whether one of the verdicts can be given that further searching would hardly change"},
     queries=list_schema("new queries, none that was made before; empty if enough", text_schema("one query", True, 200),
                         0, 6)), *_with_verdicts("""
-Role: Replan. Decide whether the findings suffice to conclude on the statement. If sources contradict each other, look for what explains it (date, definition, place); if only one source supports it, look for a second one; if a part of it is open, look for that part; if nothing was found, search in other words or another language.
+Role: Replan. Decide whether the findings suffice to conclude on the statement. If sources contradict each other, look \
+for what explains it (date, definition, place); if only one source supports it, look for a second one; if a part of it \
+is open, look for that part; if nothing was found, search in other words or another language.
 The verdicts between which the report will have to decide:
 [verdicts]
 =====
@@ -151,7 +159,9 @@ VERIFICATION_PROMPTS.add("report_checks", object_schema(
     report=text_schema(
         "the conclusion first, then the evidence for and against it and how it was weighed; each statement with its "
         "\\cite{id}", most=8000), verdict=_VERDICT), *_with_verdicts("""
-Role: Report. Conclude on the statement from the findings alone, in 80 to 300 words of connected prose. Cite paragraphs as \\cite{{ID}} with their ids, after each sentence that rests on them. Say which part of the statement is established and which is not, and why passages that agree with each other do not settle it where they do not.
+Role: Report. Conclude on the statement from the findings alone, in 80 to 300 words of connected prose. Cite \
+paragraphs as \\cite{{ID}} with their ids, after each sentence that rests on them. Say which part of the statement is \
+established and which is not, and why passages that agree with each other do not settle it where they do not.
 The verdict:
 [verdicts]
 =====
@@ -184,7 +194,9 @@ VERIFICATION_PROMPTS.add("judge_conclusion", object_schema(
     gaps=list_schema("steps of the argument that the evidence does not carry; at least one where it does not follow",
                      text_schema("one gap", most=600)),
     follows={"type": "boolean", "description": "whether the conclusion follows from the evidence"}), *_with_verdicts("""
-Somebody checked a statement and concluded. Decide whether the conclusion follows from the evidence shown, and from nothing else. First find the verdict that the evidence warrants; then compare. Whether a passage supports the statement is for you to see from its words, whatever stands beside it.
+Somebody checked a statement and concluded. Decide whether the conclusion follows from the evidence shown, and from \
+nothing else. First find the verdict that the evidence warrants; then compare. Whether a passage supports the \
+statement is for you to see from its words, whatever stands beside it.
 The verdicts:
 [verdicts]
 =====
@@ -215,16 +227,19 @@ The verdicts:
 VERIFICATION_PROMPTS.words |= {  # what a schema says of a field -> the same in Chinese
     "in the order of the text": "按原文的顺序",
     "the words of the paragraph, copied exactly": "逐字抄录的段落原文",
-    "the same as a sentence that stands alone: names instead of pronouns, dates instead of 'now'": "同一内容写成可以独立理解的句子：用名称代替代词，用日期代替“现在”",
+    "the same as a sentence that stands alone: names instead of pronouns, dates instead of 'now'":
+                               "同一内容写成可以独立理解的句子：用名称代替代词，用日期代替“现在”",
     "whether it can be checked and somebody would want to": "它是否可以核查，是否有人想核查",
     "what one would find if it is true": "如果属实，会找到什么",
     "what one would find if it is false": "如果不属实，会找到什么",
     "search queries, the most telling first; at least one that looks for the opposite": "搜索查询，最能说明问题的在前；至少有一个寻找相反的证据",
     "one query": "一个查询",
-    "what of the statement these words say, and what they leave open; empty if they say all of it": "这些文字说出了陈述的哪一部分，还有什么没有说到；全部说到则留空",
+    "what of the statement these words say, and what they leave open; empty if they say all of it":
+                               "这些文字说出了陈述的哪一部分，还有什么没有说到；全部说到则留空",
     "what they say of the statement: all of it, a part, otherwise, nothing": "它们对陈述的说法：全部说到（supports）、说到一部分（partly "
                                                                              "supports）、另有说法（refutes）、与之无关（unrelated）",
-    "what the passages, taken together, say of each part of the statement, and which verdict follows": "综合各段落，陈述的每一部分得到了怎样的说法，由此得出哪个结论",
+    "what the passages, taken together, say of each part of the statement, and which verdict follows":
+                               "综合各段落，陈述的每一部分得到了怎样的说法，由此得出哪个结论",
     "what is still open, and what would settle it; 'nothing' if all is settled": "还有什么没有弄清，什么能够弄清它；全部弄清则写“没有”",
     "why this is enough, or what the new queries will settle": "为什么已经足够，或新的查询能弄清什么",
     "whether one of the verdicts can be given that further searching would hardly change": "能否给出一个继续搜索也几乎不会改变的结论",
@@ -232,7 +247,8 @@ VERIFICATION_PROMPTS.words |= {  # what a schema says of a field -> the same in 
     "the conclusion first, then the evidence for and against it and how it was weighed; each statement with its "
     "\\cite{id}": "先写结论，再写支持和反对的证据以及如何权衡；每句陈述后面写 \\cite{id}",
     "the verdict that the evidence warrants, as defined above": "证据所能支持的结论，按上面的定义",
-    "steps of the argument that the evidence does not carry; at least one where it does not follow": "论证中证据不足以支撑的步骤；不能得出时至少写一个",
+    "steps of the argument that the evidence does not carry; at least one where it does not follow":
+                               "论证中证据不足以支撑的步骤；不能得出时至少写一个",
     "one gap": "一处缺口",
     "whether the conclusion follows from the evidence": "结论是否能从证据得出",
 }

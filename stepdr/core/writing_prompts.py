@@ -16,10 +16,14 @@ WRITING_PROMPTS.add("task_from_report", object_schema(
     task=text_schema("the task as that person would have given it", most=4000),
     plan=list_schema("steps in order, each a question to settle or a thing to do", text_schema("one step", most=600),
                      3, 12)), """
-You reconstruct the project task behind a finished report. You are given its title, its abstract and its headings, or its text without experimental details and results.
-- Write the task as the person would have given it who commissioned the work: before the work, without knowing the report. It must ask for research that takes many steps, state scope and constraints that the report kept to, and say what is to be delivered.
+You reconstruct the project task behind a finished report. You are given its title, its abstract and its headings, or \
+its text without experimental details and results.
+- Write the task as the person would have given it who commissioned the work: before the work, without knowing the \
+report. It must ask for research that takes many steps, state scope and constraints that the report kept to, and say \
+what is to be delivered.
 - The task must not name the report, quote it, or give away any finding, figure or conclusion of it.
-- Write the plan that a good expert would have made for this task. Take its order and its parts from the report's structure, but phrase each step as work still to be done, without its outcome.
+- Write the plan that a good expert would have made for this task. Take its order and its parts from the report's \
+structure, but phrase each step as work still to be done, without its outcome.
 =====
 <report>
 {report}
@@ -44,8 +48,11 @@ WRITING_PROMPTS.add("plan_alignment", object_schema(
     score=integer_schema(
         "agreement of the whole work with the plan: 0 none, 5 half of it, 10 every step in a sensible order and "
         "nothing beside it", 0, 10)), """
-You judge how closely an agent's work keeps to a plan that was set beforehand. Judge the work, not the quality of its final text.
-For each step of the plan find the thoughts, calls and results in which it was done. A step that was replaced because results called for it, with the reason stated, counts as followed. Steps done in a sensible other order count as followed.
+You judge how closely an agent's work keeps to a plan that was set beforehand. Judge the work, not the quality of its \
+final text.
+For each step of the plan find the thoughts, calls and results in which it was done. A step that was replaced because \
+results called for it, with the reason stated, counts as followed. Steps done in a sensible other order count as \
+followed.
 =====
 <task>
 {task}
@@ -72,7 +79,10 @@ For each step of the plan find the thoughts, calls and results in which it was d
 # %% ../../nbs/00_core/21_writing_prompts.ipynb #77b6bf68
 WRITING_PROMPTS.add("query_from_report", object_schema(
     reader=text_schema("who would ask this, and what for", most=600), query=text_schema("the query", most=3000)), """
-Write the query to which the report below would be an excellent answer: as its reader would have put it, with the scope, the depth and the form that the report has, and with the constraints that it keeps to (period, place, audience, length). Give away none of its findings, figures or conclusions, copy none of its sentences, and do not speak of "the report".
+Write the query to which the report below would be an excellent answer: as its reader would have put it, with the \
+scope, the depth and the form that the report has, and with the constraints that it keeps to (period, place, audience, \
+length). Give away none of its findings, figures or conclusions, copy none of its sentences, and do not speak of "the \
+report".
 =====
 <report>
 {report}
@@ -88,10 +98,15 @@ WRITING_PROMPTS.add("draft_report", object_schema(
     thesis=text_schema("the main conclusion and what it rests on, in one or two sentences", most=1500),
     report=text_schema("the report in Markdown", most=60000)), """
 Write the report that answers the query from the findings below, which are raw results of tools with their ids.
-- Keep to the plan: its parts in its order, each below a heading of its own, answered or said to be open in the words of the plan.
-- Turn findings into paragraphs that deduce: what is established, what follows from it, where sources disagree and which is to be believed, what it means for the reader. Compare and explain; do not string findings together.
+- Keep to the plan: its parts in its order, each below a heading of its own, answered or said to be open in the words \
+of the plan.
+- Turn findings into paragraphs that deduce: what is established, what follows from it, where sources disagree and \
+which is to be believed, what it means for the reader. Compare and explain; do not string findings together.
 - Lists and tables only where items are truly parallel; no more than a fifth of the text.
-- After each sentence that rests on a finding its citation, \\cite{{ID}}. Write the ids as they are shown, several as \\cite{{ID,ID}}. Cite only ids shown, and only for what they say. Nothing without a source but what follows from the cited: a figure beside a citation stands in what is cited, and one that you work out stands in a sentence of its own, without a citation.
+- After each sentence that rests on a finding its citation, \\cite{{ID}}. Write the ids as they are shown, several as \
+\\cite{{ID,ID}}. Cite only ids shown, and only for what they say. Nothing without a source but what follows from the \
+cited: a figure beside a citation stands in what is cited, and one that you work out stands in a sentence of its own, \
+without a citation.
 =====
 <query>
 {query}
@@ -106,7 +121,8 @@ Write the report that answers the query from the findings below, which are raw r
 - 遵守计划：按其顺序写出各个部分，每部分有自己的标题，要么回答，要么用计划的措辞说明尚无定论。
 - 把发现写成有推理的段落：已经确定了什么，由此得出什么，来源在何处不一致、应当相信哪个，对读者意味着什么。要比较和解释，不要罗列发现。
 - 只有条目确实并列时才使用列表和表格，总量不超过全文的五分之一。
-- 每一句有依据的话后面写上引用 \\cite{{ID}}。编号照原样写，几个编号写成 \\cite{{ID,ID}}。只引用给出的编号，且只用于它所说的内容。除了由引用内容推出的结论，不写没有来源的话：引用旁的数字必须出现在所引内容中，自己推算的数字写在不带引用的单独一句里。
+- 每一句有依据的话后面写上引用 \\cite{{ID}}。编号照原样写，几个编号写成 \\cite{{ID,ID}}。只引用给出的编号，且只用于它所说的内容。除了由引用内容推出的结论，不写没有来源的话：引用旁的数字必须出现在所引内容中，\
+自己推算的数字写在不带引用的单独一句里。
 =====
 <query>
 {query}
@@ -121,7 +137,9 @@ Write the report that answers the query from the findings below, which are raw r
 # %% ../../nbs/00_core/21_writing_prompts.ipynb #4c857e77
 WRITING_PROMPTS.add("regenerate_report", object_schema(report=text_schema("the report in Markdown", most=60000)), """
 The work below is good, but its report is badly formatted: {problems}
-Write the report again from the state in which the work ended. Keep what it says, its order and its citations \\cite{{ID}}; add no finding and drop none. Mend only its form: headings, paragraphs, lists kept rare, citations directly after the sentence that they support.
+Write the report again from the state in which the work ended. Keep what it says, its order and its citations \
+\\cite{{ID}}; add no finding and drop none. Mend only its form: headings, paragraphs, lists kept rare, citations \
+directly after the sentence that they support.
 =====
 <query>
 {query}
@@ -156,8 +174,11 @@ WRITING_PROMPTS.add("deeper_report", object_schema(
     only_second=list_schema("points that stand only in the second", _ONLY),
     reason=text_schema("which explains more, and by what", most=1500),
     deeper=choice_schema("which is deeper", "first", "second", "equal")), """
-Compare two reports that answer the same query. Deeper is the one that explains why and how, weighs sources against each other, draws conclusions that are not on the surface of any source, and says what they depend on. Length, number of headings, lists and confident tone are no depth.
-List first what only one of them covers. What the other says in other words, more shortly or at another place is covered by both. Say of each point what it is worth to who asked the query:
+Compare two reports that answer the same query. Deeper is the one that explains why and how, weighs sources against \
+each other, draws conclusions that are not on the surface of any source, and says what they depend on. Length, number \
+of headings, lists and confident tone are no depth.
+List first what only one of them covers. What the other says in other words, more shortly or at another place is \
+covered by both. Say of each point what it is worth to who asked the query:
 - essential: the query asks for it, or without it the reader would decide wrongly or lack a part of the answer
 - useful: the reader would be glad of it, but has the whole answer without it
 - incidental: a detail, an aside or a turn of phrase that the reader would not miss
@@ -205,14 +226,19 @@ WRITING_PROMPTS.add("rubrics_from_material", object_schema(
         axis={"type": "string", "enum": list(AXES), "description": "dimension"},
                   weight={"type": "integer", "enum": [*range(-5, 0), *range(1, 6)],
                           "description": "1 to 5 by importance; -1 to -5 for a flaw"}, role=_ROLE), 5, 30)), """
-From the material below write the hidden summary of a research task, and the rubrics by which reports on it will be judged. The task itself is written later, from your rubrics.
+From the material below write the hidden summary of a research task, and the rubrics by which reports on it will be \
+judged. The task itself is written later, from your rubrics.
 Each rubric must be
 - atomic: one requirement in one sentence, no "and" between two;
-- verifiable: yes or no from the report alone, with the names, numbers or sources that it takes; no praise ("comprehensive", "appropriate") without its measure;
+- verifiable: yes or no from the report alone, with the names, numbers or sources that it takes; no praise \
+("comprehensive", "appropriate") without its measure;
 - unambiguous: two experts would agree; no "several", "relevant", "etc.", "ideally" that leaves open what counts;
-- independent: true or false without regard to the others, and the only one to test its fact: not a second time in other words, and not from the other side, as its wrong value beside its right one;
+- independent: true or false without regard to the others, and the only one to test its fact: not a second time in \
+other words, and not from the other side, as its wrong value beside its right one;
 - aligned: it matters to the task.
-Use at least two axes. Some rubrics are explicit, some implicit. Add negative ones, with a negative weight, for flaws that really occur: a likely wrong value of a fact that no other rubric tests, an outdated source, a missing warning, advice that does harm; each says what the flaw is, not that it is absent.
+Use at least two axes. Some rubrics are explicit, some implicit. Add negative ones, with a negative weight, for flaws \
+that really occur: a likely wrong value of a fact that no other rubric tests, an outdated source, a missing warning, \
+advice that does harm; each says what the flaw is, not that it is absent.
 A rubric that breaks this is dropped, and at least five must be left, of all three roles: write some more.
 =====
 <material>
@@ -225,7 +251,8 @@ A rubric that breaks this is dropped, and at least five must be left, of all thr
 - 无歧义的：两位专家会得出相同判断；不用"若干""相关的""等""最好"这类说不清包括什么的词；
 - 独立的：真假与其他细则无关，并且只有它考查这一事实：不换个说法再考一次，也不从反面再考一次（一条写正确的数值，另一条写错误的数值）；
 - 切题的：对任务重要。
-至少使用两个维度。有些细则是明确要求的（explicit），有些是隐含的（implicit）。再加上权重为负的负面细则（negative），针对确实会出现的缺陷：其他细则没有考查的事实可能被弄错的数值、过时的来源、缺失的警示、有害的建议；每条写出缺陷是什么，而不是写它不存在。
+至少使用两个维度。有些细则是明确要求的（explicit），有些是隐含的（implicit）。再加上权重为负的负面细则（negative），针对确实会出现的缺陷：其他细则没有考查的事实可能被弄错的数值、过时的来源、缺失的警示、有害的建议；\
+每条写出缺陷是什么，而不是写它不存在。
 违反这些要求的细则会被删去，而至少要剩下五条，三种角色都有：请多写几条。
 =====
 <material>
@@ -239,8 +266,11 @@ WRITING_PROMPTS.add("task_from_rubrics", object_schema(
         object_schema(number=integer_schema("of the rubric", 1, 100),
             reason=text_schema("what in the task asks for it, or why it is expected or a flaw", most=500), role=_ROLE),
             1, 100)), """
-Write the task that a user would give to a research agent, so that reports on it can be judged by the rubrics below. Then judge the role of each rubric anew, from the task as you wrote it.
-- The task asks for what an ordinary user of this kind would ask for, in natural words. It must not read like a list of criteria, nor repeat their wording, nor give away facts, figures or conclusions that the rubrics test; the limits of what is asked (period, place, size) it states.
+Write the task that a user would give to a research agent, so that reports on it can be judged by the rubrics below. \
+Then judge the role of each rubric anew, from the task as you wrote it.
+- The task asks for what an ordinary user of this kind would ask for, in natural words. It must not read like a list \
+of criteria, nor repeat their wording, nor give away facts, figures or conclusions that the rubrics test; the limits \
+of what is asked (period, place, size) it states.
 - Some rubrics test what the user asks for; some what an expert would do unasked: leave these out of the task.
 =====
 <summary>
@@ -272,14 +302,17 @@ WRITING_PROMPTS.add("judge_consistency", object_schema(
     score=integer_schema(
         "of summary, task and the rubrics that are left. 0: they do not belong together; 5: usable after changes; 8: "
         "small blemishes; 10: nothing to find", 0, 10)), """
-You check a research task before it is used: its hidden summary, its rubrics and the task against each other. You did not write them.
+You check a research task before it is used: its hidden summary, its rubrics and the task against each other. You did \
+not write them.
 For each rubric say which of the principles it breaks, and which role it has for this task. The principles:
 - atomic: one requirement
 - verifiable: yes or no from the report alone
 - unambiguous: two experts would agree
-- independent: no other rubric tests the same fact, in other words or from its other side; where two do, name the one that matters less
+- independent: no other rubric tests the same fact, in other words or from its other side; where two do, name the one \
+that matters less
 - aligned: it matters to the task
-A rubric that breaks one is dropped, and the others stay. Then list problems between summary, task and the rubrics that are left, and score how consistent these are.
+A rubric that breaks one is dropped, and the others stay. Then list problems between summary, task and the rubrics \
+that are left, and score how consistent these are.
 =====
 <summary>
 {summary}
@@ -334,7 +367,8 @@ WRITING_PROMPTS.words |= {  # what a schema says of a field -> the same in Chine
     "points that stand only in the second": "只在第二份中出现的内容",
     "which explains more, and by what": "哪一份解释得更多，体现在哪里",
     "which is deeper": "哪一份更有深度",
-    "what the hidden task is about, what a good report establishes, and what it must avoid": "隐藏任务是关于什么的，好的报告要确立什么、必须避免什么",
+    "what the hidden task is about, what a good report establishes, and what it must avoid":
+                          "隐藏任务是关于什么的，好的报告要确立什么、必须避免什么",
     "the rubrics": "评分细则",
     "one testable sentence about the report": "关于报告的一句可检验的话",
     "dimension": "维度",

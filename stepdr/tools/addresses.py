@@ -21,9 +21,12 @@ from .tool import ToolError
 
 
 # %% ../../nbs/20_tools/32_addresses.ipynb #9319b120
-_TYPES = ("text/*,application/xhtml+xml,application/xml,application/*+xml,application/json,application/*+json,application/pdf,"
-          "application/vnd.openxmlformats-officedocument.*,application/javascript,application/x-javascript,application/ecmascript,application/x-ndjson,application/ndjson,"
-          "application/jsonl,application/x-jsonlines,application/json-seq,application/yaml,application/x-yaml,application/toml,application/sql,application/csv")
+_TYPES = ("text/*,application/xhtml+xml,application/xml,application/*+xml,application/json,"
+          "application/*+json,application/pdf,"
+          "application/vnd.openxmlformats-officedocument.*,application/javascript,application/x-javascript,"
+          "application/ecmascript,application/x-ndjson,application/ndjson,"
+          "application/jsonl,application/x-jsonlines,application/json-seq,application/yaml,"
+          "application/x-yaml,application/toml,application/sql,application/csv")
 
 @dataclass(frozen=True)
 class FetchSettings:
@@ -35,15 +38,20 @@ class FetchSettings:
     max_bytes: int = setting(20_000_000, "bytes of a body, after decompression", 1, 2**31)
     max_redirects: int = setting(5, "redirects followed", 0, 50)
     retries: int = setting(2, "repetitions after 429, 5xx or a broken connection", 0, 20)
-    backoff: float = setting(0.5, "seconds before the first repetition; doubled each time, times 0.5 to 1.5 at random", 0.0, 60.0)
-    max_wait: float = setting(20.0, "longest wait in seconds that a server may ask for (Retry-After, Crawl-delay)", 0.0, 3600.0)
-    user_agent: str = setting(f"stepdr/{__version__} (+https://github.com/stepdr/stepdr)", "who we say we are; robots.txt knows us by the name before the slash")
+    backoff: float = setting(0.5, "seconds before the first repetition; doubled each time, times 0.5 to 1.5 at random",
+                             0.0, 60.0)
+    max_wait: float = setting(20.0, "longest wait in seconds that a server may ask for (Retry-After, Crawl-delay)", 0.0,
+                              3600.0)
+    user_agent: str = setting(f"stepdr/{__version__} (+https://github.com/stepdr/stepdr)",
+                              "who we say we are; robots.txt knows us by the name before the slash")
     languages: str = setting("en, zh;q=0.9, *;q=0.5", "Accept-Language")
     robots: bool = setting(True, "respect robots.txt")
     types: str = setting(_TYPES, "media types that are read, comma list with *")
     ports: str = setting("80,443,8080,8443", "ports that may be connected to, comma list")
-    allow_hosts: str = setting("", "host or host:port, comma list: allowed although private or on another port; *.name for all below a name")
-    host_map: str = setting("", "name=address:port, comma list (*.name too): connect there, over plain http; for pages served on this machine")
+    allow_hosts: str = setting("", "host or host:port, comma list: allowed although private or on another port; *.name "
+                               "for all below a name")
+    host_map: str = setting("", "name=address:port, comma list (*.name too): connect there, over plain http; for pages "
+                            "served on this machine")
     def __post_init__(self):
         validate(self)
         address_rules(self)
@@ -104,14 +112,18 @@ class FetchError(ToolError):
     "An expected failure of fetching; `kind` says which, `status` is the server's if it gave one."
     def __init__(self, text, kind="failed", status=0, again=False, wait=None):
         super().__init__(text)
-        self.kind, self.status = kind, status  # kind: refused, robots, status, timeout, size, type, encoding, connection, replay
+        # kind: refused, robots, status, timeout, size, type, encoding, connection, replay
+        self.kind, self.status = kind, status
         self.again, self.wait = again, wait  # whether trying again may help, and the seconds that the server asked for
 
 # %% ../../nbs/20_tools/32_addresses.ipynb #3702553a
 _EVERYONE_V6 = ipaddress.ip_network("2000::/3")  # global unicast, RFC 4291; all else is local, reserved or multicast
-_CARRIERS = tuple(map(ipaddress.ip_network, ("::ffff:0:0/96", "64:ff9b::/96")))  # IPv4-mapped (RFC 4291) and NAT64 (RFC 6052): the last 32 bits
-_NOT_FOR_US = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "100.64.0.0/10", "2001::/23", "3fff::/20")))
-# protocol assignments (RFC 6890), 6to4 relays (RFC 7526), a cloud's metadata address outside the private ranges, carrier-grade NAT (RFC 6598), Teredo and other protocol assignments, documentation (RFC 9637)
+# IPv4-mapped (RFC 4291) and NAT64 (RFC 6052): the last 32 bits
+_CARRIERS = tuple(map(ipaddress.ip_network, ("::ffff:0:0/96", "64:ff9b::/96")))
+_NOT_FOR_US = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "100.64.0.0/10",
+                                               "2001::/23", "3fff::/20")))
+# protocol assignments (RFC 6890), 6to4 relays (RFC 7526), a cloud's metadata address outside the private ranges,
+# carrier-grade NAT (RFC 6598), Teredo and other protocol assignments, documentation (RFC 9637)
 
 @lru_cache(maxsize=4096)
 def address_problem(address): # text of an IPv4 or IPv6 address -> "" if it may be reached, else what it is
@@ -120,13 +132,16 @@ def address_problem(address): # text of an IPv4 or IPv6 address -> "" if it may 
     except ValueError: return "no address"
     if ip.version == 6:
         number = int(ip)
-        if any(ip in network for network in _CARRIERS) or number >> 32 & 0xfdffffff == 0x5efe:  # the last: ISATAP (RFC 5214)
+        if any(ip in network for network in _CARRIERS) or number >> 32 & 0xfdffffff == 0x5efe:
+            # the last: ISATAP (RFC 5214)
             return address_problem(str(ipaddress.IPv4Address(number & 0xffffffff)))
         if ip.sixtofour is not None: return address_problem(str(ip.sixtofour))
     if ip.is_loopback or ip.is_unspecified: return "this machine"
     if ip.is_link_local: return "link-local or a cloud's metadata"
     if ip.is_multicast: return "multicast"
-    if not ip.is_global or ip.is_reserved or any(ip in network for network in _NOT_FOR_US) or ip.version == 6 and ip not in _EVERYONE_V6: return "private or reserved"
+    if (not ip.is_global or ip.is_reserved or any(ip in network for network in _NOT_FOR_US) or ip.version == 6
+        and ip not in _EVERYONE_V6):
+        return "private or reserved"
     return ""
 
 # %% ../../nbs/20_tools/32_addresses.ipynb #9ac9c4f0
@@ -157,7 +172,8 @@ def checked_url(url, rules): # -> yarl.URL, the same as text
     if _NEVER.search(text): _refuse(text, "has characters that no URL has")
     try: parsed = yarl.URL(text)
     except (ValueError, UnicodeError): _refuse(text, "is no URL")
-    if parsed.scheme not in ("http", "https"): _refuse(text, "is not http or https" if parsed.scheme else "is no whole URL; it begins with https://")
+    if parsed.scheme not in ("http", "https"):
+        _refuse(text, "is not http or https" if parsed.scheme else "is no whole URL; it begins with https://")
     if "@" in parsed.raw_authority: _refuse(text, "has a user name in it; leave it out")
     host = (parsed.raw_host or "").lower().rstrip(".")
     problem = _host_problem(host, parsed.port, rules)
@@ -170,7 +186,8 @@ def checked_url(url, rules): # -> yarl.URL, the same as text
 def check_url(url, # what a model, a page or a user wrote
               settings, # FetchSettings
               ): # -> the URL in its normal form, without fragment
-    "Raise `ToolError` for a URL that must not be asked for: scheme, user name, port, literal address in any spelling. No name is looked up here."
+    """Raise `ToolError` for a URL that must not be asked for: scheme, user name, port, literal address in any spelling.
+    No name is looked up here."""
     return checked_url(url, address_rules(settings))[1]
 
 # %% ../../nbs/20_tools/32_addresses.ipynb #0fafb1e4
@@ -178,7 +195,8 @@ _LOOKUPS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="stepdr-dns")
 
 async def look_up(host, port): # -> list of addresses as texts
     "The system's name look-up, in threads of its own: a slow name server holds up nothing else."
-    found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    found = await asyncio.get_running_loop().run_in_executor(
+        _LOOKUPS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     return list(dict.fromkeys(item[4][0] for item in found))
 
 # %% ../../nbs/20_tools/32_addresses.ipynb #d8a94aa5
@@ -187,7 +205,8 @@ async def resolve_checked(host, # name or literal address
                           settings, # FetchSettings
                           lookup=None, # coroutine function (host, port) -> addresses, instead of the system's
                           ): # -> list of (address, port) that may be connected to, and no others
-    "Where a host may be connected to: `host_map` first, else its addresses, looked up once, all checked. `ToolError` if one is not public."
+    """Where a host may be connected to: `host_map` first, else its addresses, looked up once, all checked. `ToolError`
+    if one is not public."""
     host, rules = host.lower().strip("[]").rstrip("."), address_rules(settings)
     mapped = mapped_to(rules, host, port)
     if mapped: return [mapped]
@@ -203,20 +222,23 @@ async def resolve_checked(host, # name or literal address
 # %% ../../nbs/20_tools/32_addresses.ipynb #96403852
 class Resolver:
     "Gives aiohttp checked addresses, and its sockets a last look at them."
-    def __init__(self, settings, lookup, trusted): self.settings, self.lookup, self.trusted, self.known = settings, lookup, trusted, set()
+    def __init__(self, settings, lookup, trusted):
+        self.settings, self.lookup, self.trusted, self.known = settings, lookup, trusted, set()
 
     async def resolve(self, host, port=0, family=socket.AF_UNSPEC):
         rules = address_rules(self.settings)
-        if self.trusted and not mapped_to(rules, host, port): pairs = [(address, port) for address in await (self.lookup or look_up)(host, port)]
+        if self.trusted and not mapped_to(rules, host, port):
+            pairs = [(address, port) for address in await (self.lookup or look_up)(host, port)]
         else: pairs = await resolve_checked(host, port, self.settings, self.lookup)
         if len(self.known) > 10_000: self.known.clear()
         self.known.update(pairs)
-        return [{"hostname": host, "host": address, "port": there, "family": socket.AF_INET6 if ":" in address else socket.AF_INET, "proto": 0,
-                 "flags": socket.AI_NUMERICHOST} for address, there in pairs]
+        return [{"hostname": host, "host": address, "port": there, "family": socket.AF_INET6 if ":" in address
+                 else socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST} for address, there in pairs]
 
     def open_socket(self, info): # (family, type, protocol, name, address) -> socket
         address, port = info[4][:2]
-        if not self.trusted and (address, port) not in self.known and not _is_allowed(address_rules(self.settings), address, port) and address_problem(address):
+        if (not self.trusted and (address, port) not in self.known
+            and not _is_allowed(address_rules(self.settings), address, port) and address_problem(address)):
             raise PermissionError(f"{address} is not on the public web")
         return socket.socket(*info[:3])
 

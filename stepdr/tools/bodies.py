@@ -26,7 +26,8 @@ def _is_plain(data): # first bytes of a body -> whether they are text, which no 
     return True
 
 class _Unzip:
-    "gzip (of several members) or deflate (with or without zlib's header), bounded; what is neither is passed on as it is."
+    """gzip (of several members) or deflate (with or without zlib's header), bounded; what is neither is passed on as it
+    is."""
     def __init__(self, encoding):
         self.bits, self.engine, self.members = {"gzip": 31, "x-gzip": 31}.get(encoding), None, 0
         self.held, self.plain = b"", False
@@ -68,7 +69,9 @@ class _Unzip:
 # %% ../../nbs/20_tools/34_bodies.ipynb #f6519664
 class _Brotli:
     "br, bounded; plain text is passed on as it is."
-    def __init__(self): import brotli; self.engine, self.fed, self.error, self.plain = brotli.Decompressor(), False, brotli.error, False
+    def __init__(self):
+        import brotli
+        self.engine, self.fed, self.error, self.plain = brotli.Decompressor(), False, brotli.error, False
 
     def feed(self, data, room):
         if not self.fed: self.plain = _is_plain(data)
@@ -99,18 +102,21 @@ class _Chain:
         for decoder in self.decoders[:-1]:
             data = decoder.feed(data, self.most - self.between)
             self.between += len(data)
-            if self.between > self.most: raise FetchError("is compressed more than once, and too large between", "encoding")
+            if self.between > self.most:
+                raise FetchError("is compressed more than once, and too large between", "encoding")
         return self.decoders[-1].feed(data, room) if data else b""
 
     @property
     def finished(self): return all(decoder.finished for decoder in self.decoders)
 
-_UNREAD = frozenset(("compress", "x-compress", "zstd", "dcb", "dcz", "exi", "pack200-gzip", "sdch", "lzma", "xz", "x-xz", "bzip2", "bz2", "x-bzip2", "br"))
+_UNREAD = frozenset(("compress", "x-compress", "zstd", "dcb", "dcz", "exi", "pack200-gzip", "sdch", "lzma", "xz",
+                     "x-xz", "bzip2", "bz2", "x-bzip2", "br"))
 
 @lru_cache(maxsize=64)
 def _codings(encoding): # Content-Encoding -> names of compressions, in the order in which they were applied
     "What names no compression (`identity`, `UTF-8`, `none`) means nothing."
-    names = tuple(name for name in re.split(r"[,;\s\"']+", encoding.lower()) if name in ("gzip", "x-gzip", "deflate") or name in _UNREAD)
+    names = tuple(name for name in re.split(r"[,;\s\"']+", encoding.lower()) if name in ("gzip", "x-gzip", "deflate")
+                  or name in _UNREAD)
     if len(names) > 3: raise FetchError("is compressed more than three times", "encoding")
     return names
 
@@ -132,14 +138,17 @@ def has_brotli():
     return importlib.util.find_spec("brotli") is not None
 
 # %% ../../nbs/20_tools/34_bodies.ipynb #5f9cc78e
-_VAGUE = ("", "application/octet-stream", "binary/octet-stream", "application/x-download", "application/download", "application/force-download", "application/unknown", "unknown/unknown", "application/binary", "*/*")
+_VAGUE = ("", "application/octet-stream", "binary/octet-stream", "application/x-download", "application/download",
+          "application/force-download", "application/unknown", "unknown/unknown", "application/binary", "*/*")
 
 def sniff(first, # first bytes of a body
           declared, # Content-Type
           name="", # URL: its ending says which sort of office file a zip is
           ): # -> content type, corrected
     "What a body is: what its first bytes say, else what was declared; text of a type that nobody knows is plain text."
-    if first[:1] == b"<" and declared.startswith("text/") and b"\0" not in first and b"%PDF-" not in first: return declared  # nearly every page
+    # nearly every page
+    if first[:1] == b"<" and declared.startswith("text/") and b"\0" not in first and b"%PDF-" not in first:
+        return declared
     kind = declared.partition(";")[0].strip().lower()
     found = binary_kind(first, kind, name) if first else None
     vague = kind in _VAGUE or "/" not in kind
@@ -150,12 +159,17 @@ def sniff(first, # first bytes of a body
     if found: return declared if found[0] == kind else found[0]
     unread = b"\0" in first[:1024] or is_noise(first[:1024])
     binary = unread and not wide_codec(first[:1024], next((codec for codec, _ in said_encodings(b"", declared)), ""))
-    if vague and not binary: return ("text/html" if text_kind(first, "", name) == "html" else "text/plain") if first else declared or "text/plain"
-    return "application/octet-stream" if binary and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared
+    if vague and not binary:
+        return (("text/html" if text_kind(first, "", name) == "html" else "text/plain")
+                if first else declared or "text/plain")
+    return ("application/octet-stream"
+            if binary and (vague or kind.startswith("text/") or kind.endswith(("xml", "json"))) else declared)
 
-def as_text(first, kind): # first bytes, a media type that is not wanted -> "text/plain" where the bytes are text all the same
+def as_text(first, kind):
+    # first bytes, a media type that is not wanted -> "text/plain" where the bytes are text all the same
     "Source code and data go by many names of `application/`."
-    return "text/plain" if kind.startswith("application/") and not re.search("vnd|rtf|postscript", kind) and _is_plain(first) else kind
+    return ("text/plain" if kind.startswith("application/") and not re.search("vnd|rtf|postscript", kind)
+            and _is_plain(first) else kind)
 
 # %% ../../nbs/20_tools/34_bodies.ipynb #775b04ba
 @lru_cache(maxsize=1024)
@@ -165,7 +179,8 @@ def is_wanted(content_type, types): # "text/html; charset=x", comma list -> bool
 
 def check_wanted(content_type, settings, said=""):
     if not is_wanted(content_type, settings.types):
-        raise FetchError(f"is {content_type[:60]!r}" + (f" though it says {said[:60]!r}" if said not in ("", content_type) else "") + ", not a page or document", "type")
+        raise FetchError(f"is {content_type[:60]!r}" + (f" though it says {said[:60]!r}" if said not in (
+            "", content_type) else "") + ", not a page or document", "type")
 
 # %% ../../nbs/20_tools/34_bodies.ipynb #7faacf16
 def _is_whole(body): # bytes of an answer that broke off -> whether it ends where it should all the same

@@ -40,13 +40,16 @@ def _second(seconds): return datetime.fromtimestamp(seconds, timezone.utc).isofo
 # %% ../../nbs/20_tools/33_cache.ipynb #1c973a1c
 SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|auth|signature|credential|session)")
 
-def hide_secrets(text): # any text with URLs -> without the values of query parameters that are keys, nor of the environment's keys
+def hide_secrets(text):
+    # any text with URLs -> without the values of query parameters that are keys, nor of the environment's keys
     "What may be written down of a URL."
-    return redact(re.sub(r"([?&]([^=&\s#]+)=)[^&\s#\"\\>]+", lambda m: m[1] + "[hidden]" if SECRET_NAME.search(m[2]) else m[0], text))
+    return redact(re.sub(r"([?&]([^=&\s#]+)=)[^&\s#\"\\>]+", lambda m: m[1] + "[hidden]" if SECRET_NAME.search(m[2])
+                         else m[0], text))
 
 # %% ../../nbs/20_tools/33_cache.ipynb #dedb6dbb
 class Flight:
-    "Something that is being made: those who want it too wait, and find it or its failure here; neither, if its maker was cancelled."
+    """Something that is being made: those who want it too wait, and find it or its failure here; neither, if its maker
+    was cancelled."""
     __slots__ = "found", "landed"
     def __init__(self): self.found = self.landed = None
 
@@ -61,7 +64,8 @@ class Flight:
 _NUMBERS = itertools.count()  # with the process's number: names for files that are not whole yet
 
 def _replace(path, parts): # path of a file, list of bytes
-    "Write a file whole or not at all, with as few calls to the system as that takes; no fsync: what a power cut spoils is found broken and made again."
+    """Write a file whole or not at all, with as few calls to the system as that takes; no fsync: what a power cut
+    spoils is found broken and made again."""
     partial = f"{path}.{os.getpid()}.{next(_NUMBERS)}.partial"
     make = lambda: os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try: handle = make()
@@ -82,12 +86,16 @@ _JSON, _KEY_JSON = (json.JSONEncoder(ensure_ascii=False, sort_keys=ordered).enco
 class Cache:
     "Results on disk by kind and key, and requests in flight, so that identical ones are made once."
     def __init__(self, folder=None, # where entries are; not needed for off
-                 mode="on", # off: nothing is kept. on: successes are kept. record: failures too. replay: only what was recorded is given
+                 # off: nothing is kept. on: successes are kept. record: failures too. replay: only what was recorded is
+                 # given
+                 mode="on",
                  max_age=None, # seconds after which an entry no longer counts in mode on; None: never
                  ):
-        if mode not in ("on", "off", "record", "replay"): raise InputError(f"cache mode: {mode!r} is none of on, off, record, replay")
+        if mode not in ("on", "off", "record", "replay"):
+            raise InputError(f"cache mode: {mode!r} is none of on, off, record, replay")
         if folder is None and mode != "off": raise InputError(f"cache mode {mode}: needs a folder")
-        if mode == "replay" and not Path(folder).is_dir(): raise InputError(f"{folder}: no such folder; record a run there first")
+        if mode == "replay" and not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such folder; record a run there first")
         self.folder, self.mode, self.max_age = folder and Path(folder), mode, max_age
         self.broken = 0  # entries set aside
         self._failed, self._flying = {}, {}  # name -> failures given so far; (loop, kind, key) -> Flight
@@ -111,7 +119,8 @@ class Cache:
             self.broken += 1
 
     def _write(self, name, kind, key, value, meta):
-        header = {"kind": kind, "key": key, "meta": meta, "stored_at": utc_now(), "bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}
+        header = {"kind": kind, "key": key, "meta": meta, "stored_at": utc_now(), "bytes": len(value),
+                  "sha256": hashlib.sha256(value).hexdigest()}
         line = hide_secrets(_JSON(header))
         _replace(f"{self.folder}/{name}", [line.encode("utf-8", "surrogatepass"), b"\n", value])
         return header["stored_at"]
@@ -131,7 +140,9 @@ class Cache:
         found = None if failure else self._read(name)
         if found is None and self.mode == "replay":
             failure = failure or self._read(f"{name}.failed{count - 1}")
-            if failure is None: raise FetchError(hide_secrets(f"{kind} {json.dumps(key, ensure_ascii=False)[:200]} was not recorded; this run answers only from its recording"), "replay")
+            if failure is None:
+                raise FetchError(hide_secrets(f"{kind} {json.dumps(key, ensure_ascii=False)[:200]} was not recorded; "
+                                              f"this run answers only from its recording"), "replay")
             meta = failure[0]["meta"]
             raise FetchError(meta["error"], meta["kind"], meta["status"])
         if found and self.mode == "on" and self.max_age is not None:
@@ -155,7 +166,8 @@ class Cache:
         if self.mode != "record": return
         name = self._name(kind, key)
         count = self._failed[name] = self._failed.get(name, 0) + 1
-        meta = {"error": hide_secrets(str(error)), "kind": getattr(error, "kind", "failed"), "status": getattr(error, "status", 0)}
+        meta = {"error": hide_secrets(str(error)), "kind": getattr(error, "kind", "failed"),
+                "status": getattr(error, "status", 0)}
         self._write(f"{name}.failed{count - 1}", kind, key, b"", meta)
 
     async def once(self, kind, key, make, # coroutine function -> (bytes, meta)
@@ -171,7 +183,8 @@ class Cache:
             if flight.found is not None: return flight.found
         flight = self._flying[place] = Flight()
         try:
-            if self.mode == "replay": await asyncio.sleep(0)  # so that callers join as they did when there was a network
+            # so that callers join as they did when there was a network
+            if self.mode == "replay": await asyncio.sleep(0)
             flight.found = None if self.mode == "off" else self._get(name, kind, key)
             if flight.found is None: flight.found = self._put(name, kind, key, *await make(*given))
             return flight.found

@@ -22,7 +22,8 @@ def _columns_of(frame, most): # bytes -> columns of plain text in one row, None 
     return len(text) if plain and len(text) < most else None
 
 def _last_frames(line, columns): # bytes between two line feeds -> the same without what was certainly overwritten
-    "Going back from the last frame: a frame of plain text is hidden by a later one that is as long, and by an erased line."
+    """Going back from the last frame: a frame of plain text is hidden by a later one that is as long, and by an erased
+    line."""
     kept, longest = [], -1
     frames = line.split(b"\r")
     for number, frame in reversed(list(enumerate(frames))):

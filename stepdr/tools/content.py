@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 # %% ../../nbs/20_tools/04_content.ipynb #266832eb
-_CODECS = {"windows-874": "cp874", "iso-8859-8-i": "iso8859-8", "x-mac-cyrillic": "mac-cyrillic", "macintosh": "mac-roman", "ibm866": "cp866", "x-user-defined": "cp1252",
-           "gbk": "gb18030", "gb2312": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc-kr": "cp949", "euc_kr": "cp949", "johab": "johab",
-           "iso8859-1": "cp1252", "latin-1": "cp1252", "ascii": "cp1252", "utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
-_BEYOND = {"utf8mb4": "utf-8", "utf8mb3": "utf-8", "hzgb2312": "hz", "iso2022kr": "iso2022_kr", "csiso2022kr": "iso2022_kr"}  # not, or not read, in the standard
-_NO_LETTERS = frozenset(("idna", "punycode", "unicode-escape", "unicode_escape", "raw-unicode-escape", "raw_unicode_escape", "undefined", "utf-7", "mbcs", "oem", "palmos"))
+_CODECS = {"windows-874": "cp874", "iso-8859-8-i": "iso8859-8", "x-mac-cyrillic": "mac-cyrillic",
+           "macintosh": "mac-roman", "ibm866": "cp866", "x-user-defined": "cp1252", "gbk": "gb18030",
+           "gb2312": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc-kr": "cp949", "euc_kr": "cp949",
+           "johab": "johab", "iso8859-1": "cp1252", "latin-1": "cp1252", "ascii": "cp1252", "utf-8-sig": "utf-8",
+           "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+# not, or not read, in the standard
+_BEYOND = {"utf8mb4": "utf-8", "utf8mb3": "utf-8", "hzgb2312": "hz", "iso2022kr": "iso2022_kr",
+           "csiso2022kr": "iso2022_kr"}
+_NO_LETTERS = frozenset(("idna", "punycode", "unicode-escape", "unicode_escape", "raw-unicode-escape",
+                         "raw_unicode_escape", "undefined", "utf-7", "mbcs", "oem", "palmos"))
 
 @lru_cache(maxsize=1)
 def _labels(): # -> label without punctuation -> the standard's name of the encoding
@@ -42,9 +47,12 @@ def codec_of(label): # what a header, a page or a person calls an encoding -> Py
 
 # %% ../../nbs/20_tools/04_content.ipynb #cc0fb0e9
 _IN_HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([\w:.+-]+)", re.IGNORECASE)
-_IN_PAGE = re.compile(rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.+-]{2,40})|<\?xml[^>]{0,200}?encoding\s*=\s*["']\s*([\w:.+-]{2,40})|\A(?:\xef\xbb\xbf)?\s*@charset\s+"([\w:.+-]{2,40})\"""", re.IGNORECASE)
+_IN_PAGE = re.compile(rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.+-]{2,40})"""
+                      rb"""|<\?xml[^>]{0,200}?encoding\s*=\s*["']\s*([\w:.+-]{2,40})"""
+                      rb"""|\A(?:\xef\xbb\xbf)?\s*@charset\s+"([\w:.+-]{2,40})\"""", re.IGNORECASE)
 
-def said_encodings(data, content_type=""): # bytes, Content-Type -> list of (codec or "", label): the header's, then the page's
+def said_encodings(data, content_type=""):
+    # bytes, Content-Type -> list of (codec or "", label): the header's, then the page's
     "What a server and a page say of the encoding."
     header, page = _IN_HEADER.search(content_type), _IN_PAGE.search(data[:8192])
     said = [(codec_of(header[1]), header[1])] if header else []
@@ -56,9 +64,11 @@ def said_encodings(data, content_type=""): # bytes, Content-Type -> list of (cod
 
 # %% ../../nbs/20_tools/04_content.ipynb #03ed6ef8
 _WIDER = {"euc_jp": ("euc_jis_2004",), "iso2022_jp": ("iso2022_jp_2004", "iso2022_jp_ext"), "big5hkscs": ("cp950",)}
-_PAIR = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")  # a surrogate pair written as two characters (CESU-8)
+# a surrogate pair written as two characters (CESU-8)
+_PAIR = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 
-def _joined(pair): return pair[0].decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass").decode("utf-16").encode()
+def _joined(pair):
+    return pair[0].decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass").decode("utf-16").encode()
 
 def read_as(data, codec): # -> (text, number of places that could not be read)
     "Bytes by one codec."
@@ -84,7 +94,8 @@ def _fits(text, lost): return not lost or lost * 8 <= beyond_ascii(text) - lost
 def _following(text): # -> bytes that follow a first one as they should in UTF-8
     return len(text.encode("utf-8")) - len(text) - 2 * text.count("\ufffd")
 
-def _is_damaged_utf8(data, error, declared): # bytes, the UnicodeDecodeError of reading them as UTF-8, whether UTF-8 was declared -> bool
+def _is_damaged_utf8(data, error, declared):
+    # bytes, the UnicodeDecodeError of reading them as UTF-8, whether UTF-8 was declared -> bool
     "Whether bytes that are not UTF-8 throughout are UTF-8 all the same; looked at around the first wrong byte."
     first, last = max(0, error.start - 50_000), error.start + 50_000
     while first and first < len(data) and data[first] & 0xC0 == 0x80:
@@ -97,10 +108,12 @@ def _is_damaged_utf8(data, error, declared): # bytes, the UnicodeDecodeError of 
     return good > 0 and lost * (1 if declared else 2) <= good
 
 # %% ../../nbs/20_tools/04_content.ipynb #06b61ba6
-_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00\x00\xfe\xff", "utf-32-be"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00\x00\xfe\xff", "utf-32-be"),
+          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _ODD = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffd-\uffff\ud800-\udfff]")
 
-def wide_codec(data, said=""): # bytes, codec that was declared -> name of a codec of two or four bytes, "" if it is none
+def wide_codec(data, said=""):
+    # bytes, codec that was declared -> name of a codec of two or four bytes, "" if it is none
     "UTF-16 and UTF-32 by their mark, by what is declared, or by their zeros."
     for mark, codec in _MARKS[1:]:
         if data.startswith(mark): return codec
@@ -120,10 +133,11 @@ def wide_codec(data, said=""): # bytes, codec that was declared -> name of a cod
 _COMMON = {"gb18030": "[的一是不了在人有我他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后]",
            "big5hkscs": "[的一是不了在人有我他這中大來上國個到說們為子和你地出道也時年得就那要下以生會自著去之過家學對可裡後]",
            "cp932": "[\u3040-\u30ff]", "euc_jp": "[\u3040-\u30ff]", "cp949": "[이다는의에을를은가고하한로도지기사자인서과정어리]"}
-_ALPHABETS = {"cp1251": ("А-яё", "а-яё", "оеаинтсрвл"), "koi8-r": ("А-яё", "а-яё", "оеаинтсрвл"), "cp1253": ("Ά-ώ", "ά-ώ", "αοιετσνηυρ"), "cp1255": ("א-ת", "א-ת", "יוהלאתרבשמ"),
+_ALPHABETS = {"cp1251": ("А-яё", "а-яё", "оеаинтсрвл"), "koi8-r": ("А-яё", "а-яё", "оеаинтсрвл"),
+              "cp1253": ("Ά-ώ", "ά-ώ", "αοιετσνηυρ"), "cp1255": ("א-ת", "א-ת", "יוהלאתרבשמ"),
               "cp1256": ("ء-ي", "ء-ي", "اليمونترهب"), "cp874": ("ก-๙", "ก-๙", "านรอกเงมยล่วส")}
-_LETTERS = {**{name: (re.compile(letters), 2.0) for name, letters in _COMMON.items()},
-            **{name: (re.compile(f"(?<=[{before}])[{letters}](?=[{after}])"), 1.4) for name, (before, after, letters) in _ALPHABETS.items()}}
+_LETTERS = {**{name: (re.compile(letters), 2.0) for name, letters in _COMMON.items()}, **{name: (re.compile(
+    f"(?<=[{before}])[{letters}](?=[{after}])"), 1.4) for name, (before, after, letters) in _ALPHABETS.items()}}
 
 def guess_codec(data): # bytes that are not UTF-8 -> name of a codec
     "The codec under which most letters are common ones of its language, else cp1252."
@@ -132,7 +146,8 @@ def guess_codec(data): # bytes that are not UTF-8 -> name of a codec
     wide = max(1, sum(byte >= 0x80 for byte in part))
     for codec, (common, weight) in _LETTERS.items():
         text = part.decode(codec, "replace")
-        strange = text.count("\ufffd") + sum("\ue000" <= letter <= "\uf8ff" or "\uff61" <= letter <= "\uff9f" for letter in text)
+        strange = text.count("\ufffd") + sum("\ue000" <= letter <= "\uf8ff" or "\uff61" <= letter <= "\uff9f"
+                                             for letter in text)
         if strange > max(1, beyond_ascii(text) // 20): continue
         score = len(common.findall(text)) * weight / wide
         if score > (0.4 if codec in _ALPHABETS else 0.1):
@@ -160,7 +175,8 @@ class Decoded:
     @property
     def warnings(self):
         "What was left out or guessed, a line each."
-        lost = f"{self.lost} {'character' if self.lost == 1 else 'characters'} could not be read (not valid {self.encoding}); \ufffd stands for each"
+        lost = (f"{self.lost} {'character' if self.lost == 1 else 'characters'} could not be read (not valid "
+                f"{self.encoding}); \ufffd stands for each")
         return ([lost] if self.lost else []) + ([self.note] if self.note else [])
 
 _ESCAPED = {"iso2022_jp": b"\x1b", "iso2022_kr": b"\x0e", "hz": b"~{"}
@@ -182,13 +198,16 @@ def decode_bytes(data, # of a page or file
     if b"\0" in data:
         data = data.replace(b"\0", b"")
     for codec, label in said:
-        if codec in _ESCAPED and _ESCAPED[codec] in data and _fits(*read_as(data, codec)): return Decoded(*_named(data, codec))
+        if codec in _ESCAPED and _ESCAPED[codec] in data and _fits(*read_as(data, codec)):
+            return Decoded(*_named(data, codec))
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         return _not_utf8(data, said, error)
-    if text.isascii() and b"\x1b" in data and b"\x1b$" in data and _fits(*read_as(data, "iso2022_jp")): return Decoded(*_named(data, "iso2022_jp"))
-    if 0 < len(data) - len(text) <= 3 and said and said[0][0] in _EASTERN and beyond_ascii(text) == len(data) - len(text):
+    if text.isascii() and b"\x1b" in data and b"\x1b$" in data and _fits(*read_as(data, "iso2022_jp")):
+        return Decoded(*_named(data, "iso2022_jp"))
+    if 0 < len(data) - len(text) <= 3 and said and said[0][0] in _EASTERN and beyond_ascii(text) == len(data) - len(
+            text):
         other, lost = read_as(data, said[0][0])
         if not lost: return Decoded(other, said[0][0])
     return Decoded(text, "utf-8")
@@ -207,11 +226,13 @@ def _not_utf8(data, said, error): # bytes, what is said of them, why they are no
         refused.append(label)
     found = _unless_mixed(data, Decoded(*_named(data, guess_codec(data))))
     if found.encoding == "utf-8": return found
-    why = f"said to be {' and '.join(dict.fromkeys(refused))}, which does not fit" if refused else "not UTF-8, and no encoding is named"
+    why = (f"said to be {' and '.join(dict.fromkeys(refused))}, which does not fit"
+           if refused else "not UTF-8, and no encoding is named")
     return Decoded(found.text, found.encoding, found.lost, f"{why}; read as {found.encoding}, a guess")
 
 def _unless_mixed(data, found): # bytes, how they would be read -> Decoded
-    "Lines of UTF-8 between lines of a Western encoding are read as UTF-8, and so are lines with as many bytes of UTF-8 as wrong ones."
+    """Lines of UTF-8 between lines of a Western encoding are read as UTF-8, and so are lines with as many bytes of
+    UTF-8 as wrong ones."""
     if found.encoding != "cp1252": return found
     text, lost = read_as(data[:100_000], "utf-8")
     if 5 * _following(text) < lost or text.isascii(): return found
@@ -227,20 +248,30 @@ def _unless_mixed(data, found): # bytes, how they would be read -> Decoded
         lost += wrong
         lines.append(text)
     if not kept: return found
-    return Decoded("\n".join(lines), "utf-8", lost, f"{western} of {len(lines)} lines are not UTF-8; they were read as {found.encoding}" if western else "")
+    return Decoded("\n".join(lines), "utf-8", lost, f"{western} of {len(lines)} lines are not UTF-8; they were read as "
+                   f"{found.encoding}" if western else "")
 
 # %% ../../nbs/20_tools/04_content.ipynb #34e3129e
-_MAGIC = ((b"PK\x03\x04", "application/zip", "a zip archive"), (b"PK\x05\x06", "application/zip", "an empty zip archive"),
-          (b"\xd0\xcf\x11\xe0", "application/x-ole-storage", "an old or encrypted Office file; save it as docx, xlsx or pptx without a password"),
-          (b"\x89PNG", "image/png", "a picture (PNG)"), (b"\xff\xd8\xff", "image/jpeg", "a picture (JPEG)"), (b"GIF87a", "image/gif", "a picture (GIF)"), (b"GIF89a", "image/gif", "a picture (GIF)"),
-          (b"RIFF", "image/webp or audio/wav", "a picture, sound or film (RIFF)"), (b"\x00\x00\x00\x0cjP", "image/jp2", "a picture (JPEG 2000)"), (b"II*\x00", "image/tiff", "a picture (TIFF)"),
-          (b"MM\x00*", "image/tiff", "a picture (TIFF)"), (b"BM", "image/bmp", "a picture (BMP)"), (b"\x1f\x8b", "application/gzip", "a gzip archive"), (b"7z\xbc\xaf", "application/x-7z-compressed", "a 7z archive"),
-          (b"Rar!\x1a\x07", "application/vnd.rar", "a RAR archive"), (b"BZh", "application/x-bzip2", "a bzip2 archive"), (b"\xfd7zXZ", "application/x-xz", "an xz archive"),
-          (b"(\xb5/\xfd", "application/zstd", "a zstd archive"), (b"ID3", "audio/mpeg", "sound (MP3)"), (b"OggS", "audio/ogg", "sound (Ogg)"), (b"fLaC", "audio/flac", "sound (FLAC)"),
-          (b"\x1aE\xdf\xa3", "video/webm", "a film (Matroska or WebM)"), (b"\x7fELF", "application/x-executable", "a program"), (b"MZ", "application/x-msdownload", "a program"),
-          (b"SQLite format 3\x00", "application/vnd.sqlite3", "a database"), (b"wOFF", "font/woff", "a font"), (b"wOF2", "font/woff2", "a font"), (b"PAR1", "application/vnd.apache.parquet", "a Parquet file"))
+_MAGIC = (
+    (b"PK\x03\x04", "application/zip", "a zip archive"), (b"PK\x05\x06", "application/zip", "an empty zip archive"),
+    (b"\xd0\xcf\x11\xe0", "application/x-ole-storage",
+     "an old or encrypted Office file; save it as docx, xlsx or pptx without a password"),
+    (b"\x89PNG", "image/png", "a picture (PNG)"), (b"\xff\xd8\xff", "image/jpeg", "a picture (JPEG)"),
+    (b"GIF87a", "image/gif", "a picture (GIF)"), (b"GIF89a", "image/gif", "a picture (GIF)"),
+    (b"RIFF", "image/webp or audio/wav", "a picture, sound or film (RIFF)"),
+    (b"\x00\x00\x00\x0cjP", "image/jp2", "a picture (JPEG 2000)"), (b"II*\x00", "image/tiff", "a picture (TIFF)"),
+    (b"MM\x00*", "image/tiff", "a picture (TIFF)"), (b"BM", "image/bmp", "a picture (BMP)"),
+    (b"\x1f\x8b", "application/gzip", "a gzip archive"), (b"7z\xbc\xaf", "application/x-7z-compressed", "a 7z archive"),
+    (b"Rar!\x1a\x07", "application/vnd.rar", "a RAR archive"), (b"BZh", "application/x-bzip2", "a bzip2 archive"),
+    (b"\xfd7zXZ", "application/x-xz", "an xz archive"), (b"(\xb5/\xfd", "application/zstd", "a zstd archive"),
+    (b"ID3", "audio/mpeg", "sound (MP3)"), (b"OggS", "audio/ogg", "sound (Ogg)"),
+    (b"fLaC", "audio/flac", "sound (FLAC)"), (b"\x1aE\xdf\xa3", "video/webm", "a film (Matroska or WebM)"),
+    (b"\x7fELF", "application/x-executable", "a program"), (b"MZ", "application/x-msdownload", "a program"),
+    (b"SQLite format 3\x00", "application/vnd.sqlite3", "a database"), (b"wOFF", "font/woff", "a font"),
+    (b"wOF2", "font/woff2", "a font"), (b"PAR1", "application/vnd.apache.parquet", "a Parquet file"))
 _STARTS = tuple(start for start, _, _ in _MAGIC)
-_CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")  # in no text of one byte a letter; backspace, tabs, line ends, form feed and escape are
+# in no text of one byte a letter; backspace, tabs, line ends, form feed and escape are
+_CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _BZIP = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 
 def has_controls(part): # bytes -> bool
@@ -250,10 +281,12 @@ def has_controls(part): # bytes -> bool
 _SELDOM = re.compile(rb"[\x01-\x06\x10-\x1a\x1c-\x1f]") # ISO-2022 shifts by the two that are left out
 
 def is_noise(part): # bytes -> bool
-    "Whether bytes hold more control characters than a slip or two in a text: random and compressed bytes have every twelfth."
+    """Whether bytes hold more control characters than a slip or two in a text: random and compressed bytes have every
+    twelfth."""
     return len(_SELDOM.findall(part)) > 1 + len(part) // 100
 
-def binary_kind(first, content_type="", name=""): # first bytes (512 or more where there are as many), what is said of them -> (media type, words), or None
+def binary_kind(first, content_type="", name=""):
+    # first bytes (512 or more where there are as many), what is said of them -> (media type, words), or None
     "What bytes are, if they are no text; `application/pdf` is among them."
     head = first[:512]
     if is_pdf(first, content_type, name): return "application/pdf", "a PDF"
@@ -270,7 +303,8 @@ _PDF_HEAD = re.compile(rb"%PDF-\d\.\d")
 _PDF_PARTS = re.compile(rb"\d \d+ obj\b|\bstartxref\b|%%EOF|%FDF|\bxref\r?\n")
 
 def is_pdf(data, content_type="", name=""): # bytes, or the first 1024; what is said of them -> bool
-    "A PDF's head among the first 1024 bytes, with a PDF's parts or bytes that are no text behind it; a text may speak of it."
+    """A PDF's head among the first 1024 bytes, with a PDF's parts or bytes that are no text behind it; a text may speak
+    of it."""
     found = _PDF_HEAD.search(data[:1032]) if b"%PDF-" in data[:1032] else None
     if found is None: return False
     rest = data[found.end():]
@@ -281,13 +315,18 @@ def is_pdf(data, content_type="", name=""): # bytes, or the first 1024; what is 
     return has_controls(rest[:4096]) and _PDF_PARTS.search(rest) is not None
 
 # %% ../../nbs/20_tools/04_content.ipynb #bde26758
-_ENDINGS = {"markdown": "md markdown mkd mdown", "csv": "csv tsv", "html": "htm html xhtml shtml", "text": "txt text rst adoc asc org nfo", "json": "json jsonl ndjson geojson jsonld topojson webmanifest ipynb har json5",
+_ENDINGS = {"markdown": "md markdown mkd mdown", "csv": "csv tsv", "html": "htm html xhtml shtml", "text": "txt text "
+            "rst adoc asc org nfo", "json": "json jsonl ndjson geojson jsonld topojson webmanifest ipynb har json5",
             "xml": "xml rss atom rdf xsd xsl xslt wsdl opml kml gpx plist xlf xliff tei dtd svg",
-            "code": "py pyi js mjs cjs ts tsx jsx java c h cc cpp cxx hpp cs go rs rb php pl pm sh bash zsh fish ps1 bat sql r jl lua swift kt kts scala hs ml mli clj ex exs erl el lisp scm tex sty bib css scss sass less "
-                    "yaml yml toml ini cfg conf properties env diff patch log vue svelte proto graphql tf nix awk sed asm s f f90 f95 pas vb dart groovy gradle cmake mk srt vtt ics vcf nt nq ttl sparql lean v zig nim d"}
+            "code": "py pyi js mjs cjs ts tsx jsx java c h cc cpp cxx hpp cs go rs rb php pl pm sh bash zsh fish ps1 "
+            "bat sql r jl lua swift kt kts scala hs ml mli clj ex exs erl el lisp scm tex sty bib css scss sass less "
+                    "yaml yml toml ini cfg conf properties env diff patch log vue svelte proto graphql tf nix awk sed "
+            "asm s f f90 f95 pas vb dart groovy gradle cmake mk srt vtt ics vcf nt nq ttl sparql lean v zig nim d"}
 _BY_ENDING = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings.split()}
-_BY_TYPE = (("markdown", "markdown"), ("csv", "csv"), ("tab-separated", "csv"), ("xhtml", "html"), ("html", "html"), ("json", "json"), ("ndjson", "json"), ("xml", "xml"), ("rss", "xml"),
-            ("javascript", "code"), ("ecmascript", "code"), ("typescript", "code"), ("css", "code"), ("yaml", "code"), ("toml", "code"), ("sql", "code"), ("x-", "code"), ("text/plain", "text"))
+_BY_TYPE = (("markdown", "markdown"), ("csv", "csv"), ("tab-separated", "csv"), ("xhtml", "html"), ("html", "html"),
+            ("json", "json"), ("ndjson", "json"), ("xml", "xml"), ("rss", "xml"),
+            ("javascript", "code"), ("ecmascript", "code"), ("typescript", "code"), ("css", "code"), ("yaml", "code"),
+            ("toml", "code"), ("sql", "code"), ("x-", "code"), ("text/plain", "text"))
 
 def name_ending(name): # name of a file, or an address -> "html"
     "The ending of the last part of a path, in small letters."
@@ -299,14 +338,17 @@ def name_ending(name): # name of a file, or an address -> "html"
 def said_kind(content_type, name): # -> (kind by the type, kind by the ending), "" where nothing is said
     "What a server and a name say."
     media = content_type.partition(";")[0].strip().lower()
-    by_type = next((kind for part, kind in _BY_TYPE if part in media), "") if media not in ("application/x-download", "application/octet-stream") else ""
+    by_type = (next((kind for part, kind in _BY_TYPE if part in media), "")
+               if media not in ("application/x-download", "application/octet-stream") else "")
     return by_type, _BY_ENDING.get(name_ending(name), "")
 
 # %% ../../nbs/20_tools/04_content.ipynb #bbcfbc01
-_JSON_START = re.compile(rb"""\s*(?:\)\]\}'[^\n]*\n\s*|(?:while\s*\(1\)|for\s*\(;;\));\s*)?(?:\[\s*)*\{\s*"(?:[^"\\\r\n]|\\.){0,2000}"\s*:""")
+_JSON_START = re.compile(rb"""\s*(?:\)\]\}'[^\n]*\n\s*|(?:while\s*\(1\)"""
+                         rb"""|for\s*\(;;\));\s*)?(?:\[\s*)*\{\s*"(?:[^"\\\r\n]|\\.){0,2000}"\s*:""")
 
 def looks_json(data): # bytes -> bool
-    "Whether bytes are JSON, or lines of JSON, or begin as an object does (a cut answer, a guard against scripts before it)."
+    """Whether bytes are JSON, or lines of JSON, or begin as an object does (a cut answer, a guard against scripts
+    before it)."""
     start = data[:200].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start not in (b"{", b"[", b'"', b")", b"w", b"f"): return False
     if start == b'"' and len(data) > 1_000_000: return False
@@ -320,50 +362,72 @@ def looks_json(data): # bytes -> bool
     return False
 
 # %% ../../nbs/20_tools/04_content.ipynb #d9eb5cb5
-_TAGS = rb"(?:!doctype\s+html|html|head|body|title|meta|link|base|div|p|table|main|article|section|header|footer|nav|aside|span|h[1-6]|ul|ol|dl|br|hr|img|a|b|i|em|strong|font|center|form|iframe|script|style|noscript|pre|blockquote)"
+_TAGS = (rb"(?:!doctype\s+html|html|head|body|title|meta|link|base|div|p|table|main|article|section|header"
+         rb"|footer|nav|aside|span|h[1-6]|ul|ol|dl|br|hr|img|a|b|i|em|strong|font|center|form|iframe|script"
+         rb"|style|noscript|pre|blockquote)")
 _TAG = re.compile(rb"<" + _TAGS + rb"(?=[\s>/])|<(?:html|body)\b", re.IGNORECASE)
-_PAGE_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--(?:(?!-->).){0,4000}-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
-_TAG_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).){0,4000}-->\s*)*<" + _TAGS + rb"(?=[\s>/])", re.IGNORECASE | re.DOTALL)
-_CLOSING = re.compile(rb"</(?:p|div|table|main|article|section|span|h[1-6]|ul|ol|li|a|b|i|em|strong|title|body|html|td|pre)\s*>", re.IGNORECASE)
-_XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml\b|(?:rss|feed|urlset|sitemapindex|rdf:RDF|opml|svg|kml|gpx)[\s>])")
+_PAGE_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--(?:(?!-->).){0,4000}-->\s*)*<(?:!doctype\s+html|html)\b",
+    re.IGNORECASE | re.DOTALL)
+_TAG_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).){0,4000}-->\s*)*<" + _TAGS + rb"(?=[\s>/])",
+                        re.IGNORECASE | re.DOTALL)
+_CLOSING = re.compile(rb"</(?:p|div|table|main|article|section|span|h[1-6]|ul|ol|li|a|b|i|em|strong|title|body|html"
+                      rb"|td|pre)\s*>", re.IGNORECASE)
+_XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml\b|(?:rss|feed|urlset|sitemapindex|rdf:RDF|opml"
+                        rb"|svg|kml|gpx)[\s>])")
 _XML_ANY = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).){0,4000}-->\s*)*<[a-zA-Z_!?]", re.DOTALL)
-_CODE_START = re.compile(rb"""\s*(?:#!/|/\*|//|;?[(!]function\b|\(\(?[\w, $]{0,40}\)?\s*=>|["']use strict["']|(?:var|let|const)\s+[\w${\[]|(?:async\s+)?function\s*[\w$(]|(?:window|self|globalThis|document|module\.exports|exports)\s*[.\[=]"""
-                         rb"""|(?:import|export)\s+[\w{*"']|from\s+[\w.]+\s+import\b|def\s+\w+\(|class\s+\w+\s*[:({]|define\(|[\w$.]{1,80}\(\s*[\[{]|@(?:import|media|charset)\b|#include\b|package\s+\w)""")
+_CODE_START = re.compile(rb"""\s*(?:#!/|/\*|//|;?[(!]function\b|\(\(?[\w, $]{0,40}\)?\s*=>|["']use strict["']|(?:var"""
+                         rb"""|let|const)\s+[\w${\[]|(?:async\s+)?function\s*[\w$(]|(?:window|self|globalThis"""
+                         rb"""|document|module\.exports|exports)\s*[.\[=]"""
+                         rb"""|(?:import|export)\s+[\w{*"']|from\s+[\w.]+\s+import\b|def\s+\w+\(|class\s+\w+\s*[:({]"""
+                         rb"""|define\(|[\w$.]{1,80}\(\s*[\[{]|@(?:import|media|charset)\b|#include\b|package\s+\w)""")
 
-def text_kind(data, content_type="", name=""): # bytes that are text, Content-Type, name or address -> html, xml, json, code, markdown, csv or text
+def text_kind(data, content_type="", name=""):
+    # bytes that are text, Content-Type, name or address -> html, xml, json, code, markdown, csv or text
     "Which kind of text bytes are."
     head = data[:4096]
     by_type, by_ending = said_kind(content_type, name)
     page = _PAGE_START.match(head) is not None
     said = by_ending if by_ending in ("markdown", "csv", "text") or by_type in ("", "text") else by_type
     said = said or by_type
-    if page: return "code" if said == "code" and by_type in ("", "text") and name_ending(name) not in ("php", "jsp", "asp", "aspx") else "html"
+    if page:
+        return ("code" if said == "code" and by_type in ("", "text")
+                and name_ending(name) not in ("php", "jsp", "asp", "aspx") else "html")
     if said in ("markdown", "csv"): return said
     if said != "code" and looks_json(data): return "json"
     if _XML_START.match(head): return "html" if re.search(rb"<html\b", head) else "xml"
     if said == "xml": return "xml" if _XML_ANY.match(head) else "text"
-    if said == "json": return "html" if _TAG_START.match(head) else "json" if head.lstrip()[:1] in (b"{", b"[") else "text"
+    if said == "json":
+        return "html" if _TAG_START.match(head) else "json" if head.lstrip()[:1] in (b"{", b"[") else "text"
     if said in ("code", "text"): return said
     code = _CODE_START.match(head) is not None
-    if said == "html": return "code" if code and not re.search(rb"<(?:html|body)\b", head, re.IGNORECASE) else "html" if _TAG.search(data) else "text"
+    if said == "html":
+        return ("code" if code and not re.search(rb"<(?:html|body)\b", head, re.IGNORECASE) else "html"
+                if _TAG.search(data) else "text")
     if _TAG_START.match(head): return "html"
     if code: return "code"
     return "html" if _TAG.search(head) and len(_CLOSING.findall(head)) >= 1 else "text"
 
 # %% ../../nbs/20_tools/04_content.ipynb #fc3b0082
-_REFRESH = re.compile(rb"""<meta\b[^>]{0,200}?http-equiv\s*=\s*["']?\s*refresh\b[^>]{0,200}?content\s*=\s*(?:"([^"]{0,2000})"|'([^']{0,2000})'|([^\s>]{1,2000}))"""
-                      rb"""|<meta\b[^>]{0,200}?content\s*=\s*(?:"([^"]{0,2000})"|'([^']{0,2000})')[^>]{0,200}?http-equiv\s*=\s*["']?\s*refresh\b""", re.IGNORECASE)
+_REFRESH = re.compile(rb"""<meta\b[^>]{0,200}?http-equiv\s*=\s*["']?\s*refresh\b[^>]{0,200}?content\s*=\s*"""
+                      rb"""(?:"([^"]{0,2000})"|'([^']{0,2000})'|([^\s>]{1,2000}))"""
+                      rb"""|<meta\b[^>]{0,200}?content\s*=\s*(?:"([^"]{0,2000})"|'([^']{0,2000})')[^>]{0,200}?"""
+                      rb"""http-equiv\s*=\s*["']?\s*refresh\b""", re.IGNORECASE)
 
-def refresh_target(value, most=5.0): # value of a Refresh header -> address, "" where it names none or waits longer than `most` seconds
+def refresh_target(value, most=5.0):
+    # value of a Refresh header -> address, "" where it names none or waits longer than `most` seconds
     "Where a refresh leads."
-    found = re.match(r"""\s*(\d{1,6}(?:\.\d*)?|\.\d+)?\s*[;,\s]\s*(?:url\s*=\s*)?(?:"([^"]*)"|'([^']*)'|(\S.*?))\s*$""", value, re.IGNORECASE | re.DOTALL)
+    found = re.match(r"""\s*(\d{1,6}(?:\.\d*)?|\.\d+)?\s*[;,\s]\s*(?:url\s*=\s*)?(?:"([^"]*)"|'([^']*)'|(\S.*?))\s*$""",
+                     value, re.IGNORECASE | re.DOTALL)
     if not found or float(found[1] or 0) > most: return ""
     return (found[2] or found[3] or found[4] or "").strip()
 
 def moved_to(data): # bytes of a page -> address as the page writes it, "" where it is a page of its own
-    "Where a page leads that does nothing else: less than 20,000 bytes, fewer than 40 words; it says so in its first 4,096 bytes."
+    """Where a page leads that does nothing else: less than 20,000 bytes, fewer than 40 words; it says so in its first
+    4,096 bytes."""
     if len(data) >= 20_000 or data.find(b"efresh", 0, 4096) < 0 and data.find(b"EFRESH", 0, 4096) < 0: return ""
     found = _REFRESH.search(data)
-    if not found or len(re.sub(rb"(?is)<(script|style|title)\b.*?</\1>|<!--.*?-->|<[^>]*>", b"", data).split()) >= 40: return ""
+    if not found or len(re.sub(rb"(?is)<(script|style|title)\b.*?</\1>|<!--.*?-->|<[^>]*>", b"", data).split()) >= 40:
+        return ""
     import html
     return refresh_target(html.unescape(decode_bytes(next(filter(None, found.groups()), b"")).text))

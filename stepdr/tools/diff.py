@@ -26,9 +26,8 @@ class Hunk:
     )  # sides ("-" old, "+" new) whose last line has no line end: "\ No newline at end of file"
 
 _HUNK = re.compile(r"@@(?: -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@| .*@@|\s*$)")
-_BETWEEN = re.compile(
-    r"diff --git |index [0-9a-f]+\.\.[0-9a-f]+|Index: |(?:new|deleted) file mode \d|(?:old|new) mode \d|(?:dis)?similarity index \d|(?:rename|copy) (?:from|to) "
-)
+_BETWEEN = re.compile(r"diff --git |index [0-9a-f]+\.\.[0-9a-f]+|Index: |(?:new|deleted) file mode \d"
+                      r"|(?:old|new) mode \d|(?:dis)?similarity index \d|(?:rename|copy) (?:from|to) ")
 
 def _diff_name(line): # "+++ b/x.txt\t2024-..." -> "b/x.txt"; git writes names that are not ASCII as "b/\303\251"
     name = line[4:].split("\t")[0].strip()

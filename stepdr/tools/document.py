@@ -108,7 +108,8 @@ def _singular(name): # "rows of tables" -> "row of tables"
 
 # %% ../../nbs/20_tools/05_document.ipynb #d4ad3c8f
 GUARD = "\u2060"  # word joiner: protects what stands beside it, gone again with the invisible letters
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]")
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+                        "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]")
 
 def safe_text(text): # untrusted text -> text without invisible characters and without markup of the wire format
     "What a page may show to a model; idempotent."

@@ -43,7 +43,8 @@ def matching_step(pairs: list[SharedLine], # of one kind: all tabs or all blanks
                   widths: list[int], # columns of all lines of the edit
                   unit: int, # blanks of a step in the file
                   ) -> tuple[int, str]: # columns in the edit, what they are in the file
-    "How much more indentation in the edit is how much more in the file: from two pairs where there are two, else from one."
+    """How much more indentation in the edit is how much more in the file: from two pairs where there are two, else from
+    one."""
     tabs = any("\t" in pair.there for pair in pairs)
     known = sorted({(columns(pair.given), pair.there.count("\t") if tabs else len(pair.there)) for pair in pairs})
     for (narrow, less), (wide, more) in zip(known, known[1:]):
@@ -57,7 +58,8 @@ def matching_step(pairs: list[SharedLine], # of one kind: all tabs or all blanks
     if any("\t" in pair.given for pair in pairs):
         return 4, " " * unit
     common = gcd(*widths)
-    if given and there and given != there and given % common == 0 and there % unit == 0 and given // common == there // unit:
+    if (given and there and given != there and given % common == 0 and there % unit == 0
+        and given // common == there // unit):
         return common, " " * unit
     return 1, " "
 
@@ -94,12 +96,14 @@ def indent_near(text: str, start: int, end: int) -> str: # -> "\\t", blanks of o
         return "\t"
     return " " * step_of(text, first) if kinds == {" "} else ""
 
-def _indents(lines, most=4): # the first indentations of two columns or more (one blank leads the lines of a comment: ` * so`)
+def _indents(lines, most=4):
+    # the first indentations of two columns or more (one blank leads the lines of a comment: ` * so`)
     found = (indent for line in lines if line.strip() and columns(indent := indent_of(line)) > 1)
     return [indent for indent, _ in zip(found, range(most))]
 
 def step_of(text: str, near: int = 0) -> int:
-    "Blanks of one step of indentation: the most common difference between a line and the one before it; 4 if there is none."
+    """Blanks of one step of indentation: the most common difference between a line and the one before it; 4 if there is
+    none."""
     lines = text[max(0, near - 20_000):near + 20_000].split("\n")
     widths = [len(indent_of(line)) for line in lines if line.strip() and "\t" not in indent_of(line)]
     steps = Counter(b - a for a, b in zip(widths, widths[1:]) if 1 < b - a <= 8)
@@ -154,7 +158,8 @@ def _json_fault(text):
     try:
         json.loads(text)
     except ValueError as error:
-        return f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+        return (f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError)
+                else str(error))
     return ""
 
 def _json_lines_fault(text):
@@ -203,8 +208,10 @@ def _makefile_fault(text):
 
 # %% ../../nbs/20_tools/08_edits.ipynb #b9dc0ded
 PARSERS = {  # what a file is called in the message: (ends of names, whole names, parser)
-    "Python": ((".py", ".pyi"), (), _python_fault), "JSON": ((".json", ".ipynb", ".geojson", ".webmanifest"), (), _json_fault),
-    "JSON Lines": ((".jsonl", ".ndjson"), (), _json_lines_fault), "TOML": ((".toml",), (), _toml_fault), "YAML": ((".yaml", ".yml"), (), _yaml_fault),
+    "Python": ((".py", ".pyi"), (), _python_fault),
+           "JSON": ((".json", ".ipynb", ".geojson", ".webmanifest"), (), _json_fault),
+    "JSON Lines": ((".jsonl", ".ndjson"), (), _json_lines_fault), "TOML": ((".toml",), (), _toml_fault),
+           "YAML": ((".yaml", ".yml"), (), _yaml_fault),
     "a makefile": ((".mk", ".mak"), ("makefile", "gnumakefile"), _makefile_fault)}
 _LARGEST = 2_000_000  # characters that are parsed; more would hold the agent up for seconds
 
@@ -215,7 +222,8 @@ def language_of(name: str) -> str:
         (language for language, (ends, names, _) in PARSERS.items() if base.endswith(ends) or base in names), "")
 
 def syntax_fault(name: str, text: str) -> str:
-    "Why the parser of a file's language rejects it; empty if it does not, if there is none, or if it can come to no end."
+    """Why the parser of a file's language rejects it; empty if it does not, if there is none, or if it can come to no
+    end."""
     language = language_of(name)
     try:
         return PARSERS[language][2](text.removeprefix("\ufeff")) if language else ""
@@ -223,7 +231,8 @@ def syntax_fault(name: str, text: str) -> str:
         return ""
 
 def check_result(name: str, before: str, after: str) -> str: # texts with \\n alone -> a note, mostly empty
-    "`ToolError` if the parser of a file's language accepted the file and rejects it now; a note if it could not be asked."
+    """`ToolError` if the parser of a file's language accepted the file and rejects it now; a note if it could not be
+    asked."""
     language = language_of(name)
     if not language:
         return ""

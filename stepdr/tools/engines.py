@@ -23,7 +23,8 @@ from .tool import ToolError
 def _plain(text): # a snippet with <strong> and &amp; -> text
     "Text of a snippet without markup; anything but a text gives an empty one."
     import html
-    return " ".join(html.unescape(re.sub(r"</?(?:strong|b|em|i|mark|span)\b[^>]*>", "", text)).split()) if isinstance(text, str) else ""
+    return (" ".join(html.unescape(re.sub(r"</?(?:strong|b|em|i|mark|span)\b[^>]*>", "", text)).split())
+            if isinstance(text, str) else "")
 
 def _hit(url, title, snippet, date="", language="", score=0.0): # values as an engine gave them -> SearchHit or None
     "A result, or None for one without an http address."
@@ -46,7 +47,8 @@ class HttpProvider(Provider):
                  ):
         self.fetcher, self.endpoint = fetcher, endpoint or self.endpoint
         if self.key_variable and not os.environ.get(self.key_variable) and not _replays(fetcher):
-            raise InputError(f"{self.key_variable}: not set in the environment; put the key of {self.name} there or choose another provider")
+            raise InputError(f"{self.key_variable}: not set in the environment; put the key of {self.name} there or "
+                             f"choose another provider")
 
     def request(self, query, topk, site, language, since, until): # -> (method, headers, params, body)
         raise NotImplementedError
@@ -56,7 +58,9 @@ class HttpProvider(Provider):
 
     async def search(self, query, topk=10, site="", language="", since="", until=""):
         method, headers, params, body = self.request(query, topk, site, language, since, until)
-        try: answer = await self.fetcher.json_request(method, self.endpoint, headers=headers, params=params, json=body, trusted=True)
+        try:
+            answer = await self.fetcher.json_request(method, self.endpoint, headers=headers, params=params, json=body,
+                                                     trusted=True)
         except ToolError as error: raise ToolError(f"{self.name}: {redact(str(error))}") from None
         try: return [hit for hit in self.results(answer) if hit][:topk]
         except ToolError as error: raise ToolError(f"{self.name}: {error}") from None
@@ -73,7 +77,8 @@ class BraveProvider(HttpProvider):
     languages = {"zh": "zh-hans", "ja": "jp", "pt": "pt-pt"}
 
     def request(self, query, topk, site, language, since, until):
-        params = {"q": (query + (f" site:{site}" if site else ""))[:400], "count": str(min(topk, 20)), "text_decorations": "false"}
+        params = {"q": (query + (f" site:{site}" if site else ""))[:400], "count": str(min(topk, 20)),
+                  "text_decorations": "false"}
         if language: params["search_lang"] = self.languages.get(language, language)
         if since or until: params["freshness"] = f"{since or '1990-01-01'}to{until or '2099-12-31'}"
         return "GET", {"X-Subscription-Token": self._key(), "Accept": "application/json"}, params, None
@@ -94,12 +99,14 @@ class SerperProvider(HttpProvider):
         body = {"q": query + (f" site:{site}" if site else ""), "num": topk}
         if language: body["hl"] = {"zh": "zh-cn"}.get(language, language)
         if since or until:
-            body["tbs"] = ",".join(["cdr:1", *([f"cd_min:{american(since)}"] if since else []), *([f"cd_max:{american(until)}"] if until else [])])
+            body["tbs"] = ",".join(["cdr:1", *([f"cd_min:{american(since)}"] if since else []),
+                                    *([f"cd_max:{american(until)}"] if until else [])])
         return "POST", {"X-API-KEY": self._key(), "Content-Type": "application/json"}, None, body
 
     def results(self, answer):
         if "organic" not in answer and "searchParameters" not in answer: raise KeyError("organic")
-        for row in answer.get("organic") or (): yield _hit(row["link"], row.get("title"), row.get("snippet"), row.get("date"))
+        for row in answer.get("organic") or ():
+            yield _hit(row["link"], row.get("title"), row.get("snippet"), row.get("date"))
 
 # %% ../../nbs/20_tools/37_engines.ipynb #e4503e0b
 class TavilyProvider(HttpProvider):
@@ -116,7 +123,8 @@ class TavilyProvider(HttpProvider):
 
     def results(self, answer):
         for row in answer["results"]:
-            yield _hit(row["url"], row.get("title"), row.get("content"), row.get("published_date"), score=row.get("score"))
+            yield _hit(row["url"], row.get("title"), row.get("content"), row.get("published_date"),
+                       score=row.get("score"))
 
 # %% ../../nbs/20_tools/37_engines.ipynb #89061962
 class SearxngProvider(HttpProvider):
@@ -125,7 +133,9 @@ class SearxngProvider(HttpProvider):
 
     def __init__(self, fetcher, endpoint=""):
         address = endpoint or os.environ.get("SEARXNG_URL", "")
-        if not re.match(r"https?://", address) and not _replays(fetcher): raise InputError(f"SEARXNG_URL: {address!r} is no address of a SearXNG instance, such as http://127.0.0.1:8080")
+        if not re.match(r"https?://", address) and not _replays(fetcher):
+            raise InputError(f"SEARXNG_URL: {address!r} is no address of a SearXNG instance, such as "
+                             f"http://127.0.0.1:8080")
         super().__init__(fetcher, address.rstrip("/").removesuffix("/search") + "/search")
 
     def request(self, query, topk, site, language, since, until):
@@ -136,13 +146,17 @@ class SearxngProvider(HttpProvider):
     def results(self, answer):
         rows = answer["results"]
         if not rows and answer.get("unresponsive_engines"):
-            raise ToolError("no engine answered: " + ", ".join(f"{name} ({why})" for name, why, *_ in answer["unresponsive_engines"])[:200])
-        for row in rows: yield _hit(row["url"], row.get("title"), row.get("content"), row.get("publishedDate"), score=row.get("score"))
+            raise ToolError("no engine answered: "
+                            + ", ".join(f"{name} ({why})" for name, why, *_ in answer["unresponsive_engines"])[:200])
+        for row in rows:
+            yield _hit(row["url"], row.get("title"), row.get("content"), row.get("publishedDate"),
+                       score=row.get("score"))
 
 # %% ../../nbs/20_tools/37_engines.ipynb #f4014e7a
 _MCP_NAMES = {"query": ("query", "q", "search_query", "searchquery", "question", "keywords", "term", "text"),
               "queries": ("queries",),
-              "topk": ("topk", "top_k", "count", "num", "num_results", "numresults", "max_results", "maxresults", "limit", "n"),
+              "topk": ("topk", "top_k", "count", "num", "num_results", "numresults", "max_results", "maxresults",
+                       "limit", "n"),
               "site": ("site", "domain"), "sites": ("include_domains", "includedomains", "domains"),
               "language": ("language", "lang", "search_lang"),
               "since": ("since", "start_date", "startdate", "start_published_date", "startpublisheddate"),
@@ -152,7 +166,8 @@ def mcp_arguments(schema, # JSON schema of a tool's arguments
                   query, topk, site="", language="", since="", until="",
                   ): # -> (arguments, names of the filters that the tool has)
     "Write the arguments of an MCP search tool; raises `ToolError` where none of them can hold the query."
-    given = {"query": query, "queries": [query], "topk": topk, "site": site, "sites": [site] if site else "", "language": language, "since": since, "until": until}
+    given = {"query": query, "queries": [query], "topk": topk, "site": site, "sites": [site] if site else "",
+             "language": language, "since": since, "until": until}
     properties, required = schema.get("properties") or {}, schema.get("required") or []
     kinds = {"query": "string", "queries": "array", "topk": "integer number", "sites": "array"}
     arguments, used = {}, set()
@@ -166,8 +181,10 @@ def mcp_arguments(schema, # JSON schema of a tool's arguments
                 break
     if "query" not in used and len(required) == 1 and (properties.get(required[0]) or {}).get("type") == "string":
         arguments[required[0]], used = query, used | {"query"}
-    if "query" not in used: raise ToolError(f"the search tool has no argument for a query; it has {', '.join(properties) or 'none'}")
-    if site and "site" not in used: arguments = {n: f"{v} site:{site}" if v == query else v for n, v in arguments.items()}
+    if "query" not in used:
+        raise ToolError(f"the search tool has no argument for a query; it has {', '.join(properties) or 'none'}")
+    if site and "site" not in used:
+        arguments = {n: f"{v} site:{site}" if v == query else v for n, v in arguments.items()}
     return arguments, used
 
 # %% ../../nbs/20_tools/37_engines.ipynb #1122b786
@@ -179,16 +196,20 @@ def json_hits(value, depth=0): # any JSON -> list of SearchHit
     if depth > 6: return []
     if isinstance(value, list):
         rows = [row for row in value if isinstance(row, dict)]
-        snippet = lambda row: _first(row, "snippet", "description", "content", "summary", "text", "body", "highlights", "extract")
-        hits = [_hit(_first(row, "url", "link", "href", "uri"), _first(row, "title", "name"), "\n".join(map(str, s)) if isinstance(s := snippet(row), list) else s,
-                     _first(row, "page_age", "publishedDate", "published_date", "date", "published", "age"), row.get("language"), row.get("score")) for row in rows]
+        snippet = lambda row: _first(row, "snippet", "description", "content", "summary", "text", "body", "highlights",
+                                     "extract")
+        hits = [_hit(_first(row, "url", "link", "href", "uri"), _first(row, "title", "name"), "\n".join(map(str, s))
+                     if isinstance(s := snippet(row), list) else s,
+                     _first(row, "page_age", "publishedDate", "published_date", "date", "published", "age"),
+                     row.get("language"), row.get("score")) for row in rows]
         if any(hits): return [hit for hit in hits if hit]
     for inside in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()):
         if found := json_hits(inside, depth + 1): return found
     return []
 
 # %% ../../nbs/20_tools/37_engines.ipynb #608e7de0
-_LABEL = re.compile(r"^[\s\-*\d.)#]*\**(title|url|link|description|snippet|summary|content|text|highlights?|date|published(?: date)?|age)\**\s*:\s*\**\s*(.*)$", re.I)
+_LABEL = re.compile(r"^[\s\-*\d.)#]*\**(title|url|link|description|snippet|summary|content|text|highlights?|date"
+                    r"|published(?: date)?|age)\**\s*:\s*\**\s*(.*)$", re.I)
 _LINK = re.compile(r"\[([^\]\n]{1,300})\]\((https?://[^\s)]{1,2000})\)")
 _ADDRESS = re.compile(r"https?://[^\s<>\"')\]]{1,2000}")
 
@@ -209,9 +230,12 @@ def text_hits(text): # text of an MCP answer -> list of SearchHit
         elif key == "title": current["title"] = label[2]
         elif key in ("date", "age") or key.startswith("published"): current["date"] = label[2]
         elif key: current["snippet"] = f"{current.get('snippet', '')} {label[2]}".strip()
-        elif link: current.update(title=link[1], url=link[2], snippet=(line[:link.start()] + line[link.end():]).strip(" -:*0123456789."))
+        elif link:
+            current.update(title=link[1], url=link[2],
+                           snippet=(line[:link.start()] + line[link.end():]).strip(" -:*0123456789."))
         elif address and "url" not in current:
-            current.update(url=address[0].rstrip(".,;"), title=current.get("title") or current.get("snippet") or line[:address.start()].strip(" -:*0123456789."), snippet="")
+            current.update(url=address[0].rstrip(".,;"), title=current.get("title") or current.get("snippet")
+                           or line[:address.start()].strip(" -:*0123456789."), snippet="")
         elif line.strip(): current["snippet"] = f"{current.get('snippet', '')} {line.strip()}".strip()
         elif current.get("url") and not labelled: close()
     close()
@@ -229,7 +253,8 @@ class McpProvider(Provider):
         self.server, self.tool, self.timeout = server.strip(), tool, timeout
         self.environment = [name.strip() for name in environment.split(",") if name.strip()]
         if not self.server: raise InputError("mcp: no server given; name a command or an address")
-        self.name = f"mcp {hashlib.blake2b(self.server.encode(), digest_size=4).hexdigest()} {tool}".strip() # of the key in the cache: no path, no key
+        # of the key in the cache: no path, no key
+        self.name = f"mcp {hashlib.blake2b(self.server.encode(), digest_size=4).hexdigest()} {tool}".strip()
         self._owner = self._client = self._tool = None
         self._starting = asyncio.Lock()
 
@@ -256,7 +281,9 @@ class McpProvider(Provider):
         except asyncio.CancelledError: raise
         except BaseException as error:
             while isinstance(error, BaseExceptionGroup): error = error.exceptions[0]
-            if not ready.done(): ready.set_exception(ToolError(f"mcp: the server does not start ({redact(str(error))[:200] or type(error).__name__})"))
+            if not ready.done():
+                ready.set_exception(
+                    ToolError(f"mcp: the server does not start ({redact(str(error))[:200] or type(error).__name__})"))
         finally: self._client = None
 
     async def _connected(self): # -> (client, tool)
@@ -275,8 +302,11 @@ class McpProvider(Provider):
 
     def _choose(self, tools): # -> the search tool
         names = [tool.name for tool in tools]
-        chosen = [t for t in tools if t.name == self.tool] if self.tool else sorted((t for t in tools if "search" in t.name.lower()), key=lambda t: "web" not in t.name.lower())
-        if not chosen: raise ToolError(f"mcp: the server has no {'tool ' + self.tool if self.tool else 'search tool'}; it has {', '.join(names)[:200] or 'none'}")
+        chosen = [t for t in tools if t.name == self.tool] if self.tool else sorted(
+            (t for t in tools if "search" in t.name.lower()), key=lambda t: "web" not in t.name.lower())
+        if not chosen:
+            raise ToolError(f"mcp: the server has no {'tool ' + self.tool if self.tool else 'search tool'}; it has "
+                            f"{', '.join(names)[:200] or 'none'}")
         return chosen[0]
 
     async def search(self, query, topk=10, site="", language="", since="", until=""):
@@ -285,7 +315,8 @@ class McpProvider(Provider):
         try: answer = await asyncio.wait_for(client.call_tool(tool.name, arguments), self.timeout)
         except TimeoutError: raise ToolError(f"mcp: no answer within {self.timeout:g} s") from None
         except asyncio.CancelledError: raise
-        except Exception as error: # the SDK raises its own, anyio's and pydantic's errors for a dead or mad server: start anew next time
+        except Exception as error:
+            # the SDK raises its own, anyio's and pydantic's errors for a dead or mad server: start anew next time
             await self.close()
             raise ToolError(f"mcp: {redact(str(error))[:200] or type(error).__name__}") from None
         text = "\n".join(part.text for part in answer.content if getattr(part, "text", None))
@@ -296,7 +327,8 @@ class McpProvider(Provider):
         if structured and (hits := json_hits(structured)): return hits
         try: hits, parsed = json_hits(json.loads(text)), True
         except (ValueError, RecursionError): hits, parsed = text_hits(text), False
-        if not hits and not parsed and text.strip() and not re.search(r"\bno\b.*\b(results?|matches|found)\b|not found|没有|未找到", text, re.I):
+        if (not hits and not parsed and text.strip()
+            and not re.search(r"\bno\b.*\b(results?|matches|found)\b|not found|没有|未找到", text, re.I)):
             raise ToolError(f"mcp: the answer names no address: {text.strip()[:120]}")
         return hits
 
@@ -310,17 +342,25 @@ class McpProvider(Provider):
 ENGINES = {"searxng": SearxngProvider, "brave": BraveProvider, "serper": SerperProvider, "tavily": TavilyProvider}
 
 def live_provider(fetcher, # Fetcher
-                  name="", # searxng, brave, serper, tavily, "mcp:COMMAND" or "mcp:https://..."; "": the first whose key is in the environment
+                  # searxng, brave, serper, tavily, "mcp:COMMAND" or "mcp:https://..."; "": the first whose key is in
+                  # the environment
+                  name="",
                   mcp=None, # {"tool", "environment", "timeout"} of `McpProvider`; None: its defaults
                   ): # -> Provider
     "The provider for the live web; raises `InputError` saying which variable to set."
     if name.startswith("mcp:"):
         return McpProvider(name.removeprefix("mcp:"), **(mcp or {}))
-    if name and name not in ENGINES: raise InputError(f"search: {name!r} is none of {', '.join(ENGINES)}, mcp:COMMAND or mcp:ADDRESS")
+    if name and name not in ENGINES:
+        raise InputError(f"search: {name!r} is none of {', '.join(ENGINES)}, mcp:COMMAND or mcp:ADDRESS")
     variables = {engine: kind.key_variable or "SEARXNG_URL" for engine, kind in ENGINES.items()}
-    if not name and _replays(fetcher) and (recorded := fetcher.cache.get("provider", "chosen")): name = recorded.value.decode()
+    if not name and _replays(fetcher) and (recorded := fetcher.cache.get("provider", "chosen")):
+        name = recorded.value.decode()
     name = name or next((engine for engine, variable in variables.items() if os.environ.get(variable)), "")
-    if not name: raise InputError(f"search: no provider is configured; set one of {', '.join(variables.values())}, or name an MCP server as mcp:COMMAND")
+    if not name:
+        raise InputError(f"search: no provider is configured; set one of {', '.join(variables.values())}, or name an "
+                         f"MCP server as mcp:COMMAND")
     chosen = ENGINES[name](fetcher)
-    if getattr(fetcher, "cache", None) and fetcher.cache.mode == "record": fetcher.cache.put("provider", "chosen", name.encode()) # a replay has no key to tell
+    # a replay has no key to tell
+    if getattr(fetcher, "cache", None) and fetcher.cache.mode == "record":
+        fetcher.cache.put("provider", "chosen", name.encode())
     return chosen

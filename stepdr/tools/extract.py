@@ -106,8 +106,8 @@ def _read(kind, data, content_type, url, name, settings):
         check_zip(data, settings)
         if kind == "xlsx": (blocks, own, date, warnings), links = read_xlsx(data, settings), ()
         else: blocks, own, date, links, warnings = (read_docx if kind == "docx" else read_pptx)(data, settings)
-        return make_document(url, kind, blocks, own or title, "", date, links_of_page(url, links, (), settings.max_links),
-                             warnings, settings)
+        return make_document(url, kind, blocks, own or title, "", date,
+                             links_of_page(url, links, (), settings.max_links), warnings, settings)
     found = decode_bytes(data, content_type)
     source = found.text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in found.text else found.text
     document = _read_decoded(kind, source, url, name, title, settings)
@@ -288,7 +288,9 @@ async def extract_async(*arguments, **named): # as extract
 
 # %% ../../nbs/20_tools/31_extract.ipynb #faa3de10
 def parse_document(path_or_bytes, # path of a file, or its bytes
-                   name="", # its name: says what kind it is where the bytes do not, and is the document's url; for a path, the path's name
+                   # its name: says what kind it is where the bytes do not, and is the document's url; for a path, the
+                   # path's name
+                   name="",
                    settings=ExtractSettings(), # limits
                    url="", # its address, where that is not its name
                    ): # -> Document

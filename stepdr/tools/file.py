@@ -60,7 +60,8 @@ def read_lines(workspace, path, start=1, lines=0): # -> text
     if last == first: return _long_line(workspace, path, found, rows, first)
     more = f'\n[{len(rows) - last} lines left; go on with "start": {last + 1}]' if last < len(rows) else ""
     wrong = len(_WRONG.findall(text))
-    note = f"; {wrong} {'byte' if wrong == 1 else 'bytes'} that {'is' if wrong == 1 else 'are'} not UTF-8 shown as \ufffd, kept by patch" if wrong else ""
+    note = (f"; {wrong} {'byte' if wrong == 1 else 'bytes'} that {'is' if wrong == 1 else 'are'} not UTF-8 shown as "
+            f"\ufffd, kept by patch" if wrong else "")
     return f"[{path}: lines {first + 1}-{last} of {len(rows)}{note}]\n" + "\n".join(rows[first:last]) + more
 
 def _long_line(workspace, path, found, rows, first):
@@ -69,7 +70,8 @@ def _long_line(workspace, path, found, rows, first):
     before += bisect_left(carriage_returns(found.text), before)
     shown = _fitting(workspace, rows[first])
     to = len(found.mark) + len((found.text[:before] + shown).encode(found.encoding, "surrogateescape"))
-    return f'[{path}: line {first + 1} of {len(rows)}, the first {len(shown)} of its {len(rows[first])} characters]\n{shown}\n[go on with "offset": {to}, or with "start": {first + 2}]'
+    return (f'[{path}: line {first + 1} of {len(rows)}, the first {len(shown)} of its {len(rows[first])} characters]\n'
+            f'{shown}\n[go on with "offset": {to}, or with "start": {first + 2}]')
 
 def _fitting(workspace, text): # -> the beginning of it that fits a page as it will be shown
     page = page_size(workspace)
@@ -214,7 +216,8 @@ def search_files(workspace, path, pattern, regex=False, settings=FileSettings())
             found = [
                 m.span() for m in matcher.finditer(text, timeout=max(0.001, ends - time.monotonic()), concurrent=True)]
         except TimeoutError:
-            raise ToolError(f"the search took over {settings.search_seconds:g} seconds; give a simpler pattern or a folder below") from None
+            raise (ToolError(f"the search took over {settings.search_seconds:g} seconds; give a simpler pattern or a "
+                             f"folder below")) from None
         hits, total = hits + bool(found), total + len(found)
         shown = _shown_matches(name, text, found, settings.matches - len(out), room)
         out += shown
@@ -287,9 +290,8 @@ def _name_in_diff(workspace, old, new): # -> the new name without the a/ and b/ 
 
 def _report(path, text, changes, notes=()): # -> "patched x: 3 changes (line 1, 7, 20)"
     "What was changed, where, and how it was found."
-    out = [
-        f"patched {path}: {len(changes)} change{'s' if len(changes) != 1 else ''} at line {', '.join(str(line_number(text, c.start)) for c in changes[:30])}{', ...' if len(changes) > 30 else ''}"
-    ]
+    out = [f"patched {path}: {len(changes)} change{'s' if len(changes) != 1 else ''} at line "
+           f"{', '.join(str(line_number(text, c.start)) for c in changes[:30])}{', ...' if len(changes) > 30 else ''}"]
     out += [
         f"{change.how} match, replaced {shown_around(text, change.start, change.end, 0)}"
         for change in changes
@@ -312,7 +314,8 @@ class Files:
              pattern: str = "", regex: bool = False, depth: int = 1, edits: list[dict] = None, patch: str = "") -> str:
         """Read, write, search and change files of the workspace; change by patch, not by writing again.
 
-        action: read, write (whole), append, list (folder), stat, search (in a file or folder), patch (by edits or a diff)
+        action: read, write (whole), append, list (folder), stat, search (in a file or folder), patch (by edits or a
+          diff)
         path: relative to the workspace
         content: to write or append
         start: first line to read, from 1; negative from the end
@@ -322,7 +325,8 @@ class Files:
         pattern: words to search for; for list names such as *.md
         regex: pattern is a regular expression
         depth: levels to list
-        edits: each {"old": a short fragment that occurs once, "new": in its place}; also {"old", "until": its end, "new"}, {"after" or "before": fragment, "new"}; "line" picks a place, "all": true takes all
+        edits: each {"old": a short fragment that occurs once, "new": in its place}; also {"old", "until": its end,
+          "new"}, {"after" or "before": fragment, "new"}; "line" picks a place, "all": true takes all
         patch: unified diff
         """
         actions = {

@@ -34,7 +34,8 @@ def _documents(folder): # -> {relative name: Path} of files that can be parsed, 
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             file = Path(path) / name
-            if not name.startswith(".") and file.suffix[1:].lower() in DOCUMENTS and file.is_file() and not file.is_symlink():
+            if (not name.startswith(".") and file.suffix[1:].lower() in DOCUMENTS and file.is_file()
+                and not file.is_symlink()):
                 found[file.relative_to(folder).as_posix()] = file
     return found
 
@@ -44,7 +45,8 @@ def _parse_file(file, name): # Path, relative name -> Document with the file's o
     url = file_url(name)
     document = parse_document(file, name, url=url)
     title = document.title or Path(name).stem
-    paragraphs = tuple(dataclasses.replace(p, url=url, id=paragraph_id(url, p.text), title=title, position=i) for i, p in enumerate(document.paragraphs))
+    paragraphs = tuple(dataclasses.replace(p, url=url, id=paragraph_id(url, p.text), title=title, position=i)
+                       for i, p in enumerate(document.paragraphs))
     return dataclasses.replace(document, url=url, title=title, paragraphs=paragraphs)
 
 # %% ../../nbs/20_tools/38_folder.ipynb #95b0d33d
@@ -57,10 +59,13 @@ class FolderStore:
     counts: dict  # of the run: parsed, unchanged, removed, broken
 
 # %% ../../nbs/20_tools/38_folder.ipynb #9aec4675
-def _read_file(name, file, old, limit): # old: what is known of the file, or None -> (what is known now, its paragraphs; None: the same as before)
+def _read_file(name, file, old, limit):
+    # old: what is known of the file, or None -> (what is known now, its paragraphs; None: the same as before)
     "Read one file unless nothing about it has changed; what is wrong with it is kept in `error`."
     try: about = file.stat()
-    except OSError as error: return {"size": 0, "changed": 0, "sha256": "", "paragraphs": 0, "error": error.strerror}, () # gone in the meantime
+    # gone in the meantime
+    except OSError as error:
+        return {"size": 0, "changed": 0, "sha256": "", "paragraphs": 0, "error": error.strerror}, ()
     if old and (old["size"], old["changed"]) == (about.st_size, about.st_mtime_ns): return old, None
     new = {"size": about.st_size, "changed": about.st_mtime_ns, "sha256": "", "paragraphs": 0, "error": ""}
     try:
@@ -69,7 +74,8 @@ def _read_file(name, file, old, limit): # old: what is known of the file, or Non
         if old and not old["error"] and old["sha256"] == new["sha256"]: return {**old, "changed": new["changed"]}, None
         paragraphs = _parse_file(file, name).paragraphs
         if not paragraphs: raise ToolError("no text found")
-    except (ToolError, OSError) as error: paragraphs, new["error"] = (), str(error.strerror if isinstance(error, OSError) else error)[:200]
+    except (ToolError, OSError) as error:
+        paragraphs, new["error"] = (), str(error.strerror if isinstance(error, OSError) else error)[:200]
     return {**new, "paragraphs": len(paragraphs)}, paragraphs
 
 # %% ../../nbs/20_tools/38_folder.ipynb #cc6cc6d3
@@ -80,7 +86,8 @@ def folder_store(folder, # of documents
                  limit=50_000_000, # bytes; a larger file is set aside
                  batch=32, # files kept at once
                  ): # -> FolderStore
-    "Index the documents of a folder, or bring the index up to date. A broken file is counted and named in `files`; it is tried again when it has changed."
+    """Index the documents of a folder, or bring the index up to date. A broken file is counted and named in `files`; it
+    is tried again when it has changed."""
     from concurrent.futures import ThreadPoolExecutor
     from stepdr.world.paragraph_store import ParagraphStore
     folder, store_folder = Path(folder).resolve(), Path(store_folder).resolve()
@@ -118,11 +125,13 @@ class FolderProvider(StoreProvider):
     async def open(self, url):
         if not url.startswith("file:///"): return None
         written = url.removeprefix("file:///")   # with or without escapes, with or without a place in the file
-        names = [unquote(written), written, *(turn(written.rpartition(mark)[0]) for mark in "#?" for turn in (unquote, str))]
+        names = [unquote(written), written,
+                 *(turn(written.rpartition(mark)[0]) for mark in "#?" for turn in (unquote, str))]
         name = next((name for name in names if name in self.index.files), None)
         if name is None: raise ToolError("no such file in the folder")
         file = self.index.folder / name
-        if file.resolve() != self.index.folder.resolve() / name: raise ToolError("the file has become a link out of the folder; it is not opened")
+        if file.resolve() != self.index.folder.resolve() / name:
+            raise ToolError("the file has become a link out of the folder; it is not opened")
         try: return await asyncio.to_thread(_parse_file, file, name)
         except FileNotFoundError: raise ToolError("the file is gone from the folder") from None
         except OSError as error: raise ToolError(f"the file cannot be read ({error.strerror})") from None

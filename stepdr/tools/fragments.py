@@ -42,7 +42,8 @@ def plain_form(text): # -> text with single spaces, none beside Chinese, Japanes
     return _plain_marks(_BESIDE_CJK.sub("", " ".join(text.split())))
 
 def tolerant_places(text, fragment): # -> list of (start, end)
-    "Where a fragment is, whatever the white space, quotation marks, dashes and width of punctuation; time grows with the length alone."
+    """Where a fragment is, whatever the white space, quotation marks, dashes and width of punctuation; time grows with
+    the length alone."""
     bare, squeezed = (_plain_marks("".join(part.split())) for part in (fragment, text))
     place, out, wanted = squeezed.find(bare) if bare else -1, [], plain_form(fragment)
     if place < 0: return []
@@ -94,7 +95,8 @@ def _closest_long(text, fragment):
     return start, end, fuzz.ratio(fragment, text[start:end])
 
 def fuzzy_places(text, fragment, settings): # -> list of (start, end, similarity), best first; more than one: ambiguous
-    "The most similar place, with a second one if it is about as similar; none if its digits differ or the fragment is too short to be sure."
+    """The most similar place, with a second one if it is about as similar; none if its digits differ or the fragment is
+    too short to be sure."""
     if len(fragment) < 12 and len(_IS_CJK.findall(fragment)) < 6: return []
     best = closest(text, fragment, settings.fuzzy)
     if best is None or re.findall(r"\d+", text[best[0]:best[1]]) != re.findall(r"\d+", fragment): return []
@@ -111,7 +113,8 @@ def shown_around(text, start, end, context=30): # -> "line 12: ...text..."
     "A place shown with a little context, on one line."
     first, last = max(0, start - context), min(len(text), end + context)
     shown = text[first:last].replace("\n", "\\n")
-    return f"line {line_number(text, start)}: {'...' if first else ''}{shown if len(shown) <= 200 else shown[:120] + ' ... ' + shown[-70:]}{'...' if last < len(text) else ''}"
+    return (f"line {line_number(text, start)}: {'...' if first else ''}"
+            f"{shown if len(shown) <= 200 else shown[:120] + ' ... ' + shown[-70:]}{'...' if last < len(text) else ''}")
 
 
 def _cuts_indentation(
@@ -122,7 +125,8 @@ def _cuts_indentation(
 
 
 def find_places(text, fragment, settings): # -> (list of (start, end), how)
-    "All places of a fragment at the first of the three levels that finds any; a tag of the wire format is shown to the agent with `&lt;` for `<`."
+    """All places of a fragment at the first of the three levels that finds any; a tag of the wire format is shown to
+    the agent with `&lt;` for `<`."""
     places, place = [], text.find(fragment)
     while place >= 0:
         places.append((place, place + len(fragment)))

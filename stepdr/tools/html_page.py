@@ -101,7 +101,9 @@ class _Blocks:
 _ASKS = (re.compile(r"java-?script[^<>]{0,80}\b(?:enabled?|required?|disabled|needed|necessary|turned|activat)|"
                     r"\b(?:enabl|activat|requir|needs?|without|turn|allow)[^<>]{0,60}java-?script",
                     re.IGNORECASE))
-_ROOT = (re.compile(r"""<(?:div|main|section)\b[^>]{0,300}?\bid=["']?(?:root|app|__next|__nuxt|___gatsby|react-root|app-root|app-mount|application|svelte|main-app|q-app)["'\s>]|<[a-z]+-(?:root|app|shell)\b|<app-root\b|\bng-app\b|\bdata-reactroot\b""",
+_ROOT = (re.compile(r"""<(?:div|main|section)\b[^>]{0,300}?\bid=["']?(?:root|app|__next|__nuxt|___gatsby|react-root"""
+                    r"""|app-root|app-mount|application|svelte|main-app|q-app)["'\s>]|<[a-z]+-(?:root|app|shell)\b"""
+                    r"""|<app-root\b|\bng-app\b|\bdata-reactroot\b""",
                     re.IGNORECASE))
 _SCRIPTED = re.compile(r"<(?:script|noscript)\b", re.IGNORECASE)
 _REFRESH = re.compile(
@@ -143,7 +145,8 @@ def missing_text(source, found, data, settings):
 
 # %% ../../nbs/20_tools/25_html_page.ipynb #384c51fe
 # [class] first: most elements have none and are not asked ten times
-_SKIP = (["[class]:is(.linenos,.lineno,.headerlink,.anchor-link,.md-content__button,.mw-editsection,.sr-only,.visually-hidden,.screen-reader-text,.MathJax_Preview)",
+_SKIP = (["[class]:is(.linenos,.lineno,.headerlink,.anchor-link,.md-content__button,"
+          ".mw-editsection,.sr-only,.visually-hidden,.screen-reader-text,.MathJax_Preview)",
           "button", "svg", "[aria-hidden=true]"])
 _AROUND = ["nav", "footer", "[role]:is([role=navigation],[role=search])"]
 _BY_NAME = ("button", "svg", "nav", "footer")   # whether a page has them is known

@@ -55,7 +55,8 @@ def make_server(toolbox): # Toolbox -> mcp.server.Server
 # %% ../../nbs/20_tools/58_mcp.ipynb #0603b0b1
 @contextmanager
 def protocol_streams(): # yields (file descriptor to read, file descriptor to write)
-    "Standard input and output for the protocol alone; within, all others find an empty input and write to standard error."
+    """Standard input and output for the protocol alone; within, all others find an empty input and write to standard
+    error."""
     with reserved_output() as out:
         taken = os.dup(0)
         empty = os.open(os.devnull, os.O_RDONLY)
@@ -80,7 +81,8 @@ async def lines_of(number): # file descriptor -> its messages as text, until it 
                 for place, line in enumerate(file, 1):
                     if is_json_object(line): tell(line.decode("utf-8", "replace"))
                     elif line.strip():
-                        print(f"stepdr mcp: line {place} of the input is no JSON-RPC message and was left out: {line[:60]!r}", file=sys.stderr, flush=True)
+                        print(f"stepdr mcp: line {place} of the input is no JSON-RPC message and was left out: "
+                              f"{line[:60]!r}", file=sys.stderr, flush=True)
         except OSError: pass         # the other side was torn off
         tell(None)
     threading.Thread(target=read, name="stepdr-input", daemon=True).start()

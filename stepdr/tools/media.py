@@ -35,7 +35,8 @@ class MediaSettings:
     ocr_languages: str = setting(
         "chi_sim+eng", "Tesseract's languages, the first one leads; those that are not installed are left out")
     speech_seconds: float = setting(7200.0, "length of a recording for a local engine, s", 1.0, 1e6)
-    whisper: str = setting("", "faster-whisper model, a name or a folder; empty: STEPDR_WHISPER_MODEL of the environment, else PocketSphinx (English)")
+    whisper: str = setting("", "faster-whisper model, a name or a folder; empty: STEPDR_WHISPER_MODEL of the "
+                           "environment, else PocketSphinx (English)")
     def __post_init__(self): validate(self)
 
 # %% ../../nbs/20_tools/48_media.ipynb #5e97f0b6
@@ -74,7 +75,8 @@ def ocr_languages(settings): # -> "chi_sim+eng", those that are installed; "" wi
     return "+".join(name for name in settings.ocr_languages.split("+") if name in listed)
 
 # %% ../../nbs/20_tools/48_media.ipynb #2090322f
-def run_tesseract(picture, settings, *options): # PNG as bytes, MediaSettings, more of the command line -> what Tesseract writes
+def run_tesseract(picture, settings, *options):
+    # PNG as bytes, MediaSettings, more of the command line -> what Tesseract writes
     "Tesseract in a process of its own; `ToolError` where it is missing, slow or fails."
     languages = ocr_languages(settings)
     if not languages: raise ToolError("no text recognition here: install tesseract-ocr, or set a vision endpoint")
@@ -88,8 +90,10 @@ def run_tesseract(picture, settings, *options): # PNG as bytes, MediaSettings, m
     if done.returncode: raise ToolError("text recognition failed on this picture")
     return done.stdout.decode("utf-8", "replace")
 
-def sure_words(table, # TSV of Tesseract: the place of each word in the first columns, its confidence in percent and its letters in the last two
-               least=80.0, # confidence; on circles, noise and gradients none with a letter reached 73, words drawn in a line had 92 and more
+def sure_words(table, # TSV of Tesseract: a word's place in the first columns, confidence and letters in the last two
+               # confidence; on circles, noise and gradients none with a letter reached 73, words drawn in a line had 92
+               # and more
+               least=80.0,
                ): # -> text, a line for each line of the picture
     "The words of which Tesseract is sure."
     lines = {}
@@ -144,12 +148,14 @@ def local_speech(path, language, settings): # file, two letters or "" -> (text, 
     if model:
         try: from faster_whisper import WhisperModel
         except ImportError:
-            raise ToolError("faster-whisper is not installed; pip install faster-whisper, or set a transcription endpoint") from None
+            raise (ToolError("faster-whisper is not installed; pip install faster-whisper, or set a transcription "
+                             "endpoint")) from None
         pieces, _ = WhisperModel(model, compute_type="int8").transcribe(str(path), language=language or None)
         return " ".join(piece.text.strip() for piece in pieces), f"Whisper ({Path(model).name})"
     try: from pocketsphinx import Decoder
     except ImportError:
-        raise ToolError("no speech recognition here: set a transcription endpoint, STEPDR_WHISPER_MODEL with faster-whisper, or pip install 'stepdr[asr]' (English)") from None
+        raise (ToolError("no speech recognition here: set a transcription endpoint, STEPDR_WHISPER_MODEL with "
+                         "faster-whisper, or pip install 'stepdr[asr]' (English)")) from None
     if language not in ("", "en"):
         raise ToolError(
             f"PocketSphinx knows English only, not {language!r}; set a transcription endpoint or STEPDR_WHISPER_MODEL")

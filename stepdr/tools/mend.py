@@ -130,7 +130,8 @@ def mend_label(tree, label, in_heading): # <label>, whether it stands in a headi
 
 # %% ../../nbs/20_tools/24_mend.ipynb #80243d24
 _SELECTORS = ({name: name
-               for name in "mfrac msup msubsup munderover msqrt mroot annotation sup sub aside form button rt q del s strike noscript template textarea iframe".split()}
+               for name in "mfrac msup msubsup munderover msqrt mroot annotation sup sub aside form button rt q del s "
+               "strike noscript template textarea iframe".split()}
               | {"ol": "ol[start],ol[reversed],ol[type]", "li": "li[value]", "text": "svg text",
                  "mtable": "mtd+mtd,mtr+mtr", "img": "img[alt]", "label": "label", "button": "button:not(pre button)",
                  "span": "span[style*='vertical-align'],span[style*=position],"

@@ -15,41 +15,57 @@ LOOK = r"""
   let next = start, cut = null, lines = [], resume = false, partial = false;
   const clean = (text, most) => (text || "").slice(0, 4 * most).replace(/\s+/g, " ").trim().slice(0, most);
   const quote = text => text ? ' "' + text.replaceAll('"', "'") + '"' : "";
-  const number = e => { if (!numbers.has(e)) { numbers.set(e, next); elements.set(next++, new WeakRef(e)); } return numbers.get(e); };
+  const number = e => { if (!numbers.has(e)) { numbers.set(e, next); elements.set(next++, new WeakRef(e)); }
+      return numbers.get(e); };
   const style = e => getComputedStyle(e);
   const visible = (e, css) => {
     if (css.display === "contents") return true;
-    if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true}) || parseFloat(css.fontSize) < 1) return false;
+    if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true}) ||
+        parseFloat(css.fontSize) < 1) return false;
     const box = e.getBoundingClientRect();
-    return box.right + scrollX > 0 && box.bottom + scrollY > -1 && !(css.overflow !== "visible" && (box.width < 2 || box.height < 2));
+    return box.right + scrollX > 0 && box.bottom + scrollY > -1 &&
+        !(css.overflow !== "visible" && (box.width < 2 || box.height < 2));
   };
-  const roles = new Set("button link tab menuitem menuitemcheckbox menuitemradio checkbox radio switch option combobox textbox searchbox slider treeitem".split(" "));
-  const buttons = new Set(["submit", "button", "reset", "image"]), plain = new Set(["checkbox", "radio", "range", "color", "file", "date", "number"]);
+  const roles = new Set("button link tab menuitem menuitemcheckbox menuitemradio checkbox radio switch option " +
+      "combobox textbox searchbox slider treeitem".split(" "));
+  const buttons = new Set(["submit", "button", "reset", "image"]),
+      plain = new Set(["checkbox", "radio", "range", "color", "file", "date", "number"]);
   const role = (e, css) => {
     const tag = e.localName, given = e.getAttribute("role"), type = (e.type || "").toLowerCase();
-    if (tag === "input") return type === "hidden" ? "" : buttons.has(type) ? "button" : plain.has(type) ? type : type === "search" ? "searchbox" : "textbox";
+    if (tag === "input") return type === "hidden" ? "" : buttons.has(type) ? "button" : plain.has(type) ?
+        type : type === "search" ? "searchbox" : "textbox";
     if (roles.has(given)) return given;
     if (tag === "a" && e.hasAttribute("href")) return "link";
-    if (tag === "button" || tag === "select" || tag === "summary" || tag === "iframe") return {select: "select", summary: "toggle", iframe: "frame"}[tag] || tag;
-    if (tag === "textarea" || (e.isContentEditable && !(e.parentElement && e.parentElement.isContentEditable))) return "textbox";
+    if (tag === "button" || tag === "select" || tag === "summary" || tag === "iframe") return {select: "select",
+        summary: "toggle", iframe: "frame"}[tag] || tag;
+    if (tag === "textarea" || (e.isContentEditable &&
+        !(e.parentElement && e.parentElement.isContentEditable))) return "textbox";
     const parent = e.parentElement;
-    if (e.hasAttribute("onclick") || (css.cursor === "pointer" && tag !== "label" && parent && style(parent).cursor !== "pointer")) return "clickable";
+    if (e.hasAttribute("onclick") || (css.cursor === "pointer" && tag !== "label" && parent &&
+        style(parent).cursor !== "pointer")) return "clickable";
     return "";
   };
   const label = (e, kind) => {
-    const by = (e.getAttribute("aria-labelledby") || "").split(/\s+/).map(id => id && e.ownerDocument.getElementById(id)).filter(Boolean);
+    const by = (e.getAttribute("aria-labelledby") || "").split(/\s+/).map(id => id &&
+        e.ownerDocument.getElementById(id)).filter(Boolean);
     const field = ["textbox", "searchbox", "select", "combobox"].includes(kind) || e.localName === "input";
-    return clean(e.getAttribute("aria-label") || by.map(o => o.innerText).join(" ") || (e.labels && e.labels[0] && e.labels[0].innerText) || (field ? "" : e.innerText)
-      || e.getAttribute("placeholder") || (kind === "button" && e.value) || e.getAttribute("alt") || e.title || (e.querySelector && e.querySelector("[alt]") || {}).alt || e.name, 300);
+    return clean(e.getAttribute("aria-label") || by.map(o => o.innerText).join(" ") ||
+        (e.labels && e.labels[0] && e.labels[0].innerText) || (field ? "" : e.innerText)
+      || e.getAttribute("placeholder") || (kind === "button" && e.value) || e.getAttribute("alt") || e.title ||
+          (e.querySelector && e.querySelector("[alt]") || {}).alt || e.name, 300);
   };
   const state = (e, kind) => {
     let text = "";
-    if (kind === "link") { try { const u = new URL(e.href, location.href); if (u.host !== location.host && u.host) text = " (" + u.host + ")"; } catch {} }
+    if (kind === "link") { try { const u = new URL(e.href, location.href);
+        if (u.host !== location.host && u.host) text = " (" + u.host + ")"; } catch {} }
     else if (kind === "frame") text = " " + clean(e.src, 200);
-    else if (kind === "select") text = " = " + clean([...e.selectedOptions].map(o => o.label).join(", "), 80) + " of: " + clean([...e.options].slice(0, 20).map(o => o.label).join(" | "), 400);
-    else if (["checkbox", "radio", "switch"].includes(kind)) text = (e.checked ?? e.getAttribute("aria-checked") === "true") ? " (on)" : " (off)";
+    else if (kind === "select") text = " = " + clean([...e.selectedOptions].map(o => o.label).join(", "), 80) +
+        " of: " + clean([...e.options].slice(0, 20).map(o => o.label).join(" | "), 400);
+    else if (["checkbox", "radio", "switch"].includes(kind)) text =
+        (e.checked ?? e.getAttribute("aria-checked") === "true") ? " (on)" : " (off)";
     else if (e.type === "password") text = e.value ? " = (set)" : "";
-    else if ("value" in e && kind !== "button" && typeof e.value === "string" && e.value) text = " =" + quote(clean(e.value, 200));
+    else if ("value" in e && kind !== "button" && typeof e.value === "string" && e.value) text = " =" +
+        quote(clean(e.value, 200));
     if (e.getAttribute("aria-expanded")) text += e.getAttribute("aria-expanded") === "true" ? " (open)" : " (closed)";
     return text + (e.disabled ? " (disabled)" : "");
   };
@@ -66,26 +82,33 @@ READ = r"""
       if (line) lines.push({text: prefix + line, first, last});
       text = ""; first = last = null; if (line) prefix = "";
     };
-    const add = (piece, node) => { if (piece) { first ||= node; last = node; if (text.length < 4 * most) text += piece; } if (text.length > 1500) flush(); };
+    const add = (piece, node) => { if (piece) { first ||= node; last = node; if (text.length < 4 * most) text += piece;
+        } if (text.length > 1500) flush(); };
     const figures = {sup: "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾", sub: "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"};
-    const raised = (node, tag, css, before) => {   // a superscript that could be read as part of the figure or word before it
-      const way = tag === "sup" || css.verticalAlign === "super" ? "sup" : tag === "sub" || css.verticalAlign === "sub" ? "sub" : "";
+    // a superscript that could be read as part of the figure or word before it
+    const raised = (node, tag, css, before) => {
+      const way = tag === "sup" || css.verticalAlign === "super" ? "sup" : tag === "sub" ||
+          css.verticalAlign === "sub" ? "sub" : "";
       if (!way || !/[\p{L}\p{N})\]]$/u.test(before) || node.querySelector("a, button, input, select")) return "";
       const words = clean(node.innerText, 40).replace(/[−–]/g, "-");
-      if (!words || words.length > 30 || /^[\[(*†‡]/.test(words) || (way === "sup" && /\d$/.test(before) && /^(st|nd|rd|th)$/i.test(words))) return "";
-      if (/^[\d+()-]+$/.test(words)) return [...words].map(c => [...figures[way]]["0123456789+-()".indexOf(c)]).join("");
+      if (!words || words.length > 30 || /^[\[(*†‡]/.test(words) ||
+          (way === "sup" && /\d$/.test(before) && /^(st|nd|rd|th)$/i.test(words))) return "";
+      if (/^[\d+()-]+$/.test(words)) return [...words].map(c =>
+          [...figures[way]]["0123456789+-()".indexOf(c)]).join("");
       return (way === "sup" ? "^" : "_") + (words.length === 1 ? words : "(" + words + ")");
     };
     const walk = (node, depth) => {
       if (depth > 1000) return;
       if (partial || (++nodes % 256 === 0 && Date.now() > end)) { partial = true; return; }
-      if (node.nodeType === 3) return add(node.data.slice(0, 4 * most).replace(/\s+/g, " ").slice(0, 2 * most), node.data.trim() ? node : last || node);
+      if (node.nodeType === 3) return add(node.data.slice(0, 4 * most).replace(/\s+/g, " ").slice(0, 2 * most),
+          node.data.trim() ? node : last || node);
       if (node.nodeType !== 1) return;
       const tag = node.localName;
       if (["script", "style", "noscript", "template", "head", "option", "datalist"].includes(tag)) return;
       const css = style(node);
       if (!visible(node, css)) return;
-      const kind = role(node, css), inline = css.display.startsWith("inline") || css.display === "contents" || css.display === "table-cell";
+      const kind = role(node, css), inline = css.display.startsWith("inline") || css.display === "contents" ||
+          css.display === "table-cell";
       if (!inline) flush();
       if (tag === "br") return flush();
       const before = prefix;
@@ -95,25 +118,30 @@ READ = r"""
       if (mark) add(mark, node);
       else if (kind) {
         const small = kind !== "clickable" || node.innerText.length < 300;
-        add(" [e" + number(node) + "] " + kind + (small ? quote(label(node, kind)) : "") + state(node, kind) + " ", node);
+        add(" [e" + number(node) + "] " + kind + (small ? quote(label(node, kind)) : "") + state(node, kind) + " ",
+            node);
         if (!small) children(node, depth + 1);
         let inner = null;
         if (tag === "iframe" && ++frames < 20) { try { inner = node.contentDocument; } catch {} }
         if (inner && inner.body) { flush(); children(inner.body, depth + 1); flush(); }
       } else if (tag === "img" || (tag === "svg" && node.getAttribute("aria-label"))) {
-        const alt = clean(node.getAttribute("alt") || node.getAttribute("aria-label"), 200), box = node.getBoundingClientRect();
+        const alt = clean(node.getAttribute("alt") || node.getAttribute("aria-label"), 200),
+            box = node.getBoundingClientRect();
         if (alt && box.width > 24 && box.height > 24) add(" (image:" + quote(alt) + ") ", node);
       } else if (tag !== "svg" && tag !== "canvas" && tag !== "video" && tag !== "audio") children(node, depth + 1);
       if (!inline) { flush(); prefix = before; }
     };
     const children = (node, depth) => { for (const child of (node.shadowRoot || node).childNodes) walk(child, depth);
-                                        if (node.shadowRoot) for (const slot of node.children) if (slot.assignedSlot) walk(slot, depth); };
+      if (node.shadowRoot) for (const slot of node.children) if (slot.assignedSlot) walk(slot, depth); };
     if (document.body) walk(document.body, 0);
     flush();
     return lines;
   };
-  const box = line => { const r = (line.first.ownerDocument || document).createRange(); try { r.setStartBefore(line.first); r.setEndAfter(line.last); return r.getBoundingClientRect(); } catch { return {top: 0, bottom: 1}; } };
-  const page = () => ({title: clean(document.title, 200), url: location.href.slice(0, 2000), y: Math.round(scrollY), height: document.documentElement ? document.documentElement.scrollHeight : 0,
+  const box = line => { const r = (line.first.ownerDocument || document).createRange();
+      try { r.setStartBefore(line.first); r.setEndAfter(line.last); return r.getBoundingClientRect();
+      } catch { return {top: 0, bottom: 1}; } };
+  const page = () => ({title: clean(document.title, 200), url: location.href.slice(0, 2000), y: Math.round(scrollY),
+      height: document.documentElement ? document.documentElement.scrollHeight : 0,
                        view: innerHeight, next, partial, lines: lines.length});
   const outline = most => {
     read(most);
@@ -136,22 +164,29 @@ READ = r"""
 # %% ../../nbs/20_tools/42_page_script.ipynb #b73cf329
 ACT = r"""
   const get = id => { const e = elements.get(id)?.deref(); return e && e.isConnected ? e : null; };
-  const deep = (x, y) => { let e = document.elementFromPoint(x, y), inside; while (e && e.shadowRoot && (inside = e.shadowRoot.elementFromPoint(x, y)) && inside !== e) e = inside; return e; };
+  const deep = (x, y) => { let e = document.elementFromPoint(x, y), inside;
+      while (e && e.shadowRoot && (inside = e.shadowRoot.elementFromPoint(x, y)) && inside !== e) e = inside; return e;
+      };
   const point = id => {
     const e = get(id);
     if (!e) return null;
     e.scrollIntoView({block: "center", inline: "center", behavior: "instant"});
     const r = [...e.getClientRects()].find(r => r.width > 0 && r.height > 0);
-    const about = {tag: e.localName, type: (e.type || "").toLowerCase(), editable: e.isContentEditable || ["input", "textarea"].includes(e.localName), disabled: !!e.disabled};
+    const about = {tag: e.localName, type: (e.type || "").toLowerCase(), editable: e.isContentEditable ||
+        ["input", "textarea"].includes(e.localName), disabled: !!e.disabled};
     if (!r) return {...about, x: 0, y: 0, covered: true};
     let x = r.x + r.width / 2, y = r.y + r.height / 2;
     const hit = deep(x, y);
-    for (let f = e.ownerDocument.defaultView.frameElement; f; f = f.ownerDocument.defaultView.frameElement) { const o = f.getBoundingClientRect(); x += o.x + f.clientLeft; y += o.y + f.clientTop; }
-    const covered = e.ownerDocument === document && !(hit && (e.contains(hit) || hit.contains(e) || [...(e.labels || [])].some(l => l.contains(hit)) || e.getRootNode() !== document));
+    for (let f = e.ownerDocument.defaultView.frameElement; f; f = f.ownerDocument.defaultView.frameElement) {
+        const o = f.getBoundingClientRect(); x += o.x + f.clientLeft; y += o.y + f.clientTop; }
+    const covered = e.ownerDocument === document &&
+        !(hit && (e.contains(hit) || hit.contains(e) || [...(e.labels || [])].some(l => l.contains(hit)) ||
+        e.getRootNode() !== document));
     return {...about, x, y, covered};
   };
   const choose = (id, text) => {
-    const e = get(id), wanted = text.trim().toLowerCase(), option = e && [...e.options].find(o => [o.label, o.text, o.value].some(v => v.trim().toLowerCase() === wanted));
+    const e = get(id), wanted = text.trim().toLowerCase(),
+        option = e && [...e.options].find(o => [o.label, o.text, o.value].some(v => v.trim().toLowerCase() === wanted));
     if (!option) return false;
     e.value = option.value;
     for (const kind of ["input", "change"]) e.dispatchEvent(new Event(kind, {bubbles: true}));
@@ -163,17 +198,23 @@ ACT = r"""
     else if (way === "top") scrollTo({top: 0, behavior: "instant"});
     else if (way === "bottom") scrollTo({top: document.documentElement.scrollHeight, behavior: "instant"});
     else if (way === "up") scrollBy({top: -0.9 * innerHeight, behavior: "instant"});
-    else if (cut && cut.isConnected) { const e = cut.nodeType === 1 ? cut : cut.parentElement; e.scrollIntoView({block: "start", behavior: "instant"}); resume = true; }
+    else if (cut && cut.isConnected) { const e = cut.nodeType === 1 ? cut : cut.parentElement;
+        e.scrollIntoView({block: "start", behavior: "instant"}); resume = true; }
     else scrollBy({top: 0.9 * innerHeight, behavior: "instant"});
     return true;
   };
   const find = (text, most) => {
     const wanted = text.toLowerCase(), hits = [];
-    read(20000).forEach((line, n) => { const at = line.text.toLowerCase().indexOf(wanted); if (at >= 0) hits.push([n, at]); });
-    if (hits.length) { const node = lines[hits[0][0]].first; (node.nodeType === 1 ? node : node.parentElement).scrollIntoView({block: "center", behavior: "instant"}); }
-    return {...page(), count: hits.length, hits: hits.slice(0, most).map(([n, at]) => [n, (at > 200 ? "[...] " : "") + lines[n].text.slice(Math.max(0, at - 200), at + wanted.length + 300)])};
+    read(20000).forEach((line, n) => { const at = line.text.toLowerCase().indexOf(wanted);
+        if (at >= 0) hits.push([n, at]); });
+    if (hits.length) { const node = lines[hits[0][0]].first;
+        (node.nodeType === 1 ? node : node.parentElement).scrollIntoView({block: "center", behavior: "instant"}); }
+    return {...page(), count: hits.length,
+        hits: hits.slice(0, most).map(([n, at]) => [n,
+        (at > 200 ? "[...] " : "") + lines[n].text.slice(Math.max(0, at - 200), at + wanted.length + 300)])};
   };
-  globalThis.stepdr = {outline, point, choose, scroll, find, click: id => { const e = get(id); if (e) e.click(); return !!e; }};
+  globalThis.stepdr = {outline, point, choose, scroll, find, click: id => { const e = get(id); if (e) e.click();
+      return !!e; }};
 """
 SCRIPT = f"(start => {{{LOOK}{READ}{ACT}}})"  # a function of the first free number
 

@@ -17,8 +17,8 @@ from .tidy import tidy
 
 # %% ../../nbs/20_tools/22_page_source.ipynb #73ec0383
 _MAIN = re.compile(r"""<(main|article)(?=[\s>])(?:[^>"']|"[^"]{0,1000}"|'[^']{0,1000}'){0,500}>""")
-_NAMED = (re.compile(r""" role=["']?main["'\s>]"""),
-          re.compile(r""" id=["']?(?:content|main|main-?content|mw-content-text|bodyContent|article|page-content|apicontent)["'\s>]"""))
+_NAMED = (re.compile(r""" role=["']?main["'\s>]"""), re.compile(
+    r""" id=["']?(?:content|main|main-?content|mw-content-text|bodyContent|article|page-content|apicontent)["'\s>]"""))
 
 def _named(source): # -> the tags that say by role or id that they hold the main content
     places = sorted(found.start() for pattern in _NAMED for found in pattern.finditer(source))[:20]

@@ -39,9 +39,8 @@ def _one_place(text, fragment, line, what, settings): # -> (start, end, how)
         if distance.count(min(distance)) == 1: places = [places[distance.index(min(distance))]]
     if len(places) > 1:
         shown = "".join(f"\n  {shown_around(text, *place)}" for place in places[:6])
-        raise ToolError(
-            f"{what} fits {len(places)} places; give a longer fragment, or \"line\":{shown}{chr(10) + '  ...' if len(places) > 6 else ''}"
-        )
+        raise ToolError(f"{what} fits {len(places)} places; give a longer fragment, or \"line\":{shown}"
+                        f"{chr(10) + '  ...' if len(places) > 6 else ''}")
     if places: return *places[0], how
     near = closest(text, fragment.strip(), 40.0)
     raise ToolError(
@@ -76,7 +75,8 @@ def _breaks_before(text, start, most): # the start of a line -> (place before so
 def widened(
     text: str, start: int, end: int, lead: str, tail: str, *, before: bool = True, after: bool = True
 ) -> tuple[int, int, int]:
-    "A place with the white space around it that a fragment names; the third: line ends of its tail that the file lacks (its last line has none)."
+    """A place with the white space around it that a fragment names; the third: line ends of its tail that the file
+    lacks (its last line has none)."""
     line, lacking = _line_start(text, start), 0
     if lead and not text[line:start].strip(" \t"):
         start = _breaks_before(text, line, lead.count("\n"))[0] if before else line
@@ -89,7 +89,8 @@ def widened(
 
 # %% ../../nbs/20_tools/11_patch.ipynb #aae6339e
 def shared_lines(text: str, start: int, end: int, fragment: str, how: str) -> tuple[list[SharedLine], dict[int, str]]:
-    "The lines of a fragment beside those of its place: pairs of indentations, and each of its lines as the file has it; empty if they are broken otherwise."
+    """The lines of a fragment beside those of its place: pairs of indentations, and each of its lines as the file has
+    it; empty if they are broken otherwise."""
     given = [(n, line) for n, line in enumerate(fragment.split("\n")) if line.strip()]
     there = [line for line in text[start:end].split("\n") if line.strip()]
     alike = how.startswith("fuzzy") or all(plain_form(a) == plain_form(b) for (_, a), b in zip(given, there))
@@ -113,7 +114,8 @@ def _kept_lines(
 def _first_pair(
     text, start, new
 ):  # -> pairs, for a place after the indentation of its line and a fragment that shows none
-    "Further lines that are all as far in as the place, or further, are written as in the file; else they count from the first line."
+    """Further lines that are all as far in as the place, or further, are written as in the file; else they count from
+    the first line."""
     here = text[_line_start(text, start):start]
     further = [columns(indent_of(line)) for line in new.split("\n")[1:] if line.strip()]
     if here.strip(" \t") or not further:
@@ -163,7 +165,8 @@ def _as_quoted(text, start, end, new, fragments, name): # -> Change for a fragme
     return Change(start, end, new, "exact", fitted)
 
 def replacement(text: str, start: int, end: int, how: str, old: str, new: str, name: str = "") -> Change:
-    "What takes the place of a fragment: as it is written if the fragment is there to the letter, else fitted to the place."
+    """What takes the place of a fragment: as it is written if the fragment is there to the letter, else fitted to the
+    place."""
     if how == "exact":
         return _as_quoted(text, start, end, new, [old], name)
     if "&lt;" in old and "&lt;" not in text[start:end]:

@@ -45,7 +45,8 @@ def table_begins(line, below): # line, the one below -> number of columns, 0 whe
     return columns if len(table_cells(line, columns)) == columns else 0
 
 # %% ../../nbs/20_tools/20_plain.ipynb #c3d0e007
-_LINK = re.compile(r"""(!?)\[([^\]\[]{0,500})\]\(\s*(?:<([^<>\n]{0,2000})>|((?:[^()\s<>]|\([^()\s]{0,500}\)){0,2000}))(?:\s+["'(][^\n]{0,300}?["')])?\s*\)""")
+_LINK = re.compile(r"""(!?)\[([^\]\[]{0,500})\]\(\s*(?:<([^<>\n]{0,2000})>|((?:[^()\s<>]"""
+                   r"""|\([^()\s]{0,500}\)){0,2000}))(?:\s+["'(][^\n]{0,300}?["')])?\s*\)""")
 _RAISED_TAG = re.compile(r"<(sup|sub)(?:\s[^<>]{0,200})?>([^<>]{0,200})</\1\s*>", re.IGNORECASE)
 
 def tagged_letters(text): # text with <sup> and <sub> -> text
@@ -204,10 +205,8 @@ def _is_wrapped(lines): # lines of a paragraph of plain text -> whether they are
 def _captions_apart(lines):
     for place in (place for place, line in enumerate(lines) if line.strip() == "Enlarge"):
         bare = [line.strip() for line in lines]
-        size = next((n
-                     for n in range(min(place, len(lines) - place - 1), 0, -1) if bare[place - n:place] == bare[
-                         place + 1:place + 1 + n]),
-                    0)
+        size = next((n for n in range(min(place, len(lines) - place - 1), 0, -1)
+                     if bare[place - n:place] == bare[place + 1:place + 1 + n]), 0)
         if size:
             return ([one for one in (lines[:place - size], lines[place - size:place + 1 + size]) if one]
                     + (_captions_apart(lines[place + 1 + size:]) if lines[place + 1 + size:] else []))
@@ -216,8 +215,9 @@ def _captions_apart(lines):
 def _margin(line): return len(line) - len(line.lstrip())
 
 def read_prose(source): # plain text -> blocks
-    """Paragraphs between empty lines, prose that was broken to a width put together, below a title further to the left too; the caption of a picture that
-    stands in one is one of its own. Where there are no empty lines, each line that ends a sentence is one."""
+    """Paragraphs between empty lines, prose that was broken to a width put together, below a title further to the left
+    too; the caption of a picture that stands in one is one of its own. Where there are no empty lines, each line that
+    ends a sentence is one."""
     blocks, parts = [], [part for part in re.split(r"\n[ \t]*\n", source) if part.strip()]
     for lines in (lines for part in parts
                   for lines in _captions_apart([line.rstrip() for line in part.split("\n") if line.strip()])):

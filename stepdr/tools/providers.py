@@ -33,7 +33,8 @@ class SearchHit:
 _DATE_FORMS = ("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%a, %d %b %Y", "%Y/%m/%d")
 
 def iso_date(text): # what a provider calls a date -> YYYY-MM-DD, or ""
-    "Read a calendar date in ISO form, in English words, as in mail headers, or in Chinese; anything else gives an empty text."
+    """Read a calendar date in ISO form, in English words, as in mail headers, or in Chinese; anything else gives an
+    empty text."""
     from datetime import date, datetime
     text = text.strip() if isinstance(text, str) else ""
     found = re.match(r"(\d{4})[-年](\d{1,2})[-月](\d{1,2})", text)
@@ -100,7 +101,8 @@ class Provider:
     async def close(self): "Give back sessions and processes."
 
 # %% ../../nbs/20_tools/36_providers.ipynb #330abc77
-_CLOSED_SITES = (("archive.example", 1, "reference"), ("college.example", 1, "academic"), ("almanac.example", 2, "reference"), ("press.example", 2, "quality press"))
+_CLOSED_SITES = (("archive.example", 1, "reference"), ("college.example", 1, "academic"),
+                 ("almanac.example", 2, "reference"), ("press.example", 2, "quality press"))
 
 class ClosedWebProvider(Provider):
     "Search and open the pages of a closed web without a server."
@@ -108,7 +110,8 @@ class ClosedWebProvider(Provider):
 
     def __init__(self, web): # ClosedWeb (stepdr.world.closed_web)
         self.web = web
-        self.authority = Authority([Record(site, site.partition(".")[0], tier, kind, "", "en", "closed web") for site, tier, kind in _CLOSED_SITES])
+        self.authority = Authority([Record(site, site.partition(".")[0], tier, kind, "", "en", "closed web")
+                                    for site, tier, kind in _CLOSED_SITES])
 
     def _paragraph(self, found, position=0): # closed-web paragraph -> Paragraph with the same id
         return Paragraph(found.id, found.url, found.title, found.text, found.heading, "en", found.date, position)
@@ -118,7 +121,9 @@ class ClosedWebProvider(Provider):
         found = here(self.web.index.search(query, 100)) or here(self.web.index.nearest(query, 100))
         return [SearchHit(p.url, p.title, p.text, p.date, "en", 0.0, self._paragraph(p)) for p in found[:topk]]
 
-    def page(self, url): return [self._paragraph(self.web.world.paragraphs[key], i) for i, key in enumerate(self.web.world.pages.get(url, ()))]
+    def page(self, url):
+        return [self._paragraph(self.web.world.paragraphs[key], i)
+                for i, key in enumerate(self.web.world.pages.get(url, ()))]
 
     def paragraph(self, identity):
         found = self.web.world.paragraphs.get(identity)
@@ -130,7 +135,8 @@ class ClosedWebProvider(Provider):
         if url in world.dead: raise ToolError("the page answers with 404")
         rows = tuple(self.page(url))
         links = tuple((self.web.title(link), link) for link in world.links[url])
-        return Document(url, self.web.title(url), "en", "", "\n\n".join(p.text for p in rows), rows, links, "closed", ())
+        return Document(url, self.web.title(url), "en", "", "\n\n".join(p.text for p in rows), rows, links, "closed",
+                        ())
 
 # %% ../../nbs/20_tools/36_providers.ipynb #2d05be6b
 class ServedWebProvider(ClosedWebProvider):
@@ -140,7 +146,8 @@ class ServedWebProvider(ClosedWebProvider):
 
 # %% ../../nbs/20_tools/36_providers.ipynb #357c2ab0
 def store_hit(hit, store): # Hit of a ParagraphStore -> SearchHit
-    "A store's scores have authority in them; here they are relevance alone, as those of all providers, and blended once, by the tool."
+    """A store's scores have authority in them; here they are relevance alone, as those of all providers, and blended
+    once, by the tool."""
     p = hit.paragraph
     relevance = hit.score / blend(1.0, TIER_SCORE.get(hit.tier, 0.0), store.settings.authority_weight)
     return SearchHit(p.url, p.title, p.text, p.date, p.language, relevance, p)
@@ -152,8 +159,11 @@ class StoreProvider(Provider):
     def __init__(self, store): self.store = store
 
     async def search(self, query, topk=10, site="", language="", since="", until=""):
-        for text in dict.fromkeys((query, re.sub('["“”]', " ", query))):   # words that stand nowhere side by side may stand apart
-            if found := await asyncio.to_thread(self.store.search, text, topk, site or None, language or None, since or None, until or None): break
+        for text in dict.fromkeys((query, re.sub('["“”]', " ", query))):
+            # words that stand nowhere side by side may stand apart
+            if found := await asyncio.to_thread(self.store.search, text, topk, site or None, language or None,
+                                                since or None, until or None):
+                break
         return [store_hit(hit, self.store) for hit in found]
 
     def page(self, url): return self.store.page(url)
@@ -163,5 +173,6 @@ class StoreProvider(Provider):
     async def open(self, url): # as the store has it, or with other escapes
         for name in dict.fromkeys((url, unquote(url), quote(unquote(url), safe="/:@!$&'()*+,;=~-._?#"))):
             if rows := await asyncio.to_thread(self.store.page, name):
-                return Document(name, rows[0].title, rows[0].language, rows[0].date, "\n\n".join(p.text for p in rows), tuple(rows), (), "stored", ())
+                return Document(name, rows[0].title, rows[0].language, rows[0].date, "\n\n".join(p.text for p in rows),
+                                tuple(rows), (), "stored", ())
         return None

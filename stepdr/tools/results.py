@@ -19,7 +19,8 @@ from ..world.paragraph_store import pairs_of, query_terms, split_scripts
 from ..world.passages import passage_kind, without_captions
 
 # %% ../../nbs/20_tools/39_results.ipynb #5dfc1f94
-_COMMON = frozenset("a an and are as at by for from how in is it of on or that the to was what when where which who why with 的 了 是 在 和 与".split())
+_COMMON = frozenset("a an and are as at by for from how in is it of on or that the to was what when where which who "
+                    "why with 的 了 是 在 和 与".split())
 
 def comparison_terms(text): # -> set of words; where a script has no spaces, of pairs of characters
     "What two texts are compared by."
@@ -27,8 +28,10 @@ def comparison_terms(text): # -> set of words; where a script has no spaces, of 
     found = set(re.findall(r"\w+", spaced.lower())) | {pair for run in runs for pair in pairs_of(run)}
     return found - _COMMON or found
 
-def cover(query, text, title=""): # -> share of the query's words in text and title; 0 where the text has none but words of the title
-    "How much of a query a paragraph has. A page's title alone answers nothing: where the query asks for more, the text must have some of that."
+def cover(query, text, title=""):
+    # -> share of the query's words in text and title; 0 where the text has none but words of the title
+    """How much of a query a paragraph has. A page's title alone answers nothing: where the query asks for more, the
+    text must have some of that."""
     wanted, own, titled = comparison_terms(query), comparison_terms(text), comparison_terms(title)
     if not wanted or (wanted - titled and not (wanted - titled) & own): return 0.0
     return len(wanted & (own | titled)) / len(wanted)
@@ -49,7 +52,8 @@ def safe(text): # text of the world -> text that can neither be markup nor a cit
 def cut_short(text, limit): # -> at most so many characters
     return text if len(text) <= limit else text[:limit - 1].rstrip() + "…"
 
-def source_line(paragraph, record): # Paragraph, authority record or None -> "who.int (tier 1, international organisation), 2024-01-02"
+def source_line(paragraph, record):
+    # Paragraph, authority record or None -> "who.int (tier 1, international organisation), 2024-01-02"
     standing = f" (tier {record.tier}, {record.kind})" if record else ""
     return f"{paragraph.site or 'file'}{standing}{', ' + paragraph.date if paragraph.date else ''}"
 
@@ -74,13 +78,15 @@ def readable_text(paragraph): # -> its text as one reads it, "" for a caption or
     lines = textwrap.dedent(text).strip("\n").splitlines()
     lines = [line for line in lines if passage_kind(line) != "caption"] or lines
     text = "\n".join(lines)
-    return join_lines(text) if kind == "prose" and all(len(line) > 45 and not re.search(r"[{};]$", line) for line in lines[:-1]) else text
+    return (join_lines(text) if kind == "prose"
+            and all(len(line) > 45 and not re.search(r"[{};]$", line) for line in lines[:-1]) else text)
 
 # %% ../../nbs/20_tools/39_results.ipynb #8d9eaea5
 ROOM = 15 # tokens of a citation and of the line's end; measured with a tokenizer of 49,152 tokens
 
 def dealt_parts(sizes, most): # tokens of each paragraph, tokens of a part -> list of (first, end)
-    "Deal paragraphs to parts of at most `most` tokens; one that is longer has a part of its own, and a last few lines (a twentieth of a part) are no part: a turn for them costs more."
+    """Deal paragraphs to parts of at most `most` tokens; one that is longer has a part of its own, and a last few lines
+    (a twentieth of a part) are no part: a turn for them costs more."""
     parts, size = [], 0
     for number, length in enumerate(sizes):
         if not parts or size + length > most: parts, size = [*parts, (number, number)], 0
@@ -94,7 +100,8 @@ def words_missing(query, # as it was asked
                   ): # -> (words or pairs of the query, the most of them that one text has, the words that none has)
     "Compared by their stems, without the commonest words."
     spaced, runs = split_scripts(query)
-    asked = {frozenset(query_terms(word)[0]): word for word in re.findall(r"\w+", spaced) if word.lower() not in _COMMON}
+    asked = {frozenset(query_terms(word)[0]): word for word in re.findall(r"\w+", spaced)
+             if word.lower() not in _COMMON}
     asked.update({frozenset([("pairs", pair)]): "" for run in runs for pair in pairs_of(run)})
     have = [frozenset(query_terms(text, 1_000_000)[0]) for text in texts]
     best = max((sum(terms <= one for terms in asked) for one in have), default=0)
@@ -104,7 +111,8 @@ def missing_line(query, texts): # -> line for the agent, "" where one page has a
     words, best, nowhere = words_missing(query, texts)
     quotes = [" ".join(quote.split()).lower() for quote in re.findall('["“]([^"“”]+)["”]', query)]
     apart = [quote for quote in quotes if not any(quote in " ".join(text.split()).lower() for text in texts)]
-    lines = [f"no page has all the words; the best of these has {best} of {words}" + (f", none has: {', '.join(nowhere[:8])}" if nowhere else "")] * (best < words)
+    lines = [f"no page has all the words; the best of these has {best} of {words}" + (
+        f", none has: {', '.join(nowhere[:8])}" if nowhere else "")] * (best < words)
     lines += [f"nowhere side by side: {', '.join(apart)}"] * bool(apart)
     return f"[{'; '.join(lines)}]" if lines else ""
 
@@ -140,7 +148,8 @@ def document_text(document, # Document
         lines.append(f"[{len(rows) - end} more paragraphs; read on: {again}]" if full else f"more: {following}")
     return "\n".join(lines + listed), shown
 
-def _part(document, rows, room, page, start): # ..., [(Paragraph, text)], tokens, ... -> (first, end) of the rows to show
+def _part(document, rows, room, page, start):
+    # ..., [(Paragraph, text)], tokens, ... -> (first, end) of the rows to show
     sizes = [guess_tokens(text) + ROOM for _, text in rows]
     begin, places = 0, {p.id: p.position for p in document.paragraphs}
     if start:
@@ -158,13 +167,15 @@ def _about_lines(document, url, rows, first, end, record): # -> lines of title a
 
 def _left_out(count): return [f"captions and menus left out: {count}"] if count else []
 
-def fit(text, tokens): # -> as much of the text as so many tokens hold, to the end of a sentence or word where there is one
+def fit(text, tokens):
+    # -> as much of the text as so many tokens hold, to the end of a sentence or word where there is one
     if (size := guess_tokens(text)) <= tokens: return text
     text = text[:max(20, int(len(text) * tokens / size))]
     ends = [found.end() for found in re.finditer(r"[.!?](?=\s)|[。！？．]", text)]
     return text[:ends[-1]] if ends and ends[-1] > len(text) // 2 else text.rsplit(" ", 1)[0] + " …"
 
-def _link_lines(document, count, room, counted=True): # most links, tokens for them, whether to say how many -> lines of a page's links
+def _link_lines(document, count, room, counted=True):
+    # most links, tokens for them, whether to say how many -> lines of a page's links
     wanted, lines = {}, []
     for text, link in document.links:
         if link.split("#")[0] != document.url and len(link) <= 300: wanted.setdefault(link, " ".join(text.split()))

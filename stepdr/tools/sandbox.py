@@ -112,10 +112,14 @@ def limit_arguments(settings): # -> list of arguments before the command
         "--msgqueue=65536", "--"]
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #ec9b6de2
-REFUSED_CALLS = """ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise mount umount umount2 pivot_root chroot move_mount open_tree
-fsopen fsconfig fsmount fspick mount_setattr unshare setns keyctl add_key request_key bpf userfaultfd perf_event_open kexec_load kexec_file_load
-init_module finit_module delete_module reboot swapon swapoff syslog acct quotactl quotactl_fd settimeofday clock_settime clock_adjtime adjtimex
-iopl ioperm modify_ldt nfsservctl lookup_dcookie vhangup personality memfd_create memfd_secret shmget mbind move_pages migrate_pages set_mempolicy
+REFUSED_CALLS = """ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise mount umount umount2 \
+pivot_root chroot move_mount open_tree
+fsopen fsconfig fsmount fspick mount_setattr unshare setns keyctl add_key request_key bpf userfaultfd perf_event_open \
+kexec_load kexec_file_load
+init_module finit_module delete_module reboot swapon swapoff syslog acct quotactl quotactl_fd settimeofday \
+clock_settime clock_adjtime adjtimex
+iopl ioperm modify_ldt nfsservctl lookup_dcookie vhangup personality memfd_create memfd_secret shmget mbind move_pages \
+migrate_pages set_mempolicy
 open_by_handle_at name_to_handle_at fanotify_init io_uring_setup io_uring_enter io_uring_register""".split()
 # their arguments are out of a filter's sight: programs fall back to the older calls
 MISSING_CALLS = "clone3 openat2".split()
@@ -154,7 +158,8 @@ def seccomp_filter(): # -> bytes of a BPF program, None without libseccomp
         return file.read()
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #97d5b149
-def family(pid, most=100_000): # process id, number after which to stop looking -> {process id: threads} of its descendants
+def family(pid, most=100_000):
+    # process id, number after which to stop looking -> {process id: threads} of its descendants
     "A process's children, their children, and so on."
     found, waiting = {}, [str(pid)]
     while waiting and len(found) <= most:
@@ -192,7 +197,8 @@ def too_much(members, limit): # {pid: threads}, bytes -> (bytes in use, pids to 
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #5e0b8253
 def map_mounts(mounts, user): # list of (source, target, whether owners are mapped), user id
-    "Show folders elsewhere in a mount namespace of this process's own; raises OSError where the kernel or the file system cannot."
+    """Show folders elsewhere in a mount namespace of this process's own; raises OSError where the kernel or the file
+    system cannot."""
     import ctypes
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -297,7 +303,8 @@ def watch(child, order, say, end_all):
 def guard_program(): # -> source of a Python program that needs nothing but the standard library
     "The functions above as one program."
     functions = family, memory_of, too_much, map_mounts, watch, guard
-    return "import json, os, signal, subprocess, sys, time\n" + "\n".join(map(inspect.getsource, functions)) + "\nguard()\n"
+    return ("import json, os, signal, subprocess, sys, time\n" + "\n".join(map(inspect.getsource, functions))
+            + "\nguard()\n")
 
 # %% ../../nbs/20_tools/14_sandbox.ipynb #1935e6ce
 def remove_control(folder):
@@ -331,7 +338,8 @@ def control_folder(): # -> new folder, named after this process
 class Sandbox:
     """A command in a sandbox; `process` is the guard's, with the command's standard input and output.
 
-    It ends with the thread that made it (the kernel's rule for children that die with their parent). Raises `ToolError` without bubblewrap."""
+    It ends with the thread that made it (the kernel's rule for children that die with their parent). Raises `ToolError`
+    without bubblewrap."""
     def __init__(self, folder, # workspace folder
                  command, # list of words; in the sandbox `inbox` is /run/stepdr
                  settings=SandboxSettings(),
@@ -379,9 +387,11 @@ class Sandbox:
                 os.write(numbers[0], code)
                 os.lseek(numbers[0], 0, os.SEEK_SET)
             limits = bwrap_arguments(settings, workspace, str(self.inbox), programs, *numbers) + limits
-        return {"command": limits, "user": user, "mounts": mounts, "files": numbers, "parent": os.getpid(), "limits": True,
-                "environment": ENVIRONMENT | ({} if self.bare else {"HOME": "/"}), "memory": settings.memory_mb << 20, "processes": settings.processes,
-                "period": 0.05 if user or os.geteuid() else 0.01}     # seconds; root as root has no other limit of processes
+        return {"command": limits, "user": user, "mounts": mounts, "files": numbers, "parent": os.getpid(),
+                "limits": True, "environment": ENVIRONMENT | ({} if self.bare else {"HOME": "/"}),
+                "memory": settings.memory_mb << 20, "processes": settings.processes,
+                # seconds; root as root has no other limit of processes
+                "period": 0.05 if user or os.geteuid() else 0.01}
 
     def _place(self, name):
         path = self.control / name
@@ -474,7 +484,8 @@ def protections(settings=SandboxSettings()): # -> list of (name, active, text)
             "filter loaded" if told["Seccomp"] == "2" else "missing: libseccomp2 and pyseccomp"),
         (
             "unprivileged user", bool(other),
-            f"runs as user {user or os.geteuid()} of this machine" if other else "runs as root of this machine, without capabilities: id-mapped mounts or user namespaces are missing"),
+            f"runs as user {user or os.geteuid()} of this machine" if other
+            else "runs as root of this machine, without capabilities: id-mapped mounts or user namespaces are missing"),
         ("memory of a process", words[0] == str(settings.memory_mb << 10), f"{words[0]} kB"),
         (
             "processes of the sandbox", words[1] == str(settings.processes),

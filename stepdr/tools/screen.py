@@ -34,7 +34,8 @@ def width_of(character): # -> 0, 1 or 2 columns
 
 # %% ../../nbs/20_tools/15_screen.ipynb #0417b36f
 class ScreenRow(list):
-    "The cells of a line: a character with its marks, \"\" for what a wide one covers; `wraps` if the text goes on in the next row."
+    """The cells of a line: a character with its marks, "" for what a wide one covers; `wraps` if the text goes on in
+    the next row."""
     wraps = cut = False
 
 _TOKEN = re.compile(r"([^\x00-\x1f]+)|(\r+\n)|\x1b\[(\??[0-9;]*)([@-~])|([\x08-\x0f])|\x1b(\(?.)")
@@ -42,7 +43,8 @@ LINES = str.maketrans("`afgjklmnopqrstuvwxyz{|}~", "◆▒°±┘┐┌└┼⎺
 
 # %% ../../nbs/20_tools/15_screen.ipynb #64d580b4
 class Grid:
-    "Rows of cells and a cursor; the screen is the last `lines` rows, from `top` on, and what scrolls off stays above it."
+    """Rows of cells and a cursor; the screen is the last `lines` rows, from `top` on, and what scrolls off stays above
+    it."""
     def __init__(self, columns, lines):
         self.columns, self.lines = columns, lines
         self.rows, self.top, self.x, self.y = [ScreenRow()], 0, 0, 0
@@ -177,7 +179,8 @@ def erase_screen(grid, part): # 0: from the cursor, 1: to the cursor, 2: all, 3:
         grid.y, grid.top = grid.y - grid.top, 0
 
 # %% ../../nbs/20_tools/15_screen.ipynb #d8a3883d
-def move_cursor(grid, name, numbers): # name and numbers of a control sequence -> whether it was one that moves the cursor
+def move_cursor(grid, name, numbers):
+    # name and numbers of a control sequence -> whether it was one that moves the cursor
     number, second, y = max(numbers[0], 1), numbers[1] if len(numbers) > 1 else 0, grid.y - grid.top
     if name in "AF": grid.move(max(y - number, grid.first if y >= grid.first else 0), 0 if name == "F" else grid.x)
     elif name in "BEe":
@@ -305,7 +308,8 @@ _OTHER_LINES = re.compile(r"\x1b(?:\[[0-9;]*[ABEFHJLMSTdefrsu]|[78DMc])|[\v\f]")
 def plain_text(data, # bytes of a terminal
                columns=120, lines=40, # its size
                ): # -> text
-    "Output as the terminal shows it: overwritten and erased text gone, lines ended by a line feed and not cut where they wrap."
+    """Output as the terminal shows it: overwritten and erased text gone, lines ended by a line feed and not cut where
+    they wrap."""
     data, picture = without_pictures(data)
     text = data.decode("utf-8", "replace")
     if "\x1b" in text:

@@ -36,11 +36,16 @@ class SurferSettings:
     items: int = setting(10, "queries or addresses of one call; more are refused", 1, 100)
     candidates: int = setting(20, "results asked of the provider for a query", 1, 100)
     concurrency: int = setting(8, "queries under way at once", 1, 256)
-    rank_decay: float = setting(0.015, "relevance lost from one place to the next where a provider gives no scores, share", 0.0, 1.0)
-    read_share: float = setting(0.4, "most of a query's results that may come from what was read before, share", 0.0, 1.0)
-    read_cover: float = setting(0.6, "words of the query that a paragraph read before must have to be a result, share", 0.0, 1.0)
-    tokens: int = setting(6000, "tokens of a call's results, shared among its queries or pages, where who calls does not say how many", 100, 1_000_000)
-    short: int = setting(300, "letters of a found paragraph below which it is shown with its neighbours (half as many characters of Chinese)", 0, 10_000)
+    rank_decay: float = setting(0.015, "relevance lost from one place to the next where a provider gives no scores, "
+                                "share", 0.0, 1.0)
+    read_share: float = setting(0.4, "most of a query's results that may come from what was read before, share", 0.0,
+                                1.0)
+    read_cover: float = setting(0.6, "words of the query that a paragraph read before must have to be a result, share",
+                                0.0, 1.0)
+    tokens: int = setting(6000, "tokens of a call's results, shared among its queries or pages, where who calls does "
+                          "not say how many", 100, 1_000_000)
+    short: int = setting(300, "letters of a found paragraph below which it is shown with its neighbours (half as many "
+                         "characters of Chinese)", 0, 10_000)
     links: int = setting(15, "links listed of a page", 0, 1000)
     keep_snippets: bool = setting(True, "keep search results in the store too, until their page is opened")
     documents: int = setting(64, "opened pages kept in memory", 1, 10_000)
@@ -79,19 +84,23 @@ class _Finder:
         async def ask():
             async with self.slots: return await self.provider.search(query, self.settings.candidates, **filters)
         if self.cache is None: return await ask()
-        async def make(): return json.dumps([dataclasses.asdict(hit) for hit in await ask()], ensure_ascii=False).encode(), {}
-        return [SearchHit(**row) for row in json.loads((await self.cache.once("search", key, make)).value)] # engines give no paragraphs
+        async def make():
+            return json.dumps([dataclasses.asdict(hit) for hit in await ask()], ensure_ascii=False).encode(), {}
+        # engines give no paragraphs
+        return [SearchHit(**row) for row in json.loads((await self.cache.once("search", key, make)).value)]
 
 # %% ../../nbs/20_tools/40_search.ipynb #eb7f54d3
 def page_url(text): # what an agent writes as an address -> address without fragment
     "Complete an address: `who.int/news#top` is `https://who.int/news`."
     text = text.strip().strip("<>")
     if text.startswith("file:///"): return text   # names of files hold # and ? too
-    if not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", text) or re.match(r"[\w.-]+:\d+(/|$)", text): text = "https://" + text.lstrip("/")
+    if not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", text) or re.match(r"[\w.-]+:\d+(/|$)", text):
+        text = "https://" + text.lstrip("/")
     try: return urlunsplit(urlsplit(text)._replace(fragment=""))
     except ValueError: raise ToolError(f"{text[:80]!r} is no address") from None
 
-def opened_id(text): # "web_0a1b2c3d", "[web_0a1b2c3d]" or "\\cite{web_0a1b2c3d}" -> "web_0a1b2c3d", or "" for anything else
+def opened_id(text):
+    # "web_0a1b2c3d", "[web_0a1b2c3d]" or "\\cite{web_0a1b2c3d}" -> "web_0a1b2c3d", or "" for anything else
     "The id of a paragraph in the place of an address."
     found = re.fullmatch(r"\W*(?:cite\W+)?(web_[0-9a-f]{8})\W*", text.strip())
     return found[1] if found else ""
@@ -116,15 +125,19 @@ class _Reader:
             page = await self.fetcher.get(url)
             if page.status >= 400: raise ToolError(f"the page answers with {page.status}")
             document = await asyncio.to_thread(extract, page.body, page.content_type, page.final_url)
-        if not document.paragraphs: raise ToolError(f"no text found ({document.kind or 'unknown kind'}){': ' + '; '.join(document.warnings) if document.warnings else ''}")
+        if not document.paragraphs:
+            raise ToolError(f"no text found ({document.kind or 'unknown kind'})"
+                            f"{': ' + '; '.join(document.warnings) if document.warnings else ''}")
         return document
 
 # %% ../../nbs/20_tools/40_search.ipynb #c5d25d87
 class _Memory:
     "What was opened or found, in the store for later searches."
-    def __init__(self, provider, store): # Provider; ParagraphStore or None: nothing is kept, nor what is searched already
+    def __init__(self, provider, store):
+        # Provider; ParagraphStore or None: nothing is kept, nor what is searched already
         self.provider, self.store = provider, None if getattr(provider, "store", None) is store else store
-        self.kept, self.trouble = {}, "" # address -> Document in the store; why it could not be written, at the last attempt
+        # address -> Document in the store; why it could not be written, at the last attempt
+        self.kept, self.trouble = {}, ""
 
     def paragraph(self, identity): # -> Paragraph or None
         return self.provider.paragraph(identity) or (self.store.get(identity) if self.store is not None else None)
@@ -136,10 +149,12 @@ class _Memory:
     def keep(self, opened): # {address: Document}: put pages into the store in the place of what was known of them
         fresh = {document.url: document for document in opened.values() if self.kept.get(document.url) is not document}
         if self.store is None or not fresh: return
-        if self.add([p for document in fresh.values() for p in document.paragraphs], replace=True): self.kept.update(fresh)
+        if self.add([p for document in fresh.values() for p in document.paragraphs], replace=True):
+            self.kept.update(fresh)
 
     def add(self, paragraphs, replace=False): # -> whether they are in the store
-        "A store that cannot be written (another writer, a full disk) costs the memory of what was read, not the reading."
+        """A store that cannot be written (another writer, a full disk) costs the memory of what was read, not the
+        reading."""
         try: self.store.add(paragraphs, replace=replace)
         except (InputError, OSError) as error: self.trouble = str(error)
         else: self.trouble = ""
@@ -156,7 +171,8 @@ class _Ranking:
     def order(self, query, hits, topk, filters, authority_only): # -> [(Paragraph, read before)], best first
         scored = []
         for hit, relevance in zip(hits, relevances(hits, self.settings.rank_decay)):
-            p = hit.paragraph or Paragraph(paragraph_id(hit.url, hit.snippet or hit.title), hit.url, hit.title, hit.snippet or hit.title, "", hit.language, hit.date)
+            p = hit.paragraph or Paragraph(paragraph_id(hit.url, hit.snippet or hit.title), hit.url, hit.title,
+                                           hit.snippet or hit.title, "", hit.language, hit.date)
             scored.append((relevance, p.url, (p, False)))
         scored += self._read_before(query, filters, authority_only, {p.id for _, _, (p, _) in scored}, topk)
         if authority_only: scored = [row for row in scored if self.record(row[1])]
@@ -166,11 +182,13 @@ class _Ranking:
 
     def _read_before(self, query, filters, authority_only, known, topk): # -> [(relevance, url, (Paragraph, True))]
         if self.store is None: return []
-        found = [store_hit(hit, self.store) for hit in self.store.search(query, 4 * topk, **{name: value or None for name, value in filters.items()}, authority_only=authority_only)]
+        found = [store_hit(hit, self.store) for hit in self.store.search(
+            query, 4 * topk, **{name: value or None for name, value in filters.items()}, authority_only=authority_only)]
         rows = []
         for hit, relevance in zip(found, relevances(found, self.settings.rank_decay)):
             share = cover(query, f"{hit.paragraph.heading} {hit.snippet}", hit.title)
-            if hit.paragraph.id not in known and share >= self.settings.read_cover: rows.append((relevance * share, hit.url, (hit.paragraph, True)))
+            if hit.paragraph.id not in known and share >= self.settings.read_cover:
+                rows.append((relevance * share, hit.url, (hit.paragraph, True)))
         return rows[:max(1, int(topk * self.settings.read_share))]
 
 # %% ../../nbs/20_tools/40_search.ipynb #c3f4a1cb
@@ -193,7 +211,8 @@ class _Results:
             if new: self.memory.add(list(new.values()))
         return blocks
 
-    def _block(self, query, answer, topk, filters, authority_only, page, room): # answer: list of SearchHit or ToolError; room: tokens -> (text, paragraphs, failed)
+    def _block(self, query, answer, topk, filters, authority_only, page, room):
+        # answer: list of SearchHit or ToolError; room: tokens -> (text, paragraphs, failed)
         failed = isinstance(answer, ToolError)
         ranked = self.ranking.order(query, [] if failed else answer, topk, filters, authority_only)
         found = self._by_page(ranked[(page - 1) * topk:page * topk])
@@ -203,13 +222,20 @@ class _Results:
         for old, rows in found:
             fresh = [p for p in rows if p.id not in self.shown]
             text, shown = self._page_lines(place, old, fresh, room - guess_tokens("\n".join(lines)), new == [])
-            lines, new, waiting, place = [*lines, *text], [*new, *shown], waiting + len(fresh) - len(shown), place + bool(shown)
+            lines, new, waiting, place = [*lines,
+                                          *text], [*new, *shown], waiting + len(fresh) - len(shown), place + bool(shown)
         again = [p for _, rows in found for p in rows if p.id in self.shown and p not in new]
         if again: lines.append(f"shown before: {', '.join(p.id for p in again)}")
         given = {name: value for name, value in {**filters, "authority_only": authority_only}.items() if value}
-        if waiting: lines.append(safe(f"[{waiting} more paragraphs did not fit; ask again: {call_text(SURFER, action='batch_search', queries=[query], topk=topk, **given)}]"))
-        if not found and not failed: lines.append("no more results" if ranked else "no results" + (f" with {', '.join(given)}; try without" if given else ""))
-        if found and self.memory.provider.local and (line := missing_line(query, [" ".join([rows[0].title, *(f"{p.heading} {p.text}" for p in rows)]) for _, rows in found])): lines.append(safe(line))
+        if waiting:
+            lines.append(safe(f"[{waiting} more paragraphs did not fit; ask again: "
+                              f"{call_text(SURFER, action='batch_search', queries=[query], topk=topk, **given)}]"))
+        if not found and not failed:
+            lines.append("no more results"
+                         if ranked else "no results" + (f" with {', '.join(given)}; try without" if given else ""))
+        if found and self.memory.provider.local and (line := missing_line(
+                query, [" ".join([rows[0].title, *(f"{p.heading} {p.text}" for p in rows)]) for _, rows in found])):
+            lines.append(safe(line))
         return "\n".join(lines), tuple(new + again), failed and not found
 
     def _line_block(self, query, answer, topk, filters, authority_only, page, room): # as `_block`
@@ -227,16 +253,21 @@ class _Results:
         if not shown and not failed: lines.append("no more results" if ranked else "no results")
         return "\n".join(lines), tuple(shown), failed and not shown
 
-    def _by_page(self, ranked): # [(Paragraph, read before)], best first -> [(read before, [Paragraph])], a page each, its passages in the order of the page
+    def _by_page(self, ranked):
+        # [(Paragraph, read before)], best first -> [(read before, [Paragraph])], a page each, its passages in the order
+        # of the page
         pages = {}
         for p, old in ranked:
             rows = passage(p, self.memory.page(p.url), self.settings.short)
             pages.setdefault(p.url, (old, {}))[1].update((row.id, row) for row in rows)
         return [(old, sorted(rows.values(), key=lambda p: p.position)) for old, rows in pages.values()]
 
-    def _page_lines(self, place, old, rows, room, first): # Paragraphs of a page that are new, tokens, whether nothing is shown yet -> (lines, paragraphs shown)
+    def _page_lines(self, place, old, rows, room, first):
+        # Paragraphs of a page that are new, tokens, whether nothing is shown yet -> (lines, paragraphs shown)
         if not rows: return [], []
-        lines = [f"{place}. {safe(cut_short(rows[0].title, 150))} - {source_line(rows[0], self.ranking.record(rows[0].url))}{' [read before]' if old else ''}", safe(rows[0].url)]
+        lines = [f"{place}. {safe(cut_short(rows[0].title, 150))} - "
+                 f"{source_line(rows[0], self.ranking.record(rows[0].url))}{' [read before]' if old else ''}",
+                 safe(rows[0].url)]
         shown, heading, room = [], "", room - guess_tokens("\n".join(lines))
         for p in rows:
             text = readable_text(p) or p.text
@@ -267,15 +298,19 @@ class WebSurfer:
         self.memory = _Memory(provider, store)
         self.ranking = _Ranking(self.memory.store, self.authority, self.settings)
         self.results = _Results(self.memory, self.ranking, self.settings)
-        self.seen, self.turn = {}, None # id -> Paragraph of all that was shown; Future: the last call is done with the store
+        # id -> Paragraph of all that was shown; Future: the last call is done with the store
+        self.seen, self.turn = {}, None
 
     def forget(self):
         "What was shown is gone from the agent's eyes: show it again when it is found again."
         self.results.shown.clear()
 
-    async def batch_web_surfer(self, action: Literal["batch_search", "batch_open"], queries: list[str] = None, urls: list[str] = None, topk: int = None,
-                               site: str = "", language: str = "", since: str = "", until: str = "", authority_only: bool = False, page: int = 1) -> ToolResult:
-        """Search or read pages, several at once; results are paragraphs to cite by their \\cite{web_...}; what was shown before may be named by its id alone.
+    async def batch_web_surfer(self, action: Literal["batch_search", "batch_open"], queries: list[str] = None,
+                               urls: list[str] = None, topk: int = None, site: str = "", language: str = "",
+                               since: str = "", until: str = "", authority_only: bool = False,
+                               page: int = 1) -> ToolResult:
+        """Search or read pages, several at once; results are paragraphs to cite by their \\cite{web_...}; what was
+        shown before may be named by its id alone.
 
         action: batch_search with queries, batch_open with urls
         queries: what to search for, any language
@@ -292,9 +327,12 @@ class WebSurfer:
         topk = self.settings.topk if topk is None else topk
         if not 1 <= topk <= 20: raise ToolError(f"topk must be 1 to 20; got {topk}")
         if page < 1: raise ToolError(f"page must be 1 or more; got {page}")
-        filters = dict(site=site_name(site), language=language.strip().lower()[:2], since=date_bound(since, "since"), until=date_bound(until, "until", last=True))
-        if site.strip() and not filters["site"]: raise ToolError(f"site must be a host such as who.int; got {site[:40]!r}")
-        if authority_only and self.authority is None: raise ToolError("there is no list of authorities here; leave authority_only out")
+        filters = dict(site=site_name(site), language=language.strip().lower()[:2], since=date_bound(since, "since"),
+                       until=date_bound(until, "until", last=True))
+        if site.strip() and not filters["site"]:
+            raise ToolError(f"site must be a host such as who.int; got {site[:40]!r}")
+        if authority_only and self.authority is None:
+            raise ToolError("there is no list of authorities here; leave authority_only out")
         before, self.turn = self.turn, asyncio.get_running_loop().create_future()
         turn = self.turn
         try:
@@ -304,13 +342,16 @@ class WebSurfer:
             if not turn.done(): turn.set_result(None)
         shown = {p.id: p for _, paragraphs, _ in blocks for p in paragraphs}
         self.seen.update(shown)
-        note = [f"note: what was read could not be kept for later searches ({safe(self.memory.trouble)})"] if self.memory.trouble else []
-        return ToolResult("\n\n".join([text for text, _, _ in blocks] + note), paragraphs=tuple(shown.values()), failed=all(failed for _, _, failed in blocks), fitted=True)
+        note = ([f"note: what was read could not be kept for later searches ({safe(self.memory.trouble)})"]
+                if self.memory.trouble else [])
+        return ToolResult("\n\n".join([text for text, _, _ in blocks] + note), paragraphs=tuple(shown.values()),
+                          failed=all(failed for _, _, failed in blocks), fitted=True)
 
     def _items(self, texts, name): # what the model gave -> distinct texts
         items = list(dict.fromkeys(" ".join(text.split())[:2000] for text in texts or [] if text.strip()))
         if not items: raise ToolError(f"{name} is missing: a list of texts")
-        if len(items) > self.settings.items: raise ToolError(f"{len(items)} {name} are too many; at most {self.settings.items} in one call")
+        if len(items) > self.settings.items:
+            raise ToolError(f"{len(items)} {name} are too many; at most {self.settings.items} in one call")
         return items
 
     async def _open_all(self, items, page, before): # -> [(text, paragraphs, failed)]
@@ -321,12 +362,15 @@ class WebSurfer:
         found = await _each([one(item) for item in items])
         if before is not None: await before
         pages = {}
-        for item, result in zip(items, found): pages.setdefault(item if isinstance(result, ToolError) else result[2] or result[0], result)
+        for item, result in zip(items, found):
+            pages.setdefault(item if isinstance(result, ToolError) else result[2] or result[0], result)
         good = {name: result for name, result in pages.items() if not isinstance(result, ToolError)}
         if self.memory.store is not None:
             await asyncio.to_thread(self.memory.keep, {url: document for url, document, _ in good.values()})
         room, blocks = result_tokens(self.settings.tokens), {}
-        for number, name in enumerate(sorted(good, key=lambda name: sum(len(p.text) for p in good[name][1].paragraphs))): # what a short page does not need is left to the longer ones
+        for number, name in enumerate(sorted(good,
+                                             key=lambda name: sum(len(p.text) for p in good[name][1].paragraphs))):
+            # what a short page does not need is left to the longer ones
             url, document, start = good[name]
             share, links = room // (len(good) - number), max(3, self.settings.links // len(pages))
             record, form = self.ranking.record(document.url), self.settings.form

@@ -27,10 +27,12 @@ def number_text(value, form): # number, number format of its cell -> text
     positive = form.split(";")[0]
     bare = re.sub(r'"[^"]*"|\\.|_.|\*.|\[[^\]]*\]', "", positive)
     if "%" in bare: return _plain(number * 100) + "%"
-    if re.fullmatch(r"0{2,}", bare) and number == number.to_integral_value() and number >= 0: return _plain(number).zfill(len(bare))
+    if re.fullmatch(r"0{2,}", bare) and number == number.to_integral_value() and number >= 0:
+        return _plain(number).zfill(len(bare))
     text = _plain(number)
     if re.search(r"[0#?],+(?![0#?])", bare): return text   # shown in thousands: what is stored is the number itself
-    if found := _CURRENCY.search(re.sub(r'"([^"]*)"', r"\1", positive)): return _with_currency(text, found[1] or found[2], positive, found)
+    if found := _CURRENCY.search(re.sub(r'"([^"]*)"', r"\1", positive)):
+        return _with_currency(text, found[1] or found[2], positive, found)
     if unit := re.search(r'[0#?][^"]*"([^"]*[^\W\d_][^"]*)"$', positive): return text + unit[1]
     return text
 
@@ -72,9 +74,11 @@ def _raise_in_cells(name, data): # part of a workbook -> the same, raised and lo
     for text in (each for each in root.iter() if local_name(each) in ("si", "is")):
         before = ""
         for run in (each for each in text if local_name(each) == "r"):
-            how, words = value_at(run, "rPr", "vertAlign"), next((each for each in run if local_name(each) == "t"), None)
+            how, words = value_at(run, "rPr", "vertAlign"), next((each for each in run if local_name(each) == "t"),
+                                                                 None)
             if words is None: continue
-            if how in ("superscript", "subscript"): words.text = (raised if how == "superscript" else lowered)(before, words.text or "")
+            if how in ("superscript", "subscript"):
+                words.text = (raised if how == "superscript" else lowered)(before, words.text or "")
             before = words.text or before
     return etree.tostring(root, encoding="UTF-8", xml_declaration=True)
 
@@ -85,20 +89,26 @@ class _Sheet:
         data = archive.read(path) if path in archive.NameToInfo else b""
         self.open_formulas = _NO_VALUE.search(data) is not None
         self.hidden_rows = len(re.findall(rb'<(?:\w+:)?row\s[^>]*?hidden="(?:1|true)"', data))
-        self.hidden_columns = sum(min(int(last), 16_384) - int(first) + 1 for tag in re.findall(rb"<(?:\w+:)?col\s[^>]*>", data) if re.search(rb'hidden="(?:1|true)"', tag)
-                                  for first, last in [(re.search(rb'min="(\d+)"', tag)[1], re.search(rb'max="(\d+)"', tag)[1])])
-        self.merged = {}   # (row, column) -> row of the cell above that stands for it; only downwards, so that each row says it
+        self.hidden_columns = sum(
+            min(int(last), 16_384) - int(first) + 1 for tag in re.findall(rb"<(?:\w+:)?col\s[^>]*>", data)
+            if re.search(rb'hidden="(?:1|true)"', tag)
+            for first, last in [(re.search(rb'min="(\d+)"', tag)[1], re.search(rb'max="(\d+)"', tag)[1])])
+        # (row, column) -> row of the cell above that stands for it; only downwards, so that each row says it
+        self.merged = {}
         for left, top, right, bottom in _MERGED.findall(data):
             if int(bottom) - int(top) > 10_000 or len(self.merged) > 100_000: continue
-            for row in range(int(top) + 1, int(bottom) + 1): self.merged[row, column_index_from_string(left.decode())] = int(top)
+            for row in range(int(top) + 1, int(bottom) + 1):
+                self.merged[row, column_index_from_string(left.decode())] = int(top)
         self.tops = set(self.merged.values())
 
-def _sheet_rows(values, formulas, settings, count): # sheet with values, the same with formulas or None -> rows of texts, the last one more than is kept
+def _sheet_rows(values, formulas, settings, count):
+    # sheet with values, the same with formulas or None -> rows of texts, the last one more than is kept
     "Rows as texts; a formula without a value as it is written."
     limits = {"max_col": settings.max_columns + 1, "max_row": settings.max_rows + 1}
     others = formulas.iter_rows(**limits) if formulas is not None else None
     for row in values.iter_rows(**limits):
-        texts = [cell_text(cell.value, getattr(cell, "number_format", None) if isinstance(cell.value, (int, float)) else None, count) for cell in row]
+        texts = [cell_text(cell.value, getattr(cell, "number_format", None) if isinstance(cell.value, (int, float))
+                           else None, count) for cell in row]
         for place, cell in enumerate(next(others, ()) if others is not None else ()):
             if getattr(cell, "data_type", "") != "f" or place >= len(texts) or texts[place]: continue
             texts[place] = str(getattr(cell.value, "text", None) or cell.value)
@@ -108,10 +118,13 @@ def _sheet_rows(values, formulas, settings, count): # sheet with values, the sam
 
 # %% ../../nbs/20_tools/28_sheets.ipynb #b2c0d022
 def read_xlsx(data, settings): # bytes -> (blocks, title, date, warnings)
-    "Each sheet as a heading and its rows; formulas as the values that were last saved, or as they are written where there are none."
+    """Each sheet as a heading and its rows; formulas as the values that were last saved, or as they are written where
+    there are none."""
     import openpyxl
     archive = zipfile.ZipFile(io.BytesIO(data))
-    if any(b"vertAlign" in archive.read(name) for name in archive.namelist() if re.match(r"(?i)xl/(?:sharedStrings\.xml|worksheets/)", name)): data = repacked(data, _raise_in_cells)
+    if any(b"vertAlign" in archive.read(name) for name in archive.namelist()
+           if re.match(r"(?i)xl/(?:sharedStrings\.xml|worksheets/)", name)):
+        data = repacked(data, _raise_in_cells)
     load = lambda values: openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=values, keep_links=False)
     book, other, blocks, warnings, shown, count = load(True), None, [], [], 0, Counter()
     hidden = []
@@ -137,16 +150,21 @@ def read_xlsx(data, settings): # bytes -> (blocks, title, date, warnings)
                 blocks.append(("row", 0, cells))
                 shown += sum(map(len, cells))
             if shown > settings.max_text: break
-        if more.hidden_rows or more.hidden_columns: warnings.append(f"sheet {sheet.title}: {more.hidden_rows} hidden rows and {more.hidden_columns} hidden columns are read like the others")
+        if more.hidden_rows or more.hidden_columns:
+            warnings.append(f"sheet {sheet.title}: {more.hidden_rows} hidden rows and {more.hidden_columns} hidden "
+                            f"columns are read like the others")
     blocks += _sheet_notes(archive, count)
-    if formulas := count.pop("+formulas", 0): warnings.append(f"{formulas} formulas have no stored value; they are shown as written, starting with =")
-    if wide := count.pop("+wide", 0): warnings.append(f"{wide} rows have more than {settings.max_columns} columns; only those were kept")
+    if formulas := count.pop("+formulas", 0):
+        warnings.append(f"{formulas} formulas have no stored value; they are shown as written, starting with =")
+    if wide := count.pop("+wide", 0):
+        warnings.append(f"{wide} rows have more than {settings.max_columns} columns; only those were kept")
     if hidden: warnings.append(f"{len(hidden)} hidden sheets are read like the others: {', '.join(hidden)[:200]}")
     warnings += [f"{name}: {number}" for name, number in count.items()]
     when = book.properties.modified or book.properties.created
     return blocks, book.properties.title or "", when.date().isoformat() if when else "", warnings
 
-def _fill_down(cells, number, sheet, above): # row of texts, its number, _Sheet, {(row, column): text} -> None; changes the row
+def _fill_down(cells, number, sheet, above):
+    # row of texts, its number, _Sheet, {(row, column): text} -> None; changes the row
     "A cell that spans rows is said in each of them."
     merged = sheet.merged
     if number in sheet.tops: above.update(((number, column), text) for column, text in enumerate(cells, 1))
@@ -166,4 +184,5 @@ def _sheet_notes(archive, count): # -> blocks
             for body in (each for each in part_tree(archive.read(name)).iter() if local_name(each) == "txBody"):
                 words = " ".join(" ".join(each.text or "" for each in body.iter() if local_name(each) == "t").split())
                 if words: shapes.append(("li", 0, "- " + words))
-    return [("h", 1, "Comments"), *notes][:(len(notes) + 1) * bool(notes)] + [("h", 1, "Text boxes"), *shapes][:(len(shapes) + 1) * bool(shapes)]
+    return ([("h", 1, "Comments"), *notes][:(len(notes) + 1) * bool(notes)]
+            + [("h", 1, "Text boxes"), *shapes][:(len(shapes) + 1) * bool(shapes)])

@@ -45,7 +45,8 @@ def result_text(text, last): # output, last line -> text
 PROMPT = re.compile(r"(?:^\.\.\.|[^.\s][>:?$#)\]]|^[>:?$#]) ?\Z")
 
 def looks_like_prompt(tail): # the last bytes written -> whether the cursor stands behind a question
-    "Only where the kernel does not say who reads the terminal; three dots ask for nothing, except Python's at the start of a line."
+    """Only where the kernel does not say who reads the terminal; three dots ask for nothing, except Python's at the
+    start of a line."""
     return not tail.endswith((b"\r", b"\n")) and bool(PROMPT.search(plain_text(tail).rpartition("\n")[2]))
 
 # %% ../../nbs/20_tools/19_shell.ipynb #7488d8d9
@@ -57,7 +58,8 @@ def finished(terminal, before=""): # -> output and exit code, `before` in front 
         if terminal.box.process.poll() is None: terminal.box.process.terminate()
         terminal.thread.join(2)
         text, reasons = terminal.capture.text(), "; ".join(filter(None, (reasons, terminal.reasons())))
-        ended = f"[the terminal ended{reasons and ': ' + reasons}, and no exit code is known; the next call starts a new one]"
+        ended = (f"[the terminal ended{reasons and ': ' + reasons}, and no exit code is known; the next call starts a "
+                 f"new one]")
         return result_text(text, before + ended)
     if reasons: before += f"[{reasons}]\n"
     return result_text(text, f"{before}[exit code {terminal.capture.code}]{_ended_with(terminal)}")
@@ -187,7 +189,8 @@ class Shell:
 
         command: line or script; directory, variables and background jobs stay
         timeout: seconds to wait; the command goes on running afterwards
-        action: run; keys to what runs; screen; scrollback: the lines above it; wait for the command; interrupt; restart the terminal
+        action: run; keys to what runs; screen; scrollback: the lines above it; wait for the command; interrupt;
+          restart the terminal
         keys: what to type: texts, or names such as Enter, Escape, Up, C-c
         """
         timeout = min(max(timeout, 0.0), self.settings.timeout)

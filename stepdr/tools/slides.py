@@ -11,7 +11,8 @@ import re
 from collections import Counter
 
 from .document import left_out, lowered, raised
-from .office import as_plain_file, chosen_child, graphic_blocks, local_name, math_text, part_tree, private_letters
+from .office import (as_plain_file, chosen_child, graphic_blocks, local_name, math_text, part_tree,
+                                 private_letters)
 
 # %% ../../nbs/20_tools/29_slides.ipynb #b2c0d026
 def slide_text(element, count): # a:p -> text
@@ -22,10 +23,13 @@ def slide_text(element, count): # a:p -> text
         if name in ("r", "fld"):
             text = "".join(each.text or "" for each in child if local_name(each) == "t")
             looks = next((each for each in child if local_name(each) == "rPr"), None)
-            height = int(looks.get("baseline") or 0) if looks is not None and re.fullmatch(r"-?\d+", looks.get("baseline") or "0") else 0
-            font = next((each.get("typeface", "") for each in looks if local_name(each) in ("latin", "sym")), "") if looks is not None else ""
+            height = (int(looks.get("baseline") or 0)
+                      if looks is not None and re.fullmatch(r"-?\d+", looks.get("baseline") or "0") else 0)
+            font = (next((each.get("typeface", "") for each in looks if local_name(each) in ("latin", "sym")), "")
+                    if looks is not None else "")
             text = private_letters(text, font, count)
-            if looks is not None and text.strip() and looks.get("strike", "noStrike") != "noStrike": text = f"~~{text}~~"
+            if looks is not None and text.strip() and looks.get("strike", "noStrike") != "noStrike":
+                text = f"~~{text}~~"
             before = next((part for part in reversed(out) if part), "")
             out.append(raised(before, text) if height > 0 else lowered(before, text) if height < 0 else text)
         elif name == "br": out.append("\n")
@@ -35,7 +39,8 @@ def slide_text(element, count): # a:p -> text
 
 def _frame_texts(shape, count): # text frame or cell -> [(level, text on one line)]
     body = shape._txBody if hasattr(shape, "_txBody") else shape._tc.txBody
-    found = [(int(_paragraph_level(each)), " ".join(slide_text(each, count).split())) for each in body if local_name(each) == "p"] if body is not None else []
+    found = ([(int(_paragraph_level(each)), " ".join(slide_text(each, count).split())) for each in body
+              if local_name(each) == "p"] if body is not None else [])
     return [(level, text) for level, text in found if text]
 
 def _paragraph_level(element): # a:p -> 0 for the outermost
@@ -44,7 +49,8 @@ def _paragraph_level(element): # a:p -> 0 for the outermost
 
 def _open_alternatives(tree): # tree of shapes; changes it
     "Put what is chosen in the place of mc:AlternateContent."
-    for element in [each for each in tree.iter() if local_name(each) == "AlternateContent" and local_name(each.getparent()) in ("spTree", "grpSp")]:
+    for element in [each for each in tree.iter() if local_name(each) == "AlternateContent"
+                    and local_name(each.getparent()) in ("spTree", "grpSp")]:
         parent, place = element.getparent(), element.getparent().index(element)
         for child in reversed(list(chosen_child(element))): parent.insert(place, child)
         parent.remove(element)
@@ -72,17 +78,20 @@ class SlideReader:
         for shape in shapes:
             if title is not None and shape._element is title._element or depth > 20: continue
             if hasattr(shape, "shapes"): self.shapes(shape.shapes, title, part, depth + 1)
-            elif getattr(shape, "has_table", False) and shape.has_table: self.blocks += _slide_table(shape.table, self.settings, self.count)
+            elif getattr(shape, "has_table", False) and shape.has_table:
+                self.blocks += _slide_table(shape.table, self.settings, self.count)
             elif shape.has_text_frame: self._text(shape)
             elif found := graphic_blocks(shape._element, part): self.blocks += found
             else: self._picture(shape)
 
     def _text(self, shape):
-        for paragraph in shape.text_frame.paragraphs: self.links.extend((run.text, run.hyperlink.address) for run in paragraph.runs if run.hyperlink.address)
+        for paragraph in shape.text_frame.paragraphs:
+            self.links.extend((run.text, run.hyperlink.address) for run in paragraph.runs if run.hyperlink.address)
         self.blocks.extend(("li", level, "- " + text) for level, text in _frame_texts(shape.text_frame, self.count))
 
     def _picture(self, shape):
-        said = next((each.get("descr") for each in shape._element.iter() if local_name(each) == "cNvPr" and each.get("descr")), "")
+        said = next((each.get("descr") for each in shape._element.iter()
+                     if local_name(each) == "cNvPr" and each.get("descr")), "")
         kind = local_name(shape._element)
         if said: self.blocks.append(("li", 0, f"- [picture: {' '.join(said.split())}]"))
         elif kind == "pic": self.count["pictures without a description"] += 1
@@ -92,14 +101,18 @@ class SlideReader:
         "A slide under the heading of its number and title."
         _open_alternatives(slide.shapes._spTree)
         title = slide.shapes.title
-        words = " ".join(text for _, text in _frame_texts(title.text_frame, self.count)) if title is not None and title.has_text_frame else ""
-        self.blocks.append(("h", 1, f"slide {number}" + (f": {words}" if words else "") + (" (hidden)" if slide._element.get("show") in ("0", "false") else "")))
+        words = (" ".join(text for _, text in _frame_texts(title.text_frame, self.count))
+                 if title is not None and title.has_text_frame else "")
+        self.blocks.append(("h", 1, f"slide {number}" + (f": {words}" if words else "")
+                            + (" (hidden)" if slide._element.get("show") in ("0", "false") else "")))
         self.shapes(slide.shapes, title, slide.part)
         if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
-            if text := " ".join(text for _, text in _frame_texts(notes, self.count)): self.blocks.append(("p", 0, "Notes: " + text))
+            if text := " ".join(text for _, text in _frame_texts(notes, self.count)):
+                self.blocks.append(("p", 0, "Notes: " + text))
         for relation in slide.part.rels.values():
             if relation.reltype.endswith("/comments") and not relation.is_external:
-                words = ["".join(each.text or "" for each in comment.iter() if local_name(each) in ("text", "t")) for comment in part_tree(relation.target_part.blob).iter() if local_name(comment) == "cm"]
+                words = ["".join(each.text or "" for each in comment.iter() if local_name(each) in ("text", "t"))
+                         for comment in part_tree(relation.target_part.blob).iter() if local_name(comment) == "cm"]
                 self.blocks += [("p", 0, "Comment: " + " ".join(text.split())) for text in words if text.strip()]
 
 def read_pptx(data, settings): # bytes -> (blocks, title, date, links, warnings)
@@ -109,7 +122,8 @@ def read_pptx(data, settings): # bytes -> (blocks, title, date, links, warnings)
     slides = list(file.slides)
     for number, slide in enumerate(slides[:settings.max_pages], 1): reader.slide(slide, number)
     hidden = sum(slide._element.get("show") in ("0", "false") for slide in slides[:settings.max_pages])
-    warnings = [f"only the first {settings.max_pages} of {len(slides)} slides were kept"] * (len(slides) > settings.max_pages)
+    warnings = [f"only the first {settings.max_pages} of {len(slides)} slides were kept"] * (
+        len(slides) > settings.max_pages)
     warnings += [f"{hidden} hidden slides are read like the others"] * bool(hidden) + left_out(reader.count)
     facts = file.core_properties
     when = facts.modified or facts.created

@@ -34,9 +34,11 @@ def _words_of(pid): # -> list of the words of its command line
 
 class Terminal:
     "A tmux in control mode behind two pipes, read by a thread of its own."
-    def __init__(self, start, # function that makes the Sandbox; runs in the thread that reads, which lives as long as the sandbox
-                 name="", # of the program that keeps the terminal
-                 ):
+    def __init__(
+            self,
+            start, # function that makes the Sandbox; runs in the thread that reads, which lives as long as the sandbox
+            name="", # of the program that keeps the terminal
+            ):
         self.changed, self.asking = threading.Condition(), threading.Lock()
         self.answers, self.block, self.ended, self.problem = deque(), None, False, None
         self.box = self.recent = self._keeper = None
@@ -141,10 +143,9 @@ class Terminal:
         self.thread.join(10)
 
 # %% ../../nbs/20_tools/18_terminal.ipynb #a258bcfa
-_KEY = re.compile(
-    r"(?:[CMS]-)*(?:Enter|Escape|Tab|BTab|BSpace|Space|Up|Down|Left|Right|Home|End|PageUp|PageDown|PgUp|PgDn|NPage|PPage|IC|DC|Insert|Delete|"
-    r"F1[0-2]|F[1-9])|(?:[CMS]-)+[!-~]|\^[@-_a-z]"
-)
+_KEY = re.compile(r"(?:[CMS]-)*(?:Enter|Escape|Tab|BTab|BSpace|Space|Up|Down|Left|Right|Home|End|PageUp|PageDown"
+                  r"|PgUp|PgDn|NPage|PPage|IC|DC|Insert|Delete|"
+                  r"F1[0-2]|F[1-9])|(?:[CMS]-)+[!-~]|\^[@-_a-z]")
 
 def key_commands(keys): # list of texts -> lines for tmux
     "`send-keys` for named keys and for text; a line feed in a text is Enter."

@@ -39,7 +39,8 @@ def _binary(data, name): # -> "" for text, else what it is
     return f"{words.removeprefix('an ').removeprefix('a ')}; {hint}" if hint else words
 
 def _guess(data): # bytes without a byte order mark -> encoding
-    "UTF-8 if it can be, a wrong byte or not; else what `stepdr.tools.content` or charset-normalizer find; Western European is taken as cp1252."
+    """UTF-8 if it can be, a wrong byte or not; else what `stepdr.tools.content` or charset-normalizer find; Western
+    European is taken as cp1252."""
     found = decode_bytes(data)
     if (
         found.encoding == "utf-8"
@@ -72,7 +73,8 @@ class TextFile:
         "The file; `ToolError` where its encoding lacks a character."
         try: return self.mark + self.text.encode(self.encoding, "surrogateescape")
         except UnicodeEncodeError as error:
-            raise ToolError(f"{name}: the file is {self.encoding}, which has no {self.text[error.start]!r}; write the whole file anew to make it UTF-8") from None
+            raise (ToolError(f"{name}: the file is {self.encoding}, which has no {self.text[error.start]!r}; write the "
+                             f"whole file anew to make it UTF-8")) from None
 
 def decode_file(data, name): # bytes -> TextFile
     "The text of a file in any common encoding; `ToolError` for what is no text."

@@ -14,8 +14,10 @@ from collections import Counter
 _NOTABLE_NAMES = (
     "script|style|textarea|title|iframe|xmp|noembed|noframes|noscript|template|su[bp]|button|aside|form|rt|q|del|s|"
     "strike|summary|legend|label|select|object|"
-    "nav|footer|main|article|dialog|table|img|svg|canvas|video|audio|time|text|mfrac|msup|msubsup|munderover|msqrt|mroot|mtable|annotation")
-_SPAN = (r"""li value|ol (?:start|reversed|type)|span (?:class=["']?(?:su[bp]|foot|fn|note|ref|cite)|style=["']?[^"'>]{0,200}(?:vertical-align|position))""")
+    "nav|footer|main|article|dialog|table|img|svg|canvas|video|audio|time|text|mfrac|msup|msubsup|munderover|"
+    "msqrt|mroot|mtable|annotation")
+_SPAN = (r"""li value|ol (?:start|reversed|type)|span (?:class=["']?(?:su[bp]|foot|fn|note|ref|cite)"""
+         r"""|style=["']?[^"'>]{0,200}(?:vertical-align|position))""")
 
 def _by_letter(names): # names -> one expression, in which a first letter is tried once
     first = sorted({name[0] for name in names})

@@ -43,7 +43,8 @@ def _item(given, settings): # dict or text as the model wrote it -> dict with on
 
 # %% ../../nbs/20_tools/07_todo.ipynb #cdacd30f
 def check_todo(items): # {id: item}
-    "`ToolError` for a dependency that is unknown, goes in a circle, or is not done although what comes after it is begun."
+    """`ToolError` for a dependency that is unknown, goes in a circle, or is not done although what comes after it is
+    begun."""
     for name, item in items.items():
         if unknown := [other for other in item["after"] if other not in items]:
             raise ToolError(f"item {name}: comes after {unknown[0]!r}, which is not in the list ({', '.join(items)})")

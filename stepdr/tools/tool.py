@@ -130,7 +130,8 @@ def _as_text(value, choices): # -> str
 
 def _plain(name): return re.sub(r"[\s_.-]+", "_", name.strip().casefold())
 
-def fitted(value, schema, name="value"): # JSON value, JSON schema, how to call it -> the value as the schema asks for it
+def fitted(value, schema, name="value"):
+    # JSON value, JSON schema, how to call it -> the value as the schema asks for it
     "A value as its schema wants it, where nothing is lost by that; `ToolError` with a correction otherwise."
     try:
         kind = schema["type"]
@@ -141,11 +142,13 @@ def fitted(value, schema, name="value"): # JSON value, JSON schema, how to call 
         if kind in ("integer", "number"): return _as_number(value, kind == "integer")
         if kind == "string": return _as_text(value, schema.get("enum"))
         if isinstance(value, str):
-            value = {"true": True, "false": False}.get(value.strip().lower(), value) if kind == "boolean" else _of_text(value)
+            value = ({"true": True, "false": False}.get(value.strip().lower(), value) if kind == "boolean"
+                     else _of_text(value))
         if not isinstance(value, {"boolean": bool, "object": dict}[kind]): raise ValueError("")
         return value
     except (ValueError, OverflowError):
-        raise ToolError(f"{name} must be {_expected(schema)}; got {json.dumps(value, ensure_ascii=False, default=str)[:60]}") from None
+        raise (ToolError(f"{name} must be {_expected(schema)}; got "
+                         f"{json.dumps(value, ensure_ascii=False, default=str)[:60]}")) from None
 
 # %% ../../nbs/20_tools/02_tool.ipynb #ea099621
 def _expected(schema): # -> "one of a, b" or "a list of texts"
@@ -153,17 +156,28 @@ def _expected(schema): # -> "one of a, b" or "a list of texts"
         "string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "object": "object"}
     if "enum" in schema: return "one of " + ", ".join(schema["enum"])
     if schema["type"] == "array": return f"a list of {kinds.get(schema['items']['type'], 'list')}s"
-    return kinds["boolean"] if schema["type"] == "boolean" else f"{'an' if schema['type'] == 'object' else 'a'} {kinds[schema['type']]}"
+    return (kinds["boolean"] if schema["type"] == "boolean"
+            else f"{'an' if schema['type'] == 'object' else 'a'} {kinds[schema['type']]}")
 
 # %% ../../nbs/20_tools/02_tool.ipynb #c221f023
 ALIASES = { # argument of a tool, or field of an item -> other names that models write for it
-    "queries": "query q question questions search_query search_queries search_term search_terms keyword keywords", "urls": "url link links uri uris address addresses page_url", "url": "urls link uri address page_url",
-    "topk": "top_k k n num_results max_results number_of_results limit count", "page": "page_number page_num page_no", "site": "domain host website", "since": "from_date start_date date_from after_date",
-    "until": "to_date end_date date_to before_date", "language": "lang", "authority_only": "authoritative_only authorities_only", "path": "file_path filepath filename file_name file image image_path audio_path folder directory dir",
-    "content": "text contents data body file_text", "start": "start_line first_line line_start line", "lines": "num_lines line_count max_lines number_of_lines", "offset": "byte_offset start_byte", "length": "byte_length num_bytes",
-    "pattern": "query search search_text keyword regexp glob", "edits": "edit changes replacements", "patch": "diff", "depth": "max_depth levels", "command": "cmd script bash commands", "timeout": "timeout_seconds timeout_s timeout_sec seconds",
-    "keys": "key keystrokes", "question": "query prompt instruction", "element": "ref element_id id selector", "text": "content task title description name todo value query", "submit": "press_enter enter",
-    "items": "todos tasks list plan steps todo_list", "texts": "items todos tasks list plan steps todo_list", "state": "status", "id": "item_id task_id number", "after": "depends_on dependencies requires blocked_by",
+    "queries": "query q question questions search_query search_queries search_term search_terms keyword keywords",
+           "urls": "url link links uri uris address addresses page_url", "url": "urls link uri address page_url",
+    "topk": "top_k k n num_results max_results number_of_results limit count", "page": "page_number page_num page_no",
+           "site": "domain host website", "since": "from_date start_date date_from after_date",
+    "until": "to_date end_date date_to before_date", "language": "lang",
+           "authority_only": "authoritative_only authorities_only",
+           "path": "file_path filepath filename file_name file image image_path audio_path folder directory dir",
+    "content": "text contents data body file_text", "start": "start_line first_line line_start line",
+           "lines": "num_lines line_count max_lines number_of_lines", "offset": "byte_offset start_byte",
+           "length": "byte_length num_bytes",
+    "pattern": "query search search_text keyword regexp glob", "edits": "edit changes replacements", "patch": "diff",
+           "depth": "max_depth levels", "command": "cmd script bash commands",
+           "timeout": "timeout_seconds timeout_s timeout_sec seconds",
+    "keys": "key keystrokes", "question": "query prompt instruction", "element": "ref element_id id selector",
+           "text": "content task title description name todo value query", "submit": "press_enter enter",
+    "items": "todos tasks list plan steps todo_list", "texts": "items todos tasks list plan steps todo_list",
+           "state": "status", "id": "item_id task_id number", "after": "depends_on dependencies requires blocked_by",
     "old": "old_string old_str old_text search find", "new": "new_string new_str new_text replace replacement"}
 # choice -> other words for it
 VALUES = {
@@ -171,8 +185,11 @@ VALUES = {
     "in_progress": "doing active started current", "cancelled": "canceled skipped dropped"}
 ALIASES, VALUES = ({name: frozenset(others.split()) for name, others in table.items()} for table in (ALIASES, VALUES))
 
-def own_names(given, known, fit, taken): # {name: value} as written, names that there are, function (own name, value, name as written) -> value, list that corrections are added to -> {own name: value}
-    "Arguments by their own names. Raises `ToolError`, as `fit` may, for a name that goes for no argument or for several."
+def own_names(given, known, fit, taken):
+    # {name: value} as written, names that there are, function (own name, value, name as written) -> value, list that
+    # corrections are added to -> {own name: value}
+    """Arguments by their own names. Raises `ToolError`, as `fit` may, for a name that goes for no argument or for
+    several."""
     found = {}
     for written, value in sorted(given.items(), key=lambda pair: pair[0] not in known):
         wrong, meant = ToolError(f"no argument {written[:40]!r}; there is {', '.join(known)}"), {}
@@ -180,7 +197,8 @@ def own_names(given, known, fit, taken): # {name: value} as written, names that 
             try: found[written] = fit(written, value, written); continue
             except ToolError as error: wrong = error # perhaps it is meant for another one
         for one in known:
-            if one in given or one in found or _plain(written) != _plain(one) and _plain(written) not in ALIASES.get(one, ()):
+            if (one in given or one in found or _plain(written) != _plain(one)
+                and _plain(written) not in ALIASES.get(one, ())):
                 continue
             with suppress(ToolError): meant[one] = fit(one, value, written)
         if len(meant) != 1: raise ToolError(f"{wrong}; it could be {' or '.join(meant)}") if meant else wrong
@@ -188,7 +206,8 @@ def own_names(given, known, fit, taken): # {name: value} as written, names that 
         taken.append(f"{written} taken as {next(iter(meant))}")
     return found
 
-def own_fields(item, fields, taken): # item of a list as written, {field: its choices, or None}, as in `own_names` -> the item by its own names
+def own_fields(item, fields, taken):
+    # item of a list as written, {field: its choices, or None}, as in `own_names` -> the item by its own names
     "An item of which a tool declares the fields; another word for a choice is that choice."
     if not isinstance(item, dict): return item
     item = own_names(item, fields, lambda name, value, written: value, taken)
@@ -204,16 +223,18 @@ def own_fields(item, fields, taken): # item of a list as written, {field: its ch
 # %% ../../nbs/20_tools/02_tool.ipynb #0fd657d2
 _schema_of = lru_cache(512)(lambda function: tool_schema(function)["function"]["parameters"])
 
-def check_arguments(function, arguments, # tool, what the model wrote; `function.fields` may declare the fields of its lists' items
-                    taken=None, # list that corrections are added to: what was taken for what
-                    ): # -> the arguments to call it with
+def check_arguments(
+        function, arguments, # tool, what the model wrote; `function.fields` may declare the fields of its lists' items
+        taken=None, # list that corrections are added to: what was taken for what
+        ): # -> the arguments to call it with
     "Raise `ToolError` with a correction unless the arguments fit the tool; null stands for a default."
     if not isinstance(arguments, dict): raise ToolError("arguments must be a JSON object")
     taken, tool = [] if taken is None else taken, getattr(function, "__func__", function)
     schema = _schema_of(tool)
     known, given = schema["properties"], {n: v for n, v in arguments.items() if v is not None}
     def fit(name, value, written): # one text under a name in the singular is a list of it
-        if name != written and known[name]["type"] == "array" and isinstance(value, str) and not written.endswith("s") and value.lstrip()[:1] not in ("[", "{"):
+        if (name != written and known[name]["type"] == "array" and isinstance(value, str) and not written.endswith("s")
+            and value.lstrip()[:1] not in ("[", "{")):
             value = [value]
         if name != written and known[name]["type"] == "string" and isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -254,7 +275,8 @@ background_loop = _Background()
 def run_async(coroutine, # coroutine object
               timeout=None, # seconds, None waits for ever
               ): # -> its result
-    "Run a coroutine on the background loop from ordinary code (also from a notebook, whose own loop is busy) and wait for it."
+    """Run a coroutine on the background loop from ordinary code (also from a notebook, whose own loop is busy) and wait
+    for it."""
     future = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
     try: return future.result(timeout)
     except BaseException: future.cancel(); raise
@@ -286,7 +308,8 @@ async def in_thread(function, arguments, # function and a dictionary
 # %% ../../nbs/20_tools/02_tool.ipynb #eb2cf452
 _ROOM = contextvars.ContextVar("tokens for a result", default=None)
 
-def result_tokens(default): # tokens where the caller said nothing -> tokens that the result of the call that runs may have
+def result_tokens(default):
+    # tokens where the caller said nothing -> tokens that the result of the call that runs may have
     "For tools whose results can be read in parts."
     return _ROOM.get() or default
 
@@ -306,7 +329,8 @@ def call_text(name, **arguments): # -> 'name {"argument": …}', a call as a res
 class Toolbox:
     "The tools of one episode."
     def __init__(self, tools, # typed functions, coroutine functions or bound methods
-                 workspace=None, # Workspace (stepdr.tools.workspace): long results are stored there; None leaves them whole
+                 # Workspace (stepdr.tools.workspace): long results are stored there; None leaves them whole
+                 workspace=None,
                  on_close=(), # functions or coroutine functions called by `close`
                  brief=False, # whether a model is told of the tools by their brief schemas
                  ):
@@ -328,7 +352,8 @@ class Toolbox:
             owner.forget()
 
     async def call_async(self, call, # {"name", "arguments"} as the model wrote it
-                         tokens=None, # for the result, of a tool that can be read in parts; None: as many as the tool thinks right
+                         # for the result, of a tool that can be read in parts; None: as many as the tool thinks right
+                         tokens=None,
                          ): # -> ToolResult
         "Run one call; a mistake of the model's or of the world's comes back as a text that begins with `error: `."
         self.calls += 1
@@ -377,7 +402,8 @@ class Toolbox:
 
 # %% ../../nbs/20_tools/02_tool.ipynb #c44580d0
 def as_taken(function, toolbox): # {"name", "arguments"} of a chat row, Toolbox -> the same as its tool takes it
-    "A call by its tool's own names and values; the very object where it says that already, or where the toolbox refuses it."
+    """A call by its tool's own names and values; the very object where it says that already, or where the toolbox
+    refuses it."""
     try: name, arguments = toolbox.read_call(mend(function))
     except ToolError: return function
     written = function.get("arguments")
@@ -386,8 +412,10 @@ def as_taken(function, toolbox): # {"name", "arguments"} of a chat row, Toolbox 
     return function if (function["name"], written) == (name, arguments) else {
         **function, "name": name, "arguments": arguments}
 
-def respelled(messages, toolbox): # chat rows, Toolbox that ran their calls -> (chat rows, how many calls are written otherwise)
-    "An episode with its calls as their tools took them, and results under the tool's own name; what fits already, or was refused, stays as it was written."
+def respelled(messages, toolbox):
+    # chat rows, Toolbox that ran their calls -> (chat rows, how many calls are written otherwise)
+    """An episode with its calls as their tools took them, and results under the tool's own name; what fits already, or
+    was refused, stays as it was written."""
     rows, count, waiting = [], 0, []  # names of the calls without a result so far: (as written, the tool's own)
     for message in messages:
         if calls := message.get("tool_calls"):

@@ -25,15 +25,22 @@ WEBS = ("closed", "served", "live") # whose pages can be fetched; anything else 
 @dataclass(frozen=True)
 class KitSettings:
     "Which web, and what the tools may do."
-    web: str = setting("closed", "closed (the web of this project's facts), served (the same, its pages fetched over HTTP on this machine), live, the folder of a run (its closed web), or a folder of documents")
-    search: str = setting("", "provider for the live web: searxng, brave, serper, tavily, mcp:COMMAND or mcp:ADDRESS; empty: the first whose key is in the environment")
+    web: str = setting("closed", "closed (the web of this project's facts), served (the same, its pages fetched over "
+                       "HTTP on this machine), live, the folder of a run (its closed web), or a folder of documents")
+    search: str = setting("", "provider for the live web: searxng, brave, serper, tavily, mcp:COMMAND or mcp:ADDRESS; "
+                          "empty: the first whose key is in the environment")
     mcp_tool: str = setting("", "name of the MCP server's search tool; empty: the first that looks like one")
     mcp_environment: str = setting("", "environment variables that the MCP server may see, comma-separated")
-    tools: str = setting("", "names of the tools, comma-separated, or all; empty: those that a task over this web and in this workspace may need (`left_out`)")
-    form: str = setting("full", "what search results and pages show: full, or line (one line a paragraph)", choices=FORMS)
+    tools: str = setting("", "names of the tools, comma-separated, or all; empty: those that a task over this web and "
+                         "in this workspace may need (`left_out`)")
+    form: str = setting("full", "what search results and pages show: full, or line (one line a paragraph)",
+                        choices=FORMS)
     topk: int = setting(5, "results of a query where a call does not say how many", 1, 20)
-    schemas: str = setting("full", "what a model is told of a tool: all (full), or one line and the main arguments (brief)", choices=("full", "brief"))
-    cache: str = setting("on", "on: identical queries and pages of a run are answered from disk; off; record: keep everything; replay: answer only from what was recorded", choices=("on", "off", "record", "replay"))
+    schemas: str = setting("full", "what a model is told of a tool: all (full), or one line and the main arguments "
+                           "(brief)", choices=("full", "brief"))
+    cache: str = setting("on", "on: identical queries and pages of a run are answered from disk; off; record: "
+                         "keep everything; replay: answer only from what was recorded",
+                         choices=("on", "off", "record", "replay"))
     cache_folder: str = setting("", "folder of the cache; empty: in the workspace")
     allow_hosts: str = setting(
         "", "hosts that may be fetched although their address is private, comma-separated, host or host:port")
@@ -43,7 +50,8 @@ class KitSettings:
     vision: str = setting("", "endpoint that answers questions on pictures, URL#MODEL; empty: local text recognition")
     transcription: str = setting(
         "", "endpoint for speech to text, URL#MODEL; empty: a local engine if one is installed")
-    timeout: float = setting(0.0, "seconds of silence after which a request to one of these endpoints has failed; 0: as an endpoint's settings have it", 0.0, 86400.0)
+    timeout: float = setting(0.0, "seconds of silence after which a request to one of these endpoints has failed; 0: "
+                             "as an endpoint's settings have it", 0.0, 86400.0)
     concurrency: int = setting(
         0, "requests to one of these endpoints under way at once; 0: as many as are made", 0, 10_000)
 
@@ -57,7 +65,8 @@ class KitSettings:
 
     @property
     def named(self): # -> list of names, empty if none was named
-        "The tools that are asked for by name. A folder of documents is all there is, and a replay has no network, so there `all` has no browser."
+        """The tools that are asked for by name. A folder of documents is all there is, and a replay has no network, so
+        there `all` has no browser."""
         offline = self.web not in WEBS or self.web == "live" and self.cache == "replay"
         if self.tools.strip() == "all": return [name for name in TOOL_NAMES if not (offline and name == "browser")]
         return [name.strip() for name in self.tools.split(",") if name.strip()]
@@ -65,7 +74,8 @@ class KitSettings:
 # %% ../../nbs/20_tools/54_toolset.ipynb #2666c0d1
 def kit_in(settings, protocol): # KitSettings, what has `results`, `topk`, `schemas` and `tools` -> KitSettings
     "A kit whose results and schemas have the form that a model is used to; tools that were named stay."
-    return replace(settings, form=protocol.results, topk=protocol.topk, schemas=protocol.schemas, tools=settings.tools or protocol.tools)
+    return replace(settings, form=protocol.results, topk=protocol.topk, schemas=protocol.schemas,
+                   tools=settings.tools or protocol.tools)
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #7744a5cf
 KINDS = {
@@ -85,7 +95,8 @@ def missing_program(settings): # KitSettings -> {tool: program that it needs and
         if not any(map(shutil.which, programs))}
 
 def left_out(settings, workspace): # KitSettings, Workspace -> {tool: why it is not offered}
-    "The tools that a task over this web and in this workspace has no use for, or that cannot work on this machine; none where tools were named."
+    """The tools that a task over this web and in this workspace has no use for, or that cannot work on this machine;
+    none where tools were named."""
     if settings.named: return {}
     live, missing = settings.web == "live", missing_program(settings)
     held = {
@@ -95,7 +106,8 @@ def left_out(settings, workspace): # KitSettings, Workspace -> {tool: why it is 
         "browser": "a replay has no network" if live else "batch_web_surfer opens all pages that there are"}
     for name, kinds in KINDS.items():
         # by commands, or by screenshots
-        brought = settings.shell_network or name == "shell" and live or name == "analyze_image" and live and "browser" not in why
+        brought = (settings.shell_network or name == "shell" and live or name == "analyze_image" and live
+                   and "browser" not in why)
         if not brought and not held & kinds:
             why[name] = "the workspace holds no data" if name == "shell" else "the workspace holds nothing of the kind"
     return {
@@ -125,7 +137,8 @@ def _search_provider(settings, fetcher, workspace, authority, web): # -> Provide
             fetcher, settings.search,
             {"tool": settings.mcp_tool, "environment": settings.mcp_environment})
     if not Path(settings.web).is_dir():
-        raise InputError(f"--web {settings.web}: neither closed, served, live, the folder of a run nor a folder of documents")
+        raise InputError(f"--web {settings.web}: neither closed, served, live, the folder of a run nor a folder of "
+                         f"documents")
     return FolderProvider(folder_store(settings.web, workspace.state / "documents", authority))
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #8dd6ce03
@@ -136,7 +149,8 @@ def _endpoint(text, settings): # URL#MODEL or "", KitSettings -> ChatEndpoint or
     return ChatEndpoint(endpoint_settings(text, **changes)) if text else None
 
 # %% ../../nbs/20_tools/54_toolset.ipynb #dd5e9fb8
-def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=None): # KitSettings, names of tools, ... -> {name: bound method}
+def _web_tools(settings, wanted, workspace, opened, web, provider=None, fetcher=None):
+    # KitSettings, names of tools, ... -> {name: bound method}
     "`batch_web_surfer` and `browser`; a provider and a fetcher that are given stay open."
     from stepdr.tools.fetch import Fetcher
     from stepdr.tools.cache import Cache
@@ -214,7 +228,8 @@ def open_kit(workspace, # Workspace
             fetcher) if {"batch_web_surfer", "browser"} & set(wanted) else {}
         others, todo = _other_tools(settings, workspace, opened)
         tools |= others
-        kit = Toolbox([tools[name] for name in TOOL_NAMES if name in wanted], workspace, brief=settings.schemas == "brief")
+        kit = Toolbox([tools[name] for name in TOOL_NAMES if name in wanted], workspace,
+                      brief=settings.schemas == "brief")
         kit.reminder, kit.left_out = lambda: open_items(todo), spared
         yield kit
     finally: run_async(opened.close())
@@ -223,7 +238,8 @@ def open_kit(workspace, # Workspace
 def web_of(provider, # Provider (stepdr.tools.providers)
            fetcher=None, # Fetcher, or None: only pages that the provider holds
            ): # -> value of `KitSettings.web`
-    "Which web a provider stands for: closed or served, live where pages are fetched, else its own name: documents at hand."
+    """Which web a provider stands for: closed or served, live where pages are fetched, else its own name: documents at
+    hand."""
     return provider.name if provider.name in WEBS else "live" if fetcher is not None else provider.name
 
 def provider_kit(workspace, # Workspace
@@ -245,7 +261,8 @@ def episode_toolbox(web, # ClosedWeb, or a Provider, whose own pages alone can b
                     seed=0, # of the failures: anything printable
                     schemas="brief", # as in KitSettings
                     ): # -> Toolbox
-    "The tools of one episode in this process: no server, nothing read before, relevance alone; the list is in memory, files in a folder that goes with the toolbox. Raises `InputError` for a tool that needs more."
+    """The tools of one episode in this process: no server, nothing read before, relevance alone; the list is in memory,
+    files in a folder that goes with the toolbox. Raises `InputError` for a tool that needs more."""
     from stepdr.tools.file import Files
     from stepdr.tools.providers import ClosedWebProvider, Provider
     from stepdr.tools.search import SurferSettings, WebSurfer
@@ -254,13 +271,15 @@ def episode_toolbox(web, # ClosedWeb, or a Provider, whose own pages alone can b
     wanted = [name.strip() for name in tools.split(",") if name.strip()] or ["batch_web_surfer", "todo"]
     for name in wanted:
         if name not in EPISODE_TOOLS:
-            raise InputError(f"tools: {name!r} is no tool of an episode in one process; there is {', '.join(EPISODE_TOOLS)}")
+            raise InputError(f"tools: {name!r} is no tool of an episode in one process; there is "
+                             f"{', '.join(EPISODE_TOOLS)}")
     provider = web if isinstance(web, Provider) else ClosedWebProvider(web)
     surfer, todo = WebSurfer(provider, settings=SurferSettings(form=form, topk=topk)), Todo()
     methods = {"batch_web_surfer": surfer.batch_web_surfer, "todo": todo.todo}
     folder = tempfile.TemporaryDirectory(prefix="stepdr-episode-") if "file" in wanted else None
     workspace = Workspace(folder.name) if folder else None
     if folder: methods["file"] = Files(workspace).file
-    toolbox = Toolbox([methods[name] for name in EPISODE_TOOLS if name in wanted], workspace, [folder.cleanup] if folder else (), schemas == "brief")
+    toolbox = Toolbox([methods[name] for name in EPISODE_TOOLS if name in wanted], workspace, [folder.cleanup]
+                      if folder else (), schemas == "brief")
     toolbox.reminder = lambda: open_items(todo)
     return Failing(toolbox, failure_rate, seed)

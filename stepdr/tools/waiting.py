@@ -57,7 +57,8 @@ def _memory(pid, address, size): # -> bytes of a process's memory
         file.seek(address)
         return file.read(size)
 
-def awaited(pid, thread): # -> (file descriptors that a sleeping thread waits to read, name of the call), None if it waits for something else
+def awaited(pid, thread):
+    # -> (file descriptors that a sleeping thread waits to read, name of the call), None if it waits for something else
     "Raises OSError where the kernel does not say."
     with open(f"/proc/{pid}/task/{thread}/syscall") as file: words = file.read().split()
     call = CALLS.get(platform.machine(), {}).get(int(words[0])) if words and words[0].lstrip("-").isdigit() else None
@@ -119,7 +120,8 @@ def reads_terminal(process): # -> "reads", "watches", "unknown" or ""
 def foreground(keeper, # process id of the one that the terminal belongs to
                members, # process ids to look among
                ): # -> list of Process
-    "The processes that may read the terminal; instead of one that drives another terminal, those that may read that one."
+    """The processes that may read the terminal; instead of one that drives another terminal, those that may read that
+    one."""
     owner = process_of(keeper)
     if owner is None: return []
     known = list(filter(None, map(process_of, members)))

@@ -116,7 +116,8 @@ _TROUBLE = re.compile(r"\b(error|exception|traceback|failed|failure|warning|fata
 def _clip(line, most=120): return line if len(line) <= most else line[:most - 3] + "..."
 
 def outline(lines, most): # lines, characters -> list of "12: ## Heading"
-    "The headings with their line numbers; the deepest levels are left out first, then all but every second one, third one ..."
+    """The headings with their line numbers; the deepest levels are left out first, then all but every second one, third
+    one ..."""
     found = [
         (f"{n}: {_clip(line.strip())}", len(line) - len(line.lstrip("#")) or 1) for n, line in enumerate(lines, 1)
         if _HEADING.match(line)]
@@ -129,9 +130,11 @@ def outline(lines, most): # lines, characters -> list of "12: ## Heading"
 # %% ../../nbs/20_tools/06_workspace.ipynb #955b8380
 def _numbers(lines, pattern, most=12): # -> "3, 17, 20, ..." or ""
     found = list(islice((n for n, line in enumerate(lines, 1) if pattern.search(line)), 10_000))
-    return f"{len(found)} (line {', '.join(map(str, found[:most]))}{', ...' if len(found) > most else ''})" if found else ""
+    return (f"{len(found)} (line {', '.join(map(str, found[:most]))}{', ...' if len(found) > most else ''})"
+            if found else "")
 
-def _some_lines(lines, most, count): # lines, characters, lines at most -> as many whole lines as fit, the first one cut if need be
+def _some_lines(lines, most, count):
+    # lines, characters, lines at most -> as many whole lines as fit, the first one cut if need be
     out = []
     for line in islice(filter(str.strip, lines), count):
         if most < 40 and out: break
@@ -142,13 +145,15 @@ def _some_lines(lines, most, count): # lines, characters, lines at most -> as ma
 def summarize(text, # of any length
               most=2000, # characters of the summary, about
               ): # -> text
-    "What a long text is, its outline with line numbers, what in it can be cited or went wrong, its first and its last lines."
+    """What a long text is, its outline with line numbers, what in it can be cited or went wrong, its first and its last
+    lines."""
     lines = text.split("\n")
     out = [f"{text_shape(text, lines)}; {len(lines)} lines, {len(text)} characters"]
     for name, pattern in (("URLs", re.compile("https?://")), ("errors or warnings", _TROUBLE)):
         if found := _numbers(lines, pattern): out.append(f"lines with {name}: {found}")
     if ids := list(dict.fromkeys(SOURCE_ID.findall(text))):
-        out.append(f"{len(ids)} paragraphs to cite: {' '.join(ids[:most // 60])}{' ...' if len(ids) > most // 60 else ''}")
+        out.append(f"{len(ids)} paragraphs to cite: {' '.join(ids[:most // 60])}"
+                   f"{' ...' if len(ids) > most // 60 else ''}")
     if heads := outline(lines, most * 2 // 5): out += ["outline:", *heads]
     left = most - sum(len(line) + 1 for line in out)
     first = _some_lines(lines, max(left * 3 // 5, 120), 25)
@@ -303,7 +308,8 @@ def _list(self, name="", # folder
     finally: os.close(here)
 
 def _path(self, name, own=False): # -> Path
-    "Where a name is, for tools that need a path; what is there is checked now, so use `open` for what the agent can change."
+    """Where a name is, for tools that need a path; what is there is checked now, so use `open` for what the agent can
+    change."""
     parts = name_parts(name, own)
     os.close(self._walk(parts[:-1], name))
     path = self.folder.joinpath(*parts)
@@ -330,13 +336,15 @@ def _shorten(self, tool, # name of the tool
              text, # its result
              readable=True, # whether the agent has the tool `file` to read on with
              ): # -> the same text, or a summary that says where the whole is and how to read on
-    "Store a result over `result_limit` and give a summary in its place; beginning and end of it where nobody could read on."
+    """Store a result over `result_limit` and give a summary in its place; beginning and end of it where nobody could
+    read on."""
     if len(text) <= self.settings.result_limit: return text
     half, why = self.settings.result_limit // 2 - 100, "ask for less at once"
     try: where = self._store(tool, text) if readable else ""
     except ToolError as error: where, why = "", f"they could not be stored ({error})"
     if not where: return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out: {why} ...]\n{text[-half:]}"
     return (f"[long result, stored whole in {where}; {summarize(text, self.settings.summary)}\n"
-            f'read on: file {{"action": "read", "path": "{where}", "start": LINE}}, or {{"action": "search", "path": "{where}", "pattern": TEXT}}]')
+            f'read on: file {{"action": "read", "path": "{where}", "start": LINE}}, or {{"action": "search", "path": '
+            f'"{where}", "pattern": TEXT}}]')
 
 Workspace._store, Workspace.shorten = _store, _shorten

@@ -35,7 +35,8 @@ class Wrapper(Toolbox):
     async def close_async(self): await self.toolbox.close_async()
 
 # %% ../../nbs/20_tools/52_wrappers.ipynb #f6d85ba0
-BATCHES = {"batch_search": "queries", "batch_open": "urls"} # action of `batch_web_surfer` -> the argument with its requests
+# action of `batch_web_surfer` -> the argument with its requests
+BATCHES = {"batch_search": "queries", "batch_open": "urls"}
 
 class Failing(Wrapper):
     "A toolbox of which a share of requests times out or comes back empty."
@@ -109,7 +110,8 @@ class Recorded(Wrapper):
         self.file, self.mode, self.asked, self.kept = Path(file), mode, Counter(), {}
         if mode == "replay":
             if not self.file.is_file(): raise InputError(f"{file}: no record of tool calls here")
-            self.kept = {(row["call"], row["attempt"]): row for row in map(json.loads, self.file.open(encoding="utf-8"))}
+            self.kept = {(row["call"], row["attempt"]): row
+                         for row in map(json.loads, self.file.open(encoding="utf-8"))}
 
     async def call_async(self, call, tokens=None):
         self.calls += 1
@@ -134,7 +136,8 @@ class Recorded(Wrapper):
         row = {name: value for name, value in row.items() if name not in ("call", "attempt")}
         paragraphs = tuple(Paragraph(**p) for p in row["paragraphs"])
         self.read.update((p.id, p) for p in paragraphs)
-        return ToolResult(**{**row, "images": tuple(map(Path, row["images"])), "paragraphs": paragraphs, "taken": tuple(row["taken"])})
+        return ToolResult(**{**row, "images": tuple(map(Path, row["images"])), "paragraphs": paragraphs,
+                             "taken": tuple(row["taken"])})
 
 # %% ../../nbs/20_tools/52_wrappers.ipynb #cb6bd872
 class Limited(Wrapper):

@@ -25,7 +25,9 @@ KINDS = (
 @dataclass(frozen=True)
 class Record:
     "What is known about a site and everything below it."
-    domain: str  # lower case, without www unless that is what is meant (www.gov.cn is the State Council, gov.cn any Chinese authority)
+    # lower case, without www unless that is what is meant (www.gov.cn is the State Council, gov.cn any Chinese
+    # authority)
+    domain: str
     name: str  # in the site's own language where it is Chinese, Japanese or Korean
     tier: int  # 1 primary source, 2 strong secondary source, 3 good but to be checked
     kind: str  # one of KINDS
@@ -41,7 +43,8 @@ class Record:
 
 # %% ../../nbs/10_world/08_authority.ipynb #9d22f0c2
 def host_of(address): # address with or without a scheme, or a host -> host in lower case, "" where there is none
-    "The host that an address names, without port, user or trailing dot; names in other scripts as the ASCII form that the network uses."
+    """The host that an address names, without port, user or trailing dot; names in other scripts as the ASCII form that
+    the network uses."""
     try: host = urlsplit(address if "//" in address else "//" + address).hostname or ""
     except ValueError: return ""
     if not host.isascii():

@@ -87,5 +87,6 @@ def check_facts(settings): # WorldSettings
     graph = load_graph(facts_folder(settings.graph))
     topics = [entity for entity in graph.facts if topic_type(graph, entity)]
     if len(topics) < 10:
-        raise InputError(f"{facts_folder(settings.graph)}: {len(topics)} topics, 10 are needed; a topic is an entity that "
+        raise InputError(f"{facts_folder(settings.graph)}: {len(topics)} topics, 10 are needed; a topic is an entity "
+                         f"that "
                          "`wording.json` makes one by its `kinds`, or without kinds one of three facts or more")

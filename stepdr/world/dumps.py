@@ -32,7 +32,8 @@ def plain_name(name): # "a/train.txt.gz" -> "train.txt"
     return stem if dot + ending in _PACKED else name
 
 class TarTail:
-    "A stream that remembers its end: a tar ends with two blocks of zeros, and one that was cut between two members does not."
+    """A stream that remembers its end: a tar ends with two blocks of zeros, and one that was cut between two members
+    does not."""
     def __init__(self, stream): self.stream, self.last = stream, b""
 
     def read(self, size=-1):
@@ -144,12 +145,12 @@ class Aside:
             )
 
     def check(self, least=100_000):
-        "Stop if more than the allowed share of at least `least` rows is malformed; a single row stops nothing unless the share is 0."
+        """Stop if more than the allowed share of at least `least` rows is malformed; a single row stops nothing unless
+        the share is 0."""
         if self.read >= least and self.bad > (self.settings.bad_share and max(1, self.settings.bad_share * self.read)):
-            raise InputError(
-                f"graph.bad_share: {self.bad} of {self.read} rows are malformed, more than {self.settings.bad_share:g}; "
-                f"first {self.first}; check kind and ids, mend the file or raise the share"
-            )
+            raise InputError(f"graph.bad_share: {self.bad} of {self.read} rows are malformed, more than "
+                             f"{self.settings.bad_share:g}; "
+                             f"first {self.first}; check kind and ids, mend the file or raise the share")
 
 # %% ../../nbs/10_world/16_dumps.ipynb #8c00e2e4
 def _fill(stream, size): # -> (bytes, what broke the stream or None)

@@ -69,7 +69,8 @@ def name_rows(member, role, aside, settings): # yields frames of id, name, alias
             orient="row")
         return
     for line, data in read_blocks(member, aside, settings):
-        frame = split_columns(data, 1, "\n")["c0"].to_frame().with_row_index("line", line).filter(col("c0").is_not_null())
+        frame = split_columns(data, 1, "\n")["c0"].to_frame().with_row_index("line", line).filter(
+            col("c0").is_not_null())
         frame = frame.with_columns(col("c0").str.splitn("\t", 2).struct.rename_fields(["id", "rest"])).unnest("c0")
         for number, text in frame.filter(col("rest").is_null()).select("line", "id").iter_rows():
             aside.add(member.name, number, "an id without a name", text)
@@ -180,15 +181,15 @@ def _read_all(folder, members, roles, kind, aside, settings, salt):
             + (f"first {aside.first}" if aside.first else "give kind= or another source")
         )
     if not columns.count:
-        raise InputError(
-            f"no edge in {where}: {literal}{aside.counts['self edge']} rows join a node with itself, {aside.bad} are malformed; give another source"
-        )
+        raise InputError(f"no edge in {where}: {literal}{aside.counts['self edge']} rows join a node with itself, "
+                         f"{aside.bad} are malformed; give another source")
     columns.done()
     return ids, columns, origins, literals
 
 # %% ../../nbs/10_world/22_knowledge_graph.ipynb #06a4cec2
 def _place_all(folder, ids, raw, nodes, relations, values):
-    "Places instead of ids, in a new file; with `values`, an object that is never a subject is an attribute and leaves the graph."
+    """Places instead of ids, in a new file; with `values`, an object that is never a subject is an attribute and leaves
+    the graph."""
     import polars
     placed, attributes = _Columns(folder, "placed", np.int32), _Parts(folder / "attributes")
     for arrays in raw.slices(): placed.add(ids.place(*arrays))
@@ -328,9 +329,9 @@ def _build(folder, members, roles, kind, settings, salt):
     placed, attributes, nodes, mask = _place_all(folder, ids, raw, nodes, relations, kind == "cndbpedia")
     kept, found, twice = build_arrays(folder, placed.slices, nodes, relations, settings.aside_rows)
     if not kept:
-        raise InputError(
-            f"no edge in {', '.join(m.name for m in roles['triples'][:3])}: {attributes.rows} of {rows} rows are attributes, whose value is never the head of a row; give a source that joins entities"
-        )
+        raise InputError(f"no edge in {', '.join(m.name for m in roles['triples'][:3])}: {attributes.rows} of {rows} "
+                         f"rows are attributes, whose value is never the head of a row; give a source that joins "
+                         f"entities")
     if found and settings.aside_rows: _name_duplicates(placed, max(relations, 1), twice, origins, mask, aside)
     placed.remove()
     names = ids.save(folder)
@@ -436,7 +437,8 @@ class KnowledgeGraph:
             self.starts, self.neighbours, self.labels = (
                 np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("starts", "neighbours", "labels"))
             nodes, edges = self.counts["nodes"], self.counts["edges"]
-            if len(self.starts) != nodes + 1 or not len(self.neighbours) == len(self.labels) == 2 * edges == int(self.starts[-1]):
+            if len(self.starts) != nodes + 1 or not len(self.neighbours) == len(self.labels) == 2 * edges == int(
+                    self.starts[-1]):
                 raise ValueError("sizes differ")
             if self.letters: self.keys = np.load(self.folder / "keys.npy", mmap_mode="r")
             else:
@@ -445,7 +447,8 @@ class KnowledgeGraph:
             if len(self.keys) != nodes if self.letters else int(self.offsets[-1]) != len(self.texts):
                 raise ValueError("sizes differ")
         except FileNotFoundError as error:
-            raise InputError(f"{folder}: no graph there ({Path(error.filename or '').name} is missing); make one with `stepdr graph build`") from None
+            raise (InputError(f"{folder}: no graph there ({Path(error.filename or '').name} is missing); make one with "
+                              f"`stepdr graph build`")) from None
         except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
             raise InputError(f"{folder}: damaged graph ({error}); build it again") from None
 
@@ -453,7 +456,8 @@ class KnowledgeGraph:
     build = staticmethod(build)
     def __len__(self): return self.counts["nodes"]
     def __repr__(self):
-        return f"KnowledgeGraph({self.counts['nodes']} nodes, {self.counts['edges']} edges, {self.counts['relations']} relations)"
+        return (f"KnowledgeGraph({self.counts['nodes']} nodes, {self.counts['edges']} edges, "
+                f"{self.counts['relations']} relations)")
 
     @cached_property
     def names(self):

@@ -20,7 +20,8 @@ from .styles import STYLES, Statement, Subject, paragraph_text
 AUTHORITY = {"archive.example": 0.9, "college.example": 0.8, "almanac.example": 0.7, "press.example": 0.6,
              "blog.example": 0.2, "forum.example": 0.1, "fans.example": 0.1}
 TRUSTED = {site for site, authority in AUTHORITY.items() if authority >= 0.5}
-PRESS, OLD_YEARS = "press.example", (1996, 2012) # the trusted site that keeps old pages; first and last year of old pages
+# the trusted site that keeps old pages; first and last year of old pages
+PRESS, OLD_YEARS = "press.example", (1996, 2012)
 
 # %% ../../nbs/10_world/04_pages.ipynb #549cf432
 @dataclass(frozen=True)

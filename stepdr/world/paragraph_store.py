@@ -25,7 +25,8 @@ from .paragraphs import Paragraph
 from .passages import passage_kind, worth_reading
 
 # %% ../../nbs/10_world/13_paragraph_store.ipynb #313cde27
-_PAIRED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003134f]+")
+_PAIRED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+                     "\uac00-\ud7af\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003134f]+")
 _FOOTNOTE = re.compile("(?<=[0-9])(?=[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉])")  # 5.2¹ is 5.2 and a mark, no 5.21
 
 def split_scripts(text): # -> (text without them, list of runs of characters that are written without spaces)

@@ -39,10 +39,9 @@ def _without_repeats(text): # -> the text without lines, up to four, that stand 
     while len(lines) > 1 and place < len(lines) - 1:
         for count in (1, 2, 3, 4):
             once = [line.strip() for line in lines[place:place + count]]
-            if sum(map(len, once)) >= 15 and once == [
-                line.strip()
-                for line in lines[place + count:place + 2 * count]] and not any(
-                    _COLUMNS.search(line) or _ITEM.match(line) for line in once):
+            if (sum(map(len, once)) >= 15
+                and once == [line.strip() for line in lines[place + count:place + 2 * count]]
+                and not any(_COLUMNS.search(line) or _ITEM.match(line) for line in once)):
                 text, place = "", place - 1
                 del lines[place + 1:place + 1 + 2 * count]
                 break
@@ -66,9 +65,10 @@ _MENU = re.compile(r"#?copyright\b|©|all rights reserved|skip to (?:main )?cont
                    r"版权所有|跳转到|返回(?:顶部|目录|首页)|目录$|上一[页篇]|下一[页篇]|分享到|(?:参见|另见|主条目)[^。．]{0,60}[。．]?$|编辑本页|首页\s*[>»/|]",
                    re.IGNORECASE)
 _IMPRINT = re.compile(r"\b[Rr]etrieved from \W*https?:|available under the (?:GNU|Creative Commons|CC)\b")
-_PICTURE = re.compile(r"(?:fig(?:ure|\.)|image|photo(?:graph)?|picture|plate|chart|map)\s*(?:\d+[\d.a-z]*\s*[.:：]|[:：]|credit\b|courtesy\b)|(?:照片|图片|插图)(?:\s*\d+)?\s*[:：]|图\s*[\d一二三四五六七八九十]+(?:[-.]\d+)*\s*[:：.、 "
-                      r"]",
-                      re.IGNORECASE)
+_PICTURE = re.compile(r"(?:fig(?:ure|\.)|image|photo(?:graph)?|picture|plate|chart|map)\s*(?:\d+[\d.a-z]*\s*[.:：]"
+                      r"|[:：]|credit\b|courtesy\b)|(?:照片|图片|插图)(?:\s*\d+)?\s*[:：]"
+                      r"|图\s*[\d一二三四五六七八九十]+(?:[-.]\d+)*\s*[:：.、 "
+                      r"]", re.IGNORECASE)
 _GALLERY = re.compile(
     r"(?:related )?(?:images|pictures|photos|photographs)|(?:(?:image|photo|picture) )?gallery|图片|图集|相册|图库",
     re.IGNORECASE)
@@ -130,7 +130,8 @@ def worth_reading(paragraphs, # of one page
 # %% ../../nbs/10_world/11_passages.ipynb #e2fb1586
 def passage(paragraph, # that was found
             page, # Paragraphs of its page that are at hand
-            least=300, # letters below which it is joined with its neighbours; short of what one reads without losing the thread
+            # letters below which it is joined with its neighbours; short of what one reads without losing the thread
+            least=300,
             most=1200, # letters beyond which nothing is joined; the longest paragraph of the parser
             ): # -> list of Paragraph, in the order of the page
     "What is read together with a paragraph: of the same page, under the same heading, captions and menus left out."

@@ -37,17 +37,23 @@ def plain_url(url): # https address of the closed web -> the http address that t
 
 # %% ../../nbs/10_world/14_server.ipynb #71c9710d
 _STYLE = ("body{font:16px/1.5 sans-serif;max-width:44em;margin:0 auto;padding:1em}nav a,footer a{margin-right:1em}"
-          "nav,footer{color:#555;border:solid #ccc;border-width:0 0 1px;padding:.5em 0}footer{border-width:1px 0 0;margin-top:2em}h1{font-size:1.6em}")
+          "nav,footer{color:#555;border:solid #ccc;border-width:0 0 1px;padding:.5em 0}footer{border-width:1px 0 "
+          "0;margin-top:2em}h1{font-size:1.6em}")
 
-def frame(site, title, main, language="en", extra=""): # host, text, HTML of the main part, ISO 639-1, HTML for the head -> whole page
+def frame(site, title, main, language="en", extra=""):
+    # host, text, HTML of the main part, ISO 639-1, HTML for the head -> whole page
     "The page around the main part: head, navigation, search form, footer."
     name = escape(site.split(".")[0].title())
-    return (f'<!DOCTYPE html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)} - {name}</title>\n'
+    return (f'<!DOCTYPE html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)} - '
+            f'{name}</title>\n'
             f'<meta name="viewport" content="width=device-width">\n{extra}<style>{_STYLE}</style>\n</head>\n<body>\n'
-            f'<header><nav aria-label="site"><a href="/">{name}</a><a href="/?page=1">All pages</a><a href="/about">About</a></nav>\n'
-            f'<form action="/search" method="get" role="search"><input type="search" name="q" aria-label="Search {name}" placeholder="Search">'
+            f'<header><nav aria-label="site"><a href="/">{name}</a><a href="/?page=1">All pages</a><a '
+            f'href="/about">About</a></nav>\n'
+            f'<form action="/search" method="get" role="search"><input type="search" name="q" aria-label="Search '
+            f'{name}" placeholder="Search">'
             f'<button type="submit">Search</button></form></header>\n<main>\n{main}\n</main>\n'
-            f'<footer><p>{name} is part of the closed web.</p><a href="/about">About</a><a href="/">Home</a></footer>\n</body>\n</html>\n')
+            f'<footer><p>{name} is part of the closed web.</p><a href="/about">About</a><a href="/">Home</a>'
+            f'</footer>\n</body>\n</html>\n')
 
 # %% ../../nbs/10_world/14_server.ipynb #31318d4a
 def paragraph_html(p): # Paragraph of the closed web -> HTML
@@ -79,7 +85,8 @@ def page_html(web, url): # ClosedWeb, address of one of its pages -> HTML
     more = f'<aside><h2>See also</h2>\n<ul>{"".join(links)}</ul></aside>' if links else ""
     head = (f'<link rel="canonical" href="{escape(url)}">\n<meta property="article:published_time" content="{day}">\n'
             f'<meta property="og:title" content="{escape(title)}">\n')
-    main = f'<article>\n<h1>{escape(title)}</h1>\n<p class="date"><time datetime="{day}">{day}</time></p>\n' + "\n".join(parts) + f"\n</article>\n{more}"
+    main = (f'<article>\n<h1>{escape(title)}</h1>\n<p class="date"><time datetime="{day}">{day}</time></p>\n'
+            + "\n".join(parts) + f"\n</article>\n{more}")
     return frame(paragraphs[0].site, title, main, _language(title + paragraphs[0].text), head)
 
 def _link(url, site): # -> relative on the same site, else plain HTTP
@@ -106,7 +113,8 @@ def search_html(web, site, query, topk=20): # ClosedWeb, host, what was asked, r
     every, most = (
         [p for p in find(query, 100) if p.site == site][:topk] for find in (web.index.every, web.index.nearest))
     found = every or most
-    items = "".join(f'<li><a href="{escape(_link(p.url, site))}">{escape(p.title)}: {escape(p.heading)}</a><p>{escape(p.text)}</p></li>' for p in found)
+    items = "".join(f'<li><a href="{escape(_link(p.url, site))}">{escape(p.title)}: {escape(p.heading)}</a>'
+                    f'<p>{escape(p.text)}</p></li>' for p in found)
     count = f"{len(found)} results" + (
         "" if every else " that have the most of the words; no page has them all,") if found else "Nothing found"
     return frame(site, f"Search: {query}", f'<h1>Search</h1>\n<p>{count} for "{escape(query)}".</p>\n<ol>{items}</ol>')
@@ -135,14 +143,15 @@ class Site:
         if path == "/about":
             return 200, _TYPES["html"], frame(
                 host, "About", f"<h1>About</h1>\n<p>This site has {len(self.hosts[host])} pages.</p>")
-        url = next(
-            (u for u in (f"https://{host}{p}" for p in (parts.path, path, quote(path))) if u in self.web.world.pages), None)
+        url = next((u for u in (f"https://{host}{p}" for p in (parts.path, path, quote(path)))
+                    if u in self.web.world.pages), None)
         if url and url not in self.web.world.dead: return 200, _TYPES["html"], page_html(self.web, url)
         return 404, _TYPES["html"], frame(
             host, "Not found", f"<h1>Not found</h1>\n<p>There is no page {escape(path[:200])} here any more.</p>")
 
 # %% ../../nbs/10_world/14_server.ipynb #859eb424
-def fault(settings, host, target, count): # ServeSettings, host, target, requests before -> set of "slow", "empty", "busy", "broken"
+def fault(settings, host, target, count):
+    # ServeSettings, host, target, requests before -> set of "slow", "empty", "busy", "broken"
     "What goes wrong with a request; `robots.txt` never fails."
     if target == "/robots.txt": return set()
     draw = lambda *name: random.Random(" ".join(map(str, (settings.seed, host, target, *name)))).random()

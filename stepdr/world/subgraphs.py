@@ -145,7 +145,8 @@ def _sample(
     out_edges,
     edge_counts,
 ):
-    "Subgraphs of `seeds` from number `first` on, until the room for edges is used up; -> number of the first one that is not done."
+    """Subgraphs of `seeds` from number `first` on, until the room for edges is used up; -> number of the first one that
+    is not done."""
     slots, state, nodes, used = np.full(1024, -1, np.int32), np.zeros(2, np.int64), np.zeros(most + 1, np.int64), 0
     for number in range(first, len(seeds)):
         seed = np.int64(seeds[number])
@@ -199,9 +200,8 @@ def allowed_relations(graph, settings): # -> array of bool by relation
         for name in filter(None, map(str.strip, getattr(settings, field).split(","))):
             found = [n for n, pair in enumerate(zip(graph.names.relation_ids, graph.names.relations)) if name in pair]
             if not found:
-                raise InputError(
-                    f"sample.{field}: the graph has no relation {name!r}; its relations are in {graph.folder.name}/relations.parquet"
-                )
+                raise InputError(f"sample.{field}: the graph has no relation {name!r}; its relations are in "
+                                 f"{graph.folder.name}/relations.parquet")
             chosen[found] = True
         return chosen
     return (
@@ -277,7 +277,8 @@ def candidate_seeds(graph, settings):
 def sample_subgraphs(
     graph, number, seed=0, settings=SampleSettings(), workers=1, rounds=8, told=None
 ):  # yields (nodes, sizes, edges, edge_counts), subgraphs only, until there are `number`
-    "Draw subgraphs; the same ones whatever the number of workers. The Counter `told` gets how many nodes could be seeds, were tried in the first round, and grew."
+    """Draw subgraphs; the same ones whatever the number of workers. The Counter `told` gets how many nodes could be
+    seeds, were tried in the first round, and grew."""
     if number < 1: raise InputError(f"number: {number} is less than 1; ask for one subgraph or more")
     if workers < 1: raise InputError(f"workers: {workers} is less than 1; give 1 or more")
     allowed, seeds = allowed_relations(graph, settings), candidate_seeds(graph, settings)
@@ -362,10 +363,10 @@ def why_fewer(graph, told, settings): # -> text
     follow = (
         " of the relations that are followed" if settings.relations.strip(", ") or settings.without.strip(", ") else ""
     )
-    return (
-        f"{told['seeds']} of {len(graph)} nodes have {settings.seed_low} to {settings.seed_high} edges; {told['grown']} of {told['tried']} tried grew to {settings.fewest} nodes or more{follow}, "
-        f"and the same nodes are drawn once. Widen the seeds' degrees (--seed-degree), the sizes (--nodes) or the cap ({settings.cap})"
-    )
+    return (f"{told['seeds']} of {len(graph)} nodes have {settings.seed_low} to {settings.seed_high} edges; "
+            f"{told['grown']} of {told['tried']} tried grew to {settings.fewest} nodes or more{follow}, "
+            f"and the same nodes are drawn once. Widen the seeds' degrees (--seed-degree), the sizes (--nodes) or the "
+            f"cap ({settings.cap})")
 
 
 def graph_sample(
@@ -413,9 +414,8 @@ def graph_sample(
             writer.write_table(table)
             counts.update(subgraphs=table.num_rows, nodes=int(arrays[1].sum()), edges=len(arrays[2]))
         if writer is None:
-            raise InputError(
-                f"{folder}: no node has {seed_low} to {seed_high} edges and {fewest} nodes around it: {why_fewer(graph, told, settings)}"
-            )
+            raise InputError(f"{folder}: no node has {seed_low} to {seed_high} edges and {fewest} nodes around it: "
+                             f"{why_fewer(graph, told, settings)}")
         writer.close()
         os.chmod(partial, 0o644)
         os.replace(partial, out)

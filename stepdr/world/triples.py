@@ -74,10 +74,10 @@ _IRI = r'[^\x00-\x20<>"]*'
 _BLANK = r"_:[\w:](?:[\w:.\-\u00b7]*[\w:\-\u00b7])?"
 _LITERAL = r'"(?:[^"\\]|\\.)*"'
 _LANGUAGE = r"@([A-Za-z]+(?:-[A-Za-z0-9]+)*)(?:--(?:ltr|rtl))?"
-_NT = (
-    rf"^[ \t]*(<{_IRI}>|{_BLANK})[ \t]*<({_IRI})>[ \t]*(<{_IRI}>|{_BLANK}|{_LITERAL})[ \t]*(?:{_LANGUAGE}|\^\^[ \t]*<{_IRI}>)?"
-    rf"[ \t]*(?:<{_IRI}>|{_BLANK})?[ \t]*\.[ \t]*(?:#.*)?$"
-)  # W3C RDF 1.1 N-Triples, section 7; N-Quads, section 4; what stands behind a backslash is looked at when it is resolved
+# W3C RDF 1.1 N-Triples, section 7; N-Quads, section 4; what stands behind a backslash is looked at when it is resolved
+_NT = (rf"^[ \t]*(<{_IRI}>|{_BLANK})[ \t]*<({_IRI})>[ \t]*(<{_IRI}>|{_BLANK}|{_LITERAL})[ \t]*(?:"
+       rf"{_LANGUAGE}|\^\^[ \t]*<{_IRI}>)?"
+       rf"[ \t]*(?:<{_IRI}>|{_BLANK})?[ \t]*\.[ \t]*(?:#.*)?$")
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.?)", re.DOTALL)
 _ESCAPED = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
 
@@ -88,7 +88,8 @@ def _character(found): # match of an escape -> character
     return chr(int(name[1:], 16))
 
 def unescape(text): # text of an N-Triples term -> what it means
-    "Resolve the backslash escapes of N-Triples; a pair of surrogates is one character. `ValueError` for half of one, a number that is no character, and other escapes."
+    """Resolve the backslash escapes of N-Triples; a pair of surrogates is one character. `ValueError` for half of one,
+    a number that is no character, and other escapes."""
     text = _ESCAPE.sub(_character, text)
     return text.encode("utf-16", "surrogatepass").decode("utf-16") if re.search("[\ud800-\udfff]", text) else text
 
@@ -154,7 +155,8 @@ _COLUMNS = {
 }
 
 def table_triples(member, aside, settings): # yields frames of line, h, r, t
-    "Triples of an Arrow file (as `datasets` saves them) or a Parquet file, whose columns are called head, relation, tail or alike."
+    """Triples of an Arrow file (as `datasets` saves them) or a Parquet file, whose columns are called head, relation,
+    tail or alike."""
     import polars, pyarrow, pyarrow.parquet
     try:
         with member.open() as stream:
@@ -169,9 +171,8 @@ def table_triples(member, aside, settings): # yields frames of line, h, r, t
                     key: next((names[name] for name in known if name in names), None) for key, known in _COLUMNS.items()
                 }
                 if None in chosen.values():
-                    raise InputError(
-                        f"{member.name}: columns {', '.join(batch.schema.names)} have no head, relation and tail; rename them"
-                    )
+                    raise InputError(f"{member.name}: columns {', '.join(batch.schema.names)} have no head, relation "
+                                     f"and tail; rename them")
                 frame = (
                     polars.from_arrow(batch.select(list(chosen.values())))
                     .rename({v: k for k, v in chosen.items()})

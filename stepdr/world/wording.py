@@ -133,7 +133,8 @@ def _agree(verb): # verb in the third person singular -> the same after "they"
 
 _DEFINITE = re.compile( # names that take "the" inside a sentence
     r"^(University|College|School|Kingdom|Republic|Duchy|Electorate|Principality) of|^United (Kingdom|States|Nations)|"
-    r"(Academy|Institute|Conservatory|Conservatoire) of|(Empire|Republic|Union|Kingdom|Islands|Netherlands|Philippines)$")
+    r"(Academy|Institute|Conservatory|Conservatoire) of|(Empire|Republic|Union|Kingdom|Islands|Netherlands"
+                       r"|Philippines)$")
 
 
 def article(text, value): # text, name of the value in it -> text with the right article before the value
