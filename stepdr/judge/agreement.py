@@ -25,14 +25,18 @@ def by_task(rows): # judged rows -> list of lists, one a task, in order
 def agreement(rows, # {"task", "truth", "judge"}; a judge of None was set aside
               labels=VERDICTS, # all labels
               seed=0, samples=2000, # of the bootstrap over tasks
-              ): # -> {"macro_f1": {mean, low, high, n}, "confusion", "accuracy", "kappa", "rubrics", "aside"}, or None without a judged row
+              ):
+    # -> {"macro_f1": {mean, low, high, n}, "confusion", "accuracy", "kappa", "rubrics", "aside"}, or None without a
+    # judged row
     "Agreement with the truth; rows without a verdict are counted and left out."
     rows = list(rows)
     judged = [row for row in rows if row["judge"] is not None]
     if not judged: return None
-    confusions = [confusion_matrix([r["truth"] for r in group], [r["judge"] for r in group], labels) for group in by_task(judged)]
+    confusions = [confusion_matrix([r["truth"] for r in group], [r["judge"] for r in group], labels)
+                  for group in by_task(judged)]
     total = np.sum(confusions, axis=0)
-    return {"macro_f1": macro_f1_interval(confusions, seed, samples), "confusion": total.tolist(), "accuracy": float(np.trace(total) / total.sum()),
+    return {"macro_f1": macro_f1_interval(confusions, seed, samples), "confusion": total.tolist(),
+            "accuracy": float(np.trace(total) / total.sum()),
             "kappa": kappa_of(total), "rubrics": len(judged), "aside": len(rows) - len(judged)}
 
 # %% ../../nbs/70_judge/06_agreement.ipynb #7f2f3548
@@ -41,7 +45,8 @@ def kappa_of(confusion, # counts, a row a true label
              ): # -> float; None if both always say the same one label
     "Cohen's kappa from a confusion matrix."
     counts = np.asarray(confusion, float)
-    if weights not in ("", "linear", "quadratic"): raise InputError(f"weights: {weights!r} is none of '', 'linear', 'quadratic'")
+    if weights not in ("", "linear", "quadratic"):
+        raise InputError(f"weights: {weights!r} is none of '', 'linear', 'quadratic'")
     if not counts.sum(): raise InputError("confusion: is empty")
     distance = np.abs(np.subtract.outer(np.arange(len(counts)), np.arange(len(counts)))).astype(float)
     cost = {"": (distance > 0).astype(float), "linear": distance, "quadratic": distance ** 2}[weights]
@@ -60,7 +65,8 @@ def _distances(margins, values, level): # ratings of each value, values in order
     if level == "nominal": return 1.0 - np.eye(len(values))
     if level == "interval": return np.subtract.outer(np.array(values, float), np.array(values, float)) ** 2
     sums = np.cumsum(margins)
-    between = np.abs(np.subtract.outer(sums - margins / 2, sums - margins / 2))   # ranks apart, half of both ends left out
+    # ranks apart, half of both ends left out
+    between = np.abs(np.subtract.outer(sums - margins / 2, sums - margins / 2))
     return between ** 2
 
 # %% ../../nbs/70_judge/06_agreement.ipynb #e4b95e54
@@ -70,20 +76,23 @@ def krippendorff_alpha(units, # for each unit the ratings it got; None where a r
                        seed=0, samples=0, # of a bootstrap over units; 0: no interval
                        ): # -> {"mean", "low", "high", "n", "ratings"}; mean is None where all ratings are the same
     "Krippendorff's alpha; units with fewer than two ratings take no part."
-    if level not in ("nominal", "ordinal", "interval"): raise InputError(f"level: {level!r} is none of nominal, ordinal, interval")
+    if level not in ("nominal", "ordinal", "interval"):
+        raise InputError(f"level: {level!r} is none of nominal, ordinal, interval")
     rated = [[value for value in unit if value is not None] for unit in units]
     rated = [unit for unit in rated if len(unit) > 1]
     if not rated: raise InputError("units: none has two ratings, so there is no agreement to measure")
     values = list(order) if order else sorted({value for unit in rated for value in unit})
     position = {value: i for i, value in enumerate(values)}
-    if unknown := next((value for unit in rated for value in unit if value not in position), None): raise InputError(f"units: {unknown!r} is not one of {', '.join(map(str, values))}")
+    if unknown := next((value for unit in rated for value in unit if value not in position), None):
+        raise InputError(f"units: {unknown!r} is not one of {', '.join(map(str, values))}")
     tables = np.zeros((len(rated), len(values), len(values)))
     for table, unit in zip(tables, rated):
         counts = np.bincount([position[value] for value in unit], minlength=len(values)).astype(float)
         table += (np.outer(counts, counts) - np.diag(counts)) / (len(unit) - 1)
     def of(table): return _alpha(table, _distances(table.sum(0), values, level))
     mean = of(tables.sum(0))
-    draws = [alpha for alpha in (of(tables[draw].sum(0)) for draw in (resamples(len(rated), seed, samples) if samples and mean is not None else ())) if alpha is not None]
+    draws = [alpha for alpha in (of(tables[draw].sum(0)) for draw in (
+        resamples(len(rated), seed, samples) if samples and mean is not None else ())) if alpha is not None]
     ends = interval(mean, draws, len(rated)) if draws else {"mean": mean, "low": None, "high": None, "n": len(rated)}
     return {**ends, "ratings": sum(map(len, rated))}
 
@@ -97,7 +106,8 @@ def agreement_table(rows, # judged rows with "role" and "axis" where they have t
     table = {"all": agreement(rows, labels, seed, samples), "labels": list(labels)}
     for field in groups:
         values = sorted({str(row[field]) for row in rows if row.get(field)})
-        table[f"by_{field}"] = {value: agreement([row for row in rows if str(row.get(field)) == value], labels, seed, samples) for value in values}
+        table[f"by_{field}"] = {value: agreement([row for row in rows if str(row.get(field)) == value], labels, seed,
+                                                 samples) for value in values}
     return table
 
 # %% ../../nbs/70_judge/06_agreement.ipynb #d0e99dbb
@@ -105,7 +115,8 @@ def _bins(confidence, right, edges): # arrays -> (rows, mean confidence, share r
     number = np.clip(np.digitize(confidence, edges) - 1, 0, len(edges) - 2)
     counts = np.bincount(number, minlength=len(edges) - 1)
     with np.errstate(invalid="ignore"):
-        return counts, np.bincount(number, confidence, len(edges) - 1) / counts, np.bincount(number, right, len(edges) - 1) / counts
+        return (counts, np.bincount(number, confidence, len(edges) - 1) / counts,
+                np.bincount(number, right, len(edges) - 1) / counts)
 
 def _ece(confidence, right, edges):
     counts, said, true = _bins(confidence, right, edges)
@@ -116,18 +127,23 @@ def _ece(confidence, right, edges):
 def calibration(rows, # judged rows with "confidence", 0 to 1
                 bins=10, # of equal width
                 seed=0, samples=500, # of the bootstrap over tasks
-                ): # -> {"ece": {mean, low, high, n}, "brier", "accuracy", "confidence", "rubrics", "bins": [{"low", "high", "n", "confidence", "accuracy"}]}, or None
+                ):
+    # -> {"ece": {mean, low, high, n}, "brier", "accuracy", "confidence", "rubrics", "bins": [{"low", "high", "n",
+    # "confidence", "accuracy"}]}, or None
     "Reliability of a judge's confidence."
     rows = [row for row in rows if row["judge"] is not None and row.get("confidence") is not None]
     if not rows: return None
     if not all(0 <= row["confidence"] <= 1 for row in rows): raise InputError("confidence: must be between 0 and 1")
-    groups = [(np.array([r["confidence"] for r in group], float), np.array([r["judge"] == r["truth"] for r in group], float)) for group in by_task(rows)]
+    groups = [(np.array([r["confidence"] for r in group],
+                        float), np.array([r["judge"] == r["truth"] for r in group], float)) for group in by_task(rows)]
     confidence, right = (np.concatenate(parts) for parts in zip(*groups))
     edges = np.linspace(0, 1, bins + 1)
-    draws = [_ece(np.concatenate([groups[i][0] for i in draw]), np.concatenate([groups[i][1] for i in draw]), edges) for draw in resamples(len(groups), seed, samples)]
-    table = [{"low": float(edges[i]), "high": float(edges[i + 1]), "n": int(n), "confidence": float(said), "accuracy": float(true)}
-             for i, (n, said, true) in enumerate(zip(*_bins(confidence, right, edges))) if n]
-    return {"ece": interval(_ece(confidence, right, edges), draws, len(groups)), "brier": float(np.mean((confidence - right) ** 2)), "accuracy": float(right.mean()),
+    draws = [_ece(np.concatenate([groups[i][0] for i in draw]), np.concatenate([groups[i][1] for i in draw]), edges)
+             for draw in resamples(len(groups), seed, samples)]
+    table = [{"low": float(edges[i]), "high": float(edges[i + 1]), "n": int(n), "confidence": float(said),
+              "accuracy": float(true)} for i, (n, said, true) in enumerate(zip(*_bins(confidence, right, edges))) if n]
+    return {"ece": interval(_ece(confidence, right, edges), draws, len(groups)),
+            "brier": float(np.mean((confidence - right) ** 2)), "accuracy": float(right.mean()),
             "confidence": float(confidence.mean()), "rubrics": len(rows), "bins": table}
 
 # %% ../../nbs/70_judge/06_agreement.ipynb #d5c8049c
@@ -136,25 +152,32 @@ def confusion_figure(found, labels=VERDICTS, title="verdicts"): # an agreement, 
     import plotly.graph_objects as go
     counts = np.asarray(found["confusion"] if isinstance(found, dict) else found, float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    return go.Figure(go.Heatmap(z=share, x=list(labels), y=list(labels), zmin=0, zmax=1, colorscale="Blues", text=counts.astype(int).astype(str), texttemplate="%{text}", colorbar={"title": "share of the row"}),
-                     {"title": title, "xaxis": {"title": "judge"}, "yaxis": {"title": "truth", "autorange": "reversed"}})
+    return go.Figure(
+        go.Heatmap(z=share, x=list(labels), y=list(labels), zmin=0, zmax=1, colorscale="Blues",
+                   text=counts.astype(int).astype(str), texttemplate="%{text}", colorbar={"title": "share of the row"}),
+        {"title": title, "xaxis": {"title": "judge"}, "yaxis": {"title": "truth", "autorange": "reversed"}})
 
 def reliability_figure(calibrated, title="calibration"): # of `calibration` -> plotly figure
     "Share of right verdicts against confidence; the size of a point is its number of verdicts."
     import plotly.graph_objects as go
     bins = calibrated["bins"]
     most = max(b["n"] for b in bins)
-    points = go.Scatter(x=[b["confidence"] for b in bins], y=[b["accuracy"] for b in bins], mode="markers+lines", name="judge", text=[f"{b['n']} verdicts" for b in bins],
+    points = go.Scatter(x=[b["confidence"] for b in bins], y=[b["accuracy"] for b in bins], mode="markers+lines",
+                        name="judge", text=[f"{b['n']} verdicts" for b in bins],
                         marker={"size": [8 + 24 * (b["n"] / most) ** 0.5 for b in bins]})
     line = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", line={"dash": "dot"})
-    return go.Figure([line, points], {"title": f"{title}: ECE {calibrated['ece']['mean']:.3f} [{calibrated['ece']['low']:.3f}, {calibrated['ece']['high']:.3f}]",
-                                      "xaxis": {"title": "confidence", "range": [0, 1.02]}, "yaxis": {"title": "share right", "range": [0, 1.02]}})
+    return go.Figure([line, points], {"title": f"{title}: ECE {calibrated['ece']['mean']:.3f} "
+                                      f"[{calibrated['ece']['low']:.3f}, {calibrated['ece']['high']:.3f}]",
+                                      "xaxis": {"title": "confidence", "range": [0, 1.02]},
+                                      "yaxis": {"title": "share right", "range": [0, 1.02]}})
 
 # %% ../../nbs/70_judge/06_agreement.ipynb #bee454e0
-def with_humans(ratings, # for each thing: {"task", "humans": [labels, None where one gave none], "judge": label or None}
+def with_humans(ratings, # {"task", "humans": [labels, None where one gave none], "judge": label or None} for each thing
                 labels=VERDICTS, level="ordinal", # of Krippendorff's alpha, labels from most to least
                 seed=0, samples=500,
-                ): # -> {"humans": alpha among people, "judge": alpha of the judge with their majority, "agreement": agreement with the majority, "ties"}
+                ):
+    # -> {"humans": alpha among people, "judge": alpha of the judge with their majority, "agreement": agreement with the
+    # majority, "ties"}
     "A judge beside people; where people are split evenly there is no majority, and the thing is counted and left out."
     majority, ties = [], 0
     for row in ratings:
@@ -164,4 +187,5 @@ def with_humans(ratings, # for each thing: {"task", "humans": [labels, None wher
     several = [row["humans"] for row in ratings if sum(label is not None for label in row["humans"]) > 1]
     among = krippendorff_alpha(several, level, labels, seed, samples) if several else None
     pairs = [[row["truth"], row["judge"]] for row in majority if row["judge"] is not None]
-    return {"humans": among, "judge": krippendorff_alpha(pairs, level, labels, seed, samples) if pairs else None, "agreement": agreement(majority, labels, seed, samples) if majority else None, "ties": ties}
+    return {"humans": among, "judge": krippendorff_alpha(pairs, level, labels, seed, samples) if pairs else None,
+            "agreement": agreement(majority, labels, seed, samples) if majority else None, "ties": ties}

@@ -27,7 +27,8 @@ JUDGE_FILE = "judge_protocol.json"  # in a checkpoint's folder
 class JudgeProtocol:
     "How a trained judge is asked."
     form: str = setting("brief", "prompts: brief, or full as an endpoint's", choices=("brief", "full"))
-    head: str = setting("ternary", "verdicts: ternary (satisfied, partially, not) or binary (satisfied, not)", choices=("ternary", "binary"))
+    head: str = setting("ternary", "verdicts: ternary (satisfied, partially, not) or binary (satisfied, not)",
+                        choices=("ternary", "binary"))
     answer_tokens: int = setting(128, "tokens that an answer may have", 8, 100_000)
 
     def __post_init__(self):
@@ -40,11 +41,13 @@ def write_judge_protocol(folder, protocol):
 
 
 def judge_protocol_of(folder) -> JudgeProtocol:
-    "How the judge in a folder is asked; the defaults where the folder does not say. Raises `InputError` for a file that cannot be used."
+    """How the judge in a folder is asked; the defaults where the folder does not say. Raises `InputError` for a file
+    that cannot be used."""
     path = Path(folder)/JUDGE_FILE
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict) or set(found) - {item.name for item in fields(JudgeProtocol)}:
-        raise InputError(f"{path}: expected an object with fields of {', '.join(item.name for item in fields(JudgeProtocol))}")
+        raise InputError(f"{path}: expected an object with fields of "
+                         f"{', '.join(item.name for item in fields(JudgeProtocol))}")
     return JudgeProtocol(**found)
 
 # %% ../../nbs/70_judge/12_answers.ipynb #4717c4d2
@@ -67,12 +70,13 @@ class LocalJudge:
         return prompt_room(self.model.config, self.protocol)
 
     def write(self, prompts, temperature=0.0, seed=0, slots=16, label="") -> list:
-        """What the model writes after each prompt (ids): `Turn`s in their order. Draws depend on seed and place, not on what is asked beside.
-        Where there are more prompts than `slots`, a place takes neighbours one after the other and keeps what they begin with.
-        With a label the answers are counted in a progress bar."""
+        """What the model writes after each prompt (ids): `Turn`s in their order. Draws depend on seed and place, not on
+        what is asked beside. Where there are more prompts than `slots`, a place takes neighbours one after the other
+        and keeps what they begin with. With a label the answers are counted in a progress bar."""
         from stepdr.model.engine import engine_for
         was = self.model.training
-        engine = engine_for(self.model.eval(), turn_ends(self.model, self.renderer), slots=slots, temperature=temperature)
+        engine = engine_for(self.model.eval(), turn_ends(self.model, self.renderer), slots=slots,
+                            temperature=temperature)
         length, turns = max(1, -(-len(prompts) // slots)), {}
         bar = progress_bar(total=len(prompts), desc=label, **({} if label else {"disable": True}))
         for number in range(0, len(prompts), length):
@@ -102,7 +106,8 @@ def load_judge(folder, device="auto") -> LocalJudge:
 
 
 def fitting_row(row, renderer, room, protocol) -> tuple[dict, list[int]] | None:
-    "A label row with as many of its sources as a prompt of `room` tokens can show, and that prompt's ids; None where there is no room without any."
+    """A label row with as many of its sources as a prompt of `room` tokens can show, and that prompt's ids; None where
+    there is no room without any."""
     sources = row.get("sources") or []
     known = len(sources) + row.get("left_out", 0)
     while True:
@@ -131,7 +136,8 @@ def verdict_probability(tokenizer, ids, logprobs, verdict) -> float | None:
         return None
     ends = [len(tokenizer.decode(ids[:number + 1])) for number in range(len(ids))]
     begins = [0, *ends[:-1]]
-    return math.exp(sum(one for one, begin, end in zip(logprobs, begins, ends) if end > start and begin < start + len(verdict)))
+    return math.exp(sum(one for one, begin, end in zip(logprobs, begins, ends)
+                        if end > start and begin < start + len(verdict)))
 
 
 def turn_answer(turn, judge) -> JudgeAnswer:

@@ -219,7 +219,8 @@ def no_citation(scene, place, said):
 
 
 def other_citation(scene, place, said):
-    "Another paragraph that was read is cited: best one that has the name but does not say so, or one on the same subject."
+    """Another paragraph that was read is cited: best one that has the name but does not say so, or one on the same
+    subject."""
     others = [one for key, one in scene.read.items() if key not in all_cited(scene.pieces[place])]
 
     def says(one):
@@ -417,7 +418,7 @@ def damaged_reports(web, tasks, seed, count, writers=SEEN_WRITERS) -> list[dict]
     return records
 
 # %% ../../nbs/70_judge/11_data.ipynb #9b787b04
-def written_reports(model, renderer, web, tasks, seed,  # causal model, its Renderer, ClosedWeb, task rows, anything printable
+def written_reports(model, renderer, web, tasks, seed,  # causal model, its Renderer, ClosedWeb, task rows, any
                     protocol=PROTOCOLS["brief"],  # that the model was trained in
                     budget=ResearchSettings(),  # of an episode
                     failure_rate=0.07,  # share of tool requests that fail

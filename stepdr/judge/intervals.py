@@ -82,8 +82,8 @@ def paired_difference(first,  # numbers of one model
 
 # %% ../../nbs/70_judge/03_intervals.ipynb #52b7e4c5
 def sign_flip_p(differences, seed=0, draws=10_000):  # numbers -> two-sided p
-    """Share of all ways to turn signs that give a mean at least as far from 0 (Fisher's randomisation test): all of them
-    up to 13 differences, else so many draws."""
+    """Share of all ways to turn signs that give a mean at least as far from 0 (Fisher's randomisation test): all of
+    them up to 13 differences, else so many draws."""
     values = np.abs(np.asarray([d for d in differences if d], float))
     if not len(values):
         return 1.0
@@ -100,7 +100,8 @@ def sign_flip_p(differences, seed=0, draws=10_000):  # numbers -> two-sided p
 
 def paired_test(first, second, seed=0, samples=2000):  # {task: score} of both -> dict
     """Paired bootstrap over common tasks, and the randomisation test. A difference is shown only if the interval leaves
-    out 0 and p < 0.05: with few tasks the bootstrap alone finds differences too easily. `InputError` without common tasks."""
+    out 0 and p < 0.05: with few tasks the bootstrap alone finds differences too easily. `InputError` without common
+    tasks."""
     common = [task for task in first if task in second]
     if not common:
         raise InputError("tasks: the two evaluations have no task in common")
@@ -155,10 +156,12 @@ def macro_f1_difference(first,  # a confusion matrix a task
                         seed: int = 0,  # fixes the draws
                         samples: int = 2000,  # number of draws
                         ) -> dict:
-    "Macro-F1 of the first minus that of the second with its 95 % interval, tasks being drawn again: {mean, low, high, n}."
+    """Macro-F1 of the first minus that of the second with its 95 % interval, tasks being drawn again: {mean, low, high,
+    n}."""
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape or first.ndim != 3:
-        raise InputError(f"confusions: expected one square matrix a task of both judges, got shapes {first.shape} and {second.shape}")
+        raise InputError(f"confusions: expected one square matrix a task of both judges, got shapes {first.shape} and "
+                         f"{second.shape}")
 
     def between(tasks):
         return macro_f1(first[tasks].sum(0)) - macro_f1(second[tasks].sum(0))

@@ -42,7 +42,8 @@ from ..core.trajectory import cited_ids, without_citations
 
 # %% ../../nbs/70_judge/10_judges.ipynb #24182f6c
 POINTS = {"satisfied": 1.0, "partially": 0.5, "not": 0.0} # ternary, as in ResearchRubrics
-REASONS = {**ASIDE_KINDS, "no_truth": "the oracle knows no truth for this criterion", "unreadable": "the trained judge's answer cannot be read", "weight": "a criterion of weight 0 decides nothing and is not judged",
+REASONS = {**ASIDE_KINDS, "no_truth": "the oracle knows no truth for this criterion", "unreadable": "the trained "
+           "judge's answer cannot be read", "weight": "a criterion of weight 0 decides nothing and is not judged",
            "disagreement": "no judge gave a verdict"} # why there is no verdict
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Judgement:
     verdict: str = None # satisfied, partially or not; None: there is none, for `reason`
     score: float = None # mean of the trials' points, 0 to 1; the sign of the criterion's weight is not in it
     spread: float = 0.0 # standard deviation of the trials' points
-    confidence: float = None # share of the trials that gave the verdict, or the trained judge's own; None where there is neither
+    confidence: float = None # share of the trials with the verdict, or the trained judge's own; None: neither
     trials: tuple = () # verdict of each trial, None for one that was set aside
     explanation: str = "" # in the judge's words
     reason: str = "" # key of REASONS where there is no verdict
@@ -68,16 +69,17 @@ def join_trials(trials, # verdict of each trial, None for one that was set aside
     points, counts = np.array([POINTS[trial] for trial in given]), Counter(given)
     most = max(counts.values())
     chosen = min((v for v in VERDICTS if counts[v] == most), key=lambda v: (abs(POINTS[v] - points.mean()), POINTS[v]))
-    return Judgement(chosen, float(points.mean()), float(points.std()), counts[chosen] / len(given) if len(trials) > 1 else None, tuple(trials), **more)
+    return Judgement(chosen, float(points.mean()), float(points.std()), counts[chosen] / len(given) if len(trials) > 1
+                     else None, tuple(trials), **more)
 
 # %% ../../nbs/70_judge/10_judges.ipynb #820d5a7d
 class RubricJudge:
     "What every judge has: `judge` for one report, `judge_many` for many."
     name = "judge"
     batch, parallel = 1, 8 # reports handed over at once, and how many such batches at the same time
-    remember = True # whether a verdict of an earlier run may be used again: not where it costs nothing and rests on more than its card
+    remember = True # may an earlier run's verdict be used again: not where it is free and rests on more than its card
 
-    async def judge(self, task, # {"query", "rubrics": [{"criterion", "weight", "axis", "role"}]} with whatever the judge needs beside
+    async def judge(self, task, # {"query", "rubrics": [{"criterion", "weight", "axis", "role"}]}, what it needs
                     report, # text
                     paragraphs=None, # read paragraphs by id, or their ids; None: not known
                     ): # -> list of Judgement, one a rubric
@@ -98,7 +100,8 @@ class RubricJudge:
     async def close(self): pass
 
 # %% ../../nbs/70_judge/10_judges.ipynb #990b4b1b
-def read_paragraphs(paragraphs, report, web): # {id: Paragraph}, list of ids or None, text, ClosedWeb or None -> {id: Paragraph}
+def read_paragraphs(paragraphs, report, web):
+    # {id: Paragraph}, list of ids or None, text, ClosedWeb or None -> {id: Paragraph}
     "What was read; where that is not known, whatever the report cites that is there."
     if isinstance(paragraphs, dict) and all(hasattr(p, "statements") for p in paragraphs.values()): return paragraphs
     if web is None: raise InputError("oracle: paragraphs are given by their ids, and there is no closed web to look them up in; name the run")
@@ -126,8 +129,9 @@ class OracleJudge(RubricJudge):
 
 # %% ../../nbs/70_judge/10_judges.ipynb #fc9a0b8a
 def visible_paragraphs(paragraphs, report, web) -> dict:
-    """What was read, by id, for a judge that does not need to know the truth: as it is given, the closed web's own where it has the id;
-    from a list of ids, or for None from what the report cites, whatever the closed web has of it."""
+    """What was read, by id, for a judge that does not need to know the truth: as it is given, the closed web's own
+    where it has the id; from a list of ids, or for None from what the report cites, whatever the closed web has of
+    it."""
     ids = cited_ids(report or "") if paragraphs is None else paragraphs
     given = paragraphs if isinstance(paragraphs, dict) else {}
     known = {key: web.world.paragraphs[key] for key in ids if key in web.world.paragraphs} if web else {}
@@ -144,10 +148,12 @@ class TrainedJudge(RubricJudge):
         folder = isinstance(judge, (str, Path))
         self.folder, self.web, self.lock, self.label = str(judge) if folder else "", web, threading.Lock(), label
         if folder and not Path(judge, "config.json").is_file():
-            raise InputError(f"judge: {Path(judge).name} is no folder of a trained judge; expected a Hugging Face directory such as reports/RUN/models/judge")
+            raise InputError(f"judge: {Path(judge).name} is no folder of a trained judge; expected a Hugging Face "
+                             f"directory such as reports/RUN/models/judge")
         self.inner = load_judge(judge, device) if folder else judge
 
-    async def judge(self, task, report, paragraphs=None): return (await self.judge_many([(task, report, paragraphs)]))[0]
+    async def judge(self, task, report, paragraphs=None):
+        return (await self.judge_many([(task, report, paragraphs)]))[0]
 
     async def judge_many(self, items):
         from stepdr.judge.answers import answer_rows
@@ -167,11 +173,14 @@ class TrainedJudge(RubricJudge):
     def card(self):
         from stepdr.core.artifacts import sha256_path
         asked = asdict(self.inner.protocol)
-        names = [judge_prompt(kind, asked["head"], asked["form"]) for kind in ("positive", "negative")] + ["judge_left_out", "judge_not_read", "judge_verdict"]
-        return {"judge": self.name, "weights": sha256_path(self.folder)[:16] if self.folder else "", "prompts": prompts_hash(names), **asked}
+        names = [judge_prompt(kind, asked["head"], asked["form"]) for kind in ("positive", "negative")] + [
+            "judge_left_out", "judge_not_read", "judge_verdict"]
+        return {"judge": self.name, "weights": sha256_path(self.folder)[:16] if self.folder else "",
+                "prompts": prompts_hash(names), **asked}
 
 # %% ../../nbs/70_judge/10_judges.ipynb #5b420c63
-_ASKS = re.compile(rf"^\s*(?:(?:the\s+)?(?:report|answer|response)\s+)?(?:{VERBS})\b(?:\s+that\b)?:?|^(?:报告|回答)?(?:应当|应该|应|需要|需|要)?(?:{VERBS_ZH}|陈述)(?:了)?[：:]?", re.IGNORECASE)
+_ASKS = re.compile(rf"^\s*(?:(?:the\s+)?(?:report|answer|response)\s+)?(?:{VERBS})\b(?:\s+that\b)?:?|^(?:报告|回答)?(?:应当"
+                   rf"|应该|应|需要|需|要)?(?:{VERBS_ZH}|陈述)(?:了)?[：:]?", re.IGNORECASE)
 
 class WordsJudge(RubricJudge):
     "Share of a criterion's words in the best line of the report."
@@ -186,8 +195,10 @@ class WordsJudge(RubricJudge):
 
     def one(self, text, lines):
         wanted, numbers = content(text), set(re.findall(r"\d+(?:\.\d+)?", text))
-        share = max((len(wanted & words) / len(wanted) * (1.0 if numbers <= there else 0.2) for words, there in lines), default=0.0) if wanted else 0.0
-        return replace(join_trials(["satisfied" if share >= self.full else "partially" if share >= self.part else "not"]), explanation=f"{share:.0%} of its words stand in one line")
+        share = max((len(wanted & words) / len(wanted) * (1.0 if numbers <= there else 0.2)
+                     for words, there in lines), default=0.0) if wanted else 0.0
+        return replace(join_trials(["satisfied" if share >= self.full else "partially" if share >= self.part
+                                    else "not"]), explanation=f"{share:.0%} of its words stand in one line")
 
     def card(self): return {"judge": self.name, "full": self.full, "part": self.part}
 
@@ -196,28 +207,35 @@ class WordsJudge(RubricJudge):
 class JudgingSettings:
     "How an endpoint judges."
     trials: int = setting(3, "times that each criterion is asked", 1, 101)
-    head: str = setting("ternary", "ternary (satisfied, partially, not) or binary (satisfied, not)", choices=("ternary", "binary"))
-    chunk_tokens: int = setting(150_000, "estimated tokens of a report above which it is read part by part (the limit of ResearchRubrics)", 500, 100_000_000)
-    sources_tokens: int = setting(SOURCES_TOKENS, "estimated tokens of cited paragraphs that are shown beside the report; 0: none", 0, 100_000_000)
-    rubrics_per_request: int = setting(1, "most rubrics in one request, merits and flaws apart; 1: each by itself", 1, 400)
+    head: str = setting("ternary", "ternary (satisfied, partially, not) or binary (satisfied, not)",
+                        choices=("ternary", "binary"))
+    chunk_tokens: int = setting(150_000, "estimated tokens of a report above which it is read part by part (the limit "
+                                "of ResearchRubrics)", 500, 100_000_000)
+    sources_tokens: int = setting(SOURCES_TOKENS, "estimated tokens of cited paragraphs that are shown beside the "
+                                  "report; 0: none", 0, 100_000_000)
+    rubrics_per_request: int = setting(1, "most rubrics in one request, merits and flaws apart; 1: each by itself", 1,
+                                       400)
     order_seed: int = setting(0, "of the order of rubrics that share a request, another one for each trial", 0, 2**31)
     def __post_init__(self): validate(self)
 
-TEACHER = TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0) # how the endpoint is asked: the language of an explanation is free
+TEACHER = TeacherSettings(temperature=0.0, language_share=0.0, most_aside=1.0) # explanations in any language
 
 NOTES = ("judge_notes", "judge_note", "judge_part_place", "judge_notes_on", "judge_no_notes") # prompts by which the notes on a long report are shown
 
 def prompts_hash(names): # of prompts -> 16 hexadecimal digits
     "Which wording a score belongs to."
-    return hashlib.sha256(json.dumps([wording(name) for name in [*sorted(names), "form", *NOTES]], ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([wording(name) for name in [*sorted(names), "form", *NOTES]],
+                                     ensure_ascii=False).encode()).hexdigest()[:16]
 
 # %% ../../nbs/70_judge/10_judges.ipynb #55ec3cb5
 def cut_report(report, most): # text, estimated tokens of a part -> list of texts that together are the report
-    "Parts that end before a heading where there is one in their second half, else after a paragraph, a line, a sentence or anywhere."
+    """Parts that end before a heading where there is one in their second half, else after a paragraph, a line, a
+    sentence or anywhere."""
     parts = []
     while report:
         size = len(report)
-        while guess_tokens(report[:size]) > most: size = max(1, min(size - 1, int(size * most / guess_tokens(report[:size]))))
+        while guess_tokens(report[:size]) > most:
+            size = max(1, min(size - 1, int(size * most / guess_tokens(report[:size]))))
         if size < len(report):
             for mark in (r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", r"(?<=[.!?])\s|(?<=[。！？])"):
                 ends = [found.end() for found in re.finditer(mark, report[:size]) if found.end() > size // 2]
@@ -252,12 +270,15 @@ _READER = json.JSONDecoder(strict=False)
 def listed(text, # a reply
            part, # field that holds the entries
            ): # -> list of JSON values
-    "The entries of a whole reply; of a broken one those before the break, for what comes after it may be words of the report."
+    """The entries of a whole reply; of a broken one those before the break, for what comes after it may be words of the
+    report."""
     for shown in (text, mend_json(text)):
-        with suppress(ValueError, RecursionError, AttributeError): # no bracket, or what begins with the first one is broken
+        with suppress(ValueError, RecursionError,
+                      AttributeError): # no bracket, or what begins with the first one is broken
             _READER.raw_decode(shown, re.search(r"[{\[]", shown).start())
             lists = [value.get(part) if isinstance(value, dict) else value for value in json_values(shown)[0]]
-            return next((entries for entries in reversed(lists) if isinstance(entries, list) and any(isinstance(entry, dict) for entry in entries)), [])
+            return next((entries for entries in reversed(lists)
+                         if isinstance(entries, list) and any(isinstance(entry, dict) for entry in entries)), [])
     found, place = [], re.search(r"\[\s*(?={)", shown)
     while place:
         try: entry, end = _READER.raw_decode(shown, place.end())
@@ -271,14 +292,17 @@ def read_entries(text, # a reply
                  criteria, # that were shown, numbered from 1
                  schema, # of the reply
                  ): # -> {place from 0: entry}
-    "The entries that can be relied on, also of a reply that was cut; none at all if a number was never shown, for then the others may be one off."
+    """The entries that can be relied on, also of a reply that was cut; none at all if a number was never shown, for
+    then the others may be one off."""
     form = schema["properties"][part]["items"]
     entries = [as_asked(entry, form) for entry in listed(text, part) if isinstance(entry, dict) and "number" in entry]
     if any(entry["number"] not in range(1, len(criteria) + 1) for entry in entries): return {}
     found = {}
     for entry in entries:
-        if not schema_faults(entry, schema_validator(form)) and _said_of(entry["words"], entry["number"] - 1, criteria): found.setdefault(entry["number"] - 1, []).append(entry)
-    decided = {place: {json.dumps(entry.get("verdict", entry.get("evidence"))) for entry in same} for place, same in found.items()}
+        if not schema_faults(entry, schema_validator(form)) and _said_of(entry["words"], entry["number"] - 1, criteria):
+            found.setdefault(entry["number"] - 1, []).append(entry)
+    decided = {place: {json.dumps(entry.get("verdict", entry.get("evidence"))) for entry in same}
+               for place, same in found.items()}
     return {place: same[0] for place, same in found.items() if len(decided[place]) == 1}
 
 def shown_notes(notes, # (number of parts, lines for each rubric)
@@ -296,7 +320,8 @@ def judgement_of(entries, # of the trials: {"verdict", "explanation"} or SetAsid
                  work, # what they took
                  ): # -> Judgement
     "All trials on one criterion as one."
-    given, failed = [entry for entry in entries if not isinstance(entry, SetAside)], [entry for entry in entries if isinstance(entry, SetAside)]
+    given, failed = [entry for entry in entries
+                     if not isinstance(entry, SetAside)], [entry for entry in entries if isinstance(entry, SetAside)]
     joined = join_trials([None if isinstance(entry, SetAside) else entry["verdict"] for entry in entries], work=work)
     if joined.verdict is None: return replace(joined, reason=failed[0].kind, detail=str(failed[0].reason)[:300])
     return replace(joined, explanation=next((entry["explanation"] for entry in given if entry["verdict"] == joined.verdict), given[0]["explanation"]))
@@ -323,8 +348,8 @@ class EndpointJudge(RubricJudge):
 
     @property
     def names(self): # of the prompts that it asks with
-        return [name + ("_many" if self.settings.rubrics_per_request > 1 else "")
-                for name in (*(judge_prompt(kind, self.settings.head) for kind in ("positive", "negative")), "judge_part")]
+        return [name + ("_many" if self.settings.rubrics_per_request > 1 else "") for name in (
+            *(judge_prompt(kind, self.settings.head) for kind in ("positive", "negative")), "judge_part")]
 
     def in_mode(self, several): # most rubrics in one request -> EndpointJudge
         "The same judge in another mode; the client, with its replies, is shared."
@@ -451,8 +476,8 @@ class MajorityJudge(RubricJudge):
     async def close(self): await asyncio.gather(*(judge.close() for judge in self.judges))
 
 # %% ../../nbs/70_judge/10_judges.ipynb #081e326a
-def judge_from(text, # "oracle", "words", DIR of a trained judge, chat:DIR of a chat model, URL[#MODEL]; several with commas are a majority
-               run_dir=None, # run whose closed web the oracle and the trained judge look paragraphs up in; None: that of DIR's run, else the shipped facts
+def judge_from(text, # "oracle", "words", DIR of a trained judge, chat:DIR, URL[#MODEL]; several with commas: a majority
+               run_dir=None, # run whose closed web is read; None: that of DIR's run, else the shipped facts
                settings=JudgingSettings(), cache=None, teacher=TEACHER, # of an endpoint
                price="", **endpoint, # as `stepdr.core.connection.endpoint_settings` takes them
                ): # -> RubricJudge

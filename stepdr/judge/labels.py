@@ -115,7 +115,8 @@ LABEL_FIELDS = {"query": str, "report": str, "criterion": str, "verdict": str}  
 
 
 def hints_of(rubric) -> dict:
-    "What rules may know of a rubric's truth, and no judge is shown: `asks`, its kind, and `names` with their other forms."
+    """What rules may know of a rubric's truth, and no judge is shown: `asks`, its kind, and `names` with their other
+    forms."""
     check = rubric.get("check")
     if not check:
         return {}
@@ -166,9 +167,8 @@ def check_label(row) -> dict:
         raise InputError(f"label: expected an object, got {type(row).__name__}")
     for name, kind in LABEL_FIELDS.items():
         if not isinstance(row.get(name), kind):
-            raise InputError(
-                f"label: {name}: expected a text, got {row.get(name)!r:.60}; `stepdr judge score --labels` makes such rows"
-            )
+            raise InputError(f"label: {name}: expected a text, got {row.get(name)!r:.60}; `stepdr judge score "
+                             f"--labels` makes such rows")
     if row["verdict"] not in VERDICTS:
         raise InputError(f"label: verdict: {row['verdict']!r} is none of {', '.join(VERDICTS)}")
     if not isinstance(row.get("sources", []), list):

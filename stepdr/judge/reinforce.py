@@ -19,7 +19,8 @@ FORM = 0.2  # part of the reward that the form alone earns
 
 
 def answer_reward(answer, truth, head="ternary") -> float:
-    "0 for an answer that cannot be read, `FORM` for a wrong verdict, 1 for the label's; of the binary head's grades the label is taken in two."
+    """0 for an answer that cannot be read, `FORM` for a wrong verdict, 1 for the label's; of the binary head's grades
+    the label is taken in two."""
     if answer.verdict is None:
         return 0.0
     return 1.0 if answer.verdict == (truth if head == "ternary" else collapse(truth)) else FORM
@@ -35,7 +36,8 @@ class Sampled:
 
 def sample_answers(judge, labels, samples, seed) -> Sampled:
     "`samples` answers of a `LocalJudge` to each label; labels whose prompt does not fit are passed over."
-    fitted = [(label, one[1]) for label in labels if (one := fitting_row(label, judge.renderer, judge.room, judge.protocol))]
+    fitted = [(label, one[1]) for label in labels
+              if (one := fitting_row(label, judge.renderer, judge.room, judge.protocol))]
     turns = judge.write([ids for _, ids in fitted for _ in range(samples)], 1.0, seed, label="sampled answers")
     answers = [turn_answer(turn, judge) for turn in turns]
     rows, rewards = [], []
@@ -107,8 +109,8 @@ def reinforce(judge,  # LocalJudge; its model has the best weights in the end
         if sampled.rows:
             learn(model, optimizer, sampled.rows, settings, pad, order, tokens)
         count = max(1, len(sampled.rewards))
-        history.append({"iteration": iteration, "reward": sum(sampled.rewards) / count, "readable": sampled.readable / count,
-                        "answers": len(sampled.rewards), "learned_answers": len(sampled.rows)})
+        history.append({"iteration": iteration, "reward": sum(sampled.rewards) / count, "readable": sampled.readable
+                        / count, "answers": len(sampled.rewards), "learned_answers": len(sampled.rows)})
         if iteration % settings.rl_every == 0 or iteration == settings.rl_iterations:
             history[-1] |= tried(judge, dev)
             if history[-1]["dev_reward"] > best[0]["dev_reward"]:

@@ -35,15 +35,18 @@ from .labels import label_row
 def judged_score(rubrics, # rubric rows
                  judgements, # one a rubric
                  variant="ternary", # as `rubric_score` takes it
-                 ): # -> {"mean", "spread", "trials": [score of each], "aside"}; mean is None where no positive rubric has a verdict
+                 ):
+    # -> {"mean", "spread", "trials": [score of each], "aside"}; mean is None where no positive rubric has a verdict
     "Score of one report with its spread over trials."
-    kept = [(rubric["weight"], judged) for rubric, judged in zip(rubrics, judgements, strict=True) if judged.verdict is not None]
+    kept = [(rubric["weight"], judged) for rubric, judged in zip(rubrics, judgements, strict=True)
+            if judged.verdict is not None]
     aside = len(judgements) - len(kept)
     if not any(weight > 0 for weight, _ in kept): return {"mean": None, "spread": None, "trials": [], "aside": aside}
     count = max(len(judged.trials) for _, judged in kept)
     def of(judged, number): # verdict of a trial; a trial that was set aside counts as the joint verdict
         return (judged.trials[number] if number < len(judged.trials) else None) or judged.verdict
-    scores = [rubric_score([of(judged, number) for _, judged in kept], [weight for weight, _ in kept], variant) for number in range(count)]
+    scores = [rubric_score([of(judged, number) for _, judged in kept], [weight for weight, _ in kept], variant)
+              for number in range(count)]
     return {"mean": float(np.mean(scores)), "spread": float(np.std(scores)), "trials": scores, "aside": aside}
 
 # %% ../../nbs/70_judge/16_reports.ipynb #0430d5e1
@@ -55,10 +58,14 @@ def task_fault(task, known): # row, ids so far -> what is wrong with it, or ""
     rubrics = task.get("rubrics")
     if not isinstance(rubrics, list) or not rubrics: return "rubrics: there are none"
     for number, rubric in enumerate(rubrics):
-        if not isinstance(rubric, dict) or not isinstance(rubric.get("criterion"), str) or not rubric["criterion"].strip(): return f"rubrics[{number}].criterion: is missing"
+        if (not isinstance(rubric, dict) or not isinstance(rubric.get("criterion"), str)
+            or not rubric["criterion"].strip()):
+            return f"rubrics[{number}].criterion: is missing"
         weight = rubric.get("weight")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not np.isfinite(weight): return f"rubrics[{number}].weight: {weight!r} is no number"
-    return "" if any(rubric["weight"] > 0 for rubric in rubrics) else "rubrics: none has a positive weight, so the score has no scale"
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not np.isfinite(weight):
+            return f"rubrics[{number}].weight: {weight!r} is no number"
+    return ("" if any(rubric["weight"] > 0 for rubric in rubrics)
+            else "rubrics: none has a positive weight, so the score has no scale")
 
 TEXTS = ("report", "answer", "prediction", "article", "response", "output")
 
@@ -95,7 +102,8 @@ class Journal:
         try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.file.close()
-            raise InputError(f"{self.path.name}: another run is writing it; wait for its end or choose another --out") from None
+            raise (InputError(f"{self.path.name}: another run is writing it; wait for its end or choose another "
+                              f"--out")) from None
         if fresh: self.file.truncate(0)
         self.file.seek(0)
         place = 0
@@ -126,16 +134,23 @@ class Journal:
 # %% ../../nbs/70_judge/16_reports.ipynb #a3784acd
 def _key(card, task, report, paragraphs): # -> what a line of the journal stands for
     ids = sorted(paragraphs) if isinstance(paragraphs, (dict, list)) else None
-    return hashlib.sha256(json.dumps([card, task, report, ids], ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([card, task, report,
+                                      ids], ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 def judgeable_tasks(source, faults): # file or rows, list that gets {"place", "reason", "detail"} -> {id: task}
     "Tasks that can be judged, as {id, query, rubrics, …}; the others are noted."
     tasks = {}
     for place, row, wrong in numbered_rows(source):
         wrong = wrong or task_fault(row, tasks)
-        if wrong: faults.append({"place": place, "reason": "task", "detail": wrong, "id": row and row.get("id", row.get("sample_id"))}); continue
-        tasks[str(row.get("id", row.get("sample_id")))] = {**row, "id": str(row.get("id", row.get("sample_id"))), "query": row.get("query", row.get("prompt"))}
-    if not tasks: raise InputError(f"tasks: none of {len(faults)} can be judged; the first: {faults[0]['place']}: {faults[0]['detail']}" if faults else "tasks: there are none")
+        if wrong:
+            faults.append({"place": place, "reason": "task", "detail": wrong,
+                           "id": row and row.get("id", row.get("sample_id"))})
+            continue
+        tasks[str(row.get("id", row.get("sample_id")))] = {**row, "id": str(row.get("id", row.get("sample_id"))),
+                                                           "query": row.get("query", row.get("prompt"))}
+    if not tasks:
+        raise InputError(f"tasks: none of {len(faults)} can be judged; the first: {faults[0]['place']}: "
+                         f"{faults[0]['detail']}" if faults else "tasks: there are none")
     return tasks
 
 # %% ../../nbs/70_judge/16_reports.ipynb #4641a2cb
@@ -144,11 +159,13 @@ async def _judge_stream(judge, tasks, predictions, journal, card, faults, parall
     keys, used, waiting, batch, size = {}, Work(), deque(), [], judge.batch
     async def work(part):
         kept = [[n for n, rubric in enumerate(task["rubrics"]) if rubric["weight"]] for _, task, _, _ in part]
-        found = await judge.judge_many([({**task, "rubrics": [task["rubrics"][n] for n in numbers]}, report, read) for numbers, (_, task, report, read) in zip(kept, part)])
+        found = await judge.judge_many([({**task, "rubrics": [task["rubrics"][n] for n in numbers]}, report, read)
+                                        for numbers, (_, task, report, read) in zip(kept, part)])
         for (key, task, report, _), numbers, judgements in zip(part, kept, found, strict=True):
             full = [Judgement(reason="weight")] * len(task["rubrics"])
             for number, judged in zip(numbers, judgements, strict=True): full[number] = judged; used.add(judged.work)
-            journal.write({"key": key, "task": task["id"], "characters": len(report), "judgements": [_judgement_row(judged) for judged in full]})
+            journal.write({"key": key, "task": task["id"], "characters": len(report),
+                           "judgements": [_judgement_row(judged) for judged in full]})
     async def settle(most):
         while len(waiting) > most: await waiting.popleft()
     try:
@@ -157,7 +174,10 @@ async def _judge_stream(judge, tasks, predictions, journal, card, faults, parall
             if isinstance(held, str): wrong = held
             elif held and held[0] not in tasks: wrong = f"task: {held[0]!r} is none of the tasks"
             elif held and held[0] in keys: wrong = f"task: a prediction for {held[0]!r} was already there"
-            if wrong: faults.append({"place": place, "reason": "prediction", "detail": wrong, "id": row and row.get("task", row.get("id"))}); continue
+            if wrong:
+                faults.append({"place": place, "reason": "prediction", "detail": wrong,
+                               "id": row and row.get("task", row.get("id"))})
+                continue
             name, report, more = held
             task, read = tasks[name], more.get("paragraphs")
             keys[name] = key = _key(card, task, report, read)
@@ -178,11 +198,16 @@ def _verdict_rows(tasks, keys, journal): # -> yields (row, has it a verdict?), a
     for key, task in tasks.items():
         read = journal.read(keys[key])["judgements"] if key in keys else None
         for number, rubric in enumerate(task["rubrics"]):
-            judged = read[number] if read else {**_judgement_row(Judgement("not", 0.0, explanation="no report was given")), "trials": ["not"]}
-            fields = {name: rubric.get(name, task.get(name)) for name in ("axis", "domain", "role", "fatal") if rubric.get(name, task.get(name)) is not None}
-            row = {"task": key, "number": number, "criterion": rubric["criterion"], "weight": rubric["weight"], "verdict": judged["verdict"], **fields, **({} if read else {"missing": True}),
-                   "trials": [trial for trial in judged["trials"] if trial], **({"trials_aside": judged["trials"].count(None)} if None in judged["trials"] else {}),
-                   **{name: judged[name] for name in ("score", "spread", "confidence", "explanation", "reason", "detail") if judged[name] not in (None, "")}}
+            judged = read[number] if read else {
+                **_judgement_row(Judgement("not", 0.0, explanation="no report was given")), "trials": ["not"]}
+            fields = {name: rubric.get(name, task.get(name)) for name in ("axis", "domain", "role", "fatal")
+                      if rubric.get(name, task.get(name)) is not None}
+            row = {"task": key, "number": number, "criterion": rubric["criterion"], "weight": rubric["weight"],
+                   "verdict": judged["verdict"], **fields, **({} if read else {"missing": True}),
+                   "trials": [trial for trial in judged["trials"] if trial],
+                   **({"trials_aside": judged["trials"].count(None)} if None in judged["trials"] else {}),
+                   **{name: judged[name] for name in ("score", "spread", "confidence", "explanation", "reason",
+                                                      "detail") if judged[name] not in (None, "")}}
             yield row, judged["verdict"] is not None
 
 # %% ../../nbs/70_judge/16_reports.ipynb #deca7bb7
@@ -192,7 +217,8 @@ def judge_reports(judge, # RubricJudge
                   out, # .jsonl to write: one row a criterion with its verdict
                   parallel=0, # batches of reports at the same time; 0: the judge's own
                   ): # -> counts and the judge's card
-    "Judge a file of reports; beside OUT are written OUT.aside.jsonl (no verdict, and why), OUT.journal.jsonl (to go on from) and OUT.card.json."
+    """Judge a file of reports; beside OUT are written OUT.aside.jsonl (no verdict, and why), OUT.journal.jsonl (to go
+    on from) and OUT.card.json."""
     out, faults = Path(out), []
     tasks = judgeable_tasks(tasks, faults)
     card = judge.card()
@@ -211,7 +237,8 @@ def judge_reports(judge, # RubricJudge
                 if not has: reasons[row["reason"]] += 1
                 (done if has else aside).write(json.dumps(row, ensure_ascii=False) + "\n")
     finally: journal.close()
-    summary = {"tasks": len(tasks), "judged": len(keys), "missing": len(tasks) - len(keys), **{name: counts[name] for name in ("verdicts", "aside")}, "reasons": dict(reasons),
+    summary = {"tasks": len(tasks), "judged": len(keys), "missing": len(tasks) - len(keys),
+               **{name: counts[name] for name in ("verdicts", "aside")}, "reasons": dict(reasons),
                "bad_rows": dict(Counter(fault["reason"] for fault in faults)), **work_counts(used), "card": card}
     write_json(out.with_name(out.name + ".card.json"), summary)
     return summary
@@ -220,7 +247,8 @@ def judge_reports(judge, # RubricJudge
 def labels_of(verdicts,  # .jsonl of verdicts as `judge_reports` writes them, or rows
               items,  # [(task, report, paragraphs)] that were judged
               ):
-    "Yield a label row for each verdict on one of the reports; verdicts on others, and on reports that were missing, give none."
+    """Yield a label row for each verdict on one of the reports; verdicts on others, and on reports that were missing,
+    give none."""
     known = {task["id"]: (task, report, paragraphs) for task, report, paragraphs in items}
     for place, row, wrong in numbered_rows(verdicts):
         if wrong:
@@ -230,21 +258,27 @@ def labels_of(verdicts,  # .jsonl of verdicts as `judge_reports` writes them, or
             yield label_row(task, row["number"], report, paragraphs, row["verdict"], row.get("explanation", ""))
 
 # %% ../../nbs/70_judge/16_reports.ipynb #42fc12fd
-def judged_rows(task, truth, judgements, **more): # task, true verdicts, Judgements, further fields -> rows for `stepdr.judge.agreement`
+def judged_rows(task, truth, judgements, **more):
+    # task, true verdicts, Judgements, further fields -> rows for `stepdr.judge.agreement`
     "One row a criterion: the truth beside the judge."
-    return [{"task": task["id"], "truth": right, "judge": judged.verdict, "role": rubric.get("role"), "axis": rubric.get("axis"), "confidence": judged.confidence, "reason": judged.reason, **more}
+    return [{"task": task["id"], "truth": right, "judge": judged.verdict, "role": rubric.get("role"),
+             "axis": rubric.get("axis"), "confidence": judged.confidence, "reason": judged.reason, **more}
             for rubric, right, judged in zip(task["rubrics"], truth, judgements, strict=True)]
 
-async def compare_judges(judge, truth, items): # RubricJudge, RubricJudge that is right, [(task, report, paragraphs)] -> rows
+async def compare_judges(judge, truth, items):
+    # RubricJudge, RubricJudge that is right, [(task, report, paragraphs)] -> rows
     "Two judges on the same reports."
     given, right = await judge.judge_many(items), await truth.judge_many(items)
-    return [row for item, ours, theirs in zip(items, given, right) for row in judged_rows(item[0], [j.verdict for j in theirs], ours) if row["truth"] is not None]
+    return [row for item, ours, theirs in zip(items, given, right)
+            for row in judged_rows(item[0], [j.verdict for j in theirs], ours) if row["truth"] is not None]
 
 # %% ../../nbs/70_judge/16_reports.ipynb #afdb382e
 async def probe_judge(judge, # RubricJudge
                       items, # [(task, report, paragraphs)]
                       probes=tuple(PROBES), seed=0, samples=2000,
-                      truth=None, # function (task, report, paragraphs) -> verdicts, such as `stepdr.synthesis.truth.oracle`, to leave out what a change really alters
+                      # function (task, report, paragraphs) -> verdicts, such as `stepdr.synthesis.truth.oracle`, to
+                      # leave out what a change really alters
+                      truth=None,
                       before=None, # its verdicts on the items, if it gave them already
                       ): # -> as `flip_rates`
     "How often changes that must not matter flip a judge's verdicts."
@@ -255,26 +289,33 @@ async def probe_judge(judge, # RubricJudge
     return flip_rates(made, before, after, seed, samples)
 
 # %% ../../nbs/70_judge/16_reports.ipynb #fec48fed
-def trials_apart(items, judgements, seed=0, samples=2000): # [(task, report, paragraphs)], lists of Judgement -> {mean, low, high, n}, or None with one trial
+def trials_apart(items, judgements, seed=0, samples=2000):
+    # [(task, report, paragraphs)], lists of Judgement -> {mean, low, high, n}, or None with one trial
     "Share of pairs of trials on one criterion that differ in their verdict."
     counts = []
     for (task, _, _), row in zip(items, judgements, strict=True):
-        pairs = [a != b for judged in row for n, a in enumerate(judged.trials) for b in judged.trials[n + 1:] if a and b]
+        pairs = [a != b for judged in row for n, a in enumerate(judged.trials) for b in judged.trials[n + 1:]
+                 if a and b]
         counts.append((task["id"], sum(pairs), len(pairs)))
     return bootstrap_share(counts, seed, samples) if any(of for _, _, of in counts) else None
 
-def cost_of(judgements, seed=0, samples=2000): # lists of Judgement, one a report -> {"requests", "prompt_tokens", "cached_tokens", "completion_tokens"}: {mean, low, high, n} a report
+def cost_of(judgements, seed=0, samples=2000):
+    # lists of Judgement, one a report -> {"requests", "prompt_tokens", "cached_tokens", "completion_tokens"}: {mean,
+    # low, high, n} a report
     "What a report took, with what a cache of replies saved."
     def total(row):
         work = Work()
         for judged in row: work.add(judged.work)
         usage = work.usage + work.saved
-        return {"requests": work.asked + work.hits, "prompt_tokens": usage.prompt, "cached_tokens": usage.cached, "completion_tokens": usage.completion}
+        return {"requests": work.asked + work.hits, "prompt_tokens": usage.prompt, "cached_tokens": usage.cached,
+                "completion_tokens": usage.completion}
     rows = list(map(total, judgements))
     return {name: bootstrap([row[name] for row in rows], seed, samples) for name in rows[0]}
 
-def same_by_place(judge, items, one, several, seed=0, samples=2000): # EndpointJudge of several, items, Judgements of both modes -> {third: {mean, low, high, n}}
-    "Share of trials that give the verdict of one each, for rubrics in the first, the middle and the last third of their request."
+def same_by_place(judge, items, one, several, seed=0, samples=2000):
+    # EndpointJudge of several, items, Judgements of both modes -> {third: {mean, low, high, n}}
+    """Share of trials that give the verdict of one each, for rubrics in the first, the middle and the last third of
+    their request."""
     counts = {"first": {}, "middle": {}, "last": {}}
     for (task, _, _), alone, row in zip(items, one, several, strict=True):
         for draw in range(judge.settings.trials):
@@ -283,35 +324,50 @@ def same_by_place(judge, items, one, several, seed=0, samples=2000): # EndpointJ
                     said, wanted = row[number].trials[draw], alone[number].verdict
                     if len(numbers) < 3 or not said or not wanted: continue
                     counts[list(counts)[3 * place // len(numbers)]].setdefault(task["id"], []).append(said == wanted)
-    return {third: bootstrap_share([(task, sum(same), len(same)) for task, same in tasks.items()], seed, samples) if tasks else None for third, tasks in counts.items()}
+    return {third: bootstrap_share([(task, sum(same), len(same)) for task, same in tasks.items()], seed, samples)
+            if tasks else None for third, tasks in counts.items()}
 
 # %% ../../nbs/70_judge/16_reports.ipynb #b9b8a707
 async def judge_modes(judge, # EndpointJudge
                       several, # most rubrics in one request, to be compared with one each
                       items, # [(task, report, paragraphs)]
                       right=None, # verdicts that are right, a list an item, None where one is not known
-                      probes=tuple(PROBES), seed=0, samples=2000, truth=None, # as `probe_judge` takes them; no probes: no flips
-                      ): # -> figures of both modes, and of their differences (several minus one each), each {mean, low, high, n}
+                      # as `probe_judge` takes them; no probes: no flips
+                      probes=tuple(PROBES), seed=0, samples=2000, truth=None,
+                      ):
+    # -> figures of both modes, and of their differences (several minus one each), each {mean, low, high, n}
     "One rubric a request against several, by the same model on the same reports."
-    if not isinstance(judge, EndpointJudge): raise InputError(f"judge: {judge.name} has no modes; only a model that is asked by prompts has")
+    if not isinstance(judge, EndpointJudge):
+        raise InputError(f"judge: {judge.name} has no modes; only a model that is asked by prompts has")
     if several < 2: raise InputError(f"rubrics_per_request: {several} is no mode to compare with one; give 2 or more")
     right = right or [[None] * len(task["rubrics"]) for task, _, _ in items]
     modes, found, given = {"one": judge.in_mode(1), "several": judge.in_mode(several)}, {}, {}
     for name, mode in modes.items():
         given[name] = await mode.judge_many(items)
-        rows = [row for item, truths, judged in zip(items, right, given[name]) for row in judged_rows(item[0], truths, judged) if row["truth"]]
-        found[name] = {"agreement": agreement(rows, seed=seed, samples=samples) if rows else None, "trials_apart": trials_apart(items, given[name], seed, samples),
-                       "flips": await probe_judge(mode, items, probes, seed, samples, truth, [[j.verdict for j in row] for row in given[name]]) if probes else None,
-                       "aside": sum(judged.verdict is None for row in given[name] for judged in row), "cost": cost_of(given[name], seed, samples)}
-    pairs = [[(a.verdict, b.verdict, wanted) for a, b, wanted in zip(one, many, truths) if a.verdict and b.verdict] for one, many, truths in zip(given["one"], given["several"], right)]
-    scores = [[judged_score(task["rubrics"], row)["mean"] for row in rows] for (task, _, _), rows in zip(items, zip(given["one"], given["several"]))]
-    kept = [(task["id"], one, many) for (task, _, _), (one, many) in zip(items, scores) if one is not None and many is not None]
-    known = [(task["id"], *(np.mean([pair[mode] == pair[2] for pair in row if pair[2]]) for mode in (0, 1))) for (task, _, _), row in zip(items, pairs) if any(wanted for _, _, wanted in row)]
-    def difference(rows): return paired_difference([many for _, _, many in rows], [one for _, one, _ in rows], seed, samples, [task for task, _, _ in rows]) if rows else None
+        rows = [row for item, truths, judged in zip(items, right, given[name])
+                for row in judged_rows(item[0], truths, judged) if row["truth"]]
+        found[name] = {"agreement": agreement(rows, seed=seed, samples=samples) if rows else None,
+                       "trials_apart": trials_apart(items, given[name], seed, samples), "flips": await probe_judge(
+                           mode, items, probes, seed, samples, truth, [[j.verdict for j in row] for row in given[name]])
+                       if probes else None, "aside": sum(judged.verdict is None for row in given[
+                           name] for judged in row), "cost": cost_of(given[name], seed, samples)}
+    pairs = [[(a.verdict, b.verdict, wanted) for a, b, wanted in zip(one, many, truths) if a.verdict and b.verdict]
+             for one, many, truths in zip(given["one"], given["several"], right)]
+    scores = [[judged_score(task["rubrics"], row)["mean"] for row in rows]
+              for (task, _, _), rows in zip(items, zip(given["one"], given["several"]))]
+    kept = [(task["id"], one, many) for (task, _, _), (one, many) in zip(items, scores)
+            if one is not None and many is not None]
+    known = [(task["id"], *(np.mean([pair[mode] == pair[2] for pair in row if pair[2]]) for mode in (0, 1)))
+             for (task, _, _), row in zip(items, pairs) if any(wanted for _, _, wanted in row)]
+    def difference(rows):
+        return paired_difference([many for _, _, many in rows], [one for _, one, _ in rows], seed, samples, [
+            task for task, _, _ in rows]) if rows else None
     units = [[a, b] for row in pairs for a, b, _ in row]
-    return {"rubrics_per_request": several, "trials": judge.settings.trials, "reports": len(items), "rubrics": sum(map(len, given["one"])), **found,
-            "same_verdict": bootstrap_share([(task["id"], sum(a == b for a, b, _ in row), len(row)) for (task, _, _), row in zip(items, pairs)], seed, samples) if units else None,
-            "alpha": krippendorff_alpha(units, "ordinal", VERDICTS, seed, samples) if units else None, "score_difference": difference(kept), "accuracy_difference": difference(known),
+    return {"rubrics_per_request": several, "trials": judge.settings.trials, "reports": len(items),
+            "rubrics": sum(map(len, given["one"])), **found, "same_verdict": bootstrap_share([(task["id"], sum(
+                a == b for a, b, _ in row), len(row)) for (task, _, _), row in zip(items, pairs)], seed, samples)
+            if units else None, "alpha": krippendorff_alpha(units, "ordinal", VERDICTS, seed, samples)
+            if units else None, "score_difference": difference(kept), "accuracy_difference": difference(known),
             "same_by_place": same_by_place(modes["several"], items, given["one"], given["several"], seed, samples)}
 
 # %% ../../nbs/70_judge/16_reports.ipynb #3480bdfb
@@ -319,26 +375,35 @@ HUMAN = {"S": "satisfied", "NS": "not", "IR": None}
 
 def read_factscore(path, # .jsonl or .jsonl.gz of FActScore's labelled data, or a folder of them
                    ): # -> {"id", "system", "topic", "sentence", "statement", "label", "output"}, one a fact
-    "Facts with the labels of people; sentences without facts are passed over, broken lines raise InputError with file and line."
-    files = sorted(file for file in Path(path).iterdir() if file.name.endswith((".jsonl", ".jsonl.gz"))) if Path(path).is_dir() else [Path(path)]
+    """Facts with the labels of people; sentences without facts are passed over, broken lines raise InputError with file
+    and line."""
+    files = (sorted(file for file in Path(path).iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
+             if Path(path).is_dir() else [Path(path)])
     if not files: raise InputError(f"{Path(path).name}: holds no .jsonl of FActScore")
     for file in files:
         system = file.name.split(".jsonl")[0]
         for place, row, wrong in numbered_rows(file):
-            if wrong or not isinstance(row.get("output"), str) or not isinstance(row.get("topic"), str): raise InputError(f"{place}: {wrong or 'no row of FActScore: topic or output is missing'}")
+            if wrong or not isinstance(row.get("output"), str) or not isinstance(row.get("topic"), str):
+                raise InputError(f"{place}: {wrong or 'no row of FActScore: topic or output is missing'}")
             for part, sentence in enumerate(row.get("annotations") or []):
                 for number, fact in enumerate(sentence.get("human-atomic-facts") or []):
-                    if fact.get("label") not in HUMAN: raise InputError(f"{place}: label {fact.get('label')!r} is none of {', '.join(HUMAN)}")
-                    yield {"id": f"{system}/{row['topic']}/{part}.{number}", "system": system, "topic": row["topic"], "sentence": sentence["text"], "statement": fact["text"].strip(), "label": fact["label"], "output": row["output"]}
+                    if fact.get("label") not in HUMAN:
+                        raise InputError(f"{place}: label {fact.get('label')!r} is none of {', '.join(HUMAN)}")
+                    yield {"id": f"{system}/{row['topic']}/{part}.{number}", "system": system, "topic": row["topic"],
+                           "sentence": sentence["text"], "statement": fact["text"].strip(), "label": fact["label"],
+                           "output": row["output"]}
 
 # %% ../../nbs/70_judge/16_reports.ipynb #3b055fe4
 async def statement_agreement(judge, # RubricJudge
                               rows, # facts as `read_factscore` gives them
                               text_of, # function row -> text that the judge reads, or None to leave the row out
-                              truth_of=lambda row: HUMAN[row["label"]], # -> verdict that is right, or None to leave the row out
+                              # -> verdict that is right, or None to leave the row out
+                              truth_of=lambda row: HUMAN[row["label"]],
                               seed=0, samples=500,
-                              ): # -> agreement, with "left_out" and "always": macro-F1 of saying the commoner label always
-    "Agreement of a judge with labels of people on statements; *partially* counts as not supported. Intervals draw topics."
+                              ):
+    # -> agreement, with "left_out" and "always": macro-F1 of saying the commoner label always
+    """Agreement of a judge with labels of people on statements; *partially* counts as not supported. Intervals draw
+    topics."""
     from stepdr.judge.intervals import confusion_matrix, macro_f1
     groups, left = {}, 0
     for row in rows:
@@ -346,17 +411,24 @@ async def statement_agreement(judge, # RubricJudge
         if text is None or truth is None: left += 1
         else: groups.setdefault((row["topic"], text), []).append((row, truth))
     if not groups: raise InputError("rows: none is left to judge")
-    items = [({"id": topic, "query": f"Tell me a bio of {topic}.", "language": "en", "rubrics": [{"criterion": f"States that {row['statement']}", "weight": 1.0, "role": "explicit"} for row, _ in pairs]}, text, {}) for (topic, text), pairs in groups.items()]
+    items = [({"id": topic, "query": f"Tell me a bio of {topic}.", "language": "en",
+               "rubrics": [{"criterion": f"States that {row['statement']}", "weight": 1.0, "role": "explicit"}
+                           for row, _ in pairs]}, text, {}) for (topic, text), pairs in groups.items()]
     found = await judge.judge_many(items)
     two = {"satisfied": "satisfied", "partially": "not", "not": "not", None: None}
-    judged = [{"task": row["topic"], "truth": truth, "judge": two[given.verdict], "confidence": given.confidence} for pairs, judgements in zip(groups.values(), found) for (row, truth), given in zip(pairs, judgements)]
+    judged = [{"task": row["topic"], "truth": truth, "judge": two[given.verdict], "confidence": given.confidence}
+              for pairs, judgements in zip(groups.values(), found) for (row, truth), given in zip(pairs, judgements)]
     labels, common = ("satisfied", "not"), Counter(row["truth"] for row in judged).most_common(1)[0][0]
     always = macro_f1(confusion_matrix([row["truth"] for row in judged], [common] * len(judged), labels))
-    return {**(agreement(judged, labels, seed, samples) or {}), "calibration": calibration(judged, seed=seed, samples=min(samples, 200)), "left_out": left, "always": always, "share_supported": sum(row["truth"] == "satisfied" for row in judged) / len(judged)}
+    return {**(agreement(judged, labels, seed, samples) or {}),
+            "calibration": calibration(judged, seed=seed, samples=min(samples, 200)), "left_out": left,
+            "always": always, "share_supported": sum(row["truth"] == "satisfied" for row in judged) / len(judged)}
 
 # %% ../../nbs/70_judge/16_reports.ipynb #a76ba196
-def reading_rows(rows): # facts -> the same, each twice: with its own sentence and with one on another topic; "shown" and "stated" are added
-    "A test of reading whose answer is known: a fact stands in the sentence it was taken from, and not in one on somebody else."
+def reading_rows(rows):
+    # facts -> the same, each twice: with its own sentence and with one on another topic; "shown" and "stated" are added
+    """A test of reading whose answer is known: a fact stands in the sentence it was taken from, and not in one on
+    somebody else."""
     rows = list(rows)
     topics = sorted({row["topic"] for row in rows})
     sentences = {}

@@ -89,7 +89,8 @@ TELLINGS = {
             "Turning to the {noun} of {S}, one finds {V}{C}.",
         ),
         (
-            "As for the {noun} of {S}, there are two answers, {V}{C} and {V2}{C2}, and the sources contradict each other.",
+            "As for the {noun} of {S}, there are two answers, {V}{C} and {V2}{C2}, and the sources contradict each "
+            "other.",
         ),
         ("As for the {noun} of {S}, nothing was found in what I read.",),
         ("As for the {noun}, {S} and {S2} are alike: it is {V} for both{C}{C2}.",),

@@ -49,19 +49,24 @@ class SeekingSettings:
     parallel: int = setting(8, "edges checked, or attempts made, at the same time", 1, 1000)
     rewrites: int = setting(2, "times that a question which names what it should hide is written again", 0, 20)
     one_search: bool = setting(True, "drop a question whose own words, searched once, bring up the answer")
-    second_reader: bool = setting(True, "ask for every answer that fits, and drop a question that has more than one, another one or none")
+    second_reader: bool = setting(True, "ask for every answer that fits, and drop a question that has more than one, "
+                                  "another one or none")
     attempts: int = setting(4, "attempts of the policy at a task", 1, 1000)
     least_failed: int = setting(3, "attempts that must fail for a task to be hard enough", 1, 1000)
     least_score: int = setting(7, "least agreement with the plan that a judge must find, 0 to 10", 0, 10)
-    least_share: float = setting(0.7, "least share of the plan's steps that were followed; a step partly followed counts half", 0.0, 1.0)
-    view: str = setting("outline", "what of a report its task is made from: title, abstract and headings, or the text without results", choices=("outline", "body"))
+    least_share: float = setting(0.7, "least share of the plan's steps that were followed; a step partly followed "
+                                 "counts half", 0.0, 1.0)
+    view: str = setting("outline", "what of a report its task is made from: title, abstract and headings, or the text "
+                        "without results", choices=("outline", "body"))
     def __post_init__(self):
         validate(self)
-        if self.least_failed > self.attempts: raise InputError(f"seeking.least_failed: {self.least_failed} is more than seeking.attempts={self.attempts}")
+        if self.least_failed > self.attempts:
+            raise InputError(f"seeking.least_failed: {self.least_failed} is more than seeking.attempts={self.attempts}")
 
 # %% ../../nbs/40_synthesis/26_attempts.ipynb #dc54eeac
 async def gather(coroutines, most): # list of coroutines, how many at the same time -> list of results, in order
-    "Run coroutines, so many at once. Of several that raise the first in the list counts, whichever was the first in time."
+    """Run coroutines, so many at once. Of several that raise the first in the list counts, whichever was the first in
+    time."""
     gate = asyncio.Semaphore(most)
     async def one(coroutine):
         async with gate: return await coroutine
@@ -83,15 +88,19 @@ def reply_text(text): # -> the reply without citations and markup
 def same_answer(values, language="en", draw=0): # {"question", "answer", "reply"} -> reply
     "Correct where a name of the answer stands in the reply; several names are parted by ' / '."
     if not values["reply"].strip(): return {"reason": "empty", "verdict": "not attempted"}
-    found = any(names_in(values["reply"], name) and find_in_sentence(values["reply"], name) for name in values["answer"].split(" / "))
+    found = any(names_in(values["reply"], name) and find_in_sentence(values["reply"], name)
+                for name in values["answer"].split(" / "))
     return {"reason": "compared word by word", "verdict": "correct" if found else "incorrect"}
 
-async def grade(task, reply, client=None, language=""): # task row, the agent's answer -> ("correct", "incorrect", "not attempted" or "unjudged", how)
+async def grade(task, reply, client=None, language=""):
+    # task row, the agent's answer -> ("correct", "incorrect", "not attempted" or "unjudged", how)
     "Whether an answer is right: by comparing it, and where that does not say so, by the teacher."
     text, names = reply_text(reply), list(dict.fromkeys([task["answer"], *task.get("aliases", [])]))
     if not text: return "not attempted", "empty"
     if any(compare_answers(text, name) == "same" for name in names): return "correct", "the same answer"
-    try: judged = (await (client or OfflineTeacher()).ask("same_answer", language=language or task.get("language", "en"), question=task["query"], answer=" / ".join(names), reply=text)).value
+    try:
+        judged = (await (client or OfflineTeacher()).ask("same_answer", language=language or task.get(
+            "language", "en"), question=task["query"], answer=" / ".join(names), reply=text)).value
     except SetAside as error: return "unjudged", f"teacher: {error.kind}"
     return judged["verdict"], judged["reason"]
 
@@ -111,34 +120,45 @@ async def policy_name(policy): # -> text
         except EndpointError: return ""
     return model if model and isinstance(model, str) else str(getattr(policy, "name", ""))
 
-def unread(answer, tools, calls, read): # text, schemas of the tools, calls that were made, ids of the paragraphs that were read -> why, "" where nothing is wrong
-    "What shows without any grader that an answer does not come from what was read: tools were there and none was called, or it cites what none of them showed."
+def unread(answer, tools, calls, read):
+    # text, schemas of the tools, calls that were made, ids of the paragraphs that were read -> why, "" where nothing is
+    # wrong
+    """What shows without any grader that an answer does not come from what was read: tools were there and none was
+    called, or it cites what none of them showed."""
     if tools and not calls: return "no tool was called"
     strange = [one for one in dict.fromkeys(cited_ids(answer)) if one not in read]
     return f"cites what was not read: {', '.join(strange[:3])}" if strange else ""
 
-async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings(), protocol=Protocol()): # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
-    """One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty. What a question rests on, which
-    stands in its task as the plan, is no plan that an agent could have followed, and not the row's. Calls stand in the row as their tools took
-    them (`meta.calls_respelled` counts those that the policy wrote otherwise); the policy saw its own."""
+async def attempt(task, policy, kit, folder, number=0, research=ResearchSettings(), protocol=Protocol()):
+    # task row, policy, function Workspace -> context manager of a Toolbox, folder -> trajectory row
+    """One episode on a task; what breaks for good is part of the row (`meta.ended`), and its answer is empty. What a
+    question rests on, which stands in its task as the plan, is no plan that an agent could have followed, and not the
+    row's. Calls stand in the row as their tools took them (`meta.calls_respelled` counts those that the policy wrote
+    otherwise); the policy saw its own."""
     workspace = Workspace(Path(folder) / str(number))
     kept = workspace.state / "attempt.json"
     name = await policy_name(policy)
-    if kept.exists() and (row := read_json(kept))["meta"]["query"] == task["query"] and row["meta"]["policy"] == name: return row
+    if kept.exists() and (row := read_json(kept))["meta"]["query"] == task["query"] and row["meta"]["policy"] == name:
+        return row
     with ExitStack() as stack:
         tools = await asyncio.to_thread(stack.enter_context, kit(workspace))
-        agent = ResearchAgent(policy, tools, workspace, research, reminder=getattr(tools, "reminder", lambda: ""), protocol=protocol)
+        agent = ResearchAgent(policy, tools, workspace, research, reminder=getattr(tools, "reminder", lambda: ""),
+                              protocol=protocol)
         try:
             result = await on_background(agent.run(task["query"]))
             ended, answer, messages = result.ended, result.answer, result.messages
-        except (EndpointError, ContextTooLong) as error: ended, answer, messages = f"broke: {error}"[:300], "", agent.messages
+        except (EndpointError, ContextTooLong) as error:
+            ended, answer, messages = f"broke: {error}"[:300], "", agent.messages
         finally: await asyncio.to_thread(stack.close)
     messages, other_calls = respelled(messages, tools)
     why = unread(answer, tools.schemas, agent.spent.tool_calls, tools.read or sources_read({"messages": messages}))
-    row = {"id": f"{task['id']}-try{number}", "kind": "seeking" if task.get("answer") else "research", "maker": "attempt", "task_id": task["id"], "split": task.get("split", "train"),
+    row = {"id": f"{task['id']}-try{number}", "kind": "seeking" if task.get("answer") else "research",
+           "maker": "attempt", "task_id": task["id"], "split": task.get("split", "train"),
            "language": task.get("language", "en"), "messages": messages, "tools": tools.schemas,
-           "protocol": protocol_words(agent.episode.protocol), "success": False, "tool_calls": agent.spent.tool_calls, "tokens": agent.spent.tokens,
-           "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended": ended, "plan": [] if task.get("answer") else task.get("plan", []), "policy": name, "unread": why, "calls_respelled": other_calls}}
+           "protocol": protocol_words(agent.episode.protocol), "success": False, "tool_calls": agent.spent.tool_calls,
+           "tokens": agent.spent.tokens, "meta": {"maker": "attempt", "query": task["query"], "answer": answer, "ended":
+                                                  ended, "plan": [] if task.get("answer") else task.get("plan", []),
+                                                  "policy": name, "unread": why, "calls_respelled": other_calls}}
     if not ended.startswith("broke"): write_json(kept, row)
     return row
 
@@ -149,24 +169,34 @@ def stopped(row): # an attempt's row -> (verdict, why) where it proves nothing, 
     found = dead_end(row)
     return found and ("dead end", ": ".join(map(str, found)))
 
-async def hard_enough(item, policy, client=None, provider=None, fetcher=None, workspace=None, language="", kit=None, research=ResearchSettings(), attempts=0, least_failed=0, settings=SeekingSettings()): # task row -> [task row or record, *trajectory rows]
-    "The difficulty filter: keep a task that the policy fails at least `least_failed` times in `attempts` (0: as in the settings)."
+async def hard_enough(item, policy, client=None, provider=None, fetcher=None, workspace=None, language="", kit=None,
+                      research=ResearchSettings(), attempts=0, least_failed=0, settings=SeekingSettings()):
+    # task row -> [task row or record, *trajectory rows]
+    """The difficulty filter: keep a task that the policy fails at least `least_failed` times in `attempts` (0: as in
+    the settings)."""
     settings = as_settings(SeekingSettings, settings)
-    settings = replace(settings, attempts=attempts or settings.attempts, least_failed=least_failed or min(settings.least_failed, attempts or settings.attempts))
-    if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k] for k in ("id", "query", "answer"))): return [malformed_item(item, "difficulty", "a task needs id, query and answer")]
+    settings = replace(settings, attempts=attempts or settings.attempts,
+                       least_failed=least_failed or min(settings.least_failed, attempts or settings.attempts))
+    if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k]
+                                           for k in ("id", "query", "answer"))):
+        return [malformed_item(item, "difficulty", "a task needs id, query and answer")]
     if workspace is None: raise InputError("difficulty: name a folder for the attempts' workspaces")
-    if kit is None and provider is None: raise InputError("difficulty: there is nothing to search with; give a provider or a kit")
+    if kit is None and provider is None:
+        raise InputError("difficulty: there is nothing to search with; give a provider or a kit")
     kit = kit or (lambda room: provider_kit(room, provider, fetcher))
-    tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research)) for n in range(settings.attempts)], settings.parallel)
+    tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research))
+                          for n in range(settings.attempts)], settings.parallel)
     verdicts = await gather([grade(item, row["meta"]["answer"], client, language) for row in tries], settings.parallel)
     verdicts = [stopped(row) or verdict for row, verdict in zip(tries, verdicts)]
-    rows = [{**row, "success": verdict == "correct" and not row["meta"].get("unread"), "meta": {**row["meta"], "verdict": verdict, "why": why}} for row, (verdict, why) in zip(tries, verdicts)]
+    rows = [{**row, "success": verdict == "correct" and not row["meta"].get("unread"),
+             "meta": {**row["meta"], "verdict": verdict, "why": why}} for row, (verdict, why) in zip(tries, verdicts)]
     counts = {"attempts": len(rows), **dict(sorted(Counter(verdict for verdict, _ in verdicts).items()))}
     failed = counts.get("incorrect", 0) + counts.get("not attempted", 0)
     open_ones = sum(counts.get(verdict, 0) for verdict in ("unjudged", "broke", "dead end"))
     if failed >= settings.least_failed: return [{**item, "meta": {**item.get("meta", {}), "difficulty": counts}}, *rows]
     reason = "attempts could not be judged" if failed + open_ones >= settings.least_failed else "too easy"
-    return [dropped(item["id"], "difficulty", reason, f"{failed} of {len(rows)} failed, {settings.least_failed} needed", counts=counts, task=item), *rows]
+    return [dropped(item["id"], "difficulty", reason, f"{failed} of {len(rows)} failed, {settings.least_failed} needed",
+                    counts=counts, task=item), *rows]
 
 # %% ../../nbs/40_synthesis/26_attempts.ipynb #eb939133
 _ASKS_YEAR = re.compile(r"\b(?:which|what) year\b|哪一?年|何年", re.IGNORECASE)
@@ -189,41 +219,54 @@ def shown_passages(text): # a search tool's result -> list of (query, passage, i
 # %% ../../nbs/40_synthesis/26_attempts.ipynb #606944ae
 GAP = "[?]" # in a question: what a quotation leaves out and the question is about
 
-def at_gap(quote, sentence): # quotation with GAP, sentence as it was -> the words that stand in the gap, "" if it is another sentence
+def at_gap(quote, sentence):
+    # quotation with GAP, sentence as it was -> the words that stand in the gap, "" if it is another sentence
     "What a quotation left out, by the words around the gap."
     before, _, after = quote.partition(GAP)
     near = lambda text, place: re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", re.split("…", text)[place])
     left, right = near(before, -1)[-2:], near(after, 0)[:2]
     if not left + right: return ""
-    found = re.search((r"\W*".join(map(re.escape, left)) + r"\W*" if left else "^") + r"(\S.{0,80}?)" + (r"\W*" + r"\W*".join(map(re.escape, right)) if right else r"\W*$"), sentence, re.IGNORECASE)
+    found = re.search((r"\W*".join(map(re.escape, left)) + r"\W*" if left else "^") + r"(\S.{0,80}?)"
+                      + (r"\W*" + r"\W*".join(map(re.escape, right)) if right else r"\W*$"), sentence, re.IGNORECASE)
     return found[1].strip(" ,.;:，。；：") if found else ""
 
 # %% ../../nbs/40_synthesis/26_attempts.ipynb #0330775a
 class RulePolicy:
-    "A policy for the tool loop that searches, reads and copies, by rules; the same conversation always gets the same turn."
+    """A policy for the tool loop that searches, reads and copies, by rules; the same conversation always gets the same
+    turn."""
     name = "rules"
     counted = False # no model reads what it is shown: its tokens are guesses for the agent's budget
-    def __init__(self, topk=5, sentences=3): self.topk, self.most = topk, sentences # results of a query; sentences for a part of a report
+    # results of a query; sentences for a part of a report
+    def __init__(self, topk=5, sentences=3): self.topk, self.most = topk, sentences
 
     async def complete(self, messages, tools=None, max_tokens=None, temperature=None, on_text=None, **_): # -> Reply
         "The next turn."
         asked = [m["content"] for m in messages if m["role"] == "user"]
         task, further = asked[0], [query for text in asked[1:] for query in _NEXT.findall(text)]
         zh, question = bool(re.search("[\u4e00-\u9fff]", task)), bool(re.search(r"[?？]", task))
-        made = {query for m in messages if m["role"] == "assistant" for call in m.get("tool_calls") or [] for query in (call["function"]["arguments"].get("queries") or [])}
-        found = list(dict.fromkeys((text, one) for m in messages if m["role"] == "tool" for _, passage, one in shown_passages(m["content"]) for text in sentences(passage)))
+        made = {query for m in messages if m["role"] == "assistant" for call in m.get("tool_calls") or []
+                for query in (call["function"]["arguments"].get("queries") or [])}
+        found = list(dict.fromkeys((text, one) for m in messages if m["role"] == "tool"
+                                   for _, passage, one in shown_passages(m["content"]) for text in sentences(passage)))
         parts = [" ".join(list(keywords(task))[:12])] if question else task_parts(task)
         new = [query for query in dict.fromkeys(parts + further) if query not in made]
-        if further and not new: new = [query for query in self.followed(task, found) if query not in made] # what was left out is known now
-        if tools and new and "budget is used up" not in str(messages[-1]["content"]): message = self.search(new[:2], zh, len(made))
-        else: message = {"role": "assistant", "reasoning_content": "读到的内容足以写出结果。" if zh else "What was read is enough to write down the result.",
-                         "content": f"<answer>{self.answered(task, found, zh) if question else self.written(parts, found, zh)}</answer>"}
-        return Reply(message, Usage(guess_tokens(messages), guess_tokens([message])), 0.0, "tool_calls" if message.get("tool_calls") else "stop", 0.0, 1, "rules")
+        # what was left out is known now
+        if further and not new: new = [query for query in self.followed(task, found) if query not in made]
+        if tools and new and "budget is used up" not in str(messages[-1]["content"]):
+            message = self.search(new[:2], zh, len(made))
+        else:
+            message = {"role": "assistant", "reasoning_content": "读到的内容足以写出结果。"
+                       if zh else "What was read is enough to write down the result.", "content": f"<answer>"
+                       f"{self.answered(task, found, zh) if question else self.written(parts, found, zh)}</answer>"}
+        return Reply(message, Usage(guess_tokens(messages), guess_tokens([message])), 0.0,
+                     "tool_calls" if message.get("tool_calls") else "stop", 0.0, 1, "rules")
 
     def search(self, queries, zh, before): # two at a time -> message
         said = ("需要弄清：" if zh else "To be settled: ") + "; ".join(queries)
-        call = {"name": "batch_web_surfer", "arguments": {"action": "batch_search", "queries": queries, "topk": self.topk}}
-        return {"role": "assistant", "reasoning_content": said, "content": "", "tool_calls": [{"id": f"call_{before}", "type": "function", "function": call}]}
+        call = {"name": "batch_web_surfer",
+                "arguments": {"action": "batch_search", "queries": queries, "topk": self.topk}}
+        return {"role": "assistant", "reasoning_content": said, "content": "",
+                "tool_calls": [{"id": f"call_{before}", "type": "function", "function": call}]}
 
     def followed(self, task, found): # -> queries
         "The name that a quotation left out, with the other words of the question."
@@ -237,14 +280,18 @@ class RulePolicy:
         "For each part the sentences that speak of it."
         lines = []
         for part in parts:
-            best = [row for row in sorted(found, key=lambda row: -share_said(part, row[0])) if share_said(part, row[0]) >= 0.5][:self.most]
-            lines.append(f"## {part}\n" + ("\n".join(f"- {text} \\cite{{{one}}}" for text, one in best) or ("没有找到相关内容。" if zh else "Nothing was found on it.")))
+            best = [row for row in sorted(found, key=lambda row: -share_said(part, row[0])) if share_said(part, row[
+                0]) >= 0.5][:self.most]
+            lines.append(f"## {part}\n" + ("\n".join(f"- {text} \\cite{{{one}}}" for text, one in best)
+                                           or ("没有找到相关内容。" if zh else "Nothing was found on it.")))
         return "\n\n".join(lines)
 
     def answered(self, task, found, zh): # -> text
         "The sentence that has most of what the question asks for; the year in it where a year is asked for."
-        year, wanted = re.compile(r"(?<!\d)(?:1\d{3}|20\d{2})(?!\d)") if _ASKS_YEAR.search(task) else None, task.rpartition("”")[2]
+        year, wanted = (re.compile(r"(?<!\d)(?:1\d{3}|20\d{2})(?!\d)") if _ASKS_YEAR.search(task) else None,
+                        task.rpartition("”")[2])
         rows = [row for row in found if not year or year.search(row[0])]
         best = max(rows, key=lambda row: (share_said(wanted, row[0]), -len(row[0])), default=None)
-        if best is None or not share_said(wanted, best[0]): return "没有找到答案。" if zh else "Nothing that was found answers it."
+        if best is None or not share_said(wanted, best[0]):
+            return "没有找到答案。" if zh else "Nothing that was found answers it."
         return (year.search(best[0])[0] if year else best[0]) + f" \\cite{{{best[1]}}}"

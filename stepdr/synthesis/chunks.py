@@ -34,11 +34,13 @@ from .resources import Resources
 from ..tools.tool import background_loop
 
 # %% ../../nbs/40_synthesis/47_chunks.ipynb #fe78beeb
-FAILURES = ("endpoint", "tool", "crash", "raised") # kinds of records that say nothing of the item: a later try may end otherwise
+# kinds of records that say nothing of the item: a later try may end otherwise
+FAILURES = ("endpoint", "tool", "crash", "raised")
 
 def items_digest(items): # list of JSON values -> 32 hexadecimal digits
     "What identifies the items of a chunk."
-    return hashlib.blake2b(json.dumps(items, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(json.dumps(items, ensure_ascii=True, sort_keys=True,
+                                      separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 # %% ../../nbs/40_synthesis/47_chunks.ipynb #793eb905
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ class Made:
     "What became of a chunk."
     done: bytes # JSON lines
     aside: bytes # JSON lines
-    counts: dict # items = items_kept + items_aside, failed (of those aside), rows, aside (records), "kinds": {kind: records}, "failures": {what failed: {"items", "last"}}
+    # items = items_kept + items_aside, failed (of those aside), rows, aside (records), "kinds": {kind: records},
+    # "failures": {what failed: {"items", "last"}}
+    counts: dict
     spent: dict # what the teacher did meanwhile
 
 def _lines(rows): return "".join(json.dumps(mend(row), ensure_ascii=False) + "\n" for row in rows).encode()
 
 def kind_of(record): # record that is set aside -> text
-    "What it is counted as: its kind; its reason where the kind only says who made it; the client's kind where a teacher failed."
+    """What it is counted as: its kind; its reason where the kind only says who made it; the client's kind where a
+    teacher failed."""
     reason = str(record["reason"])
     if reason.startswith("teacher: "): return reason[9:]
     return reason[:60] if record["kind"] == record.get("maker") else str(record["kind"])
@@ -75,28 +80,34 @@ def failure_of(record): # record -> "KeyError at verification.py:171", or its ki
 
 def why_of(record): # record of a failure -> text
     "Its reason; where that is only the teacher's kind, what the teacher said."
-    return str((record.get("measure") if str(record["reason"]).startswith("teacher: ") else "") or record["reason"])[:500]
+    return str((record.get("measure") if str(record["reason"]).startswith("teacher: ") else "") or record["reason"])[
+        :500]
 
 def made_of(rows, records): # of one item -> Made
     "What became of an item; it failed if it has no row and was set aside by a failure."
     failed = next((record for record in records if kind_of(record) in FAILURES), None) if not rows else None
-    counts = {"items": 1, "items_kept": int(bool(rows)), "items_aside": int(not rows), "failed": int(failed is not None), "rows": len(rows), "aside": len(records), "kinds": dict(Counter(map(kind_of, records)))}
-    return Made(_lines(rows), _lines(records), {**counts, "failures": {failure_of(failed): {"items": 1, "last": why_of(failed)}} if failed else {}}, {})
+    counts = {"items": 1, "items_kept": int(bool(rows)), "items_aside": int(not rows), "failed": int(
+        failed is not None), "rows": len(rows), "aside": len(records), "kinds": dict(Counter(map(kind_of, records)))}
+    return Made(_lines(rows), _lines(records), {
+        **counts, "failures": {failure_of(failed): {"items": 1, "last": why_of(failed)}} if failed else {}}, {})
 
 def added(notes): # list of counts -> their sums, as in `Made`
     "Several pieces' counts as one."
-    sums = {key: sum(one.get(key, 0) for one in notes) for key in ("items", "items_kept", "items_aside", "failed", "rows", "aside")}
+    sums = {key: sum(one.get(key, 0) for one in notes)
+            for key in ("items", "items_kept", "items_aside", "failed", "rows", "aside")}
     kinds, failures = Counter(), {}
     for one in notes:
         kinds.update(one["kinds"])
-        for name, told in one.get("failures", {}).items(): failures[name] = {"items": failures.get(name, {"items": 0})["items"] + told["items"], "last": told["last"]}
+        for name, told in one.get("failures", {}).items():
+            failures[name] = {"items": failures.get(name, {"items": 0})["items"] + told["items"], "last": told["last"]}
     return {**sums, "kinds": dict(sorted(kinds.items())), "failures": dict(sorted(failures.items()))}
 
 def joined_chunks(parts): # list of Made -> Made
     "Several pieces as one."
     spent = Counter()
     for part in parts: spent.update(part.spent)
-    return Made(b"".join(part.done for part in parts), b"".join(part.aside for part in parts), added([part.counts for part in parts]), dict(spent))
+    return Made(b"".join(part.done for part in parts), b"".join(part.aside for part in parts),
+                added([part.counts for part in parts]), dict(spent))
 
 # %% ../../nbs/40_synthesis/47_chunks.ipynb #3efb1107
 class Maker:
@@ -105,20 +116,25 @@ class Maker:
         self.job, self.function = job, find_function(job.maker) if isinstance(job.maker, str) else job.maker
         self.name, self.plan = name_of(job.maker), maker_plan(self.function)
         self.options = checked_options(self.plan, job.options, f"the maker {self.name}")
-        self.is_async = inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(getattr(self.function, "__call__", None))
+        self.is_async = (inspect.iscoroutinefunction(self.function)
+                         or inspect.iscoroutinefunction(getattr(self.function, "__call__", None)))
         self.resources, self.reported, self.gate, self.lock = Resources(job.resources), {}, None, threading.Lock()
 
     def arguments(self, number, item): # -> keyword arguments; "workspace" is added where it is used
         "What the maker is called with. The draws depend on seed, place and id, on nothing else."
-        given = {"rng": lambda: random.Random(f"{self.job.seed}|{number}|{item_id(item, number)}"), "seed": lambda: self.job.seed,
-                 "language": lambda: (item.get("language") if isinstance(item, dict) else None) or self.job.language, "workspace": lambda: None}
-        return {self.plan.item: item, **self.options, **{name: given[name]() if name in given else self.resources.get(name, name in self.plan.needed) for name in self.plan.given}}
+        given = {"rng": lambda: random.Random(f"{self.job.seed}|{number}|{item_id(item, number)}"), "seed": lambda:
+                 self.job.seed, "language": lambda: (item.get("language") if isinstance(item, dict) else None)
+                 or self.job.language, "workspace": lambda: None}
+        return {self.plan.item: item, **self.options, **{name: given[name]() if name in given else self.resources.get(
+            name, name in self.plan.needed) for name in self.plan.given}}
 
     @contextlib.contextmanager
     def workspace(self, number, item, arguments): # yields the arguments
-        "A folder of the item's own where the maker wants one. It is gone afterwards, but stays after a kill: an agent can go on in it."
+        """A folder of the item's own where the maker wants one. It is gone afterwards, but stays after a kill: an agent
+        can go on in it."""
         if "workspace" not in arguments: yield arguments; return
-        folder = Path(self.job.work or tempfile.gettempdir()) / f"stepdr-{items_digest([number, item])[:16]}{'' if self.job.work else os.getpid()}"
+        folder = (Path(self.job.work or tempfile.gettempdir())
+                  / f"stepdr-{items_digest([number, item])[:16]}{'' if self.job.work else os.getpid()}")
         folder.mkdir(parents=True, exist_ok=True)
         yield {**arguments, "workspace": folder}
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +144,8 @@ class Maker:
         if is_broken(item): return made_of([], [{"id": item["id"], "kind": "input", "reason": item["broken"]}])
         name, arguments = item_id(item, number), self.arguments(number, item) # what cannot be opened is no item's fault
         try:
-            with self.workspace(number, item, arguments) as given: return made_of(*sorted_out(name, await self.function(**given)))
+            with self.workspace(number, item, arguments) as given:
+                return made_of(*sorted_out(name, await self.function(**given)))
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling(): raise # the run stops
             return made_of([], [record_of_error(name, error)])
@@ -138,8 +155,10 @@ class Maker:
         if is_broken(item): return made_of([], [{"id": item["id"], "kind": "input", "reason": item["broken"]}])
         name, arguments = item_id(item, number), self.arguments(number, item)
         try:
-            with self.workspace(number, item, arguments) as given: return made_of(*sorted_out(name, self.function(**given)))
-        except (Exception, SystemExit, asyncio.CancelledError) as error: return made_of([], [record_of_error(name, error)])
+            with self.workspace(number, item, arguments) as given:
+                return made_of(*sorted_out(name, self.function(**given)))
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            return made_of([], [record_of_error(name, error)])
 
     async def chunk(self, first, items): # place of the first item -> Made
         "All items of a chunk, so many at once as the job allows over all its chunks."
@@ -162,7 +181,9 @@ class Maker:
         "Begin a chunk: coroutines run on the background loop, an ordinary function runs here and now."
         if self.is_async: return asyncio.run_coroutine_threadsafe(self.chunk(first, items), background_loop())
         future = Future()
-        try: future.set_result(replace(joined_chunks([self.make_now(first + place, item) for place, item in enumerate(items)]), spent=self.spent()))
+        try:
+            future.set_result(replace(joined_chunks([self.make_now(first + place, item)
+                                                     for place, item in enumerate(items)]), spent=self.spent()))
         except Exception as error: future.set_exception(error)
         return future
 
@@ -174,14 +195,16 @@ class Kept:
         if self.folder.exists() and not self.folder.is_dir(): raise InputError(f"{out}: is a file; name a folder")
         (self.folder / "chunks").mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / ".lock", "w")
-        if not self.mine(): raise InputError(f"{out}: another run is working there; wait for it, or name another folder")
+        if not self.mine():
+            raise InputError(f"{out}: another run is working there; wait for it, or name another folder")
         path, identity = self.folder / "run.json", json.loads(json.dumps(identity))
         known = read_json(path) if path.exists() else None
         if known is None: write_json(path, identity)
         elif known != identity:
             other = next(key for key in {**identity, **known} if known.get(key) != identity.get(key))
             self.close()
-            raise InputError(f"{out}: was made with {other}={known.get(other)!r}, not {identity.get(other)!r}; delete it or name another folder")
+            raise InputError(f"{out}: was made with {other}={known.get(other)!r}, not {identity.get(other)!r}; delete "
+                             f"it or name another folder")
 
     def mine(self, seconds=3.0):
         "Whether the folder could be locked; the workers of a run that was just killed hold it until they notice."
@@ -192,14 +215,18 @@ class Kept:
                 if time.monotonic() > until: self.lock.close(); return False
             time.sleep(0.05)
 
-    def path(self, number, what): return self.folder / "chunks" / f"{number // 1000:05d}" / f"{number % 1000:03d}.{what}"
+    def path(self, number, what):
+        return self.folder / "chunks" / f"{number // 1000:05d}" / f"{number % 1000:03d}.{what}"
 
     def read(self, number, digest, retry=()): # kinds whose items are tried again -> note, or None
         "What is known of a chunk, if it is whole, of these items, and holds nothing to be tried again."
         try: note = json.loads(self.path(number, "json").read_bytes())
         except (FileNotFoundError, ValueError): return None
-        if not isinstance(note, dict) or note.get("items_digest") != digest or any(kind in note["counts"]["kinds"] for kind in retry): return None
-        sizes = [self.path(number, what).stat().st_size if self.path(number, what).exists() else -1 for what in ("done.jsonl", "aside.jsonl")]
+        if not isinstance(note, dict) or note.get("items_digest") != digest or any(kind in note["counts"]["kinds"]
+                                                                                   for kind in retry):
+            return None
+        sizes = [self.path(number, what).stat().st_size if self.path(number, what).exists() else -1
+                 for what in ("done.jsonl", "aside.jsonl")]
         return note if sizes == note["sizes"] else None
 
     def write(self, number, digest, made): # Made -> note
@@ -209,7 +236,8 @@ class Kept:
         self.path(number, "json").unlink(missing_ok=True)
         atomic_write(self.path(number, "done.jsonl"), made.done)
         atomic_write(self.path(number, "aside.jsonl"), made.aside)
-        note = {"items_digest": digest, "sizes": [len(made.done), len(made.aside)], "counts": made.counts, "spent": {key: made.spent.get(key, 0) + before.get(key, 0) for key in {**made.spent, **before}}}
+        note = {"items_digest": digest, "sizes": [len(made.done), len(made.aside)], "counts": made.counts,
+                "spent": {key: made.spent.get(key, 0) + before.get(key, 0) for key in {**made.spent, **before}}}
         atomic_write(self.path(number, "json"), json.dumps(note))
         return note
 

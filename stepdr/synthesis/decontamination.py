@@ -141,7 +141,8 @@ def leak(row, touched, asked, evaluation, wording, overlap, everywhere):
     return ("overlap with an evaluation question in the text", round(share, 3)) if share >= overlap else None
 
 def places_of_runs(row, everywhere):
-    "The texts in which a run of a question may stand, each once: all texts hold what was asked and answered, but for an answer around a thought."
+    """The texts in which a run of a question may stand, each once: all texts hold what was asked and answered, but for
+    an answer around a thought."""
     last = row["messages"][-1].get("content") or ""
     if everywhere and "<think>" not in last: return all_texts(row)
     return texts(row, "user") + [without_citations(answer_of(row), " ")] + (all_texts(row) if everywhere else [])
@@ -162,7 +163,8 @@ def decontamination(rows,
                     # True: compiled kernels, False: plain Python, None: compiled where there is text enough
                     compiled=None,
                     ):
-    "Drop trajectories that hold an evaluation question, a question-answer pair, much of a question, or a held-out name."
+    """Drop trajectories that hold an evaluation question, a question-answer pair, much of a question, or a held-out
+    name."""
     require(0 < overlap <= 1, "overlap", overlap, "above 0 and at most 1")
     require(not isinstance(entity_names, str) and all(isinstance(name, str) for name in entity_names), "entity_names",
             entity_names, "a list of names")

@@ -43,12 +43,14 @@ def link_key(url): # -> 64-bit number, the same for all ways to write an address
     try: parts = urlsplit(url)
     except ValueError: parts = urlsplit("")
     path = re.sub(r"(?i)(^|/)(index\.x?html?|index\.md|readme\.md)$", r"\1", unquote(parts.path)).rstrip("/")
-    return int.from_bytes(hashlib.blake2b(f"{parts.netloc.lower()}\n{path}\n{parts.query}".encode("utf-8", "replace"), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(f"{parts.netloc.lower()}\n{path}\n{parts.query}".encode("utf-8", "replace"),
+                                          digest_size=8).digest(), "big")
 
 def other_keys(url): # -> keys under which a page may be linked to as well
     "A page `x.md` may be linked to as `x`, `x/` or `x.html`."
     stem, dot, ending = url.rpartition(".")
-    return [link_key(name) for name in (stem, stem + ".html", stem + ".md") if name != url] if dot and ending.lower() in ("md", "markdown", "html", "htm") else []
+    return ([link_key(name) for name in (stem, stem + ".html", stem + ".md") if name != url]
+            if dot and ending.lower() in ("md", "markdown", "html", "htm") else [])
 
 # %% ../../nbs/40_synthesis/22_documents.ipynb #16ed85aa
 def place_of(words, text): # both in lower case -> where the words stand in the text, with an ending of at most two letters; -1 where they do not
@@ -63,7 +65,8 @@ def place_of(words, text): # both in lower case -> where the words stand in the 
 
 _LETTERS = re.compile("[a-z]*")
 
-def place_links(paragraphs, links): # Paragraphs, (words, url) pairs -> [(words, url, key, number of the paragraph or -1)], each target once
+def place_links(paragraphs, links):
+    # Paragraphs, (words, url) pairs -> [(words, url, key, number of the paragraph or -1)], each target once
     "Where on the page each link stands."
     texts, out = [p.text.lower() for p in paragraphs], {}
     whole, ends = "\n".join(texts), list(accumulate(len(text) + 1 for text in texts))
@@ -82,15 +85,18 @@ def read_unit(unit, kind, about, settings, workers=2): # -> ("document", row, pa
     "Read one unit, whatever it is."
     try:
         if unit.problem: raise ToolError(unit.problem)
-        found = _READERS[kind](unit, about, settings) if kind in _READERS else read_tree_file(unit, about, settings, workers)
+        found = (_READERS[kind](unit, about, settings) if kind in _READERS
+                 else read_tree_file(unit, about, settings, workers))
         if isinstance(found, Redirect): return "redirect", link_key(found.url), link_key(found.target)
         if isinstance(found, Skipped): return "skipped", found.why
         document = found.document
         if not document.paragraphs: raise ToolError("no text found")
-    except (ToolError, OSError) as error: return "aside", unit.file, unit.line, str(error.strerror if isinstance(error, OSError) else error)[:200]
+    except (ToolError, OSError) as error:
+        return "aside", unit.file, unit.line, str(error.strerror if isinstance(error, OSError) else error)[:200]
     row = {"url": document.url, "title": document.title, "language": document.language, "date": document.date, "kind": document.kind, "site": host_of(document.url).removeprefix("www."), "file": unit.file,
            "line": unit.line, "categories": list(found.categories), "warnings": list(document.warnings), "named": found.named, "key": link_key(document.url), "others": other_keys(document.url)}
-    return "document", row, [tuple(getattr(p, name) for name in _PARAGRAPH) for p in document.paragraphs], place_links(document.paragraphs, document.links[:settings.max_links])
+    return ("document", row, [tuple(getattr(p, name) for name in _PARAGRAPH) for p in document.paragraphs],
+            place_links(document.paragraphs, document.links[:settings.max_links]))
 
 # %% ../../nbs/40_synthesis/22_documents.ipynb #34ccadc0
 SHARED = {}  # in a worker process: what all batches have in common
@@ -103,7 +109,8 @@ def batches(iterator, size): # -> lists
     iterator = iter(iterator)
     while batch := list(islice(iterator, size)): yield batch
 
-def in_order(pool, function, items, ahead): # executor, function, iterable, how many at a time -> results in the order of the items
+def in_order(pool, function, items, ahead):
+    # executor, function, iterable, how many at a time -> results in the order of the items
     "Like `map` of an executor, but never more than `ahead` items out."
     waiting = deque()
     for item in items:
@@ -124,7 +131,8 @@ def read_units(units, source, settings, workers): # -> iterator of lists of what
     elif workers == 1:
         for some in batches(units, 16): yield [read_unit(unit, *values) for unit in some]
     else:
-        with fresh_processes(workers, share, *values) as pool: yield from in_order(pool, _read_batch, batches(units, 16), 4 * workers)
+        with fresh_processes(workers, share, *values) as pool:
+            yield from in_order(pool, _read_batch, batches(units, 16), 4 * workers)
 
 # %% ../../nbs/40_synthesis/22_documents.ipynb #17cd3b89
 def _schemas():
@@ -151,7 +159,8 @@ class _Part:
     def save(self, folder, number):
         import polars as pl
         for name, schema in _schemas().items():
-            pl.DataFrame(self.rows[name], schema=schema, orient="row").write_parquet(folder / f"{name}-{number:06}.parquet", compression="zstd")
+            pl.DataFrame(self.rows[name], schema=schema, orient="row").write_parquet(
+                folder / f"{name}-{number:06}.parquet", compression="zstd")
         write_json(folder / f"part-{number:06}.json", {"units": self.units, "documents": len(self.rows["documents"]), "redirects": len(self.rows["redirects"]), "skipped": dict(self.skipped), "aside": self.aside})
 
 # %% ../../nbs/40_synthesis/22_documents.ipynb #48c9b897
@@ -164,7 +173,8 @@ def fingerprint(src): # file or folder -> names, sizes and times of change
 
 def _check_share(source, parts, settings, aside_file): # raises InputError when too much was set aside
     beside = [dict(zip(("file", "line", "reason"), row)) for row in source.aside]
-    for rows, total in (([row for part in parts for row in part["aside"]], sum(part["units"] for part in parts)), (beside, source.rows)):
+    for rows, total in (([row for part in parts for row in part["aside"]], sum(part["units"] for part in parts)),
+                        (beside, source.rows)):
         if len(rows) <= settings.max_aside * total: continue
         atomic_write(aside_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         first = rows[0]
@@ -174,7 +184,8 @@ def _check_share(source, parts, settings, aside_file): # raises InputError when 
 def _read_parts(source, work, settings, workers, show, aside_file): # -> list of what the parts say of themselves
     "Read a source into parts, from where an earlier build was stopped."
     parts = []
-    while (work / f"part-{len(parts):06}.json").exists(): parts.append(json.loads((work / f"part-{len(parts):06}.json").read_text()))
+    while (work / f"part-{len(parts):06}.json").exists():
+        parts.append(json.loads((work / f"part-{len(parts):06}.json").read_text()))
     part, done = _Part(), sum(entry["units"] for entry in parts)
     def keep():
         part.save(work, len(parts))
@@ -203,18 +214,22 @@ class _Lookup:
         at = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
         return np.where(self.keys[at] == asked, self.values[at], -1)
 
-def _resolver(work, parts, keys, numbers): # -> function: array of keys -> array of document numbers, -1 where there is none
+def _resolver(work, parts, keys, numbers):
+    # -> function: array of keys -> array of document numbers, -1 where there is none
     "All ways from an address to a document: its own, another ending, a redirect."
     import numpy as np
     import polars as pl
-    read = lambda name, columns: (pl.read_parquet(work / f"{name}-{n:06}.parquet", glob=False, columns=columns) for n in range(parts))
-    own, offset, others = _Lookup(keys[numbers >= 0], numbers[numbers >= 0]), 0, [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+    read = lambda name, columns: (pl.read_parquet(work / f"{name}-{n:06}.parquet", glob=False, columns=columns)
+                                  for n in range(parts))
+    own, offset, others = _Lookup(keys[numbers >= 0],
+                                  numbers[numbers >= 0]), 0, [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
     for frame in read("documents", ["others"]):
         lists = frame["others"]
         rows = np.repeat(np.arange(len(frame)) + offset, lists.list.len().to_numpy())
         others.append((lists.explode().drop_nulls().to_numpy(), numbers[rows])); offset += len(frame)
     second = _Lookup(*(np.concatenate([pair[n] for pair in others]) for n in (0, 1)))
-    pairs = [frame.to_numpy() if len(frame) else np.zeros((0, 2), np.uint64) for frame in read("redirects", ["key", "target"])]
+    pairs = [frame.to_numpy() if len(frame) else np.zeros((0, 2), np.uint64)
+             for frame in read("redirects", ["key", "target"])]
     moves = np.concatenate([np.zeros((0, 2), np.uint64), *pairs])
     move, target = _Lookup(moves[:, 0], np.arange(len(moves))), moves[:, 1].copy()
     direct = lambda asked: np.where((found := own(asked)) >= 0, found, second(asked))
@@ -247,7 +262,8 @@ class TableReader:
     "Rows of such a file by number; the last row groups that were used are kept."
     def __init__(self, path, group, keep=24):
         import pyarrow.parquet
-        self.file, self.group, self.keep, self.held = pyarrow.parquet.ParquetFile(path, memory_map=True), group, keep, OrderedDict()
+        self.file, self.group, self.keep, self.held = (pyarrow.parquet.ParquetFile(path, memory_map=True), group, keep,
+                                                       OrderedDict())
     def __call__(self, begin, end): # -> list of dicts
         rows = []
         for number in range(begin // self.group, (end - 1) // self.group + 1 if end > begin else 0):
@@ -262,7 +278,8 @@ class TableReader:
 # %% ../../nbs/40_synthesis/22_documents.ipynb #a9ae5e44
 GROUP = 2000  # rows of a row group
 
-def _merge(work, out, parts, authority, aside): # folder of parts, folder to fill, what they say of themselves, Authority, rows set aside (added to) -> counts
+def _merge(work, out, parts, authority, aside):
+    # folder of parts, folder to fill, what they say of themselves, Authority, rows set aside (added to) -> counts
     "Write the tables of a corpus."
     import numpy as np
     import polars as pl
@@ -277,40 +294,53 @@ def _merge(work, out, parts, authority, aside): # folder of parts, folder to fil
     into, outof, names = np.zeros(total, np.int64), np.zeros(total, np.int64), {}
     writer = TableWriter(out / "links.parquet", GROUP)
     for frame, offset in zip(read("links"), offsets):
-        frame = frame.with_columns(source=pl.Series(numbers[offset + frame["source"].to_numpy()]), target=pl.Series(resolve(frame["key"].to_numpy())))
+        frame = frame.with_columns(source=pl.Series(numbers[offset + frame["source"].to_numpy()]),
+                                   target=pl.Series(resolve(frame["key"].to_numpy())))
         frame = frame.filter((pl.col("source") >= 0) & (pl.col("source") != pl.col("target")))
-        frame = frame.with_columns(same=pl.when(pl.col("target") >= 0).then(pl.col("target")).otherwise(-1 - pl.int_range(pl.len())))
+        frame = frame.with_columns(same=pl.when(pl.col("target") >= 0).then(pl.col("target"))
+                                   .otherwise(-1 - pl.int_range(pl.len())))
         frame = frame.unique(["source", "same"], keep="first", maintain_order=True)
         inside = frame.filter(pl.col("target") >= 0)
-        into += np.bincount(inside["target"].to_numpy(), minlength=total); outof += np.bincount(frame["source"].to_numpy(), minlength=total)
+        into += np.bincount(inside["target"].to_numpy(), minlength=total)
+        outof += np.bincount(frame["source"].to_numpy(), minlength=total)
         unnamed = inside.filter(pl.Series(~named[inside["target"].to_numpy()])) if len(inside) else inside
-        for target, words in zip(unnamed["target"], unnamed["text"]): names.setdefault(target, Counter())[" ".join(words.split())[:80]] += 1
+        for target, words in zip(unnamed["target"], unnamed["text"]):
+            names.setdefault(target, Counter())[" ".join(words.split())[:80]] += 1
         writer.add(frame.select("source", "target", "text", "url", "paragraph"))
-    writer.close(pl.DataFrame(schema={"source": pl.Int64, "target": pl.Int64, "text": pl.String, "url": pl.String, "paragraph": pl.Int32}))
+    writer.close(pl.DataFrame(schema={"source": pl.Int64, "target": pl.Int64, "text": pl.String, "url": pl.String,
+                                      "paragraph": pl.Int32}))
     titles = {number: words.most_common(1)[0][0] for number, words in names.items() if words.most_common(1)[0][0]}
     paragraphs, characters, same = _write_paragraphs(read("paragraphs"), out, numbers, offsets, titles, total)
     _write_documents(read("documents"), out, numbers, offsets, titles, paragraphs, characters, outof, into, aside)
     np.save(out / "keys.npy", keys[kept])
-    np.save(out / "starts.npy", np.concatenate([[[0], [0]], np.cumsum([paragraphs, outof], axis=1)], axis=1).astype(np.int64))
+    np.save(out / "starts.npy",
+            np.concatenate([[[0], [0]], np.cumsum([paragraphs, outof], axis=1)], axis=1).astype(np.int64))
     sites = _write_sites(out, authority)
-    links = pl.scan_parquet(out / "links.parquet", glob=False).select(pl.len(), (pl.col("target") >= 0).sum().alias("inside")).collect()
-    return {"documents": total, "paragraphs": int(paragraphs.sum()), "links": links["len"][0], "links_inside": links["inside"][0], "sites": sites, "same_ids": same, "incomplete": _incomplete(out)}
+    links = pl.scan_parquet(out / "links.parquet", glob=False).select(pl.len(), (pl.col("target") >= 0).sum().alias(
+        "inside")).collect()
+    return {"documents": total, "paragraphs": int(paragraphs.sum()), "links": links["len"][0],
+            "links_inside": links["inside"][0], "sites": sites, "same_ids": same, "incomplete": _incomplete(out)}
 
 def _incomplete(out): # folder of the tables -> number of documents of which something was left out
     import polars as pl
-    return pl.scan_parquet(out / "documents.parquet", glob=False).select((pl.col("warnings").list.len() > 0).sum()).collect().item()
+    return (pl.scan_parquet(out / "documents.parquet", glob=False).select((pl.col("warnings").list.len() > 0).sum())
+            .collect().item())
 
 # %% ../../nbs/40_synthesis/22_documents.ipynb #cc12760a
-def _write_paragraphs(frames, out, numbers, offsets, titles, total): # -> paragraphs and characters of each document, number of paragraphs that have the id of another
+def _write_paragraphs(frames, out, numbers, offsets, titles, total):
+    # -> paragraphs and characters of each document, number of paragraphs that have the id of another
     import numpy as np
     import polars as pl
     count, characters, ids = np.zeros(total, np.int64), np.zeros(total, np.int64), [np.zeros(0, np.uint32)]
     writer, empty = TableWriter(out / "paragraphs.parquet", GROUP), pl.DataFrame(schema=_schemas()["paragraphs"])
     for frame, offset in zip(frames, offsets):
-        frame = frame.with_columns(document=pl.Series(numbers[offset + frame["document"].to_numpy()])).filter(pl.col("document") >= 0)
+        frame = frame.with_columns(document=pl.Series(numbers[offset + frame["document"].to_numpy()])).filter(
+            pl.col("document") >= 0)
         if titles: frame = frame.with_columns(title=pl.Series([titles.get(number, title) for number, title in zip(frame["document"], frame["title"])], dtype=pl.String))
-        sums = frame.group_by("document", maintain_order=True).agg(pl.len(), pl.col("text").str.len_chars().sum().alias("size"))
-        count[sums["document"].to_numpy()], characters[sums["document"].to_numpy()] = sums["len"].to_numpy(), sums["size"].to_numpy()
+        sums = frame.group_by("document", maintain_order=True).agg(pl.len(),
+                                                                   pl.col("text").str.len_chars().sum().alias("size"))
+        count[sums["document"].to_numpy()], characters[sums["document"].to_numpy()] = (sums["len"].to_numpy(),
+                                                                                       sums["size"].to_numpy())
         ids.append(frame["id"].str.slice(4).str.to_integer(base=16).cast(pl.UInt32).to_numpy())
         writer.add(frame)
     writer.close(empty)
@@ -322,10 +352,12 @@ def _write_documents(frames, out, numbers, offsets, titles, paragraphs, characte
     writer, empty = TableWriter(out / "documents.parquet", GROUP), None
     for frame, offset in zip(frames, offsets):
         own = numbers[offset:offset + len(frame)]
-        aside += [{"file": file, "line": line, "reason": f"a second page of the address {url}"} for file, line, url in frame.filter(pl.Series(own < 0)).select("file", "line", "url").iter_rows()]
+        aside += [{"file": file, "line": line, "reason": f"a second page of the address {url}"}
+                  for file, line, url in frame.filter(pl.Series(own < 0)).select("file", "line", "url").iter_rows()]
         at = own[own >= 0]
         frame = frame.filter(pl.Series(own >= 0)).drop("key", "others", "named")
-        frame = frame.with_columns(title=pl.Series([titles.get(number, title) for number, title in zip(at.tolist(), frame["title"])], dtype=pl.String))
+        frame = frame.with_columns(title=pl.Series(
+            [titles.get(number, title) for number, title in zip(at.tolist(), frame["title"])], dtype=pl.String))
         frame = frame.select(pl.Series("document", at, dtype=pl.Int64), *frame.columns, *(pl.Series(name, values[at]) for name, values in (("paragraphs", paragraphs), ("characters", characters), ("links_out", outof), ("links_in", into))))
         writer.add(frame); empty = frame.clear()
     if empty is not None: writer.close(empty)
@@ -335,7 +367,8 @@ def _write_sites(out, authority): # -> number of sites
     frame = pl.scan_parquet(out / "documents.parquet", glob=False).group_by("site").agg(pl.len().alias("documents"), pl.col("paragraphs", "characters", "links_in").sum(), pl.col("language").drop_nulls().mode().sort().first())
     frame = frame.sort("site").collect()
     records = [authority.lookup(site) if site else None for site in frame["site"]]
-    frame = frame.with_columns(tier=pl.Series([record.tier if record else 0 for record in records], dtype=pl.Int64), kind=pl.Series([record.kind if record else "" for record in records], dtype=pl.String))
+    frame = frame.with_columns(tier=pl.Series([record.tier if record else 0 for record in records], dtype=pl.Int64),
+                               kind=pl.Series([record.kind if record else "" for record in records], dtype=pl.String))
     frame.write_parquet(out / "sites.parquet")
     return len(frame)
 
@@ -355,7 +388,8 @@ class Corpus:
         try:
             self.about = json.loads((self.folder / "corpus.json").read_text())
             self.starts = np.load(self.folder / "starts.npy", mmap_mode="r")
-            self._tables = {name: TableReader(self.folder / f"{name}.parquet", self.about["group"]) for name in ("documents", "paragraphs", "links")}
+            self._tables = {name: TableReader(self.folder / f"{name}.parquet", self.about["group"])
+                            for name in ("documents", "paragraphs", "links")}
             self.links_in = self._tables["documents"].file.read(columns=["links_in"])["links_in"].to_numpy()
         except (OSError, ValueError, KeyError) as error: raise InputError(f"{folder}: no corpus ({str(error)[:120]}); make one with `stepdr corpus build`") from None
         self._keys = None

@@ -53,7 +53,9 @@ def alone(pool, chunk): # -> Made
     parts = []
     for number, item in enumerate(chunk.items, chunk.first):
         try: parts.append(made_by(pool, number, [item]))
-        except WorkerDied as death: parts.append(made_of([], [{"id": item_id(item, number), "kind": "crash", "reason": f"the process that worked on it ended: {death}"}]))
+        except WorkerDied as death:
+            parts.append(made_of([], [{"id": item_id(item, number), "kind": "crash",
+                                       "reason": f"the process that worked on it ended: {death}"}]))
     return joined_chunks(parts)
 
 def save_others(under_way, kept): # {Future: Chunk}
@@ -62,7 +64,8 @@ def save_others(under_way, kept): # {Future: Chunk}
         if future.exception() is None: kept.write(chunk.number, chunk.digest, future.result())
 
 # %% ../../nbs/40_synthesis/49_engine.ipynb #662dc61c
-def work_through(chunks, kept, pool, limit, retry=()): # iterable of Chunk, chunks under way at once -> notes, in the order in which chunks end
+def work_through(chunks, kept, pool, limit, retry=()):
+    # iterable of Chunk, chunks under way at once -> notes, in the order in which chunks end
     "Make all chunks that are not kept yet."
     chunks, under_way, suspects, more = iter(chunks), {}, [], True
     while more or under_way or suspects:
@@ -89,12 +92,15 @@ class EngineSettings:
     workers: int = setting(1, "processes (local) or actors (ray)", 1, 10_000)
     engine: str = setting("local", "local (this machine) or ray (a cluster)", choices=("local", "ray"))
     concurrency: int = setting(16, "items at once in a process, for makers that wait for a network", 1, 100_000)
-    ahead: int = setting(2, "chunks that a worker has at once, so that it need not wait for the slowest item of one", 1, 1000)
+    ahead: int = setting(2, "chunks that a worker has at once, so that it need not wait for the slowest item of one", 1,
+                         1000)
     most_aside: float = setting(1.0, "share of items set aside above which a run stops", 0.0, 1.0)
     judged_from: int = setting(100, "items after which that share counts", 1, 1_000_000_000)
-    most_failed: float = setting(0.5, "share of items that failed (an endpoint or a tool gave nothing, a maker raised, its process died) above which a run stops", 0.0, 1.0)
+    most_failed: float = setting(0.5, "share of items that failed (an endpoint or a tool gave nothing, a maker raised, "
+                                 "its process died) above which a run stops", 0.0, 1.0)
     failed_from: int = setting(20, "items after which that share counts", 1, 1_000_000_000)
-    retry: str = setting(" ".join(FAILURES), "kinds of records whose chunks are made again by the next run, separated by spaces")
+    retry: str = setting(" ".join(FAILURES),
+                         "kinds of records whose chunks are made again by the next run, separated by spaces")
 
     def __post_init__(self): validate(self)
 
@@ -104,11 +110,15 @@ def check_shares(counts, how, out): # counts so far, EngineSettings, folder
     items, failed, aside = counts["items"], counts["failed"], counts["items_aside"]
     if items >= how.failed_from and failed > how.most_failed * items:
         name, told = max(counts["failures"].items(), key=lambda one: one[1]["items"])
-        raise InputError(f"{out}: {failed} of {items} items failed, more than most_failed={how.most_failed:g} allows; most often ({told['items']} times) {name}, the last: {told['last']}. "
-                         f"What was made, and each failure with its reason, is kept in {out}/chunks: mend the cause and run the same again, which tries what failed once more, or allow a larger most_failed")
+        raise InputError(f"{out}: {failed} of {items} items failed, more than most_failed={how.most_failed:g} allows; "
+                         f"most often ({told['items']} times) {name}, the last: {told['last']}. "
+                         f"What was made, and each failure with its reason, is kept in {out}/chunks: mend the cause "
+                         f"and run the same again, which tries what failed once more, or allow a larger most_failed")
     if items >= how.judged_from and aside > how.most_aside * items:
         kind = max(counts["kinds"], key=counts["kinds"].get)
-        raise InputError(f"{out}: {aside} of {items} items were set aside, more than most_aside={how.most_aside:g}; the commonest kind is {kind} ({counts['kinds'][kind]} times); see {out}/chunks, and allow a larger most_aside if that is as it should be")
+        raise InputError(f"{out}: {aside} of {items} items were set aside, more than most_aside={how.most_aside:g}; "
+                         f"the commonest kind is {kind} ({counts['kinds'][kind]} times); see {out}/chunks, and allow a "
+                         f"larger most_aside if that is as it should be")
 
 # %% ../../nbs/40_synthesis/49_engine.ipynb #6fb62fb4
 def run_chunks(items, # iterable of JSON values, or of `broken_item`
@@ -122,11 +132,16 @@ def run_chunks(items, # iterable of JSON values, or of `broken_item`
                label="", # shown before it
                **settings, # further fields of EngineSettings
                ): # -> counts
-    "Make rows of all items: `out/done.jsonl` and `out/aside.jsonl`. Called again, it goes on where it was; of a finished run it makes again what failed, and nothing else. Raises InputError for wrong settings, for what cannot be opened, and when too many items fail."
+    """Make rows of all items: `out/done.jsonl` and `out/aside.jsonl`. Called again, it goes on where it was; of a
+    finished run it makes again what failed, and nothing else. Raises InputError for wrong settings, for what cannot be
+    opened, and when too many items fail."""
     how = EngineSettings(chunk=chunk, workers=workers, engine=engine, **settings)
-    job = Job(maker, dict(options or {}), dict(resources or {}), seed, language, how.concurrency, str(Path(out).absolute() / "work"))
-    named = {key: value if isinstance(value, str) else name_of(type(value)) for key, value in job.resources.items() if key in ("policy", "provider")}
-    identity = {"maker": name_of(maker), "options": job.options, "resources": named, "seed": seed, "language": language, "chunk": how.chunk}
+    job = Job(maker, dict(options or {}), dict(resources or {}), seed, language, how.concurrency,
+              str(Path(out).absolute() / "work"))
+    named = {key: value if isinstance(value, str) else name_of(type(value)) for key, value in job.resources.items()
+             if key in ("policy", "provider")}
+    identity = {"maker": name_of(maker), "options": job.options, "resources": named, "seed": seed, "language": language,
+                "chunk": how.chunk}
     with contextlib.ExitStack() as stack:
         pool = open_pool(job, how.engine, how.workers, how.ahead)
         stack.callback(pool.close)

@@ -123,7 +123,8 @@ class ExpertWork:
     def __init__(self, question, toolbox, web, care, rng):
         self.toolbox, self.web, self.care, self.rng = toolbox, web, care, rng
         self.messages, self.read, self.draws = opening(question, PROTOCOLS[PROTOCOL]), {}, {}
-        self.searches, self.alone = {}, set()  # paragraphs that the last search for each need showed; needs searched for one by one
+        # paragraphs that the last search for each need showed; needs searched for one by one
+        self.searches, self.alone = {}, set()
 
     def does(self, what, about) -> bool:
         "Whether the expert takes this care about a thing; asked twice it says the same."
@@ -191,7 +192,8 @@ async def seek(task, toolbox, web, care, rng) -> list[dict]:
         if not found.values:
             episode.finish(LOST.format(noun), f"I could not find the {noun} of {name}.")
             return episode.messages
-        thought, entity, name = found_so_far([(noun, [found.values[0].name])]), found.values[0].entity, found.values[0].name
+        thought, entity, name = (found_so_far([(noun, [found.values[0].name])]), found.values[0].entity,
+                                 found.values[0].name)
         thought += f" {NEXT.format(after, name)}" if after else ""
     episode.finish(f"{thought} {ANSWER}", name)
     return episode.messages
@@ -291,7 +293,8 @@ class Research(ExpertWork):
     async def step(self) -> bool:
         "One turn of searching or reading; False where nothing is open."
         self.needs += (deeper := self.deeper())
-        fresh, lacking = [need for need in self.needs if need not in self.searches and not self.evidence(need)], self.lacking()
+        fresh, lacking = ([need for need in self.needs if need not in self.searches and not self.evidence(need)],
+                          self.lacking())
         unproven = [] if fresh or lacking else self.unproven()
         wording = self.web.graph.wording
         asked = [(query_for(part, wording), part) for part in by_subject(fresh)]
@@ -343,7 +346,8 @@ def reported(work) -> list[Finding]:
     return rows + list(others.values())
 
 # %% ../../nbs/40_synthesis/04_expert.ipynb #a0a134c9
-MANNER = Manner(lead="", join=0.0, refer=0, before=True, shuffled=False, even=True)  # a small model learns it from few reports
+# a small model learns it from few reports
+MANNER = Manner(lead="", join=0.0, refer=0, before=True, shuffled=False, even=True)
 
 
 async def research(task, toolbox, web, care, rng) -> list[dict]:

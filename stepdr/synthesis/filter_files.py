@@ -139,7 +139,8 @@ def filter_file(source,  # JSON Lines, perhaps .gz or .zst; Parquet or Arrow; a 
                 out,  # rows that are kept, as they were; .jsonl, .jsonl.gz or .parquet
                 dropped=None,  # rows that are dropped, with filter, reason and measure; OUT.dropped.jsonl by default
                 funnel=None,  # the counts; OUT.funnel.json by default
-                only=(),  # names of filters, in this order; by default all that need nothing special, and decontamination where there are evaluation files
+                # filters, in this order; default: all that need nothing special, decontamination given `against`
+                only=(),
                 against=(),  # evaluation files for decontamination: FILE or FILE:COLUMN
                 options: dict = {},  # parameters of filters: {filter: {parameter: value}}
                 aside=None,  # lines that cannot be read; OUT.aside.jsonl by default

@@ -35,7 +35,8 @@ from .whole_filters import correct_and_shortest, noise_share
 def ngram_repetition(rows,
                      n: int = 10,  # words in a run
                      max_repeats: int = 3,  # occurrences of one run that are still allowed
-                     compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
+                     # True: compiled kernels, False: plain Python, None: compiled where there is text enough
+                     compiled=None,
                      ):
     """Drop trajectories whose own text repeats one n-gram more than `max_repeats` times (the report names the
     filter; the numbers are ours)."""
@@ -52,9 +53,11 @@ def ngram_repetition(rows,
 # %% ../../nbs/40_synthesis/11_filters.ipynb #a5ff807b
 def citation_format(rows,
                     min_citations: int = 1,  # different sources that a research report must cite
-                    failed: str = FAILED_RESPONSE,  # how a failed section of a tool response begins (regular expression)
+                    # how a failed section of a tool response begins (regular expression)
+                    failed: str = FAILED_RESPONSE,
                     ):
-    r"Keep trajectories whose answer cites only as `\cite{web_xxxxxxxx}`, only what a tool returned, and often enough (the report's citation format)."
+    r"""Keep trajectories whose answer cites only as `\cite{web_xxxxxxxx}`, only what a tool returned, and often enough
+    (the report's citation format)."""
     require(min_citations >= 0, "min_citations", min_citations, "at least 0")
     def judge(row):
         cited, broken = citations(answer_of(row))
@@ -91,7 +94,8 @@ def plan_share(row, search_tools=("batch_web_surfer", "search"), coverage=1.0):
 # %% ../../nbs/40_synthesis/11_filters.ipynb #de2591c3
 def plan_consistency(rows,
                      min_share: float = 0.5,  # share of the planned items that must be followed (ours: half)
-                     coverage: float = 1.0,  # share of an item's content words that one query or heading must have (ours: all)
+                     # share of an item's content words that one query or heading must have (ours: all)
+                     coverage: float = 1.0,
                      search_tools=("batch_web_surfer", "search"),  # tools whose arguments are search queries
                      ):
     """Drop trajectories that stray from `meta.plan`; a trajectory without a plan is kept (the report's rule; the
@@ -109,10 +113,11 @@ def plan_consistency(rows,
 
 # %% ../../nbs/40_synthesis/11_filters.ipynb #2f2134e0
 def near_duplicates(rows,
-                    threshold: float = 0.8,  # estimated Jaccard similarity of 5-word shingles from which two rows are near (standard error up to 0.035 there)
+                    threshold: float = 0.8,  # estimated Jaccard similarity of 5-word shingles (error up to 0.035)
                     index=None,  # a `NearIndex` that holds rows kept before; changed by the call
-                    compiled=None,  # True: compiled kernels, False: plain Python, None: compiled where there is text enough
-                    asked: bool = False,  # compare with what was asked as well: where answers are short and alike, other questions make other rows
+                    # True: compiled kernels, False: plain Python, None: compiled where there is text enough
+                    compiled=None,
+                    asked: bool = False,  # compare what was asked too: where answers are short and alike
                     ):
     """Drop trajectories whose own text nearly repeats that of an earlier one that was kept (the report's
     near-duplicate removal)."""
@@ -226,7 +231,8 @@ def main_language(text: str, least: float = 4):
 
 def language_mixing(rows,
                     max_share: float = 0.01,  # share of foreign words without need that is still allowed (ours)
-                    same_language: bool = True,  # also drop an answer of 20 words or more in the other language than the question
+                    # also drop an answer of 20 words or more in the other language than the question
+                    same_language: bool = True,
                     ):
     """Drop trajectories that switch between Chinese and English without need (the report names the filter; the
     numbers are ours)."""
@@ -245,7 +251,7 @@ def language_mixing(rows,
 def length(rows,
            min_answer: int = 1,  # words in the answer
            max_answer: int = 0,  # words in the answer; 0: no bound
-           max_words: int = 100_000,  # words in all messages; about 128K tokens, the context of the report's second stage of mid-training
+           max_words: int = 100_000,  # in all messages; about 128K tokens, as the report's second mid-training stage
            max_turns: int = 0,  # assistant messages; 0: no bound (the report trains with 30)
            ):
     "Drop trajectories without an answer, or too long to be learned whole."
@@ -395,7 +401,8 @@ def apply_filters(rows,
         read, name = kept, filter_name(one)
         kept, out = one(read)
         before, after = Counter(map(row_id, read)), Counter(map(row_id, kept)) + Counter(row["id"] for row in out)
-        assert before == after, f"{name}: kept + dropped is not what was read: {list((before - after) + (after - before))[:3]}"
+        assert before == after, (f"{name}: kept + dropped is not what was read: "
+                                 f"{list((before - after) + (after - before))[:3]}")
         funnel.append(funnel_row(name, set_name, len(read), kept, out))
         dropped += out
     return kept, dropped, funnel

@@ -13,8 +13,8 @@ import json
 import re
 
 from ..core.calls import NotRead, read_value
-from .threads import (agent_turn, BadRow, clean, IMAGE_PARTS, loads, must, content_parts, ROLES, TEXT_PARTS,
-                                      Thread)
+from .threads import (agent_turn, BadRow, clean, IMAGE_PARTS, loads, must, content_parts, ROLES,
+                                      TEXT_PARTS, Thread)
 
 # %% ../../nbs/40_synthesis/16_formats.ipynb #b6e48e4f
 RESPONSE = re.compile(r"(?s)<tool_response>(.*?)(?:</tool_response>|$)")
@@ -63,7 +63,8 @@ def add_user(thread, text, blocks):
     "A user's message, which may be a tool's response in disguise."
     for block in blocks:
         must(block.get("type") == "tool_result", "unknown part in a content", "tool_use of a user")
-        thread.tool(content_parts(block.get("content"))[0], block.get("tool_use_id"), failed=block.get("is_error") is True)
+        thread.tool(content_parts(block.get("content"))[0], block.get("tool_use_id"),
+                    failed=block.get("is_error") is True)
     if text.lstrip().startswith("<tool_response>"):
         told = "".join(found[0] for found in RESPONSE.finditer(text))
         if RESPONSES.fullmatch(told): add_responses(thread, told)

@@ -72,7 +72,8 @@ def array_items(stream, limit): # a file that begins with `[` -> (line number, b
     while chunk := stream.read(1 << 20):
         chunk, begin, at = rest + chunk, 0, 0
         rest = b""
-        if (len(chunk) - len(chunk.rstrip(b"\\"))) % 2: chunk, rest = chunk[:-1], chunk[-1:] # an escape runs over the edge
+        # an escape runs over the edge
+        if (len(chunk) - len(chunk.rstrip(b"\\"))) % 2: chunk, rest = chunk[:-1], chunk[-1:]
         while found := (INSIDE if quoted else OUTSIDE).search(chunk, at):
             mark, at = found[0], found.end()
             if mark == b"\n": line += 1
@@ -84,13 +85,15 @@ def array_items(stream, limit): # a file that begins with `[` -> (line number, b
             elif mark in b"]}": depth -= 1
             if not quoted and (mark == b"," and depth == 0 or mark == b"]" and depth == -1):
                 piece, size = _grow(piece, size, chunk[begin:found.start()], limit)
-                if piece is None or b"".join(piece).strip(): yield start_line, None if piece is None else b"".join(piece), size
+                if piece is None or b"".join(piece).strip():
+                    yield start_line, None if piece is None else b"".join(piece), size
                 piece, size, begin, start_line = [], 0, at, line
                 if depth == -1: return
         piece, size = _grow(piece, size, chunk[begin:], limit)
     yield start_line, None if piece is None else b"".join(piece) + rest, size
 
-def _grow(piece, size, more, limit): # collected parts (None: already too long), their size, next part -> the same, grown
+def _grow(piece, size, more, limit):
+    # collected parts (None: already too long), their size, next part -> the same, grown
     size += len(more)
     return (None if piece is None or size > limit else [*piece, more]), size
 
@@ -123,7 +126,8 @@ def block_rows(stream, limit): # -> (line number, text of an episode or BadRow, 
     "Episodes of a ReAct log."
     pending = None
     for number, text in question_texts(stream, limit):
-        both = pending and isinstance(text, str) and isinstance(pending[1], str) and len(pending[1]) + len(text) <= limit
+        both = (pending and isinstance(text, str) and isinstance(pending[1], str)
+                and len(pending[1]) + len(text) <= limit)
         if both and continues(pending[1], text): pending = (pending[0], pending[1] + "\n\n" + text)
         else:
             if pending: yield *pending, shown(pending[1])
@@ -160,7 +164,8 @@ def parquet_rows(path, limit): # -> (row number, row, excerpt)
         for start in range(0, frame.select(polars.len()).collect().item(), 200):
             rows = frame.slice(start, 200).collect().to_dicts()
             for number, row in enumerate(rows, start + 1): yield number, without_nulls(row), b""
-    except polars.exceptions.PolarsError as error: yield 1, BadRow("damaged file", str(error).splitlines()[0][:100]), b""
+    except polars.exceptions.PolarsError as error:
+        yield 1, BadRow("damaged file", str(error).splitlines()[0][:100]), b""
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #01240f8e
 ENDINGS = (".jsonl", ".ndjson", ".json", ".txt", ".log", ".parquet")
@@ -170,7 +175,8 @@ def bare_name(path): return path.name.removesuffix(next((end for end in PACKED i
 
 def is_message(value):
     "Whether a value is one message, so that a list of them is one row."
-    return isinstance(value, dict) and any(key in value for key in ("role", "from", "class_")) and not ("messages" in value or "conversations" in value)
+    return (isinstance(value, dict) and any(key in value for key in ("role", "from", "class_"))
+            and not ("messages" in value or "conversations" in value))
 
 def layout_of(path, head, limit): # path, first bytes -> "lines", "array", "document" or "blocks"
     "How rows lie in a file."
@@ -199,7 +205,8 @@ def rows_in(path, limit, kind="auto"): # -> (line, value or BadRow, excerpt)
     layout = "blocks" if kind == "react" else layout_of(path, head, limit)
     try:
         with opened(path) as stream:
-            for line, value, text in {"lines": line_rows, "array": array_rows, "document": document_rows, "blocks": block_rows}[layout](stream, limit):
+            for line, value, text in {"lines": line_rows, "array": array_rows, "document": document_rows,
+                                      "blocks": block_rows}[layout](stream, limit):
                 yield line, value, text
     except DAMAGED as error: yield line + 1, BadRow("damaged file", f"{type(error).__name__}: {str(error)[:80]}"), b""
 
@@ -231,7 +238,8 @@ def files_in(source, kind="auto"): # path -> list of files, sorted
     source = Path(source)
     if source.is_file(): return [source]
     if not source.is_dir(): raise InputError(f"{source}: no such file or folder")
-    endings = ENDINGS if kind == "auto" else tuple(end for end in ENDINGS if (end in (".txt", ".log")) == (kind == "react"))
+    endings = ENDINGS if kind == "auto" else tuple(end for end in ENDINGS
+                                                   if (end in (".txt", ".log")) == (kind == "react"))
     found = sorted(path for path in source.rglob("*") if path.is_file() and bare_name(path).lower().endswith(endings)
                    and not any(part.startswith(".") for part in path.relative_to(source).parts))
     if not found: raise InputError(f"{source}: no {', '.join(endings)} file in this folder (also {', '.join(PACKED)})")
@@ -243,7 +251,8 @@ def read_trajectories(source, # file or folder
                       settings=ImportSettings(),
                       read=None, # what makes a row of a value, kind, name and settings; None: `trajectory_of`
                       ): # -> (row, None) or (None, what is set aside), one by one
-    "Trajectories in our form as they are read, and between them what cannot be read: file, line, reason, detail, excerpt."
+    """Trajectories in our form as they are read, and between them what cannot be read: file, line, reason, detail,
+    excerpt."""
     if kind not in KINDS: raise InputError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
     root, limit = Path(source), int(settings.max_row_mb * 1e6)
     for path in files_in(source, kind):
@@ -259,7 +268,8 @@ def read_trajectories(source, # file or folder
             except BadRow as error:
                 shown = text[:settings.excerpt * 4].decode("utf-8", "replace")[:settings.excerpt]
                 known = {"id": identity(value, "")} if isinstance(value, dict) and identity(value, "") else {}
-                yield None, {"file": name, "line": line, **known, "reason": error.reason, "detail": error.detail, "excerpt": shown}
+                yield None, {"file": name, "line": line, **known, "reason": error.reason, "detail": error.detail,
+                             "excerpt": shown}
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #a907478a
 def import_file(source, # file or folder of foreign trajectories
@@ -268,11 +278,15 @@ def import_file(source, # file or folder of foreign trajectories
                 aside=None, # file for what is set aside; OUT.aside.jsonl if None
                 **options, # fields of ImportSettings
                 ): # -> counts: read, kept, aside, formats, reasons
-    "Import trajectories: kept + aside = read. `InputError` if nothing, or too little, could be read; then OUT is not written."
+    """Import trajectories: kept + aside = read. `InputError` if nothing, or too little, could be read; then OUT is not
+    written."""
     unknown = [name for name in options if name not in {item.name for item in fields(ImportSettings)}]
-    if unknown: raise InputError(f"import.{unknown[0]}: no such setting; there are {', '.join(item.name for item in fields(ImportSettings))}")
+    if unknown:
+        raise InputError(f"import.{unknown[0]}: no such setting; there are "
+                         f"{', '.join(item.name for item in fields(ImportSettings))}")
     settings, out = ImportSettings(**options), Path(out)
-    aside = Path(aside) if aside else out.with_name(out.name.removesuffix(".gz").removesuffix(".jsonl") + ".aside.jsonl")
+    aside = Path(aside) if aside else out.with_name(out.name.removesuffix(".gz").removesuffix(".jsonl")
+                                                    + ".aside.jsonl")
     targets = {out.resolve(), aside.resolve()}
     if len(targets) < 2 or any(path.resolve() in targets for path in files_in(source, kind)):
         raise InputError(f"{out}: input, output and the file of rows set aside must be three different files")
@@ -287,7 +301,8 @@ def import_file(source, # file or folder of foreign trajectories
         try: bad.close(ended)
         finally: good.close(keep)
     if not keep: raise InputError(complaint(source, aside, counts, settings))
-    return {**counts, "formats": dict(counts["formats"]), "reasons": dict(counts["reasons"].most_common()), "out": str(out), "aside_file": str(aside)}
+    return {**counts, "formats": dict(counts["formats"]), "reasons": dict(counts["reasons"].most_common()),
+            "out": str(out), "aside_file": str(aside)}
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #a3dfe8c7
 def count(counts, row, refused):
@@ -301,12 +316,14 @@ def complaint(source, aside, counts, settings): # -> str, empty if all is well
     if not counts["read"]: return f"{source}: empty, no row in it"
     share, (reason, often) = counts["aside"] / counts["read"], (counts["reasons"].most_common(1) or [("", 0)])[0]
     if counts["kept"] and (counts["read"] < settings.bad_from or share <= settings.max_bad_share): return ""
-    return (f"{source}: {counts['aside']} of {counts['read']} rows could not be read, mostly: {reason} ({often}); see {aside}"
+    return (f"{source}: {counts['aside']} of {counts['read']} rows could not be read, mostly: {reason} ({often}); see "
+            f"{aside}"
             + (f", or raise max_bad_share ({settings.max_bad_share:g})" if counts["kept"] else ", or name the kind"))
 
 # %% ../../nbs/40_synthesis/18_importers.ipynb #18726446
 def dataset_features(): # -> datasets.Features
     "The columns of imported rows, for `datasets.load_dataset('json', data_files=…, features=…)`."
     from datasets import Features, Json, List, Value
-    return Features({**{name: Value("string") for name in ("id", "kind", "task_id", "split")}, "messages": List(Json()), "tools": List(Json()),
+    return Features({**{name: Value("string") for name in ("id", "kind", "task_id", "split")}, "messages": List(Json()),
+                     "tools": List(Json()),
                      "success": Value("bool"), "tool_calls": Value("int64"), "tokens": Value("int64"), "meta": Json()})

@@ -21,14 +21,17 @@ from .records import broken_item
 
 # %% ../../nbs/40_synthesis/51_inputs.ipynb #eb5107c6
 SOURCES = {"graph": "stepdr.world.subgraphs:graph_sample", "walks": "stepdr.synthesis.walks:corpus_walk",
-           "paragraphs": "stepdr.synthesis.own_questions:corpus_paragraphs", "sections": "stepdr.synthesis.own_questions:corpus_sections"}
+           "paragraphs": "stepdr.synthesis.own_questions:corpus_paragraphs",
+           "sections": "stepdr.synthesis.own_questions:corpus_sections"}
 
 def _report(path, folder): # -> item
     try: text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error: return broken_item(path.relative_to(folder).as_posix(), f"cannot be read as UTF-8 text ({error})")
+    except (OSError, UnicodeDecodeError) as error:
+        return broken_item(path.relative_to(folder).as_posix(), f"cannot be read as UTF-8 text ({error})")
     chinese = len(re.findall("[\u3400-\u9fff]", text))
     if not text.strip(): return broken_item(path.relative_to(folder).as_posix(), "is empty")
-    return {"id": path.relative_to(folder).with_suffix("").as_posix(), "text": text, "language": "zh" if chinese > 0.2 * len(text) else "en"}
+    return {"id": path.relative_to(folder).with_suffix("").as_posix(), "text": text, "language": "zh"
+            if chinese > 0.2 * len(text) else "en"}
 
 def items_of(source, # a file (.jsonl, .json, .parquet, also packed), or a folder of .md and .txt reports
              limit=50_000_000, # bytes of a row
@@ -36,22 +39,26 @@ def items_of(source, # a file (.jsonl, .json, .parquet, also packed), or a folde
     "Stream the items of a file or folder."
     path = Path(source)
     if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.suffix.lower() in (".md", ".txt") and one.is_file() and not any(part.startswith(".") for part in one.relative_to(path).parts))
+        files = sorted(one for one in path.rglob("*") if one.suffix.lower() in (".md", ".txt") and one.is_file()
+                       and not any(part.startswith(".") for part in one.relative_to(path).parts))
         if not files: raise InputError(f"{source}: no .md or .txt file in this folder")
         return (_report(one, path) for one in files)
     if not path.is_file(): raise InputError(f"{source}: no such file or folder")
     rows = rows_in(path, limit)
-    return (value if isinstance(value, dict) else broken_item(f"{path.name}:{line}", str(value) if isinstance(value, BadRow) else "is no JSON object") for line, value, _ in rows)
+    return (value if isinstance(value, dict) else broken_item(f"{path.name}:{line}", str(value) if isinstance(
+        value, BadRow) else "is no JSON object") for line, value, _ in rows)
 
 # %% ../../nbs/40_synthesis/51_inputs.ipynb #0bbccedc
 def with_fields(items, names): # items, {field: field it is made from} -> items
     "Give items the fields that a maker wants under other names."
     for item in items:
-        more = {new: item[old] for new, old in names.items() if isinstance(item, dict) and old in item and new not in item}
+        more = {new: item[old] for new, old in names.items() if isinstance(item, dict) and old in item
+                and new not in item}
         yield {**item, **more} if more else item
 
 def source_plan(kind): # key of SOURCES -> Plan
-    return Plan("folder", (), (), {p.name: p.default for p in inspect.signature(find_function(SOURCES[kind])).parameters.values() if p.name not in ("folder", "number", "seed", "out")})
+    return Plan("folder", (), (), {p.name: p.default for p in inspect.signature(find_function(SOURCES[kind]))
+                                   .parameters.values() if p.name not in ("folder", "number", "seed", "out")})
 
 def source_names(kind): # -> names of what a part's `sample` may hold
     plan = source_plan(kind)
@@ -61,13 +68,17 @@ def source_options(kind, options): # key of SOURCES, {name: value} -> arguments
     "Check the `sample` of a part, as the options of a maker."
     return checked_options(source_plan(kind), options, f"drawing {kind}", "sample")
 
-def drawn(kind, folder, number, seed, out, options): # key of SOURCES, graph or corpus, how many, seed, folder of the part, further arguments -> file of items
+def drawn(kind, folder, number, seed, out, options):
+    # key of SOURCES, graph or corpus, how many, seed, folder of the part, further arguments -> file of items
     "Draw subgraphs or walks once; the same draw is found again."
     file, note = Path(out) / "items.parquet", Path(out) / "items.json"
-    wanted = json.loads(json.dumps({"source": kind, "folder": str(folder), "number": number, "seed": seed, "options": options}))
+    wanted = json.loads(json.dumps({"source": kind, "folder": str(folder), "number": number, "seed": seed,
+                                    "options": options}))
     if file.exists() and note.exists() and read_json(note).get("wanted") == wanted: return file
     function = find_function(SOURCES[kind])
     try: counts = function(folder=folder, number=number, seed=seed, out=file, **source_options(kind, options))
-    except InputError as error: raise InputError(f"{error} (in a config: the part's sample = {{{', '.join(f'{name} = …' for name in source_names(kind))}}})") from None
+    except InputError as error:
+        raise (InputError(f"{error} (in a config: the part's sample = "
+                          f"{{{', '.join(f'{name} = …' for name in source_names(kind))}}})")) from None
     write_json(note, {"wanted": wanted, "counts": counts})
     return file

@@ -111,7 +111,7 @@ def chunks(rows): # -> slices of rows, each of about CHUNK characters
         if size >= CHUNK: yield slice(first, number + 1); first, size = number + 1, 0
     if first < len(rows): yield slice(first, len(rows))
 
-def run(name: str,  # a kernel that goes through rows: (data, offsets, ready, tables, *more, *outputs) -> bool (rows,), rows that it could not read
+def run(name: str,  # a kernel: (data, offsets, ready, tables, *more, *outputs) -> bool (rows,), rows it could not read
         rows, outputs, *more): # outputs: arrays with an entry for each row, which the kernel fills
     "Run a kernel over rows; those in which a character joins the one before it are normalised first and run again."
     function, tables = kernel(name), (character_kinds(), *folding_tables())

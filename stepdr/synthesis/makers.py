@@ -31,7 +31,8 @@ def find_function(text): # "module:function" -> function
     return value
 
 # %% ../../nbs/40_synthesis/45_makers.ipynb #99d5ca23
-GIVEN = ("client", "judge", "policy", "provider", "fetcher", "workspace", "rng", "seed", "language") # what the engine gives by name
+# what the engine gives by name
+GIVEN = ("client", "judge", "policy", "provider", "fetcher", "workspace", "rng", "seed", "language")
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,41 +44,55 @@ class Plan:
 
 def maker_plan(function): # maker -> Plan
     "Read a maker's signature; `InputError` if there is no parameter for the item."
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    parameters = [p for p in inspect.signature(function).parameters.values()
+                  if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     own = [p for p in parameters if p.name not in GIVEN]
     if not own: raise InputError(f"maker {name_of(function)}: has no parameter for the item")
     given = [p for p in parameters if p.name in GIVEN]
-    return Plan(own[0].name, tuple(p.name for p in given), tuple(p.name for p in given if p.default is p.empty), {p.name: p.default for p in own[1:]})
+    return Plan(own[0].name, tuple(p.name for p in given), tuple(p.name for p in given if p.default is p.empty),
+                {p.name: p.default for p in own[1:]})
 
 def name_of(maker): # text or function -> text
     "The name under which a maker is known to its checkpoints."
     if isinstance(maker, str): return maker
-    if isinstance(maker, partial): return f"{name_of(maker.func)}({json.dumps([maker.args, maker.keywords], sort_keys=True, default=repr)})"
+    if isinstance(maker, partial):
+        return f"{name_of(maker.func)}({json.dumps([maker.args, maker.keywords], sort_keys=True, default=repr)})"
     return f"{maker.__module__}:{getattr(maker, '__qualname__', type(maker).__name__)}"
 
 # %% ../../nbs/40_synthesis/45_makers.ipynb #d76f3f01
-KINDS = {int: (int,), float: (int, float), str: (str,), bool: (bool,), tuple: (list, tuple), list: (list, tuple), dict: (dict,)} # type of a default -> what a config may give for it
+# type of a default -> what a config may give for it
+KINDS = {int: (int,), float: (int, float), str: (str,), bool: (bool,), tuple: (list, tuple), list: (list, tuple),
+         dict: (dict,)}
 
 def option_fields(plan): # Plan -> {field: parameter whose settings have it}
-    "Fields of the settings that a maker takes (parameters whose default is a dataclass); where two have one of the same name, the first parameter's."
-    return {one.name: key for key, default in reversed(plan.options.items()) if is_dataclass(default) for one in fields(default)}
+    """Fields of the settings that a maker takes (parameters whose default is a dataclass); where two have one of the
+    same name, the first parameter's."""
+    return {one.name: key for key, default in reversed(plan.options.items()) if is_dataclass(default)
+            for one in fields(default)}
 
 def checked_options(plan, options, name="", what="options"): # Plan, {name: value} -> arguments
-    "Options as a maker's arguments: each is a parameter's name or a field of its settings, written beside the others. Refuse what it does not take, and what it lacks."
+    """Options as a maker's arguments: each is a parameter's name or a field of its settings, written beside the others.
+    Refuse what it does not take, and what it lacks."""
     within, made, changed = option_fields(plan), {}, {}
     loose = {key: default for key, default in plan.options.items() if not is_dataclass(default)}
     for key, value in options.items():
         if key in loose:
             wanted = KINDS.get(type(loose[key]))
-            if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)): raise InputError(f"{what}.{key}: expected {type(loose[key]).__name__}, got {value!r}")
+            if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+                raise InputError(f"{what}.{key}: expected {type(loose[key]).__name__}, got {value!r}")
             made[key] = value
         elif key in within: changed.setdefault(within[key], {})[key] = value
         elif key in plan.options:
-            shown = ", ".join(f"{field} = {json.dumps(given, default=str)}" for field, given in value.items()) if isinstance(value, dict) and value else f"{next(field for field in within if within[field] == key)} = …"
+            shown = (", ".join(f"{field} = {json.dumps(given, default=str)}" for field, given in value.items())
+                     if isinstance(value, dict) and value
+                     else f"{next(field for field in within if within[field] == key)} = …")
             raise InputError(f"{what}.{key}: is no table of its own; write its fields directly: {what} = {{{shown}}}")
-        else: raise InputError(f"{what}.{key}: {name or 'it'} has no such option; there is {', '.join(dict.fromkeys([*loose, *within])) or 'none'}")
+        else:
+            raise InputError(f"{what}.{key}: {name or 'it'} has no such option; there is "
+                             f"{', '.join(dict.fromkeys([*loose, *within])) or 'none'}")
     for key, default in loose.items():
-        if default is inspect.Parameter.empty and key not in made: raise InputError(f"{what}.{key}: is missing; {name} needs it")
+        if default is inspect.Parameter.empty and key not in made:
+            raise InputError(f"{what}.{key}: is missing; {name} needs it")
     for key, values in changed.items():
         try: made[key] = replace(plan.options[key], **values)
         except InputError as error: raise InputError(f"{what}.{str(error).partition('.')[2]}") from None
@@ -98,11 +113,13 @@ MAKERS = {
     "section_report": Known("stepdr.synthesis.own_questions:section_report", "a section of a document"),
     "guided_work": Known("stepdr.synthesis.guided_work:guided_work", "a task with the paragraphs that it rests on"),
     "walk_question": Known("stepdr.synthesis.walk_questions:walk_question", "a walk through linked pages"),
-    "hard_enough": Known("stepdr.synthesis.attempts:hard_enough", "a task that a policy tries", {}, {"attempt": "attempts"}),
+    "hard_enough": Known("stepdr.synthesis.attempts:hard_enough", "a task that a policy tries", {},
+                         {"attempt": "attempts"}),
     "planning_task": Known("stepdr.synthesis.planning:planning_task", "a report"),
     "planned_work": Known("stepdr.synthesis.planning:planned_work", "a task with a plan that a policy works on"),
     "reflection": Known("stepdr.synthesis.reflection:reflection_rows", "a task with its answer"),
-    "verification": Known("stepdr.synthesis.verification:verification_row", "a paragraph whose statements are checked", {"paragraph": "text"}),
+    "verification": Known("stepdr.synthesis.verification:verification_row", "a paragraph whose statements are checked",
+                          {"paragraph": "text"}),
     "query_report": Known("stepdr.synthesis.writing:query_report_row", "a report", {"report": "text"}),
     "drafted_report": Known("stepdr.synthesis.writing:drafted_report_row", "a research trajectory"),
     "mended_report": Known("stepdr.synthesis.writing:mended_report_row", "a research trajectory"),

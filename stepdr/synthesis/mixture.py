@@ -13,7 +13,8 @@ import random
 from pathlib import Path
 
 # %% ../../nbs/40_synthesis/52_mixture.ipynb #f80b7534
-def mixture(available, weights, rows=0): # {part: rows}, {part: weight}, rows wanted (0: as many as possible) -> {part: rows}
+def mixture(available, weights, rows=0):
+    # {part: rows}, {part: weight}, rows wanted (0: as many as possible) -> {part: rows}
     "How many rows of each part fit the weights; parts without rows or weight have none."
     given = {name: weights[name] for name in available if available[name] and weights[name]}
     if not given: return {name: 0 for name in available}
@@ -23,18 +24,24 @@ def mixture(available, weights, rows=0): # {part: rows}, {part: weight}, rows wa
 
 def called(message): # -> list of calls, without their ids
     calls = message.get("tool_calls")
-    return [call.get("function") if isinstance(call, dict) else call for call in calls] if isinstance(calls, list) else calls
+    return ([call.get("function") if isinstance(call, dict) else call for call in calls] if isinstance(calls, list)
+            else calls)
 
 def trained_on(row): # -> 16 bytes, or None for a row of which nobody knows what is trained
-    "The digest of what a row trains: of messages what is said, thought and called; text; a task with its answer and criteria."
+    """The digest of what a row trains: of messages what is said, thought and called; text; a task with its answer and
+    criteria."""
     said = row.get("messages")
-    if said or row.get("text"): told = [[{key: m[key] for key in ("role", "content", "reasoning_content") if m.get(key)} | {"calls": called(m)} if isinstance(m, dict) else m for m in said] if isinstance(said, list) else said, row.get("text")]
+    if said or row.get("text"):
+        told = [[{key: m[key] for key in ("role", "content", "reasoning_content") if m.get(key)} | {"calls": called(m)}
+                 if isinstance(m, dict) else m for m in said] if isinstance(said, list) else said, row.get("text")]
     elif row.get("query"): told = [row["query"], row.get("answer"), row.get("rubrics")]
     else: return None
     return hashlib.blake2b(json.dumps(told, ensure_ascii=True, sort_keys=True).encode(), digest_size=16).digest()
 
-def repeated(files): # {part: (path, rows)} -> {part: set of the numbers of lines that train what an earlier part's line does}
-    "Rows that stand in a set already under another part's name. What a part says twice itself, as equal attempts at a task, stays: how often it came is a fact."
+def repeated(files):
+    # {part: (path, rows)} -> {part: set of the numbers of lines that train what an earlier part's line does}
+    """Rows that stand in a set already under another part's name. What a part says twice itself, as equal attempts at a
+    task, stays: how often it came is a fact."""
     seen, found = set(), {name: set() for name in files}
     for name, (path, _) in files.items():
         with open(path, "rb") as file: own = [trained_on(json.loads(line)) for line in file]
@@ -42,7 +49,8 @@ def repeated(files): # {part: (path, rows)} -> {part: set of the numbers of line
         seen.update(digest for digest in own if digest)
     return found
 
-def some_lines(path, skip, available, wanted, rng): # file, numbers of lines left out, how many others, how many of them -> lines, in order
+def some_lines(path, skip, available, wanted, rng):
+    # file, numbers of lines left out, how many others, how many of them -> lines, in order
     "Draw lines of a file one by one, each choice equally likely (Knuth's algorithm S)."
     with open(path, "rb") as file:
         for number, line in enumerate(line for place, line in enumerate(file) if place not in skip):
@@ -54,7 +62,8 @@ def mix(files, # {part: (path, rows)}
         seed=0, rows=0,
         skip=None, # {part: numbers of lines left out}; None: as `repeated` finds them
         ): # -> {part: rows taken}
-    "Write a set: rows of all parts by their weights, spread evenly, each with the name of its part, and none under two names."
+    """Write a set: rows of all parts by their weights, spread evenly, each with the name of its part, and none under
+    two names."""
     skip = repeated(files) if skip is None else skip
     available = {name: count - len(skip[name]) for name, (_, count) in files.items()}
     take = mixture(available, weights, rows)
@@ -65,6 +74,7 @@ def mix(files, # {part: (path, rows)}
     out = Path(out)
     partial_file = out.with_name(f".{out.name}.partial")
     with open(partial_file, "w", encoding="utf-8") as file:
-        for _, _, name, line in heapq.merge(*streams): file.write(json.dumps({**json.loads(line), "part": name}, ensure_ascii=False) + "\n")
+        for _, _, name, line in heapq.merge(*streams):
+            file.write(json.dumps({**json.loads(line), "part": name}, ensure_ascii=False) + "\n")
     partial_file.replace(out)
     return take

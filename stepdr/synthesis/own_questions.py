@@ -108,7 +108,8 @@ def question_faults(reply: dict, paragraph: dict) -> str:
 
 def _item_fault(item) -> str:
     rows = item.get("paragraphs") if isinstance(item, dict) else None
-    whole = lambda p: isinstance(p, dict) and all(isinstance(p.get(name), str) for name in ("id", "url", "title", "text"))
+    whole = lambda p: isinstance(p, dict) and all(isinstance(p.get(name), str)
+                                                  for name in ("id", "url", "title", "text"))
     sound = isinstance(rows, list) and rows and all(map(whole, rows))
     return "" if sound else "an item needs paragraphs, each with id, url, title and text"
 

@@ -27,25 +27,32 @@ from ..core.trajectory import without_citations
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #dc59f1f0
 HEAD = re.compile(r"(?m)^(#{1,6})[ \t]+(.+?)[ \t#]*$|^\*\*(?:\d+(?:\.\d+)*\.?\s*)?([^*\n]{3,120})\*\*[ \t:]*$")
-ABSTRACT = re.compile(r"abstract|executive summary|summary|overview|introduction|key takeaways|摘要|概要|概述|内容提要|引言|前言", re.IGNORECASE)
-RESULTS = re.compile(r"\b(results?|findings?|experiments?|experimental|evaluation|ablations?|benchmarks?|measurements?|appendix|references|bibliography|sources|acknowledge?ments?|data tables?)\b|实验|结果|评测|评估|发现|数据|附录|参考文献|致谢|来源", re.IGNORECASE)
+ABSTRACT = re.compile(r"abstract|executive summary|summary|overview|introduction|key takeaways|摘要|概要|概述|内容提要|引言|前言",
+                      re.IGNORECASE)
+RESULTS = re.compile(r"\b(results?|findings?|experiments?|experimental|evaluation|ablations?|benchmarks?|measurements?"
+                     r"|appendix|references|bibliography|sources|acknowledge?ments?|data tables?)\b|实验|结果|评测|评估|发现"
+                     r"|数据|附录|参考文献|致谢|来源", re.IGNORECASE)
 
 def report_sections(text): # Markdown -> list of (level, heading, text); the part before the first heading has level 0
     "Cut a report at its headings; bold lines count as headings of the lowest level."
     marks = list(HEAD.finditer(text))
     parts = [(0, "", text[:marks[0].start()] if marks else text)]
     for mark, after in zip(marks, [*marks[1:], None]):
-        parts.append((len(mark[1]) if mark[1] else 7, (mark[2] or mark[3]).strip(" *"), text[mark.end():after.start() if after else len(text)]))
+        parts.append((len(mark[1]) if mark[1] else 7, (mark[2] or mark[3]).strip(" *"),
+                      text[mark.end():after.start() if after else len(text)]))
     return [(level, heading, body.strip()) for level, heading, body in parts if heading or body.strip()]
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #9c8932cd
 def strip_results(text): # -> text
     "A section without tables, figures and sentences that give measured values."
-    lines = [line for line in text.splitlines() if not re.match(r"\s*(\||!\[|\[?\d+\]?:?\s+https?://|<table|\+[-=])", line)]
-    kept = [" ".join(s for s in sentences(line) if not re.search(r"\d\s*%|\d\s*(?:percent|per cent|倍|百分)|\d{2,}[.,]\d|[$€£¥]\s*\d|p\s*[<=]\s*0?\.\d", s)) for line in lines]
+    lines = [line for line in text.splitlines()
+             if not re.match(r"\s*(\||!\[|\[?\d+\]?:?\s+https?://|<table|\+[-=])", line)]
+    kept = [" ".join(s for s in sentences(line) if not re.search(
+        r"\d\s*%|\d\s*(?:percent|per cent|倍|百分)|\d{2,}[.,]\d|[$€£¥]\s*\d|p\s*[<=]\s*0?\.\d", s)) for line in lines]
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"\[\d+(?:[,-]\s*\d+)*\](?:\([^)]*\))?", "", "\n".join(kept))).strip()
 
-def report_frame(text, view="outline", most=8000): # report in Markdown, "outline" or "body", characters -> text for the teacher
+def report_frame(text, view="outline", most=8000):
+    # report in Markdown, "outline" or "body", characters -> text for the teacher
     "Title, abstract and headings; or the text without experiments, results and measured values."
     if view not in ("outline", "body"): raise InputError(f"planning.view: {view!r} is neither outline nor body")
     parts = report_sections(text)
@@ -56,31 +63,39 @@ def report_frame(text, view="outline", most=8000): # report in Markdown, "outlin
             hidden = level if RESULTS.search(heading) and kept else None # what comes first is the title
             if hidden is None: kept.append(f"{'#' * min(level, 6)} {heading}\n{strip_results(body)}".strip())
         return shrink("\n\n".join(filter(None, kept)), most)
-    abstract = next((body for _, heading, body in parts if ABSTRACT.search(heading) and body), "") or next((body for _, _, body in parts if len(body) > 80), "")
+    abstract = (next((body for _, heading, body in parts if ABSTRACT.search(heading) and body), "")
+                or next((body for _, _, body in parts if len(body) > 80), ""))
     heads = [f"{'#' * min(level, 6)} {heading}" for level, heading, _ in parts if heading]
-    return f"{heads[0] if heads else ''}\n\n{shrink(strip_results(abstract), most // 2)}\n\n" .strip() + "\n\n" + shrink("\n".join(heads[1:]), most // 2)
+    return (f"{heads[0] if heads else ''}\n\n{shrink(strip_results(abstract), most // 2)}\n\n" .strip() + "\n\n"
+            + shrink("\n".join(heads[1:]), most // 2))
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #be641ddf
-def copied_run(text, source, n=8, characters=16, known=""): # known: what may be copied -> the first run of so many words (or Chinese characters) that both have, or ""
+def copied_run(text, source, n=8, characters=16, known=""):
+    # known: what may be copied -> the first run of so many words (or Chinese characters) that both have, or ""
     "Words copied from a source."
     tokens, theirs = words(text), words(source)
     size = characters if sum(len(t) == 1 and t > "\u2e80" for t in tokens) > len(tokens) / 2 else n
     runs = {tuple(theirs[i:i + size]) for i in range(len(theirs) - size + 1)}
     free = words(known)
     runs -= {tuple(free[i:i + size]) for i in range(len(free) - size + 1)}
-    return next((" ".join(tokens[i:i + size]) for i in range(len(tokens) - size + 1) if tuple(tokens[i:i + size]) in runs), "")
+    return next((" ".join(tokens[i:i + size]) for i in range(len(tokens) - size + 1)
+                 if tuple(tokens[i:i + size]) in runs), "")
 
-SCOPE = re.compile(r"scope|definition|method|criteria|framework|introduction|background|overview|范围|定义|方法|标准|背景|引言|概述", re.IGNORECASE)
+SCOPE = re.compile(r"scope|definition|method|criteria|framework|introduction|background|overview|范围|定义|方法|标准|背景|引言|概述",
+                   re.IGNORECASE)
 
 def set_scope(report): # Markdown -> text: title, headings, and what stands under headings that set the scope
     "What a task or query may know of a report."
-    return "\n".join(f"{heading}\n{body if SCOPE.search(heading) else ''}" for _, heading, body in report_sections(report) if heading)
+    return "\n".join(f"{heading}\n{body if SCOPE.search(heading) else ''}"
+                     for _, heading, body in report_sections(report) if heading)
 
 def names_title(text, title): # -> bool
-    "Whether a text speaks of a title, not only of its matter: a long one anywhere, a short one in quotation marks or with its capital inside a sentence."
+    """Whether a text speaks of a title, not only of its matter: a long one anywhere, a short one in quotation marks or
+    with its capital inside a sentence."""
     if len(words(title)) > (16 if re.search("[\u4e00-\u9fff]", title) else 8): return names_in(text, title)
     quoted, inside = rf"[\"“”'‘《「『]{re.escape(title)}", rf"(?<!^)(?<![.!?]\s){re.escape(title)}(?!\w)"
-    return bool(title) and re.search(f"{quoted}|{inside}" if len(words(title)) > 2 and title[0].isupper() else quoted, text) is not None
+    return (bool(title) and re.search(f"{quoted}|{inside}" if len(words(title)) > 2 and title[0].isupper() else quoted,
+                                      text) is not None)
 
 def given_away(text, report, frame=""): # task or step, report, what the teacher was shown -> list of faults
     "What a task or plan has from the report that it cannot know."
@@ -89,44 +104,64 @@ def given_away(text, report, frame=""): # task or step, report, what the teacher
     faults = [f"names the report: {title[:80]}"] if names_title(text, title) else []
     if run := copied_run(text, report, known=scope): faults.append(f"copies the report: {run[:120]}")
     years = re.compile(r"(1[89]|20)\d\d")
-    known = {m[0] for m in re.finditer(r"\d+(?:[.,]\d+)*\s*%?", text) if len(re.sub(r"\D", "", m[0])) >= 2 or "%" in m[0]}
+    known = {m[0] for m in re.finditer(r"\d+(?:[.,]\d+)*\s*%?", text) if len(re.sub(r"\D", "", m[0])) >= 2
+             or "%" in m[0]}
     has = lambda value, where: re.search(rf"(?<![\d.,]){re.escape(value)}(?![\d]|[.,]\d)", where)
-    told = sorted(v for v in map(str.strip, known) if not years.fullmatch(v) and has(v, report) and not has(v, f"{scope}\n{frame}"))
+    told = sorted(v for v in map(str.strip, known) if not years.fullmatch(v) and has(v, report)
+                  and not has(v, f"{scope}\n{frame}"))
     return faults + ([f"gives away figures: {', '.join(told)}"] if told else [])
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #2b5206eb
-def off_subject(text, report, most=40, least=2): # task or query, Markdown; words that a report uses most; how many of its subject's words there must be -> list of lines, none if it is about the report's subject
+def off_subject(text, report, most=40, least=2):
+    # task or query, Markdown; words that a report uses most; how many of its subject's words there must be -> list of
+    # lines, none if it is about the report's subject
     "Whether a text shares too few words with what a report is about. Another language than the report's is not judged."
     def chinese(text): return 5 * len(re.findall("[\u4e00-\u9fff]", text)) > len(text)
     used = Counter(word for line in without_citations(report, " ").splitlines() for word in keywords(line))
-    subject = {*(word for _, heading, _ in report_sections(report) for word in keywords(heading)), *(word for word, _ in used.most_common(most))}
+    subject = {*(word for _, heading, _ in report_sections(report) for word in keywords(heading)),
+               *(word for word, _ in used.most_common(most))}
     shared = subject & set(keywords(text))
     if chinese(text) != chinese(report) or len(shared) >= min(least, len(subject)): return []
-    return [f"is about something else: of the words that the report is about it has {', '.join(sorted(shared)) or 'none'}"]
+    return [f"is about something else: of the words that the report is about it has "
+            f"{', '.join(sorted(shared)) or 'none'}"]
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #c3d8e49c
 @rule
 def task_from_report(values, language="en", draw=0): # {"report"} -> reply
     "A plan of the headings, and a task that asks for them."
-    heads = [re.split(r"[:;(\[（：；—–|?]", re.sub(r"^(?:part\s+)?[\dA-Z]{1,2}(?:\.\d+)*[.):]?\s+(?:[—–-]\s*)?|^[一二三四五六七八九十]+、", "", heading, flags=re.IGNORECASE))[0].strip() for _, heading, _ in report_sections(values["report"]) if heading][1:]
-    heads = [" ".join(h.split()[:5]) if language != "zh" else h[:12] for h in dict.fromkeys(heads) if h and not ABSTRACT.search(h) and not RESULTS.search(h) and not re.search(r"\d", h)][:8]
+    heads = [re.split(r"[:;(\[（：；—–|?]", re.sub(
+        r"^(?:part\s+)?[\dA-Z]{1,2}(?:\.\d+)*[.):]?\s+(?:[—–-]\s*)?|^[一二三四五六七八九十]+、", "", heading,
+        flags=re.IGNORECASE))[0].strip() for _, heading, _ in report_sections(values["report"]) if heading][1:]
+    heads = [" ".join(h.split()[:5]) if language != "zh" else h[:12] for h in dict.fromkeys(heads)
+             if h and not ABSTRACT.search(h) and not RESULTS.search(h) and not re.search(r"\d", h)][:8]
     if len(heads) < 3: return None
     zh = language == "zh"
     listed = ("、" if zh else ", ").join(heads)
-    return {"intent": "为决策准备" if zh else "to prepare a decision", "task": f"请研究以下各方面并写出有来源的报告：{listed}。" if zh else f"Research these matters and write a report with sources: {listed}.",
+    return {"intent": "为决策准备" if zh else "to prepare a decision", "task": f"请研究以下各方面并写出有来源的报告：{listed}。"
+            if zh else f"Research these matters and write a report with sources: {listed}.",
             "plan": [f"弄清{h}" if zh else f"Settle the part on {h}" for h in heads]}
 
-async def planning_task(item, client, language="", settings=SeekingSettings()): # {"id", "text", "language"} -> [task row] or [record]
+async def planning_task(item, client, language="", settings=SeekingSettings()):
+    # {"id", "text", "language"} -> [task row] or [record]
     "The project task and the plan that would have led to a report."
-    if not isinstance(item, dict) or not isinstance(item.get("text"), str) or not item["text"].strip(): return [malformed_item(item, "planning", "a report needs id and text")]
-    language, frame = language or ("zh" if item.get("language") == "zh" else "en"), report_frame(item["text"], settings.view)
+    if not isinstance(item, dict) or not isinstance(item.get("text"), str) or not item["text"].strip():
+        return [malformed_item(item, "planning", "a report needs id and text")]
+    language, frame = language or ("zh" if item.get("language") == "zh"
+                                   else "en"), report_frame(item["text"], settings.view)
     name = f"planning-{item.get('id') or hashlib.blake2b(item['text'].encode(), digest_size=5).hexdigest()}"
-    def told(reply): return off_subject(reply["task"], item["text"]) + given_away(reply["task"], item["text"]) + [f"step {n}: {fault}" for n, step in enumerate(reply["plan"], 1) for fault in given_away(step, item["text"], frame) if fault.startswith("gives away")]
+    def told(reply):
+        return off_subject(reply["task"], item["text"]) + given_away(reply["task"], item["text"]) + [
+            f"step {n}: {fault}" for n, step in enumerate(reply["plan"], 1)
+            for fault in given_away(step, item["text"], frame) if fault.startswith("gives away")]
     try: reply = (await client.ask("task_from_report", language=language, wishes=told, report=frame)).value
-    except SetAside as error: return [dropped(name, "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies)]
+    except SetAside as error:
+        return [dropped(name, "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies)]
     faults = told(reply)
-    if faults: return [dropped(name, "planning", "the task is about something else" if faults == off_subject(reply["task"], item["text"]) else "the task gives the report away", "; ".join(faults), reply=reply)]
-    return [task_row(name, "research", language, reply["task"], plan=reply["plan"], maker="planning", intent=reply["intent"], view=settings.view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
+    if faults:
+        return [dropped(name, "planning", "the task is about something else" if faults == off_subject(reply[
+            "task"], item["text"]) else "the task gives the report away", "; ".join(faults), reply=reply)]
+    return [task_row(name, "research", language, reply["task"], plan=reply["plan"], maker="planning", intent=reply[
+        "intent"], view=settings.view, report=hashlib.sha256(item["text"].encode()).hexdigest()[:16])]
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #822b8cf8
 def work_text(messages, most=60_000, result=600): # chat rows, characters in all and of one tool result -> text
@@ -145,7 +180,8 @@ def plan_alignment(values, language="en", draw=0): # {"task", "plan", "work"} ->
     for number, step in enumerate(values["plan"], 1):
         wanted = content_words(step) - content_words("settle the part on")
         share = len(wanted & work) / max(1, len(wanted))
-        steps.append({"number": number, "evidence": f"{share:.0%} of its words", "state": "followed" if share >= 0.6 else "partly" if share >= 0.3 else "not"})
+        steps.append({"number": number, "evidence": f"{share:.0%} of its words", "state": "followed"
+                      if share >= 0.6 else "partly" if share >= 0.3 else "not"})
     return {"steps": steps, "strayed": [], "score": round(10 * followed_share(steps))}
 
 def followed_share(steps): # of a reply to plan_alignment -> 0 to 1
@@ -153,32 +189,49 @@ def followed_share(steps): # of a reply to plan_alignment -> 0 to 1
     return sum({"followed": 1.0, "partly": 0.5}.get(step["state"], 0.0) for step in steps) / max(1, len(steps))
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #6a6a5d37
-async def plan_agreement(task, row, client, language=""): # task row with a plan, trajectory row -> {"score", "share", "steps", "strayed"}; raises SetAside
+async def plan_agreement(task, row, client, language=""):
+    # task row with a plan, trajectory row -> {"score", "share", "steps", "strayed"}; raises SetAside
     "How closely a trajectory kept to the plan of its task."
-    reply = (await client.ask("plan_alignment", language=language or task.get("language", "en"), task=task["query"], plan=list(task["plan"]), work=work_text(row["messages"]))).value
-    return {"score": reply["score"], "share": round(followed_share(reply["steps"]), 3), "steps": [s["state"] for s in reply["steps"]], "strayed": reply["strayed"]}
+    reply = (await client.ask("plan_alignment", language=language or task.get("language", "en"), task=task["query"],
+                              plan=list(task["plan"]), work=work_text(row["messages"]))).value
+    return {"score": reply["score"], "share": round(followed_share(reply["steps"]), 3),
+            "steps": [s["state"] for s in reply["steps"]], "strayed": reply["strayed"]}
 
 def plan_verdict(agreement, finished, settings=SeekingSettings()): # -> (reason, measure) to drop it, None to keep it
     "The keep rule: a report, a score and a share of followed steps that are high enough."
     if not finished: return "did not finish", agreement["score"] if agreement else None
-    if agreement["score"] < settings.least_score: return "strays from the plan", f"score {agreement['score']} of 10, {settings.least_score} needed"
-    if agreement["share"] < settings.least_share: return "strays from the plan", f"{agreement['share']:.0%} of the steps followed, {settings.least_share:.0%} needed"
+    if agreement["score"] < settings.least_score:
+        return "strays from the plan", f"score {agreement['score']} of 10, {settings.least_score} needed"
+    if agreement["share"] < settings.least_share:
+        return ("strays from the plan",
+                f"{agreement['share']:.0%} of the steps followed, {settings.least_share:.0%} needed")
 
 # %% ../../nbs/40_synthesis/30_planning.ipynb #7ff34400
-async def planned_work(item, policy, client, provider=None, fetcher=None, workspace=None, language="", kit=None, research=ResearchSettings(), attempts=1, settings=SeekingSettings()): # task row with a plan -> list of trajectory rows and records
+async def planned_work(item, policy, client, provider=None, fetcher=None, workspace=None, language="", kit=None,
+                       research=ResearchSettings(), attempts=1, settings=SeekingSettings()):
+    # task row with a plan -> list of trajectory rows and records
     "Let a policy work on a planned task (it does not see the plan), and keep the trajectories that followed it."
-    if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k] for k in ("id", "query")) and isinstance(item.get("plan"), list) and item["plan"]): return [malformed_item(item, "planning", "a task needs id, query and plan")]
+    if not (isinstance(item, dict) and all(isinstance(item.get(k), str) and item[k] for k in ("id", "query"))
+            and isinstance(item.get("plan"), list) and item["plan"]):
+        return [malformed_item(item, "planning", "a task needs id, query and plan")]
     settings = as_settings(SeekingSettings, settings)
-    if workspace is None or (kit is None and provider is None): raise InputError("planning: give a folder for the workspaces, and a provider or a kit")
+    if workspace is None or (kit is None and provider is None):
+        raise InputError("planning: give a folder for the workspaces, and a provider or a kit")
     kit = kit or (lambda room: provider_kit(room, provider, fetcher))
-    tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research)) for n in range(attempts)], settings.parallel)
+    tries = await gather([attempt(item, policy, kit, workspace, n, as_settings(ResearchSettings, research))
+                          for n in range(attempts)], settings.parallel)
     return await gather([_planned(item, row, client, language, settings) for row in tries], settings.parallel)
 
 async def _planned(task, row, client, language, settings): # -> trajectory row or record
-    if not row["meta"]["answer"]: return dropped(row["id"], "planning", "did not finish", row["meta"]["ended"], trajectory=row)
-    if why := row["meta"].get("unread"): return dropped(row["id"], "planning", "does not rest on what was read", why, trajectory=row)
+    if not row["meta"]["answer"]:
+        return dropped(row["id"], "planning", "did not finish", row["meta"]["ended"], trajectory=row)
+    if why := row["meta"].get("unread"):
+        return dropped(row["id"], "planning", "does not rest on what was read", why, trajectory=row)
     try: agreement = await plan_agreement(task, row, client, language)
-    except SetAside as error: return dropped(row["id"], "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies, trajectory=row)
+    except SetAside as error:
+        return dropped(row["id"], "planning", f"teacher: {error.kind}", error.reason[:500], replies=error.work.replies,
+                       trajectory=row)
     verdict = plan_verdict(agreement, True, settings)
-    row = {**row, "success": verdict is None, "maker": "planned", "meta": {**row["meta"], "maker": "planned", "agreement": agreement}}
+    row = {**row, "success": verdict is None, "maker": "planned",
+           "meta": {**row["meta"], "maker": "planned", "agreement": agreement}}
     return row if verdict is None else dropped(row["id"], "planning", *verdict, filter="plan_agreement", trajectory=row)

@@ -23,7 +23,8 @@ from ..tools.tool import ToolError
 # %% ../../nbs/40_synthesis/33_question_checks.ipynb #757dd1a2
 def secrets_told(question, # text
                  answers, # names of the answer
-                 entities, # list of (list of names, names of relations that lead to it): entities that the question rests on
+                 # list of (list of names, names of relations that lead to it): entities that the question rests on
+                 entities,
                  values=(), # dates and numbers of its statements, as `exact_values` gives them
                  ): # -> list of (what, the words)
     "What a question says that it should not: answer, name, part of a name, date or number."

@@ -177,8 +177,10 @@ def years_asked(question, paragraphs): # question of `question_from_walk`'s form
 
 # %% ../../nbs/40_synthesis/32_question_rules.ipynb #b0f737cb
 _FORMS = { # language -> (one thing leads to the next, two statements of one thing), with the relations and the hint
-    "en": (re.compile(r"Take (?P<hint>.+?): what is the (?P<asked>.+) of its (?P<known>.+)\?$"), re.compile(r"There is something of which the (?P<known>.+?) is (?P<hint>what .+?): what is the (?P<asked>.+) of it\?$")),
-    "zh": (re.compile(r"(?P<hint>名字以.+?的对象)的(?P<known>.+)，它的(?P<asked>.+)是什么？$"), re.compile(r"有一个对象，它的(?P<known>.+?)是(?P<hint>名字以.+?的对象)，它的(?P<asked>.+)是什么？$"))}
+    "en": (re.compile(r"Take (?P<hint>.+?): what is the (?P<asked>.+) of its (?P<known>.+)\?$"), re.compile(
+        r"There is something of which the (?P<known>.+?) is (?P<hint>what .+?): what is the (?P<asked>.+) of it\?$")),
+    "zh": (re.compile(r"(?P<hint>名字以.+?的对象)的(?P<known>.+)，它的(?P<asked>.+)是什么？$"),
+           re.compile(r"有一个对象，它的(?P<known>.+?)是(?P<hint>名字以.+?的对象)，它的(?P<asked>.+)是什么？$"))}
 
 # question of `question_from_graph`'s forms -> list of answers, None for another form
 def outcomes_asked(question, statements, language="en"):

@@ -135,9 +135,8 @@ def reading_row(web, entity, number, rng):  # ClosedWeb, entity id, number, rand
     unsaid = sorted(set(graph.facts.get(entity, ())) - set(said))
     if unsaid and rng.random() < 0.25:
         wanted.insert(rng.randint(0, len(wanted)), rng.choice(unsaid))
-    answers = [
-        quoted(graph, r, said[r], rng) if r in said else prose_of(graph, [Finding(entity, name, r)], rng) for r in wanted
-    ]
+    answers = [quoted(graph, r, said[r], rng) if r in said else prose_of(graph, [Finding(entity, name, r)], rng)
+               for r in wanted]
     questions = " ".join(graph.wording[r].question.replace("{S}", name) for r in wanted)
     asked = f"{shown(paragraphs)}\n\n{rng.choice(READ)} {questions}"
     return chat_row(f"reading-{entity}-{number}", "reading", asked, "\n".join(answers), stated_names(paragraphs, name))
@@ -190,7 +189,8 @@ def summary_row(web, entity, number, rng):  # as `reading_row` -> row or None
     order = rng.sample(sorted(said), min(len(said), 4))
     asked = f"{shown(paragraphs)}\n\n{rng.choice(SUM_UP).format(graph.names[entity])}"
     answer = concluded(graph, {r: said[r] for r in order}, rng)
-    return chat_row(f"summary-{entity}-{number}", "summary", asked, answer, stated_names(paragraphs, graph.names[entity]))
+    return chat_row(f"summary-{entity}-{number}", "summary", asked, answer,
+                    stated_names(paragraphs, graph.names[entity]))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #98208faa
 def sure(web, entity, relation, rng):  # ClosedWeb, ids, random.Random -> (Paragraph, Statement), or None
@@ -336,7 +336,8 @@ def doubt_row(web, entity, number, rng):  # as `reading_row` -> row or None
         draft[place], wrong = flawed(graph, order[place], said[order[place]], paragraphs, rng)
     asked = f"{shown(paragraphs)}\n\nMy draft: {' '.join(draft)}\n\nDoes it hold? Put right what does not."
     answer = f"{wrong} Better: {' '.join(good)}" if wrong else "It holds: each sentence says what its source says."
-    return chat_row(f"doubt-{entity}-{number}", "reflection", asked, answer, stated_names(paragraphs, graph.names[entity]))
+    return chat_row(f"doubt-{entity}-{number}", "reflection", asked, answer,
+                    stated_names(paragraphs, graph.names[entity]))
 
 # %% ../../nbs/40_synthesis/39_readings.ipynb #9926c7fe
 DIALOGUE = (

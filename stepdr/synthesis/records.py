@@ -34,7 +34,8 @@ def item_fault(item, **needs): # item, field -> type -> what is wrong, or ""
     if not isinstance(item, dict): return "item: not an object"
     for name, kind in {"id": (str, int), **needs}.items():
         value = item.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool) or (value == "" and name != "id"): return f"{name}: {'missing' if value is None else repr(value)[:40]}"
+        if not isinstance(value, kind) or isinstance(value, bool) or (value == "" and name != "id"):
+            return f"{name}: {'missing' if value is None else repr(value)[:40]}"
     return ""
 
 # %% ../../nbs/40_synthesis/25_records.ipynb #ae15149b
@@ -75,20 +76,23 @@ def dropped(name, maker, reason, measure, **made): # id of the item -> record
 
 def malformed_item(item, maker, problem): # -> record
     "What is kept of an item that a maker cannot take."
-    return dropped(str(item.get("id") or item.get("seed") or "unnamed") if isinstance(item, dict) else "unnamed", maker, "malformed", str(problem), item=item)
+    return dropped(str(item.get("id") or item.get("seed") or "unnamed") if isinstance(item, dict) else "unnamed", maker,
+                   "malformed", str(problem), item=item)
 
 def tally(results): # rows and records -> {"rows", "attempts", "aside", "reasons": {reason: how many}}
     "How the items of a maker ended; trajectories that a filter keeps beside its task count as attempts."
     results = list(results)
     reasons = Counter(row["reason"] for row in results if "reason" in row)
     attempts = sum(row.get("maker") == "attempt" for row in results)
-    return {"rows": len(results) - sum(reasons.values()) - attempts, "attempts": attempts, "aside": sum(reasons.values()), "reasons": dict(sorted(reasons.items()))}
+    return {"rows": len(results) - sum(reasons.values()) - attempts, "attempts": attempts,
+            "aside": sum(reasons.values()), "reasons": dict(sorted(reasons.items()))}
 
 # %% ../../nbs/40_synthesis/25_records.ipynb #2b211302
 def record_of_error(name, error): # id of the item, exception -> record
     "The record of an item whose maker raised."
     if isinstance(error, SetAside):
-        more = {key: list(value) for key, value in (("faults", error.work.faults), ("replies", error.work.replies)) if value}
+        more = {key: list(value) for key, value in (("faults", error.work.faults), ("replies", error.work.replies))
+                if value}
         return {"id": name, "kind": error.kind, "reason": error.reason, **more}
     if isinstance(error, (EndpointError, ToolError)):
         return {"id": name, "kind": "endpoint" if isinstance(error, EndpointError) else "tool", "reason": str(error)}
@@ -109,7 +113,8 @@ def as_settings(kind, value): # settings class, one of it, or the fields that di
     "Settings as a configuration file gives them; `InputError` names a field that is not there."
     if isinstance(value, kind): return value
     known = [f.name for f in fields(kind)]
-    if value is not None and not isinstance(value, dict): raise InputError(f"{kind.__name__}: {value!r} is no table of fields; it has {', '.join(known)}")
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{kind.__name__}: {value!r} is no table of fields; it has {', '.join(known)}")
     for name in value or {}:
         if name not in known: raise InputError(f"{kind.__name__}: no field {name!r}; it has {', '.join(known)}")
     return kind(**(value or {}))

@@ -49,18 +49,33 @@ _MINE = (r"(?:my|the|that)\s+(?:(?:previous|earlier|first|last|prior|initial)\s+
 _TOLD = r"(?:told|informed|corrected|notified|advised|given\s+(?:a\s+)?(?:hint|feedback))"
 
 CLAUSES = { # what ends at a comma, or stands after one
-    "pointed out": rf"(?:as|like)\s+(?:{_WHO}|you)\s+(?:has\s+|have\s+|had\s+|just\s+|already\s+|rightly\s+|correctly\s+)*(?:pointed\s+out|noted|corrected|hinted|remarked|flagged)",
-    "was told": rf"(?:since|because|given\s+that|now\s+that|as|after|knowing\s+that|considering\s+that)\s+(?:I|we)(?:\s+was|\s+were|\s+have\s+been|\s+had\s+been|['\u2019]ve\s+been)\s+(?:just\s+|already\s+)?{_TOLD}[^.,;:!?]*",
-    "known to be wrong": rf"(?:since|given\s+that|now\s+that|knowing\s+that|as)\s+{_MINE}\s+(?:was|is|has\s+been|turned\s+out\s+to\s+be|proved|did)\s+[^.,;:!?]{{0,20}}?{_WRONG}[^.,;:!?]*",
-    "by a hint": r"(?:according\s+to|based\s+on|following|thanks\s+to|per|given|considering|in\s+light\s+of|as\s+(?:suggested|indicated)\s+by)\s+(?:the|your|this|that)\s+(?:user['\u2019]s\s+|grader['\u2019]s\s+|reviewer['\u2019]s\s+)?(?:hint|feedback|correction|remark)s?(?=\s*[,.;]|\s+(?:from|given|by|I|that\s+I|above|received)\b)[^.,;:!?]*",
-    "attempt": r"(?:on|in|for|with|at)\s+(?:my|this|the)\s+(?:second|third|fourth|new|next|last)\s+(?:attempt|try|trial)\b(?:\s+at\s+(?:this|the)\s+(?:question|task))?",
+    "pointed out": rf"(?:as|like)\s+(?:{_WHO}|you)\s+(?:has\s+|have\s+|had\s+|just\s+|already\s+"
+           rf"|rightly\s+|correctly\s+)*(?:pointed\s+out|noted|corrected|hinted|remarked|flagged)",
+    "was told": rf"(?:since|because|given\s+that|now\s+that|as|after|knowing\s+that|considering\s+that)\s+(?:I"
+           rf"|we)(?:\s+was|\s+were|\s+have\s+been|\s+had\s+been|['\u2019]ve\s+been)\s+(?:just\s+|already\s+)?"
+           rf"{_TOLD}[^.,;:!?]*",
+    "known to be wrong": rf"(?:since|given\s+that|now\s+that|knowing\s+that|as)\s+{_MINE}\s+(?:was|is|has\s+been"
+           rf"|turned\s+out\s+to\s+be|proved|did)\s+[^.,;:!?]{{0,20}}?{_WRONG}[^.,;:!?]*",
+    "by a hint": r"(?:according\s+to|based\s+on|following|thanks\s+to|per|given|considering|in\s+light\s+of"
+           r"|as\s+(?:suggested|indicated)\s+by)\s+(?:the|your|this|that)\s+(?:user['\u2019]s\s+|grader['\u2019]s\s+"
+           r"|reviewer['\u2019]s\s+)?(?:hint|feedback|correction|remark)s?(?=\s*[,.;]|\s+(?:from|given|by|I|that\s+I"
+           r"|above|received)\b)[^.,;:!?]*",
+    "attempt": r"(?:on|in|for|with|at)\s+(?:my|this|the)\s+(?:second|third|fourth|new|next|last)\s+(?:attempt"
+           r"|try|trial)\b(?:\s+at\s+(?:this|the)\s+(?:question|task))?",
 }
 SENTENCES = { # what makes its whole sentence useless
-    "told me": rf"\b(?:{_WHO}|you)\s+(?:has\s+|have\s+|had\s+|just\s+|also\s+)*(?:told|tells?|says?|said|points?\s+out|pointed\s+out|indicate[sd]?|suggest(?:s|ed)?|noted|informed|confirmed|marked|states?|stated)\b[^.!?\n]{{0,60}}\b{_WRONG}",
-    "I was told": rf"\b(?:I|we)(?:\s+was|\s+were|\s+have\s+been|\s+am|['\u2019]ve\s+been)\s+(?:just\s+|already\s+)?(?:told|informed|notified|corrected)\b[^.!?\n]{{0,40}}\b(?:{_WRONG}|answer|again|mistake)",
+    "told me": rf"\b(?:{_WHO}|you)\s+(?:has\s+|have\s+|had\s+|just\s+|also\s+)*(?:told|tells?|says?|said|points?\s+out"
+             rf"|pointed\s+out|indicate[sd]?|suggest(?:s|ed)?|noted|informed|confirmed|marked"
+             rf"|states?|stated)\b[^.!?\n]{{0,60}}\b{_WRONG}",
+    "I was told": rf"\b(?:I|we)(?:\s+was|\s+were|\s+have\s+been|\s+am|['\u2019]ve\s+been)\s+(?:just\s+"
+             rf"|already\s+)?(?:told|informed|notified|corrected)\b[^.!?\n]{{0,40}}\b(?:{_WRONG}|answer|again|mistake)",
     "graded": rf"\b{_MINE}\s+(?:was|is|has\s+been)\s+(?:marked|graded|judged|scored|flagged|rejected)\b",
-    "thanks": r"\b(?:thank(?:s| you)\s+for\s+(?:pointing|correcting|letting\s+me\s+know|the\s+(?:hint|correction|feedback))|you(?:['\u2019]re|\s+are)\s+(?:absolutely\s+|quite\s+)?right\b|I\s+apologi[sz]e\s+for\s+(?:the|my)\b|sorry\s+for\s+(?:the|my)\s+(?:mistake|error|confusion|earlier|previous|wrong))",
-    "asked to retry": r"\b(?:asked|told|instructed|requested)\s+(?:me\s+)?to\s+(?:try\s+again|retry|redo|reconsider|revise\s+my)\b|\b(?:the\s+(?:reference|gold|expected)\s+answer|the\s+answer\s+key)\b",
+    "thanks": r"\b(?:thank(?:s| you)\s+for\s+(?:pointing|correcting|letting\s+me\s+know|the\s+(?:hint"
+             r"|correction|feedback))|you(?:['\u2019]re|\s+are)\s+(?:absolutely\s+|quite\s+)?right\b"
+             r"|I\s+apologi[sz]e\s+for\s+(?:the|my)\b|sorry\s+for\s+(?:the|my)\s+(?:mistake|error|confusion"
+             r"|earlier|previous|wrong))",
+    "asked to retry": r"\b(?:asked|told|instructed|requested)\s+(?:me\s+)?to\s+(?:try\s+again|retry|redo|reconsider"
+             r"|revise\s+my)\b|\b(?:the\s+(?:reference|gold|expected)\s+answer|the\s+answer\s+key)\b",
     "second attempt": r"\b(?:this\s+is|that\s+was)\s+my\s+(?:second|third|fourth|last)\s+(?:attempt|try)\b",
 }
 
@@ -69,8 +84,10 @@ _ZH_WHO = r"(?:用户|评审(?:者|员)?|评分(?:者|员)|审核(?:者|员)?|�
 _ZH_WRONG = r"(?:错误|有误|错了|是错的|不对|不正确|不成立|站不住脚|判错|被否定)"
 CLAUSES_ZH = {
     "pointed out": rf"(?:正如|如同|就像|恰如|如)(?:{_ZH_WHO})(?:刚才|已经|所|曾)*(?:指出|提醒|纠正|说明|提示|反馈)(?:的那样|的|过的|所说)?",
-    "was told": rf"(?:既然|由于|因为|鉴于|考虑到|得知)(?:我)?(?:已经|刚才|刚刚)?(?:被告知|被提醒|被指出|得到(?:了)?(?:反馈|提示)|收到(?:了)?(?:反馈|提示|纠正))[^，。；,;！？\n]*",
-    "known to be wrong": rf"(?:既然|鉴于|已知)(?:我)?(?:的)?(?:上一次|之前|先前|上次|第一次|前一次|刚才)?(?:给出)?(?:的)?(?:答案|回答|结论|尝试|报告)[^，。；,;！？\n]{{0,8}}?{_ZH_WRONG}[^，。；,;！？\n]*",
+    "was told": rf"(?:既然|由于|因为|鉴于|考虑到|得知)(?:我)?(?:已经|刚才|刚刚)?(?:被告知|被提醒|被指出|得到(?:了)?(?:反馈|提示)|收到(?:了)?(?:反馈"
+    rf"|提示|纠正))[^，。；,;！？\n]*",
+    "known to be wrong": rf"(?:既然|鉴于|已知)(?:我)?(?:的)?(?:上一次|之前|先前|上次|第一次|前一次|刚才)?(?:给出)?(?:的)?(?:答案"
+    rf"|回答|结论|尝试|报告)[^，。；,;！？\n]{{0,8}}?{_ZH_WRONG}[^，。；,;！？\n]*",
     "by a hint": r"(?:根据|按照|基于|结合|参照)(?:您|你|用户|评审|评分者|这个|该|上述)?的?(?:提示|反馈|纠正|指正|提醒)(?:意见|信息|内容)?(?=[，,。；]|我|可知|来看)",
     "attempt": r"在?(?:我的?|这)(?:第[二三四234]次)(?:尝试|作答|回答)(?:中|时|里)?",
 }
@@ -329,7 +346,8 @@ def reflection(values, language="en", draw=0): # {"question", "work", "answer"} 
     if not parts: return None
     zh, answer = language == "zh", values["answer"].strip()[:120]
     if zh:
-        said = f"我给出的结果是“{answer}”，它依据的是把问题里所有的词放在一起的搜索。这样的搜索会把共有词语多的页面排在前面，却不保证页面符合每一个条件，所以我采用的那段话可能讲的是别的事物。我还没有分别查找问题的各个部分。应当逐一搜索，核对每个结果所在的页面是否符合它对应的条件，再作判断。"
+        said = (f"我给出的结果是“{answer}”，它依据的是把问题里所有的词放在一起的搜索。这样的搜索会把共有词语多的页面排在前面，却不保证页面符合每一个条件，所以我采用的那段话可能讲的是别的事物。"
+                f"我还没有分别查找问题的各个部分。应当逐一搜索，核对每个结果所在的页面是否符合它对应的条件，再作判断。")
     else:
         said = (f"The answer I have, \"{answer}\", rests on a search for all the words of the question at once. Such "
                 "a search puts pages first that share many of these words, and does not ask whether they meet each "
@@ -463,7 +481,8 @@ async def finished(task, last, answers, wrong, thoughts, retries, teacher, langu
     return row
 
 # %% ../../nbs/40_synthesis/36_reflection.ipynb #5ceb2fa1
-async def reflection_rows(task, client, policy, provider, workspace, fetcher=None, language="en", # task row; teacher; agent; search; a folder
+async def reflection_rows(task, client, policy, provider, workspace, # task row; teacher; agent; search; a folder
+                          fetcher=None, language="en",
                           retries=3, # attempts after the first
                           keep_first=True, # keep what is right at once
                           turns=20, # of one attempt

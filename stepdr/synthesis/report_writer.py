@@ -264,7 +264,8 @@ class Writer:
         if undisputed(alone):
             return [self.simple([alone], finding.subject), *self.unusual(other)]
         forms = MISSING if not finding.values else DIFFER if len(finding.values) > 1 else DOUBTFUL
-        rest = [] if other is None else [self.simple([other], other.subject)] if undisputed(other) else self.unusual(other)
+        rest = ([] if other is None else [self.simple([other], other.subject)] if undisputed(other)
+                else self.unusual(other))
         return [filled(self.choose(forms), noun, finding), *rest]
 
     def sentences(self, findings) -> list[str]:

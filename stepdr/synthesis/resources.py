@@ -23,11 +23,15 @@ from .makers import FUNCTION_NAME, find_function
 from ..tools.tool import run_async
 
 # %% ../../nbs/40_synthesis/46_resources.ipynb #ae5d3811
-def open_client(names): # {resource: text or object, "teacher": fields of TeacherSettings, "cache": folder} -> TeacherClient
+def open_client(names):
+    # {resource: text or object, "teacher": fields of TeacherSettings, "cache": folder} -> TeacherClient
     "The teacher: an endpoint as URL#MODEL, or only what its cache holds."
     text, settings = names.get("client", ""), TeacherSettings(**names.get("teacher", {}))
-    if not text and settings.cache != "replay": raise InputError("teacher: this maker asks a teacher; name one as URL#MODEL or module:function, or replay a cache")
-    policy = ChatEndpoint(endpoint_settings(text, names.get("price", ""), **names.get("endpoint", {}))) if text else None
+    if not text and settings.cache != "replay":
+        raise InputError("teacher: this maker asks a teacher; name one as URL#MODEL or module:function, or replay a "
+                         "cache")
+    policy = (ChatEndpoint(endpoint_settings(text, names.get("price", ""), **names.get("endpoint", {})))
+              if text else None)
     return TeacherClient(policy, settings, names.get("cache"))
 
 def open_judge(names):
@@ -36,8 +40,12 @@ def open_judge(names):
 
 def open_policy(names):
     "What works in the tool loop: an endpoint as URL#MODEL, or the folder of a checkpoint."
-    if not names.get("policy"): raise InputError("policy: this maker lets a policy work; name one as URL#MODEL, a checkpoint's folder or module:function")
-    if "://" in names["policy"]: return ChatEndpoint(endpoint_settings(names["policy"], names.get("policy_price", ""), **names.get("policy_endpoint", {})))
+    if not names.get("policy"):
+        raise InputError("policy: this maker lets a policy work; name one as URL#MODEL, a checkpoint's folder or "
+                         "module:function")
+    if "://" in names["policy"]:
+        return ChatEndpoint(endpoint_settings(names["policy"], names.get("policy_price", ""),
+                                              **names.get("policy_endpoint", {})))
     return find_function("stepdr.model.policy:policy_from")(names["policy"])
 
 def open_fetcher(names):
@@ -46,7 +54,8 @@ def open_fetcher(names):
     from stepdr.tools.addresses import FetchSettings
     from stepdr.tools.cache import Cache
     from stepdr.tools.fetch import Fetcher
-    return Fetcher(FetchSettings(**names.get("fetch", {})), Cache(names["cache"] + "/web", "on") if names.get("cache") else None)
+    return Fetcher(FetchSettings(**names.get("fetch", {})), Cache(names["cache"] + "/web", "on") if names.get("cache")
+                   else None)
 
 # %% ../../nbs/40_synthesis/46_resources.ipynb #740bba77
 def open_provider(names):
@@ -59,14 +68,16 @@ def open_provider(names):
         from stepdr.world.closed_web import shipped_web
         return ClosedWebProvider(shipped_web())
     if not Path(text).is_dir(): return live_provider(open_fetcher(names), text)
-    if (Path(text) / "corpus.json").is_file(): return StoreProvider(find_function("stepdr.synthesis.documents:Corpus")(text).store())
+    if (Path(text) / "corpus.json").is_file():
+        return StoreProvider(find_function("stepdr.synthesis.documents:Corpus")(text).store())
     index = Path(names.get("cache") or tempfile.mkdtemp(prefix="stepdr-index-")) / "documents"
     index.mkdir(parents=True, exist_ok=True)
     with open(index / ".lock", "w") as lock: # one process makes the index, the others find it
         fcntl.flock(lock, fcntl.LOCK_EX)
         return FolderProvider(folder_store(text, index / "index"))
 
-OPENERS = {"client": open_client, "judge": open_judge, "policy": open_policy, "provider": open_provider, "fetcher": open_fetcher}
+OPENERS = {"client": open_client, "judge": open_judge, "policy": open_policy, "provider": open_provider,
+           "fetcher": open_fetcher}
 
 # %% ../../nbs/40_synthesis/46_resources.ipynb #3a8b0b61
 class Counted:
@@ -89,27 +100,35 @@ class Resources:
     def __init__(self, names): self.names, self.opened = names, {}
 
     def get(self, name, needed=True): # name of OPENERS -> resource
-        "The resource of that name; None where nothing is named and the maker can do without. `InputError` if it cannot be opened, whatever that raised."
+        """The resource of that name; None where nothing is named and the maker can do without. `InputError` if it
+        cannot be opened, whatever that raised."""
         if name in self.opened: return self.opened[name]
         value = self.names.get(name, "")
         try:
             if not value and not needed and name != "fetcher": self.opened[name] = None
             elif not value and name == "judge": self.opened[name] = self.get("client")
             elif not isinstance(value, str): self.opened[name] = value
-            elif FUNCTION_NAME.fullmatch(value) and not value.startswith("mcp:"): self.opened[name] = find_function(value)()
+            elif FUNCTION_NAME.fullmatch(value) and not value.startswith("mcp:"):
+                self.opened[name] = find_function(value)()
             else: self.opened[name] = OPENERS[name](self.names)
-            if name == "policy" and getattr(self.opened[name], "complete", None) and getattr(self.opened[name], "counted", True): self.opened[name] = Counted(self.opened[name])
+            if (name == "policy" and getattr(self.opened[name], "complete", None)
+                and getattr(self.opened[name], "counted", True)):
+                self.opened[name] = Counted(self.opened[name])
         except InputError: raise
-        except Exception as error: raise missing_package(error) or InputError(f"{name}: {value!r} cannot be opened ({failure_line(error)})") from error
+        except Exception as error:
+            raise (missing_package(error) or InputError(
+                f"{name}: {value!r} cannot be opened ({failure_line(error)})")) from error
         return self.opened[name]
 
     def spent(self): # -> {"asked": …, "hits": …, tokens, cost; of that the policy's as "policy_asked", …}
         "What the teachers and the policy of this process did so far, in numbers."
         sums, teachers = Counter(), [self.opened.get("client"), self.opened.get("judge")]
         for teacher in teachers[:1] if teachers[0] is teachers[1] else teachers:
-            if (totals := getattr(teacher, "totals", None)) is not None: sums.update({key: value for key, value in work_counts(totals).items() if type(value) in (int, float)})
+            if (totals := getattr(teacher, "totals", None)) is not None:
+                sums.update({key: value for key, value in work_counts(totals).items() if type(value) in (int, float)})
         if isinstance(policy := self.opened.get("policy"), Counted) and policy.work.asked:
-            own = {key: value for key, value in work_counts(policy.work).items() if key in ("asked", "prompt_tokens", "completion_tokens", "cached_tokens", "cost")}
+            own = {key: value for key, value in work_counts(policy.work).items()
+                   if key in ("asked", "prompt_tokens", "completion_tokens", "cached_tokens", "cost")}
             sums.update({**own, **{f"policy_{key}": value for key, value in own.items()}})
         return dict(sums)
 

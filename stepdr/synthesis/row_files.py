@@ -40,7 +40,8 @@ def json_value(value):
 class Table:
     "The rows of a Parquet or Arrow file, as `Lines` gives them; the offset is the number of rows before."
     def __init__(self, path, limit: int, number: int = 0, offset: int = 0):
-        self.path, self.limit, self.number, self.offset, self.share, self.ended = path, limit, offset, offset, 0.0, False
+        self.path, self.limit, self.number, self.offset, self.share, self.ended = (path, limit, offset, offset, 0.0,
+                                                                                   False)
 
     # -> (schema, rows or None, names of columns that hold JSON, function: rows to leave out -> record batches)
     def opened(self):

@@ -29,9 +29,11 @@ from .records import aside_of, item_fault, rejected, task_row
 from ..core.trajectory import neutralize, without_citations
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #fd5cfd38
-VERBS = ("state|states|include|includes|cite|cites|explain|explains|provide|provides|list|lists|compare|compares|mention|mentions|describe|describes|identify|identifies|discuss|discusses|"
-         "name|names|give|gives|recommend|recommends|suggest|suggests|specify|specifies|quantify|quantifies|define|defines|distinguish|distinguishes|justify|justifies|note|notes|"
-         "present|presents|analyse|analyses|analyze|analyzes|warn|warns|cover|covers|use|uses|avoid|avoids|address|addresses|acknowledge|acknowledges|report|reports|show|shows|point|points")
+VERBS = ("state|states|include|includes|cite|cites|explain|explains|provide|provides|list|lists|compare|compares|"
+         "mention|mentions|describe|describes|identify|identifies|discuss|discusses|name|names|give|gives|recommend|"
+         "recommends|suggest|suggests|specify|specifies|quantify|quantifies|define|defines|distinguish|distinguishes|"
+         "justify|justifies|note|notes|present|presents|analyse|analyses|analyze|analyzes|warn|warns|cover|covers|use|"
+         "uses|avoid|avoids|address|addresses|acknowledge|acknowledges|report|reports|show|shows|point|points")
 VERBS_ZH = "列出|说明|解释|指出|给出|提供|比较|对比|引用|提及|描述|分析|讨论|介绍|注明|包含|包括|论述|阐述|明确|总结|评估|建议|区分|概述|列举"
 _BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|《[^》]*》|\"[^\"]*\"|“[^”]*”|‘[^’]*’|'[^'\n]{2,80}'")
 _JOINED = re.compile(r"(?<!\w)(?P<before>[\w-]+,?)\s+(?:and(?:\s+(?:also|then|either))?|as\s+well\s+as|"
@@ -51,8 +53,10 @@ def not_atomic(criterion): # -> reason, or ""
     return "and/or leaves open which" if re.search(r"\band/or\b|和/或", text) else ""
 
 # %% ../../nbs/40_synthesis/42_rubrics.ipynb #d91518ac
-PRAISE = re.compile(r"""\b(?:good|excellent|great|nice|appropriate(?:ly)?|adequate(?:ly)?|comprehensive(?:ly)?|thorough(?:ly)?|high[- ]quality|well[- ](?:written|structured|organi[sz]ed|reasoned)|sufficient(?:ly)?|insightful|
-    compelling|convincing|engaging|professional(?:ly)?|meaningful(?:ly)?|properly|elegant|readable|in[- ]depth|deeply|polished|nuanced)\b""", re.IGNORECASE | re.VERBOSE)
+PRAISE = re.compile(r"""\b(?:good|excellent|great|nice|appropriate(?:ly)?|adequate(?:ly)?|
+    comprehensive(?:ly)?|thorough(?:ly)?|high[- ]quality|well[- ](?:written|structured|organi[sz]ed|reasoned)|
+    sufficient(?:ly)?|insightful|compelling|convincing|engaging|professional(?:ly)?|meaningful(?:ly)?|properly|elegant|
+    readable|in[- ]depth|deeply|polished|nuanced)\b""", re.IGNORECASE | re.VERBOSE)
 PRAISE_ZH = re.compile("恰当地?|充分|(?<![是更])全面(?!的)|高质量|优秀|深入|深刻|有说服力|专业性|有效地|足够|生动|完善|到位|条理清晰|文笔|通顺")
 OUTSIDE = re.compile(r"\b(?:the\s+author\s+(?:intended|understood|believes|knows|tried)|was\s+written\s+(?:with|by)|"
                      r"the\s+(?:reader|user)\s+(?:will\s+be|is|feels)\s+(?:satisfied|convinced|happy|impressed)|"
@@ -318,8 +322,8 @@ async def third_look(item, summary, written, rubrics, task, judge, language, set
     kept, dropped, wrong = without_flagged(written, rubrics, flags, settings)
     made = {"summary": summary, "rubrics": rubrics, "task": task, "judged": value}
     if wrong:
-        return rejected(item, "principles" if broken else "roles", "; ".join([f"the judge: {flags_text(flags)}", *wrong]),
-                         len(flags), **made)
+        return rejected(item, "principles" if broken else "roles",
+                        "; ".join([f"the judge: {flags_text(flags)}", *wrong]), len(flags), **made)
     if value["score"] < settings.score:
         return rejected(item, "inconsistent",
                          f"consistency {value['score']} of 10, at least {settings.score}"
@@ -415,9 +419,9 @@ def topics_of(material, language, most=4): # Markdown -> (title, list of short h
              for _, heading, _ in report_sections(material) if heading]
     short = [re.split(r"[:;(\[（：；—–|?]|\s-\s", h)[0].strip(" *#.") for h in heads]
     limit = (lambda h: 2 <= len(h) <= 14) if language == "zh" else (lambda h: 1 <= len(h.split()) <= 5 and len(h) > 3)
-    generic = re.compile(r"abstract|summary|introduction|conclusions?|references?|sources?|appendix|background|overview|contents?|bibliography|key "
-                         r"(?:findings|takeaways)|notes?|摘要|引言|结论|参考|附录|概述|目录|总结|前言",
-                         re.IGNORECASE)
+    generic = re.compile(r"abstract|summary|introduction|conclusions?|references?|sources?|appendix|background"
+                         r"|overview|contents?|bibliography|key "
+                         r"(?:findings|takeaways)|notes?|摘要|引言|结论|参考|附录|概述|目录|总结|前言", re.IGNORECASE)
     return (short[0] if short else ""), [h for h in dict.fromkeys(short[1:])
                                          if limit(h) and not re.search(r"\d", h) and not generic.search(h)
                                          and keywords(h)][:most]

@@ -71,7 +71,7 @@ def seek(kind, # graph, walk, difficulty, planning or planned
          number=0, # items taken; 0: all
          language="", # en or zh; empty: each item's own
          parallel=4, # items at the same time
-         most_malformed=0.2, # share of items that cannot be read, or (of 20 and more) whose maker raised, above which it stops
+         most_malformed=0.2, # share unreadable, or (of 20 and more) whose maker raised, above which it stops
          **options): # of the maker -> {"items", "rows", "attempts", "aside", "reasons"}
     "Run a maker over a file. What the makers gave is all written, and counted."
     if kind not in SEEKERS: raise InputError(f"seek: {kind!r} is none of {', '.join(SEEKERS)}")

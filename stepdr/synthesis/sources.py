@@ -33,12 +33,15 @@ from .wiki import read_wiki, wiki_title
 @dataclass(frozen=True)
 class CorpusSettings:
     "Reading documents into a corpus."
-    max_aside: float = setting(0.2, "share of the source's pages, files or rows that may be set aside; more stops the build", 0.0, 1.0)
+    max_aside: float = setting(0.2, "share of the source's pages, files or rows that may be set aside; more stops the "
+                               "build", 0.0, 1.0)
     max_bytes: int = setting(20_000_000, "bytes of a page or file; a longer one is set aside", 1000, 2_000_000_000)
     max_paragraph: int = setting(1200, "characters of a paragraph; longer ones are cut between sentences", 100, 100_000)
-    min_paragraph: int = setting(60, "characters below which a block is joined with the next under the same heading", 0, 10_000)
+    min_paragraph: int = setting(60, "characters below which a block is joined with the next under the same heading", 0,
+                                 10_000)
     max_links: int = setting(5000, "links kept of a page", 0, 1_000_000)
-    max_other_links: int = setting(0, "links kept of an HTML page from outside of its main content (menus, the next page)", 0, 100_000)
+    max_other_links: int = setting(0, "links kept of an HTML page from outside of its main content (menus, the next "
+                                   "page)", 0, 100_000)
     part: int = setting(20_000, "paragraphs of a checkpoint: what a killed build has to read again", 1, 10_000_000)
     heap_mb: int = setting(60, "megabytes of memory of each of the index's two writers", 15, 4000)
     def __post_init__(self): validate(self)
@@ -57,7 +60,8 @@ def _broken(error): return f"{_BROKEN} ({type(error).__name__}: {str(error)[:80]
 
 def _damage(): # exceptions of damaged compressed files
     import lzma, tarfile, zipfile, zlib
-    return EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError
+    return (EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError,
+            NotImplementedError)
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #8f6b8d51
 def open_stream(path): # file, plain or packed by gzip, bzip2 or xz, whatever its name -> binary stream
@@ -74,7 +78,9 @@ ENDINGS = {"html": frozenset("html htm xhtml".split()), "markdown": frozenset("m
            "files": frozenset("pdf docx xlsx pptx html htm xhtml csv tsv md markdown txt text rst".split())}
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 
-def _wanted(name, endings): return name.rpartition(".")[2].lower() in endings and not any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+def _wanted(name, endings):
+    return name.rpartition(".")[2].lower() in endings and not any(part.startswith(".") and part.strip(".")
+                                                                  for part in name.split("/"))
 
 def _archived(name, size, read, limit): # -> Unit
     if name.startswith("/") or ".." in name.split("/"): return Unit(name, 0, b"", "its name leads out of the archive")
@@ -106,8 +112,10 @@ def _zip_units(src, endings, limit):
     try:
         with zipfile.ZipFile(src) as archive:
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
-                if _wanted(info.filename, endings) and not info.is_dir(): yield _archived(info.filename, info.file_size, lambda: archive.read(info), limit)
-    except (OSError, zipfile.BadZipFile) as error: raise InputError(f"{src}: not a readable zip file ({error})") from None
+                if _wanted(info.filename, endings) and not info.is_dir():
+                    yield _archived(info.filename, info.file_size, lambda: archive.read(info), limit)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{src}: not a readable zip file ({error})") from None
 
 def _tar_units(src, endings, limit):
     import tarfile
@@ -138,7 +146,9 @@ def page_slices(stream, limit, block=1 << 20): # binary stream of a dump -> (lin
             if not inside and begin < 0 or inside and not lost and end < 0: break
             size = begin if not inside or lost else end + 7
             if lost: yield first, b"", "the page has no end"
-            elif inside: yield (first, b"", f"longer than {limit:,} bytes") if long or size > limit else (first, bytes(held[:size]), "")
+            elif inside:
+                yield ((first, b"", f"longer than {limit:,} bytes") if long or size > limit
+                       else (first, bytes(held[:size]), ""))
             line += held.count(b"\n", 0, size); del held[:size]
             inside, long = not inside or lost, False
             first, scanned = line, 6 if inside else 0
@@ -160,12 +170,15 @@ def dump_about(path): # dump -> {"base", "language", "first_letter", "namespaces
     try:
         with open_stream(path) as stream: head = stream.read(200_000).partition(b"<page>")[0].decode("utf-8", "replace")
     except _damage() as error: raise InputError(f"{path}: cannot be read ({error})") from None
-    if "\0" in head: raise InputError(f"{path}: not UTF-8 but perhaps UTF-16; convert it first (iconv -f UTF-16 -t UTF-8)")
+    if "\0" in head:
+        raise InputError(f"{path}: not UTF-8 but perhaps UTF-16; convert it first (iconv -f UTF-16 -t UTF-8)")
     if "<mediawiki" not in head: raise InputError(f"{path}: no MediaWiki dump (<mediawiki> is not in its first lines)")
-    names = {int(key): html.unescape(name or "") for key, name in re.findall(r'<namespace key="(-?\d+)"[^>]*?(?:/>|>([^<]*)<)', head)}
+    names = {int(key): html.unescape(name or "")
+             for key, name in re.findall(r'<namespace key="(-?\d+)"[^>]*?(?:/>|>([^<]*)<)', head)}
     base = _text_of(r"<base>(.*?)</base>", head)
-    return {"base": base.rpartition("/")[0] + "/" if base else "", "language": _text_of(r'<mediawiki[^>]*xml:lang="([^"]*)"', head)[:2].lower(),
-            "first_letter": '<case>case-sensitive' not in head, "namespaces": {str(key): name for key, name in names.items()}}
+    return {"base": base.rpartition("/")[0] + "/" if base else "",
+            "language": _text_of(r'<mediawiki[^>]*xml:lang="([^"]*)"', head)[:2].lower(), "first_letter":
+            '<case>case-sensitive' not in head, "namespaces": {str(key): name for key, name in names.items()}}
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #e63db09b
 class SourcePage(NamedTuple):
@@ -185,10 +198,12 @@ class Skipped(NamedTuple):
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #4ea2f93c
 def _limits(settings, workers=2): # CorpusSettings -> ExtractSettings
-    return ExtractSettings(max_bytes=settings.max_bytes, max_paragraph=settings.max_paragraph, min_paragraph=settings.min_paragraph,
-                           max_links=min(100_000, settings.max_links), max_other_links=settings.max_other_links, workers=max(1, min(64, workers)))
+    return ExtractSettings(max_bytes=settings.max_bytes, max_paragraph=settings.max_paragraph,
+                           min_paragraph=settings.min_paragraph, max_links=min(100_000, settings.max_links),
+                           max_other_links=settings.max_other_links, workers=max(1, min(64, workers)))
 
-_LISTS = re.compile(r"\{\{\s*(?:[\w -]{0,30}disambig[\w -]{0,20}|dab|hndis|geodis|消歧[义義][页頁]?|begriffsklärung|homonymie|desambiguación)\s*[|}]", re.IGNORECASE)
+_LISTS = re.compile(r"\{\{\s*(?:[\w -]{0,30}disambig[\w -]{0,20}|dab|hndis|geodis|消歧[义義][页頁]?|begriffsklärung"
+                    r"|homonymie|desambiguación)\s*[|}]", re.IGNORECASE)
 
 def wiki_url(title, about): return about["base"] + quote(wiki_title(title, about), safe="/:@!$&'()*+,;=~-._")
 
@@ -207,17 +222,21 @@ def read_dump_page(unit, about, settings): # Unit of a dump -> SourcePage, Redir
     text, model = revisions[-1].findtext("text") or "", revisions[-1].findtext("model") or "wikitext"
     if model != "wikitext": return Skipped(f"written in {model}")
     moved = page.find("redirect")
-    target = moved.get("title", "") if moved is not None else (re.match(r"\s*#[^\s\[:]{3,20}\s*:?\s*\[\[([^\]|#]+)", text) or ["", ""])[1]
+    target = (moved.get("title", "") if moved is not None
+              else (re.match(r"\s*#[^\s\[:]{3,20}\s*:?\s*\[\[([^\]|#]+)", text) or ["", ""])[1])
     if target.strip(): return Redirect(wiki_url(title, about), wiki_url(target, about))
     if _LISTS.search(text): return Skipped("a list of meanings")
     gone = Counter()
     blocks, links, categories = read_wiki(text, about, gone)
     addresses = [(words, wiki_url(name, about)) for words, name in links[:settings.max_links]]
-    document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"], (revisions[-1].findtext("timestamp") or "")[:10], addresses, (*left_out(gone), *found.warnings), _limits(settings))
+    document = make_document(wiki_url(title, about), "wiki", blocks, title.replace("_", " "), about["language"],
+                             (revisions[-1].findtext("timestamp") or "")[:10], addresses,
+                             (*left_out(gone), *found.warnings), _limits(settings))
     return SourcePage(document, True, tuple(dict.fromkeys(categories)))
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #270f3c60
-_META = re.compile(r"(?:(?:authors?|title|date|tags|disqus|pagetime|lang|language|description|category|categories|slug|layout|weight|draft|summary|keywords|copyright):[^\n]*\n)+(?=\n|\Z)", re.IGNORECASE)
+_META = re.compile(r"(?:(?:authors?|title|date|tags|disqus|pagetime|lang|language|description|category|categories|slug"
+                   r"|layout|weight|draft|summary|keywords|copyright):[^\n]*\n)+(?=\n|\Z)", re.IGNORECASE)
 
 def file_address(name, base): # relative name, address of the folder ("" for none) -> address
     "Where a file of a tree is, or was, to be found; an index page stands for its folder."
@@ -234,12 +253,14 @@ def read_tree_file(unit, about, settings, workers=2): # Unit of a tree -> Source
         data = re.sub(rb"\r\n?", b"\n", data.removeprefix(b"\xef\xbb\xbf"))
         source = decode_bytes(data).text
         if meta := _META.match(source): data = f"---\n{meta[0].strip()}\n---\n{source[meta.end():]}".encode()
-        own = (re.search(r"^title:[ \t]*(\S[^\n]*)$", source[:5000], re.IGNORECASE | re.MULTILINE) or re.search(r"^#[ \t]+(\S[^\n]*)$", source, re.MULTILINE) or ["", ""])[1]
+        own = (re.search(r"^title:[ \t]*(\S[^\n]*)$", source[:5000], re.IGNORECASE
+                         | re.MULTILINE) or re.search(r"^#[ \t]+(\S[^\n]*)$", source, re.MULTILINE) or ["", ""])[1]
     document = extract(data, "", url, _limits(settings, workers), unit.file)
     if document.kind == "html": own = document.title
     elif document.kind == "markdown" and not own:
         parts = unit.file.split("/")
-        document = _renamed(document, parts[-2] if re.match(r"(?i)(index|readme)\.", parts[-1]) and len(parts) > 1 else parts[-1].rpartition(".")[0])
+        document = _renamed(document, parts[-2] if re.match(r"(?i)(index|readme)\.", parts[-1]) and len(parts) > 1
+                            else parts[-1].rpartition(".")[0])
     elif document.kind != "markdown": own = document.title or unit.file
     return SourcePage(document if document.title else _renamed(document, unit.file), bool(own))
 
@@ -251,7 +272,8 @@ def guess_base(units): # iterator of Unit -> address of the folder, "" where the
     "The address of a tree of HTML pages, from the canonical addresses of its first pages."
     found = Counter()
     for unit in islice(units, 20):
-        data = unit.data.read_bytes() if isinstance(unit.data, Path) and not unit.problem else unit.data if isinstance(unit.data, bytes) else b""
+        data = (unit.data.read_bytes() if isinstance(unit.data, Path) and not unit.problem else unit.data
+                if isinstance(unit.data, bytes) else b"")
         tag = re.search(rb"<link\s[^>]*rel=[\"']?canonical\b[^>]*>", data[:50_000], re.IGNORECASE)
         address = re.search(r"""href=["']?(https?://[^\s"'>]+)""", tag[0].decode("utf-8", "replace")) if tag else None
         tail = file_address(unit.file, "").removeprefix("file:///")
@@ -259,7 +281,8 @@ def guess_base(units): # iterator of Unit -> address of the folder, "" where the
     return found.most_common(1)[0][0] if found else ""
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #1970049c
-def _without_captions(lines): # lines of an article -> lines where each picture's caption, printed twice around "Enlarge", stands once, alone
+def _without_captions(lines):
+    # lines of an article -> lines where each picture's caption, printed twice around "Enlarge", stands once, alone
     out, at = [], 0
     while at < len(lines):
         if lines[at].strip() == "Enlarge":
@@ -292,7 +315,8 @@ def read_plain_article(text): # article in Wikispeedia's layout -> (title, block
 WIKIPEDIA = "https://en.wikipedia.org/wiki/"
 
 def _table(folder, name): # -> path of a table of the layout, packed or not
-    found = [file for pattern in (f"{name}.tsv", f"{name}.tsv.*", f"*/{name}.tsv", f"*/{name}.tsv.*") for file in sorted(folder.glob(pattern))]
+    found = [file for pattern in (f"{name}.tsv", f"{name}.tsv.*", f"*/{name}.tsv", f"*/{name}.tsv.*")
+             for file in sorted(folder.glob(pattern))]
     return found[0] if found else None
 
 def _tsv(path): # -> (line number, cells); comments and empty lines left out
@@ -303,25 +327,33 @@ def _tsv(path): # -> (line number, cells); comments and empty lines left out
                 if line.strip() and not line.startswith("#"): yield number, line.split("\t")
     except _damage() as error: yield 0, [_broken(error)]
 
-def wikispeedia_about(src): # folder -> {"links": {article: [article]}, "categories": {article: [category]}, "aside": [(file, line, reason)], "rows"}
+def wikispeedia_about(src):
+    # folder -> {"links": {article: [article]}, "categories": {article: [category]}, "aside": [(file, line, reason)],
+    # "rows"}
     "The links and categories of Wikispeedia's layout; bad rows are set aside."
     articles = {cells[0] for _, cells in _tsv(_table(src, "articles"))}
     links, categories, aside, rows, path = {}, {}, [], 0, _table(src, "links")
     for number, cells in _tsv(path):
         rows += 1
-        problem = (cells[0] if not number else f"{len(cells)} columns instead of 2") if len(cells) != 2 else "a link from an article to itself" if cells[0] == cells[1] else ""
-        problem = problem or next((f"unknown article {name[:80]!r}" for name in cells if name not in articles), "") or ("a second time the same link" if cells[1] in links.get(cells[0], {}) else "")
+        problem = ((cells[0] if not number else f"{len(cells)} columns instead of 2") if len(cells) != 2
+                   else "a link from an article to itself" if cells[0] == cells[1] else "")
+        problem = (problem or next((f"unknown article {name[:80]!r}" for name in cells if name not in articles), "")
+                   or ("a second time the same link" if cells[1] in links.get(cells[0], {}) else ""))
         if problem: aside.append((path.name, number, problem))
         else: links.setdefault(cells[0], {})[cells[1]] = None
     for _, cells in _tsv(_table(src, "categories")) if _table(src, "categories") else ():
-        if len(cells) == 2: categories.setdefault(cells[0], []).append(cells[1].removeprefix("subject.").replace("_", " ").replace(".", " > "))
-    return {"links": {name: list(targets) for name, targets in links.items()}, "categories": categories, "aside": aside, "rows": rows}
+        if len(cells) == 2:
+            categories.setdefault(cells[0], []).append(
+                cells[1].removeprefix("subject.").replace("_", " ").replace(".", " > "))
+    return {"links": {name: list(targets) for name, targets in links.items()}, "categories": categories, "aside": aside,
+            "rows": rows}
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #103ebcfc
 def wikispeedia_units(src, limit): # folder of the layout -> iterator of Unit
     "The articles: a folder or an archive of text files."
     found = [path for pattern in ("plaintext_articles*", "*/plaintext_articles*") for path in sorted(src.glob(pattern))]
-    if not found: raise InputError(f"{src}: no plaintext_articles (a folder or a tar file) beside articles.tsv and links.tsv")
+    if not found:
+        raise InputError(f"{src}: no plaintext_articles (a folder or a tar file) beside articles.tsv and links.tsv")
     for unit in tree_units(found[0], {"txt"}, limit): yield unit._replace(file=unit.file)
 
 def read_wikispeedia(unit, about, settings): # Unit -> SourcePage
@@ -330,8 +362,10 @@ def read_wikispeedia(unit, about, settings): # Unit -> SourcePage
     name = unit.file.rpartition("/")[2].removesuffix(".txt")
     found = decode_bytes(data)
     title, blocks = read_plain_article(found.text)
-    links = [(unquote(target).replace("_", " "), WIKIPEDIA + target) for target in about["links"].get(name, ())][:settings.max_links]
-    document = make_document(WIKIPEDIA + name, "article", blocks, title or unquote(name).replace("_", " "), "en", "2007", links, found.warnings, _limits(settings))
+    links = [(unquote(target).replace("_", " "), WIKIPEDIA + target) for target in about["links"].get(name, ())][
+        :settings.max_links]
+    document = make_document(WIKIPEDIA + name, "article", blocks, title or unquote(name).replace("_", " "), "en",
+                             "2007", links, found.warnings, _limits(settings))
     return SourcePage(document, True, tuple(about["categories"].get(name, ())))
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #b48459fc
@@ -345,15 +379,20 @@ def read_freshwiki(unit, about, settings): # Unit -> SourcePage
         def add(sections, level):
             for section in sections:
                 blocks.append(("h", level, section["section_title"]))
-                sentences = [part["sentence"].strip() for part in section["section_content"] if part["sentence"].strip()]
-                if sentences: blocks.append(("p", 0, " ".join(text if text[-1] in ".!?:;。!?\"”" else text + "." for text in sentences)))
-                links.update((url, host_of(url).removeprefix("www.")) for part in section["section_content"] for url in part["refs"] if isinstance(url, str))
+                sentences = [part["sentence"].strip() for part in section["section_content"]
+                             if part["sentence"].strip()]
+                if sentences:
+                    blocks.append(("p", 0,
+                                   " ".join(text if text[-1] in ".!?:;。!?\"”" else text + "." for text in sentences)))
+                links.update((url, host_of(url).removeprefix("www.")) for part in section["section_content"]
+                             for url in part["refs"] if isinstance(url, str))
                 add(section["subsections"], min(6, level + 1))
         add(row["content"], 2)
         title, url = row["title"].replace("_", " "), row["url"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ToolError(f"not an article in FreshWiki's form ({type(error).__name__}: {str(error)[:80]})") from None
-    document = make_document(url, "article", blocks, title, "", "", [(text, url) for url, text in links.items()][:settings.max_links], found.warnings, _limits(settings))
+    document = make_document(url, "article", blocks, title, "", "", [(text, url) for url, text in links.items()][
+        :settings.max_links], found.warnings, _limits(settings))
     return SourcePage(document)
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #4a0592ea
@@ -361,7 +400,8 @@ KINDS = ("html", "markdown", "mediawiki", "wikispeedia", "freshwiki", "files")
 _DUMP = re.compile(r"\.xml(?:[-.][^/]*)?$|\.xml\.(?:gz|bz2|xz)$", re.IGNORECASE)
 
 def _dumps(src): # -> files of a dump
-    return [src] if src.is_file() else sorted(file for file in src.iterdir() if _DUMP.search(file.name) and file.is_file())
+    return [src] if src.is_file() else sorted(file for file in src.iterdir()
+                                              if _DUMP.search(file.name) and file.is_file())
 
 def source_kind(src): # file or folder -> one of KINDS
     "What a source is."
@@ -369,14 +409,17 @@ def source_kind(src): # file or folder -> one of KINDS
     if src.is_file() and _DUMP.search(src.name) or src.is_dir() and _dumps(src): return "mediawiki"
     if src.is_dir() and not any(src.iterdir()): raise InputError(f"{src}: the folder is empty")
     inside = [file for file in sorted(src.iterdir()) if _ARCHIVE.search(file.name)] if src.is_dir() else []
-    names = Counter(unit.file.rpartition(".")[2].lower() for unit in islice(tree_units(src, ENDINGS["files"] | {"json"}, 1 << 40), 2000))
+    names = Counter(unit.file.rpartition(".")[2].lower()
+                    for unit in islice(tree_units(src, ENDINGS["files"] | {"json"}, 1 << 40), 2000))
     if not names:
         more = f"; give one of its archives, for example {inside[0].name}" if inside else ""
-        raise InputError(f"{src}: no document found (HTML, Markdown, PDF, office files, text; MediaWiki's XML; Wikispeedia's or FreshWiki's layout){more}")
+        raise InputError(f"{src}: no document found (HTML, Markdown, PDF, office files, text; MediaWiki's XML; "
+                         f"Wikispeedia's or FreshWiki's layout){more}")
     most = names.most_common(1)[0][0]
     if most == "json": return "freshwiki"
     for kind in ("html", "markdown"):
-        if sum(count for name, count in names.items() if name in ENDINGS[kind]) >= 0.9 * sum(names.values()): return kind
+        if sum(count for name, count in names.items() if name in ENDINGS[kind]) >= 0.9 * sum(names.values()):
+            return kind
     return "files"
 
 # %% ../../nbs/40_synthesis/21_sources.ipynb #c75a25f6
@@ -392,7 +435,8 @@ def open_source(src, kind, base, settings): # path, one of KINDS or "auto", addr
     "Look at a source; `InputError` where it is none."
     if not src.exists(): raise InputError(f"{src}: no such file or folder")
     if kind not in ("auto", *KINDS): raise InputError(f"kind: {kind!r} is none of auto, {', '.join(KINDS)}")
-    if base and not re.match(r"(https?|file)://", base): raise InputError(f"base: {base!r} is no address; write it like https://wiki.example/")
+    if base and not re.match(r"(https?|file)://", base):
+        raise InputError(f"base: {base!r} is no address; write it like https://wiki.example/")
     base = base.rstrip("/") + "/" if base and base != "file:///" else base
     kind, limit = source_kind(src) if kind == "auto" else kind, settings.max_bytes
     if kind == "mediawiki":
@@ -401,7 +445,8 @@ def open_source(src, kind, base, settings): # path, one of KINDS or "auto", addr
         about = dump_about(files[0])
         return Source(kind, {**about, "base": base or about["base"] or "file:///"}, lambda: _dump_units(files, limit))
     if kind == "wikispeedia":
-        if not (src.is_dir() and _table(src, "articles") and _table(src, "links")): raise InputError(f"{src}: articles.tsv and links.tsv are not there")
+        if not (src.is_dir() and _table(src, "articles") and _table(src, "links")):
+            raise InputError(f"{src}: articles.tsv and links.tsv are not there")
         about = wikispeedia_about(src)
         return Source(kind, about, lambda: wikispeedia_units(src, limit), tuple(about.pop("aside")), about.pop("rows"))
     units = lambda: tree_units(src, {"json"} if kind == "freshwiki" else ENDINGS[kind], limit)

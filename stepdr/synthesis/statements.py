@@ -58,7 +58,8 @@ def subject_of(clause: str):
         return None
     words = found["subject"].split()
     turned = re.search(r"\b(?:that|which|who|whose)\b|[\"“”]", found["subject"])
-    if turned or is_lead_word(words[0]) or is_lead_word(words[-1]) or len(words) > 7 or found["rest"].startswith("not "):
+    if (turned or is_lead_word(words[0]) or is_lead_word(words[-1]) or len(words) > 7
+        or found["rest"].startswith("not ")):
         return None
     return mid_sentence(found["subject"]), found["verb"], found["rest"]
 

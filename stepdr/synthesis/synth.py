@@ -21,7 +21,8 @@ from ..core.config import InputError, setting, validate
 from ..core.connection import EndpointSettings, parse_price
 from ..core.teacher import TeacherSettings
 from .engine import run_chunks
-from .makers import FUNCTION_NAME, MAKERS, POLICIES, TEACHERS, Known, checked_options, find_function, maker_plan
+from .makers import (FUNCTION_NAME, MAKERS, POLICIES, TEACHERS, Known, checked_options, find_function,
+                                     maker_plan)
 from .mixture import mix, repeated
 from .inputs import SOURCES, drawn, items_of, source_options, with_fields
 
@@ -35,13 +36,17 @@ class SynthSettings:
     workers: int = setting(1, "processes, or actors of a cluster", 1, 10_000)
     concurrency: int = setting(16, "items at once in a process", 1, 100_000)
     most_aside: float = setting(1.0, "share of a part's items set aside above which the run stops", 0.0, 1.0)
-    most_failed: float = setting(0.5, "share of a part's items that failed (an endpoint or a tool gave nothing, a maker raised, its process died) above which the run stops", 0.0, 1.0)
+    most_failed: float = setting(0.5, "share of a part's items that failed (an endpoint or a tool gave nothing, a "
+                                 "maker raised, its process died) above which the run stops", 0.0, 1.0)
     failed_from: int = setting(20, "items of a part after which that share counts", 1, 1_000_000_000)
     rows: int = setting(0, "rows of each set; 0: as many as the weights allow", 0, 10**12)
-    teacher: str = setting("rules", "rules (no network), URL#MODEL, or module:function of anything that asks as TeacherClient does")
+    teacher: str = setting("rules", "rules (no network), URL#MODEL, or module:function of anything that asks as "
+                           "TeacherClient does")
     judge: str = setting("", "a second teacher for judging; empty: the first")
-    policy: str = setting("", "what works on tasks: rules (no network), URL#MODEL, a checkpoint's folder, or module:function")
-    provider: str = setting("closed", "where is searched: closed, a folder of documents, searxng, brave, serper, tavily, mcp:COMMAND, or module:function")
+    policy: str = setting("", "what works on tasks: rules (no network), URL#MODEL, a checkpoint's folder, or "
+                          "module:function")
+    provider: str = setting("closed", "where is searched: closed, a folder of documents, searxng, brave, serper, "
+                            "tavily, mcp:COMMAND, or module:function")
     price: str = setting("", "of the teacher, IN/OUT for a million tokens")
     policy_price: str = setting("", "of the policy, IN/OUT for a million tokens")
     cache: str = setting("", "folder of the teacher's replies; empty: `cache` in the output")
@@ -56,20 +61,27 @@ class PartSettings:
     input: str = setting("", "a file, a folder of reports, graph:DIR, walks:DIR or part:NAME")
     number: int = setting(0, "items to take; 0: all", 0, 10**12)
     into: str = setting("rows", "set that its rows go to: OUT/<into>.jsonl")
-    weight: float = setting(-1.0, "share of its rows in the set, relative to the others'; 0: none; -1: all rows where no part of the set names a weight, else 1; none if another part reads it", -1.0, 1e9)
+    weight: float = setting(-1.0, "share of its rows in the set, relative to the others'; 0: none; -1: all rows where "
+                            "no part of the set names a weight, else 1; none if another part reads it", -1.0, 1e9)
     language: str = setting("", "of its items that name none; empty: as above")
 
     def __post_init__(self):
         validate(self)
         for key, pattern in (("name", r"[A-Za-z0-9][\w.-]*"), ("into", r"[A-Za-z0-9][\w.-]*")):
-            if not re.fullmatch(pattern, getattr(self, key)): raise InputError(f"part.{key}: {getattr(self, key)!r} is no name; use letters, digits, _ and -")
-        if self.maker not in MAKERS and not FUNCTION_NAME.fullmatch(self.maker): raise InputError(f"part.maker: {self.maker!r} is none of {', '.join(MAKERS)}, nor module:function")
-        if not self.input: raise InputError("part.input: is missing; name a file, a folder, graph:DIR, walks:DIR or part:NAME")
-        if self.input.partition(":")[0] in SOURCES and not self.number: raise InputError("part.number: is missing; say how many are to be drawn")
-        if self.weight < 0 and self.weight != -1.0: raise InputError(f"part.weight: {self.weight!r} is out of range; a weight is 0 or more")
+            if not re.fullmatch(pattern, getattr(self, key)):
+                raise InputError(f"part.{key}: {getattr(self, key)!r} is no name; use letters, digits, _ and -")
+        if self.maker not in MAKERS and not FUNCTION_NAME.fullmatch(self.maker):
+            raise InputError(f"part.maker: {self.maker!r} is none of {', '.join(MAKERS)}, nor module:function")
+        if not self.input:
+            raise InputError("part.input: is missing; name a file, a folder, graph:DIR, walks:DIR or part:NAME")
+        if self.input.partition(":")[0] in SOURCES and not self.number:
+            raise InputError("part.number: is missing; say how many are to be drawn")
+        if self.weight < 0 and self.weight != -1.0:
+            raise InputError(f"part.weight: {self.weight!r} is out of range; a weight is 0 or more")
 
 # %% ../../nbs/40_synthesis/53_synth.ipynb #21cfb246
-def read_config(config): # path of a .toml or .json file, or the object itself -> (object, folder that its paths are relative to)
+def read_config(config):
+    # path of a .toml or .json file, or the object itself -> (object, folder that its paths are relative to)
     "A config as it stands."
     if isinstance(config, dict): return config, Path.cwd()
     path = Path(config)
@@ -79,18 +91,22 @@ def read_config(config): # path of a .toml or .json file, or the object itself -
         import tomllib
         try: value = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError: raise InputError(f"{config}: no such file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error: raise InputError(f"{config}: not TOML ({error})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{config}: not TOML ({error})") from None
     if not isinstance(value, dict): raise InputError(f"{config}: expected an object, got {type(value).__name__}")
     return value, path.parent
 
-def _table(value, kind, place, also=()): # dict, dataclass, how it is called, further tables -> (settings, {table: dict})
+def _table(value, kind, place, also=()):
+    # dict, dataclass, how it is called, further tables -> (settings, {table: dict})
     "A table of the config as settings; each unknown field is named."
     if not isinstance(value, dict): raise InputError(f"{place}: expected a table, got {value!r}")
     names = [one.name for one in fields(kind)]
     for key in value:
-        if key not in (*names, *also): raise InputError(f"{place}.{key}: there is no such field; there is {', '.join((*names, *also))}")
+        if key not in (*names, *also):
+            raise InputError(f"{place}.{key}: there is no such field; there is {', '.join((*names, *also))}")
     for key in also:
-        if not isinstance(value.get(key, {}), dict): raise InputError(f"{place}.{key}: expected a table, got {value[key]!r}")
+        if not isinstance(value.get(key, {}), dict):
+            raise InputError(f"{place}.{key}: expected a table, got {value[key]!r}")
     try: made = kind(**{key: item for key, item in value.items() if key in names})
     except InputError as error: raise InputError(f"{place}.{str(error).partition('.')[2]}") from None
     return made, {key: dict(value.get(key, {})) for key in also}
@@ -112,13 +128,18 @@ def checked_config(value): # dict -> (SynthSettings, settings of the teacher, li
     "Check a whole config before anything is made; `InputError` names the field."
     value = dict(value)
     parts = value.pop("part", [])
-    if not isinstance(parts, list) or not parts: raise InputError("config.part: is missing; a config has at least one [[part]]")
+    if not isinstance(parts, list) or not parts:
+        raise InputError("config.part: is missing; a config has at least one [[part]]")
     settings, tables = _table(value, SynthSettings, "config", ("teaching", "endpoint", "policy_endpoint", "fetch"))
     for name in ("endpoint", "policy_endpoint"):
         for key in tables[name]:
-            if key not in (known := [one.name for one in fields(EndpointSettings)]): raise InputError(f"config.{name}.{key}: there is no such field; there is {', '.join(known)}")
+            if key not in (known := [one.name for one in fields(EndpointSettings)]):
+                raise InputError(f"config.{name}.{key}: there is no such field; there is {', '.join(known)}")
     currencies = {parse_price(text)["currency"] for text in (settings.price, settings.policy_price) if text.strip()}
-    if len(currencies) > 1: raise InputError(f"config.policy_price: is in another currency than config.price ({' and '.join(sorted(currencies))}); give both in one, for what teacher and policy cost is added up")
+    if len(currencies) > 1:
+        raise InputError(f"config.policy_price: is in another currency than config.price "
+                         f"({' and '.join(sorted(currencies))}); give both in one, for what teacher and policy cost is "
+                         f"added up")
     _table(tables["teaching"], TeacherSettings, "config.teaching")
     if tables["fetch"]: _table(tables["fetch"], find_function("stepdr.tools.addresses:FetchSettings"), "config.fetch")
     made = []
@@ -129,9 +150,11 @@ def checked_config(value): # dict -> (SynthSettings, settings of the teacher, li
         known = MAKERS.get(one.maker) or Known(one.maker, "")
         part = Part(one, more["options"], more["sample"], known, {**known.split, **more["split"]})
         for into in part.split.values(): PartSettings(**{**one.__dict__, "into": into})
-        if part.reads and part.reads not in [other.settings.name for other in made]: raise InputError(f"{place}.input: there is no part {part.reads!r} before this one")
+        if part.reads and part.reads not in [other.settings.name for other in made]:
+            raise InputError(f"{place}.input: there is no part {part.reads!r} before this one")
         source = one.input.partition(":")[0]
-        if part.sample and source not in SOURCES: raise InputError(f"{place}.sample: only {' and '.join(SOURCES)} are drawn; {one.input} is read")
+        if part.sample and source not in SOURCES:
+            raise InputError(f"{place}.sample: only {' and '.join(SOURCES)} are drawn; {one.input} is read")
         try:
             checked_options(maker_plan(find_function(known.function)), part.options, f"the maker {one.maker}")
             if source in SOURCES: source_options(source, part.sample)
@@ -140,12 +163,14 @@ def checked_config(value): # dict -> (SynthSettings, settings of the teacher, li
     return settings, tables, made
 
 # %% ../../nbs/40_synthesis/53_synth.ipynb #6b7e2a90
-def part_items(part, out, base, seed): # Part, folder of the run, folder of relative paths, seed of the part -> iterable of items
+def part_items(part, out, base, seed):
+    # Part, folder of the run, folder of relative paths, seed of the part -> iterable of items
     "The items of a part."
     settings = part.settings
     kind, _, rest = settings.input.partition(":")
     if part.reads: source = rows_file(Path(out) / "parts" / part.reads)
-    elif kind in SOURCES: source = drawn(kind, base / rest, settings.number, seed, Path(out) / "parts" / settings.name, part.sample)
+    elif kind in SOURCES:
+        source = drawn(kind, base / rest, settings.number, seed, Path(out) / "parts" / settings.name, part.sample)
     else: source = base / settings.input
     items = with_fields(items_of(source), part.known.fields)
     return itertools.islice(items, settings.number) if settings.number and kind not in SOURCES else items
@@ -168,14 +193,16 @@ def split_rows(folder, values): # folder of a part, values of `maker` -> {value 
     for value, path in partial_file.items(): path.replace(paths[value])
     return {value: (path, counts[value]) for value, path in paths.items()}
 
-def part_seed(seed, name): return int.from_bytes(hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=4).digest(), "big")
+def part_seed(seed, name):
+    return int.from_bytes(hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=4).digest(), "big")
 
 def check_inputs(parts, base): # list of Part, folder of relative paths
     "Refuse a run whose inputs are not there, before anything is made."
     for number, part in enumerate(parts, 1):
         kind, _, rest = part.settings.input.partition(":")
         path = base / (rest if kind in SOURCES else part.settings.input)
-        if not part.reads and not path.exists(): raise InputError(f"part[{number}].input: {path}: no such file or folder")
+        if not part.reads and not path.exists():
+            raise InputError(f"part[{number}].input: {path}: no such file or folder")
 
 def weight_of(part, parts): # Part, all parts -> float, or None where it names none
     "A part's weight in its set; one that another part reads has no rows there unless it says so."
@@ -185,7 +212,8 @@ def weight_of(part, parts): # Part, all parts -> float, or None where it names n
 def weights_of(chosen): # {part: (file, rows, weight or None)} -> {part: weight}
     "The weights of a set: all rows of all parts where none is named."
     named = any(weight is not None for _, _, weight in chosen.values())
-    return {name: weight if weight is not None else 1.0 if named else float(count) for name, (_, count, weight) in chosen.items()}
+    return {name: weight if weight is not None else 1.0 if named else float(count)
+            for name, (_, count, weight) in chosen.items()}
 
 # %% ../../nbs/40_synthesis/53_synth.ipynb #2bd8c4bb
 def synth(config, # .toml or .json file, or the object
@@ -193,82 +221,120 @@ def synth(config, # .toml or .json file, or the object
           teacher="", # in place of the config's
           engine="local", # local or ray
           workers=0, # in place of the config's; 0: as there
-          endpoint=None, # fields of EndpointSettings in place of the config's, for teacher and policy; a concurrency there is also that of the items
-          ): # -> {"items" = "kept" + "aside", "failed", "rows", "parts": {name: counts}, "sets": {set: {part: rows}}, "repeated": {set: {part: rows left out}}, "spent"}
-    "Make training data as a config says: each part in `OUT/parts/NAME`, each set in `OUT/SET.jsonl`. The same command goes on where a killed run was."
+          # fields of EndpointSettings in place of the config's; its concurrency is also that of the items
+          endpoint=None,
+          ):
+    # -> {"items" = "kept" + "aside", "failed", "rows", "parts": {name: counts}, "sets": {set: {part: rows}},
+    # "repeated": {set: {part: rows left out}}, "spent"}
+    """Make training data as a config says: each part in `OUT/parts/NAME`, each set in `OUT/SET.jsonl`. The same command
+    goes on where a killed run was."""
     value, base = read_config(config)
     given = {name: {**value.get(name, {}), **endpoint} for name in ("endpoint", "policy_endpoint")} if endpoint else {}
-    given |= {name: number for name, number in (("teacher", teacher), ("workers", workers), ("concurrency", (endpoint or {}).get("concurrency"))) if number}
+    given |= {name: number for name, number in (("teacher", teacher), ("workers", workers),
+                                                ("concurrency", (endpoint or {}).get("concurrency"))) if number}
     settings, tables, parts = checked_config({**value, **given})
     check_inputs(parts, base)
     out = Path(out)
     cache = str(base / settings.cache if settings.cache else out / "cache")
     provider = str(base / settings.provider) if (base / settings.provider).is_dir() else settings.provider
-    policy = str(base / settings.policy) if settings.policy and (base / settings.policy).is_dir() else POLICIES.get(settings.policy, settings.policy)
-    resources = {"client": TEACHERS.get(settings.teacher, settings.teacher), "judge": TEACHERS.get(settings.judge, settings.judge), "policy": policy, "provider": provider,
-                 "price": settings.price, "policy_price": settings.policy_price, "teacher": tables["teaching"], "cache": cache, **{name: tables[name] for name in ("endpoint", "policy_endpoint", "fetch")}}
+    policy = (str(base / settings.policy) if settings.policy and (base / settings.policy).is_dir()
+              else POLICIES.get(settings.policy, settings.policy))
+    resources = {"client": TEACHERS.get(settings.teacher, settings.teacher),
+                 "judge": TEACHERS.get(settings.judge, settings.judge), "policy": policy, "provider": provider,
+                 "price": settings.price, "policy_price": settings.policy_price, "teacher": tables["teaching"],
+                 "cache": cache, **{name: tables[name] for name in ("endpoint", "policy_endpoint", "fetch")}}
     made, spent, files = {}, Counter(), {}
     for part in parts:
         name, seed = part.settings.name, part_seed(settings.seed, part.settings.name)
-        made[name] = run_chunks(part_items(part, out, base, seed), part.known.function, out / "parts" / name, settings.chunk, settings.workers, engine, seed, part.options, resources, part.settings.language or settings.language,
-                                total=part.settings.number or None, label=name, concurrency=settings.concurrency, most_aside=settings.most_aside, most_failed=settings.most_failed, failed_from=settings.failed_from)
+        made[name] = run_chunks(part_items(part, out, base, seed), part.known.function, out / "parts" / name,
+                                settings.chunk, settings.workers, engine, seed, part.options, resources,
+                                part.settings.language or settings.language, total=part.settings.number or None,
+                                label=name, concurrency=settings.concurrency, most_aside=settings.most_aside,
+                                most_failed=settings.most_failed, failed_from=settings.failed_from)
         if part.settings.number: made[name]["wanted"] = part.settings.number
         spent.update(made[name].get("spent", {}))
         for value, (path, count) in split_rows(out / "parts" / name, part.split).items():
             weight = None if value else weight_of(part, parts)
-            if weight != 0: files.setdefault(part.split[value] if value else part.settings.into, {})[name] = (path, made[name]["rows"] if count is None else count, weight)
+            if weight != 0:
+                files.setdefault(part.split[value] if value else part.settings.into, {})[name] = (
+                    path, made[name]["rows"] if count is None else count, weight)
     sets, twice = {}, {}
     for into, chosen in sorted(files.items()):
         skip = repeated({name: file[:2] for name, file in chosen.items()})
         distinct = {name: (path, count - len(skip[name]), weight) for name, (path, count, weight) in chosen.items()}
-        sets[into] = mix({name: file[:2] for name, file in chosen.items()}, weights_of(distinct), out / f"{into}.jsonl", settings.seed, settings.rows, skip)
+        sets[into] = mix({name: file[:2] for name, file in chosen.items()}, weights_of(distinct), out / f"{into}.jsonl",
+                         settings.seed, settings.rows, skip)
         if any(skip.values()): twice[into] = {name: len(lines) for name, lines in skip.items() if lines}
-    counts = {**{name: sum(one[key] for one in made.values()) for name, key in (("items", "items"), ("kept", "items_kept"), ("aside", "items_aside"), ("failed", "failed"))}, "rows": sum(map(sum, (one.values() for one in sets.values()))),
+    counts = {**{name: sum(one[key] for one in made.values()) for name, key in (
+        ("items", "items"), ("kept", "items_kept"), ("aside", "items_aside"), ("failed", "failed"))},
+              "rows": sum(map(sum, (one.values() for one in sets.values()))),
               "parts": made, "sets": sets, "repeated": twice, "spent": dict(spent)}
     write_json(out / "counts.json", counts)
     return counts
 
 # %% ../../nbs/40_synthesis/53_synth.ipynb #09dfaa4c
 ADVICE = { # reason for which items are set aside -> what to change
-    "one search finds the answer": "the documents are too few for questions that no search answers: let paragraph_question ask (docs/own_documents.md), or set options = { one_search = false }",
+    "one search finds the answer": "the documents are too few for questions that no search answers: let "
+          "paragraph_question ask (docs/own_documents.md), or set options = { one_search = false }",
     "too few pages": "walks need pages that link to one another: let paragraph_question ask, which needs no links",
     "the question does not join pages": "let paragraph_question ask, which needs one paragraph only",
     "too easy": "lower least_failed, or leave the part hard_enough out",
-    "no sentence to ask about": "rules ask only where a sentence names its subject, a year, a number or a kind: draw more paragraphs (number), or name a teacher model",
-    "another sentence may answer it otherwise": "the documents say similar things of several subjects; a teacher model words questions more narrowly",
+    "no sentence to ask about": "rules ask only where a sentence names its subject, a year, a number or a kind: draw "
+          "more paragraphs (number), or name a teacher model",
+    "another sentence may answer it otherwise": "the documents say similar things of several subjects; a teacher model "
+          "words questions more narrowly",
     "too few statements in the section": "lower least (options = { least = 2 }), or draw more sections",
     "the search does not bring up what answers it": "raise searches (options = { searches = 5 })",
-    "uncited": "the policy cites nothing: name a stronger one, or let guided_work answer the tasks of paragraph_question",
-    "wrong": "the policy does not find it: name a stronger one, or let guided_work answer the tasks of paragraph_question"}
+    "uncited": "the policy cites nothing: name a stronger one, or let guided_work answer the tasks of "
+          "paragraph_question",
+    "wrong": "the policy does not find it: name a stronger one, or let guided_work answer the tasks of "
+          "paragraph_question"}
 
 def changes(counts) -> list[str]:
     "Of parts that made nothing, or set most of their items aside: what to change."
     lines = []
     for name, part in counts["parts"].items():
         few, most = not part["rows"], max(part["kinds"], key=part["kinds"].get, default="")
-        why = f"; most often: {most} ({part['kinds'][most]:,} of {part['items']:,})" if most else "; it had no items" * (not part["items"])
+        why = (f"; most often: {most} ({part['kinds'][most]:,} of {part['items']:,})"
+               if most else "; it had no items" * (not part["items"]))
         if few or part["items_aside"] > part["items"] / 2:
-            lines.append(f"{name} {'made nothing' if few else 'set most aside'}{why}" + (f"; {ADVICE[most]}" if most in ADVICE else ""))
+            lines.append(f"{name} {'made nothing' if few else 'set most aside'}{why}"
+                         + (f"; {ADVICE[most]}" if most in ADVICE else ""))
     return lines
 
 def summary_lines(counts, out): # of `synth`, its folder -> list of lines
     "What a run made, said so that it adds up: items of each part, rows of each set, what was asked."
     lines, number = [], lambda count, word: f"{count:,} {word}{'' if count == 1 else 's'}"
     for name, part in counts["parts"].items():
-        reasons = ", ".join(f"{kind} {count:,}" for kind, count in sorted(part["kinds"].items(), key=lambda one: -one[1]))
+        reasons = ", ".join(f"{kind} {count:,}"
+                            for kind, count in sorted(part["kinds"].items(), key=lambda one: -one[1]))
         both = part["aside"] - part["items_aside"]
-        lines.append(f"{name}: {number(part['items'], 'item')}" + (f" of {part['wanted']:,} wanted" if part.get("wanted", 0) > part["items"] else "") + f" = {part['items_kept']:,} kept ({number(part['rows'], 'row')}) + {part['items_aside']:,} set aside"
-                     + (f" ({reasons})" if reasons else "") + (f"; {both:,} of these records are of items with rows, such as attempts at a task that was set aside" if both > 0 else ""))
-        lines += [f"  {told['items']:,} failed ({failure if ' at ' not in failure else 'raised'}), the last: {told['last']}" for failure, told in sorted(part["failures"].items(), key=lambda one: -one[1]["items"])[:3]]
-    lines.append(f"all parts: {number(counts['items'], 'item')} = {counts['kept']:,} kept + {counts['aside']:,} set aside, each with its reason in {out}/parts/NAME/aside.jsonl")
+        lines.append(f"{name}: {number(part['items'], 'item')}" + (f" of {part['wanted']:,} wanted" if part.get(
+            "wanted", 0) > part["items"] else "") + f" = {part['items_kept']:,} kept ({number(part['rows'], 'row')}) + "
+                     f"{part['items_aside']:,} set aside" + (f" ({reasons})" if reasons else "")
+                     + (f"; {both:,} of these records are of items with rows, such as attempts at a task that was set "
+                        f"aside" if both > 0 else ""))
+        lines += [
+            f"  {told['items']:,} failed ({failure if ' at ' not in failure else 'raised'}), the last: {told['last']}"
+            for failure, told in sorted(part["failures"].items(), key=lambda one: -one[1]["items"])[:3]]
+    lines.append(f"all parts: {number(counts['items'], 'item')} = {counts['kept']:,} kept + {counts['aside']:,} set "
+                 f"aside, each with its reason in {out}/parts/NAME/aside.jsonl")
     for name, taken in counts["sets"].items():
         twice = counts["repeated"].get(name, {})
-        lines.append(f"{out}/{name}.jsonl: {number(sum(taken.values()), 'row')} ({', '.join(f'{part} {count:,}' for part, count in taken.items())})" + (f"; left out as repeated: {', '.join(f'{part} {count:,}' for part, count in twice.items())}" if twice else ""))
+        lines.append(f"{out}/{name}.jsonl: {number(sum(taken.values()), 'row')} "
+                     f"({', '.join(f'{part} {count:,}' for part, count in taken.items())})"
+                     + (f"; left out as repeated: {', '.join(f'{part} {count:,}' for part, count in twice.items())}"
+                        if twice else ""))
     spent = counts["spent"]
     if spent:
         get = lambda key: spent.get(key, 0)
-        lines.append(f"asked: {number(get('asked'), 'reply').replace('replys', 'replies')} and {get('hits'):,} from the cache; {get('prompt_tokens'):,} + {get('completion_tokens'):,} tokens" + (f", which cost {get('cost'):.4g}" if get("cost") else "")
-                     + (f"; of that the policy {get('policy_asked'):,} turns, {get('policy_prompt_tokens'):,} + {get('policy_completion_tokens'):,} tokens" if get("policy_asked") else ""))
+        lines.append(f"asked: {number(get('asked'), 'reply').replace('replys', 'replies')} and {get('hits'):,} from "
+                     f"the cache; {get('prompt_tokens'):,} + {get('completion_tokens'):,} tokens"
+                     + (f", which cost {get('cost'):.4g}" if get("cost") else "")
+                     + (f"; of that the policy {get('policy_asked'):,} turns, {get('policy_prompt_tokens'):,} + "
+                        f"{get('policy_completion_tokens'):,} tokens" if get("policy_asked") else ""))
     lines += changes(counts)
-    if counts["failed"]: lines.append(f"the same command tries the {number(counts['failed'], 'failed item')} again and makes nothing else anew")
+    if counts["failed"]:
+        lines.append(f"the same command tries the {number(counts['failed'], 'failed item')} again and makes nothing "
+                     f"else anew")
     return lines

@@ -78,7 +78,8 @@ def names_of(work, needs) -> str:
 
 
 def entries(work) -> list:
-    "What a report needs, in the order of the first thought: [(what it is called, its needs; none where nothing has led to it yet)]."
+    """What a report needs, in the order of the first thought: [(what it is called, its needs; none where nothing has
+    led to it yet)]."""
     parts = parted_by_request(work, [need for need in work.needs if not need.under])
     asked, added = ([(called_apart(work, need), [need]) for need in part] for part in parts)
     steps = [(name, [need for need in work.needs if (need.under, need.relation) == step])
@@ -99,15 +100,16 @@ def ledger(work, pending=()) -> str:
     sought = {called_apart(work, need) for need in pending}
     sought |= {name for name, (first, _) in zip(further(work), work.steps)
                if any(need.relation == first and not need.under for need in pending)}
-    return found_so_far([(name, [one for need in needs for one in told(work, need)] or [OPEN if name in sought else GONE])
-                         for name, needs in entries(work)])
+    return found_so_far([(name, [one for need in needs for one in told(work, need)]
+                          or [OPEN if name in sought else GONE]) for name, needs in entries(work)])
 
 
 def thought_of(work, deeper, again, unproven, pending) -> str:
     "What the expert thinks before a turn of `Research`: what it has, and what it looks for."
     if not work.searches:
         return REPORT.format(", ".join(named_first(work, work.needs)))
-    subjects = {name: [work.noun(need) for need in deeper if need.name == name] for name in dict.fromkeys(need.name for need in deeper)}
+    subjects = {name: [work.noun(need) for need in deeper if need.name == name]
+                for name in dict.fromkeys(need.name for need in deeper)}
     parts = [NEXT.format(", ".join(nouns), name) for name, nouns in subjects.items()]
     parts += [LACK.format(names_of(work, again))] if again else []
     parts += [CHECK.format(names_of(work, unproven))] if unproven else []
@@ -117,10 +119,12 @@ def thought_of(work, deeper, again, unproven, pending) -> str:
 def outline(work, findings) -> str:
     "What a report tells under which heading: Story: setting, star; Production: country of origin."
     sections = sections_of(findings, work.web.graph).items()
-    return "; ".join(f"{heading}: {', '.join(dict.fromkeys(called(work, one) for one in rows))}" for heading, rows in sections)
+    return "; ".join(f"{heading}: {', '.join(dict.fromkeys(called(work, one) for one in rows))}"
+                     for heading, rows in sections)
 
 
 def last_thought(work, findings) -> str:
     "What the expert thinks before it writes `findings`: what it has, what is disputed, and what comes where."
     pairs = [need for need in work.needs if len(work.finding(need).values) > 1 and work.does("hedge", need)]
-    return " ".join([ledger(work), *([PAIR.format(names_of(work, pairs))] if pairs else []), WRITE.format(outline(work, findings))])
+    return " ".join([ledger(work), *([PAIR.format(names_of(work, pairs))] if pairs else []),
+                     WRITE.format(outline(work, findings))])

@@ -102,7 +102,8 @@ def escaped(content): # the agent's content -> tags escaped, but for one <answer
     found = answer_span(content)
     if not found: return neutralize(content)
     before, begin, end, after = found
-    return f"{neutralize(content[:before])}<answer>{neutralize(content[begin:end])}</answer>{neutralize(content[after:])}"
+    return (f"{neutralize(content[:before])}<answer>{neutralize(content[begin:end])}</answer>"
+            f"{neutralize(content[after:])}")
 
 # %% ../../nbs/40_synthesis/15_threads.ipynb #8cda3af4
 def message_of(thought, content, calls): # -> assistant message

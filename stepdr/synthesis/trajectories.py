@@ -19,7 +19,8 @@ from ..core.trajectory import CITE, SOURCE_ID, all_cited, parse_turn, without_ci
 # %% ../../nbs/40_synthesis/08_trajectories.ipynb #6be909ed
 def is_response(message):
     "Whether a message is a tool's: by its role, or a user's that opens with `<tool_response>`."
-    return message["role"] == "tool" or message["role"] == "user" and (message.get("content") or "").lstrip().startswith("<tool_response>")
+    return (message["role"] == "tool" or message["role"] == "user"
+            and (message.get("content") or "").lstrip().startswith("<tool_response>"))
 
 def texts(row,  # a trajectory row
           role: str,  # "user" for what was asked, "tool" for what tools returned, "assistant" for what was written
@@ -33,7 +34,8 @@ def texts(row,  # a trajectory row
 
 # %% ../../nbs/40_synthesis/08_trajectories.ipynb #8ce0e8e5
 def answer_of(row):
-    "The answer (`stepdr.core.calls.answer_in`) of the last message that has one, or the whole last message if it is the assistant's; else an empty string."
+    """The answer (`stepdr.core.calls.answer_in`) of the last message that has one, or the whole last message if it is
+    the assistant's; else an empty string."""
     for content in reversed(texts(row, "assistant")):
         if (found := answer_in(content)) is not None: return found
     last = row["messages"][-1]
@@ -55,7 +57,8 @@ def calls_of(row):
         if message["role"] != "assistant": continue
         calls += [call["function"] for call in message.get("tool_calls") or []]
         content = message.get("content") or ""
-        calls += [call["function"] for call in (parse_turn(content).get("tool_calls") or [] if may_call(content) else [])]
+        calls += [call["function"]
+                  for call in (parse_turn(content).get("tool_calls") or [] if may_call(content) else [])]
     return [(call.get("name") or "", parsed(call["arguments"]) if isinstance(call.get("arguments"), str)
              else call.get("arguments")) for call in calls]
 
@@ -115,7 +118,8 @@ def separate(rows,
         if position not in verdicts: kept.append(row); continue
         reason, measure, *more = verdicts[position]
         whole = row if isinstance(row, dict) else {"row": row}
-        dropped.append({**whole, "id": row_id(row), "filter": name, "reason": reason, "measure": measure, **(more[0] if more else {})})
+        dropped.append({**whole, "id": row_id(row), "filter": name, "reason": reason, "measure": measure,
+                        **(more[0] if more else {})})
     return kept, dropped
 
 # %% ../../nbs/40_synthesis/08_trajectories.ipynb #879df27b
@@ -156,7 +160,8 @@ _WELL = re.compile(rf"\\cite\{{{SOURCE_ID.pattern}(?:, ?{SOURCE_ID.pattern})*\}}
 BROKEN_CITATION = re.compile(r"\\?\bcite\s*[{(\[][^\s{}()\[\]]*|\\cite|" + SOURCE_ID.pattern)
 
 def citations(answer: str):
-    "The ids cited in a text, and the number of citations that are not well formed: readers forgive more than what is learnt from should show."
+    """The ids cited in a text, and the number of citations that are not well formed: readers forgive more than what is
+    learnt from should show."""
     cited, broken = [], len(BROKEN_CITATION.findall(without_citations(answer, " ")))
     for found in CITE.finditer(answer):
         ids = all_cited(found[0])
@@ -165,14 +170,20 @@ def citations(answer: str):
     return cited, broken
 
 # %% ../../nbs/40_synthesis/08_trajectories.ipynb #e9808ef6
-_PHRASES = (r"(?:error|failed|time(?:d )?out(?: after .{1,20})?|(?:the )?(?:request|page|search|call|connection) (?:failed|timed out)|no (?:results?|paragraphs?|pages?)(?: (?:were )?found)?(?: for .{1,200})?"
-            r"|(?:page )?not found|nothing found|unavailable|http(?: error| status)?:? ?[45]\d\d.{0,60}|failed to (?:fetch|load|open|retrieve|connect|download|parse|access)\b.{0,200})")
-FAILED_RESPONSE = rf"^\s*(?:\Z|error ?:|(?!(?s:.*)\\cite\{{)(?i:\W{{0,5}}(?:tool )?error\]?:|\[(?:tool )?error\]|\W{{0,5}}{_PHRASES}\W{{0,5}}\Z))"
+_PHRASES = (
+    r"(?:error|failed|time(?:d )?out(?: after .{1,20})?|(?:the )?(?:request|page|search|call|connection) (?:failed"
+    r"|timed out)|no (?:results?|paragraphs?|pages?)(?: (?:were )?found)?(?: for .{1,200})?"
+    r"|(?:page )?not found|nothing found|unavailable|http(?: error| status)?:? ?[45]\d\d.{0,60}|failed to (?:fetch"
+    r"|load|open|retrieve|connect|download|parse|access)\b.{0,200})")
+FAILED_RESPONSE = (rf"^\s*(?:\Z|error ?:|(?!(?s:.*)\\cite\{{)(?i:\W{{0,5}}(?:tool )?error\]?:|\[(?:tool )?error\]"
+                   rf"|\W{{0,5}}{_PHRASES}\W{{0,5}}\Z))")
 
-def requests_in(response: str): # -> list of (request, what was said to it); the request is "" where a response has no headings
+def requests_in(response: str):
+    # -> list of (request, what was said to it); the request is "" where a response has no headings
     "A tool response by its headings, which repeat the requests."
     parts = re.split(r"(?m)^##[ \t](.*)$", re.sub(r"</?tool_response>", "", response))
-    return [(request.strip(), text.strip()) for request, text in zip(["", *parts[1::2]], parts[::2]) if request or text.strip()]
+    return [(request.strip(), text.strip()) for request, text in zip(["", *parts[1::2]], parts[::2])
+            if request or text.strip()]
 
 def result_texts(response: str):
     "What a tool response says to each request, without the headings that repeat the requests."
@@ -180,10 +191,12 @@ def result_texts(response: str):
 
 # %% ../../nbs/40_synthesis/08_trajectories.ipynb #f6133b51
 def responses(row, failed: str = FAILED_RESPONSE):
-    "Each tool response of a trajectory with its sections and whether each of them failed: as the message is marked, else by the pattern."
+    """Each tool response of a trajectory with its sections and whether each of them failed: as the message is marked,
+    else by the pattern."""
     for message in filter(is_response, row["messages"]):
         text = message.get("content") or ""
-        yield text, [(part, message.get("failed") is True or bool(re.search(failed, part))) for part in result_texts(text)]
+        yield text, [(part, message.get("failed") is True or bool(re.search(failed, part)))
+                     for part in result_texts(text)]
 
 def failed_responses(row, failed: str = FAILED_RESPONSE):
     "The tool responses of a trajectory in which at least one request failed or returned nothing."
@@ -191,4 +204,5 @@ def failed_responses(row, failed: str = FAILED_RESPONSE):
 
 def sources_read(row, failed: str = FAILED_RESPONSE):
     "The source ids that tools returned: not those that a heading or an error message only repeats."
-    return {source for _, parts in responses(row, failed) for part, bad in parts if not bad for source in SOURCE_ID.findall(part)}
+    return {source for _, parts in responses(row, failed) for part, bad in parts if not bad
+            for source in SOURCE_ID.findall(part)}

@@ -266,8 +266,9 @@ def check_record(check): # Check -> JSON object
 
 # -> row or record
 async def verify_paragraph(item, client, toolbox, judge=None, language="en", settings=VerificationSettings()):
-    """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the paragraph's known verdict. A statement whose
-    check comes to nothing falls out alone, with its reason in `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
+    """A trajectory that checks a paragraph; a record if a conclusion does not follow, or is another than the
+    paragraph's known verdict. A statement whose check comes to nothing falls out alone, with its reason in
+    `meta.left_out`, as long as another one's is whole; a server that is down is no statement's fault."""
     if problem := item_fault(item, paragraph=str):
         return rejected(item if isinstance(item, dict) else {"item": item}, "item", problem)
     if item.get("verdict") not in (None, "", *STATEMENT_VERDICTS):
@@ -433,7 +434,8 @@ def report_checks(values, language="en", draw=0): # {"statement", "findings"} ->
                                           for one, site, stance, quote in reversed(found)}.values())[::-1][:8]:
         quote = quote.rstrip(" .。")
         lines.append(
-            (f"{site}的说法{ {'supports': '与之相符', 'partly supports': '与之部分相符'}.get(stance, '与之不同')}：“{quote}”\\cite{{{one}}}。")
+            (f"{site}的说法{ {'supports': '与之相符', 'partly supports': '与之部分相符'}.get(stance, '与之不同')}：“{quote}”\\cite{{"
+             f"{one}}}。")
             if zh
             else f"{site} "
                  f"{ {'supports': 'says so', 'partly supports': 'says a part of it'}.get(stance, 'says otherwise')}: "
@@ -464,7 +466,8 @@ def search_box(provider, # Provider (stepdr.tools.providers)
     return Toolbox([WebSurfer(provider, fetcher).batch_web_surfer])
 
 # %% ../../nbs/40_synthesis/40_verification.ipynb #5af9699a
-async def verification_row(item, client, provider, judge=None, fetcher=None, language="en", # {"id", "paragraph", "verdict"?, "url"?}; teacher; search; another teacher as the judge
+async def verification_row(item, client, provider, # {"id", "paragraph", "verdict"?, "url"?}; teacher; search
+                           judge=None, fetcher=None, language="en", # another teacher as the judge
                            settings=VerificationSettings(),
                            ): # -> row or record
     "What the engine calls."

@@ -28,25 +28,31 @@ class WalkSettings:
     fewest: int = setting(3, "pages of a walk at least; a shorter one is not kept", 2, 1000)
     enough: int = setting(6000, "characters collected after which the walk ends", 100, 10_000_000)
     most: int = setting(3, "paragraphs collected of a page", 1, 1000)
-    short: int = setting(80, "letters of a paragraph below which it is not collected for itself (half as many characters of Chinese)", 0, 10_000)
+    short: int = setting(80, "letters of a paragraph below which it is not collected for itself (half as many "
+                         "characters of Chinese)", 0, 10_000)
     hub: int = setting(1000, "links to a page above which it is not entered", 1, 1_000_000_000)
     shy: float = setting(0.5, "how much likelier a page is chosen the fewer pages link to it: 0 not at all", 0.0, 10.0)
     in_text: bool = setting(True, "follow links of menus and lists only where the text has none")
     def __post_init__(self):
         validate(self)
-        if self.fewest > self.longest: raise InputError(f"walk.fewest: {self.fewest} is more than walk.longest ({self.longest})")
+        if self.fewest > self.longest:
+            raise InputError(f"walk.fewest: {self.fewest} is more than walk.longest ({self.longest})")
 
 # %% ../../nbs/40_synthesis/24_walks.ipynb #3b266017
-def telling(paragraphs, short): # Paragraphs of a page, letters -> (those that are prose, the one that introduces the page)
-    "Captions, menus, boxes and lists tell no story (`passage_kind`); what introduces a page stands above its first heading and is not short."
+def telling(paragraphs, short):
+    # Paragraphs of a page, letters -> (those that are prose, the one that introduces the page)
+    """Captions, menus, boxes and lists tell no story (`passage_kind`); what introduces a page stands above its first
+    heading and is not short."""
     long = [p for p in paragraphs if text_width(p.text) >= short] or paragraphs
     good = worth_reading(long, ("prose",))
-    return good, next((p for p in good[:6] if p.heading == good[0].heading and text_width(p.text) >= 3 * short), good[0])
+    return good, next((p for p in good[:6] if p.heading == good[0].heading and text_width(p.text) >= 3 * short),
+                      good[0])
 
 class Walk:
     "A walk as far as it has come."
     def __init__(self, corpus, start, settings, rng): # Corpus, number of the first page, WalkSettings, random.Random
-        self.corpus, self.settings, self.rng, self.steps, self.seen, self.trail, self.collected, self.links, self.stopped = corpus, settings, rng, [], set(), [], {}, [], ""
+        (self.corpus, self.settings, self.rng, self.steps, self.seen, self.trail, self.collected, self.links,
+         self.stopped) = corpus, settings, rng, [], set(), [], {}, [], ""
         self._enter(start)
 
     def _enter(self, number):
@@ -64,7 +70,8 @@ class Walk:
 
     def options(self): # -> list of Link that can be followed
         "The links of the page that lead to new pages."
-        links = [link for link in self.corpus.links(self.trail[-1]) if link.target >= 0 and link.target not in self.seen and link.target not in self.corpus.held and self.corpus.links_in[link.target] <= self.settings.hub]
+        links = [link for link in self.corpus.links(self.trail[-1]) if link.target >= 0 and link.target not in self.seen
+                 and link.target not in self.corpus.held and self.corpus.links_in[link.target] <= self.settings.hub]
         return [link for link in links if link.paragraph >= 0] or links if self.settings.in_text else links
 
     def follow(self, link):
@@ -72,7 +79,8 @@ class Walk:
         here = self.trail[-1]
         if link.paragraph >= 0:
             paragraph = next((p for p in self.corpus.paragraphs(here) if p.position == link.paragraph), None)
-            if paragraph and passage_kind(paragraph.text, paragraph.heading) == "prose": self.collected[here][paragraph.position] = paragraph
+            if paragraph and passage_kind(paragraph.text, paragraph.heading) == "prose":
+                self.collected[here][paragraph.position] = paragraph
         self.links.append((here, link))
         self._enter(link.target)
 
@@ -95,7 +103,8 @@ def _moves(walk): # generator: gives the options of each step, takes the choice 
         elif len(walk.steps) >= settings.longest: walk.stopped = "longest"
         elif not (options := walk.options()): walk.stopped = "" if walk.back() else "no more links"
         elif (choice := (yield options)) is None: walk.stopped = "chosen"
-        elif type(choice) is not int or not 0 <= choice < len(options): raise InputError(f"a walk's choice: {choice!r} is none of 0 to {len(options) - 1}")
+        elif type(choice) is not int or not 0 <= choice < len(options):
+            raise InputError(f"a walk's choice: {choice!r} is none of 0 to {len(options) - 1}")
         else: walk.follow(options[choice])
 
 def begin_walk(corpus, seed, number, settings=WalkSettings(), start=None): # -> Walk at its first page
@@ -113,15 +122,20 @@ def walk_record(walk, seed, number): # -> dict
     pages = []
     for place, page in enumerate(walk.steps):
         row = walk.corpus.document(page)
-        pages.append({"document": page, "url": row["url"], "title": row["title"], "language": row["language"], "paragraphs": [p.id for _, p in sorted(walk.collected[page].items())]})
-    paragraphs = [{"id": p.id, "url": p.url, "title": p.title, "heading": p.heading, "text": p.text, "date": p.date} for page in walk.steps for _, p in sorted(walk.collected[page].items())]
+        pages.append({"document": page, "url": row["url"], "title": row["title"], "language": row["language"],
+                      "paragraphs": [p.id for _, p in sorted(walk.collected[page].items())]})
+    paragraphs = [{"id": p.id, "url": p.url, "title": p.title, "heading": p.heading, "text": p.text, "date": p.date}
+                  for page in walk.steps for _, p in sorted(walk.collected[page].items())]
     urls = {page: entry["url"] for page, entry in zip(walk.steps, pages)}
     ids = lambda page, place: next((p.id for n, p in walk.collected[page].items() if n == place), "")
-    links = [{"source": urls[here], "target": urls[link.target], "text": link.text, "paragraph": ids(here, link.paragraph)} for here, link in walk.links]
-    text = "\n\n".join(f"# {entry['title']}\n\n" + "\n\n".join(f"{p['text']} \\cite{{{p['id']}}}" for p in paragraphs if p["url"] == entry["url"]) for entry in pages)
+    links = [{"source": urls[here], "target": urls[link.target], "text": link.text,
+              "paragraph": ids(here, link.paragraph)} for here, link in walk.links]
+    text = "\n\n".join(f"# {entry['title']}\n\n" + "\n\n".join(f"{p['text']} \\cite{{{p['id']}}}" for p in paragraphs
+                                                               if p["url"] == entry["url"]) for entry in pages)
     digest = hashlib.blake2b("\n".join(urls.values()).encode(), digest_size=6).hexdigest()
-    return {"id": f"walk-{digest}", "kind": "walk", "seed": seed, "number": number, "language": Counter(entry["language"] for entry in pages).most_common(1)[0][0],
-            "pages": pages, "links": links, "paragraphs": paragraphs, "characters": walk.size, "stopped": walk.stopped, "text": text}
+    return {"id": f"walk-{digest}", "kind": "walk", "seed": seed, "number": number,
+            "language": Counter(entry["language"] for entry in pages).most_common(1)[0][0], "pages": pages,
+            "links": links, "paragraphs": paragraphs, "characters": walk.size, "stopped": walk.stopped, "text": text}
 
 def walk(corpus, # Corpus
          seed, # of the random numbers, with `number`
@@ -139,7 +153,8 @@ def walk(corpus, # Corpus
         except StopIteration: break
     return walk_record(course, seed, number)
 
-async def walk_async(corpus, seed, number=0, settings=WalkSettings(), start=None, choose=None): # choose: coroutine function: (Walk, list of Link) -> number or None -> record
+async def walk_async(corpus, seed, number=0, settings=WalkSettings(), start=None, choose=None):
+    # choose: coroutine function: (Walk, list of Link) -> number or None -> record
     "`walk` for one who takes time to choose: a teacher model."
     course = begin_walk(corpus, seed, number, settings, start)
     moves = _moves(course)
@@ -155,11 +170,13 @@ def _walks(numbers): # in a worker process -> list of records
     if not isinstance(corpus, Corpus): corpus = Corpus(corpus); SHARED["values"] = (corpus, seed, settings)
     return [walk(corpus, seed, number, settings) for number in numbers]
 
-def walk_records(folder, number, seed=0, workers=1, settings=WalkSettings(), counts=None): # folder of a corpus, how many, ..., dict that is filled with counts -> iterator of records
+def walk_records(folder, number, seed=0, workers=1, settings=WalkSettings(), counts=None):
+    # folder of a corpus, how many, ..., dict that is filled with counts -> iterator of records
     "Walks of a corpus, in order."
     if number < 1: raise InputError(f"number: {number} is out of range; at least 1")
     if workers < 1: raise InputError(f"workers: {workers} is out of range; at least 1")
-    if not (total := Corpus(folder).counts["links_inside"]): raise InputError(f"{folder}: no page of this corpus links to another one; there is nothing to walk along")
+    if not (total := Corpus(folder).counts["links_inside"]):
+        raise InputError(f"{folder}: no page of this corpus links to another one; there is nothing to walk along")
     counts = {} if counts is None else counts
     counts.update(walks=0, tried=0, short=0, repeated=0, pages=0, paragraphs=0)
     seen, tries = set(), batches(range(20 * number), 32)
@@ -171,7 +188,9 @@ def walk_records(folder, number, seed=0, workers=1, settings=WalkSettings(), cou
             elif record["id"] in seen: counts["repeated"] += 1
             else:
                 seen.add(record["id"])
-                for name, count in (("walks", 1), ("pages", len(record["pages"])), ("paragraphs", len(record["paragraphs"]))): counts[name] += count
+                for name, count in (("walks", 1), ("pages", len(record["pages"])),
+                                    ("paragraphs", len(record["paragraphs"]))):
+                    counts[name] += count
                 yield record
     def until(results):
         for some in results:
@@ -181,8 +200,11 @@ def walk_records(folder, number, seed=0, workers=1, settings=WalkSettings(), cou
         corpus = Corpus(folder)
         yield from until([walk(corpus, seed, each, settings) for each in some] for some in tries)
     else:
-        with fresh_processes(workers, share, str(folder), seed, settings) as pool: yield from until(in_order(pool, _walks, tries, 2 * workers))
-    if not counts["walks"]: raise InputError(f"{folder}: none of {counts['tried']} walks has {settings.fewest} pages; lower walk.fewest, or raise walk.hub ({total} links lead from page to page)")
+        with fresh_processes(workers, share, str(folder), seed, settings) as pool:
+            yield from until(in_order(pool, _walks, tries, 2 * workers))
+    if not counts["walks"]:
+        raise InputError(f"{folder}: none of {counts['tried']} walks has {settings.fewest} pages; lower walk.fewest, "
+                         f"or raise walk.hub ({total} links lead from page to page)")
 
 # %% ../../nbs/40_synthesis/24_walks.ipynb #1732d9cb
 def corpus_walk(folder, # of a corpus
@@ -212,10 +234,11 @@ def corpus_walk(folder, # of a corpus
 def _write_walks(path, records):
     import polars as pl
     text, many = pl.String, pl.List
-    schema = {"id": text, "kind": text, "seed": pl.Int64, "number": pl.Int64, "language": text,
-              "pages": many(pl.Struct({"document": pl.Int64, "url": text, "title": text, "language": text, "paragraphs": many(text)})),
-              "links": many(pl.Struct({"source": text, "target": text, "text": text, "paragraph": text})),
-              "paragraphs": many(pl.Struct({"id": text, "url": text, "title": text, "heading": text, "text": text, "date": text})), "characters": pl.Int64, "stopped": text, "text": text}
+    schema = {"id": text, "kind": text, "seed": pl.Int64, "number": pl.Int64, "language": text, "pages": many(
+        pl.Struct({"document": pl.Int64, "url": text, "title": text, "language": text, "paragraphs": many(text)})),
+              "links": many(pl.Struct({"source": text, "target": text, "text": text, "paragraph": text})), "paragraphs":
+              many(pl.Struct({"id": text, "url": text, "title": text, "heading": text, "text": text, "date": text})),
+              "characters": pl.Int64, "stopped": text, "text": text}
     writer = TableWriter(path, 500)
     for some in batches(records, 500): writer.add(pl.DataFrame(some, schema=schema))
     writer.close(pl.DataFrame(schema=schema))

@@ -15,11 +15,13 @@ from ..tools.document import join_lines, lowered, raised
 from ..tools.plain import tagged_letters
 
 # %% ../../nbs/40_synthesis/20_wiki.ipynb #e1d0ca08
-def cut_elements(text, names, count=None): # text, names of elements, Counter of how many of each -> text without them and what they hold
+def cut_elements(text, names, count=None):
+    # text, names of elements, Counter of how many of each -> text without them and what they hold
     "Remove elements; one that is never closed loses its tag only."
     for name in names:
         if f"<{name}" not in text: continue
-        kept, at, end_tag, opening = [], 0, re.compile(rf"</{name}\s*>", re.IGNORECASE), re.compile(rf"<{name}(?:\s[^<>]*)?>")
+        kept, at, end_tag, opening = [], 0, re.compile(rf"</{name}\s*>",
+                                                       re.IGNORECASE), re.compile(rf"<{name}(?:\s[^<>]*)?>")
         for found in opening.finditer(text):
             if found.start() < at: continue
             kept.append(text[at:found.start()])
@@ -48,16 +50,22 @@ def template_parts(inside): # what stands between {{ and }} -> (name, [arguments
         if str(number) in named:
             places += [""] * (number - len(places))
             places[number - 1] = named.pop(str(number))
-    return re.sub(r"^(?:subst:|safesubst:|template:)\s*", "", " ".join(name.replace("_", " ").split()).lower()), places, named
+    return re.sub(r"^(?:subst:|safesubst:|template:)\s*", "",
+                  " ".join(name.replace("_", " ").split()).lower()), places, named
 
 def _first(places, number=1): return places[number - 1] if 0 < number <= len(places) else ""
 
-_UNITS = {"km2": "km²", "m2": "m²", "cm2": "cm²", "mi2": "sq mi", "sqmi": "sq mi", "sqkm": "km²", "sqm": "m²", "sqft": "sq ft", "ft2": "sq ft", "m3": "m³", "km3": "km³", "cm3": "cm³", "cuft": "cu ft", "ft3": "cu ft", "cumi": "cu mi",
-          "c": "°C", "f": "°F", "k": "K", "kg/m3": "kg/m³", "m/s2": "m/s²", "/km2": "/km²", "/sqmi": "/sq mi", "impgal": "imp gal", "usgal": "US gal", "foot": "ft", "inch": "in"}
-_RANGES = {"to": " to ", "-": "–", "–": "–", "to(-)": " to ", "and": " and ", "and(-)": " and ", "or": " or ", "by": " by ", "x": " × ", "*": " × ", "×": " × ", "by(x)": " by ", "xx": " × ", "+/-": " ± ", "±": " ± ", "to about": " to about ", ",": ", "}
+_UNITS = {"km2": "km²", "m2": "m²", "cm2": "cm²", "mi2": "sq mi", "sqmi": "sq mi", "sqkm": "km²", "sqm": "m²",
+          "sqft": "sq ft", "ft2": "sq ft", "m3": "m³", "km3": "km³", "cm3": "cm³", "cuft": "cu ft", "ft3": "cu ft",
+          "cumi": "cu mi", "c": "°C", "f": "°F", "k": "K", "kg/m3": "kg/m³", "m/s2": "m/s²", "/km2": "/km²",
+          "/sqmi": "/sq mi", "impgal": "imp gal", "usgal": "US gal", "foot": "ft", "inch": "in"}
+_RANGES = {"to": " to ", "-": "–", "–": "–", "to(-)": " to ", "and": " and ", "and(-)": " and ", "or": " or ",
+           "by": " by ", "x": " × ", "*": " × ", "×": " × ", "by(x)": " by ", "xx": " × ", "+/-": " ± ", "±": " ± ",
+           "to about": " to about ", ",": ", "}
 _AMOUNT = re.compile(r"[-+−]?(?:[\d.,  ]*\d|\d+(?:\+|//?)\d+(?://?\d+)?)(?:[eE][-+]?\d+)?%?")
 
-def _unit(text): return _UNITS.get(text.lower() if text.lower() in _UNITS and (len(text) > 1 or text in "CFK") else "", text)
+def _unit(text):
+    return _UNITS.get(text.lower() if text.lower() in _UNITS and (len(text) > 1 or text in "CFK") else "", text)
 
 def _converted(places, named): # arguments of {{convert}} -> what was given, with its unit
     out, at = "", 0
@@ -71,7 +79,9 @@ def _converted(places, named): # arguments of {{convert}} -> what was given, wit
             continue
         if at < len(places): out += " " + _unit(places[at])
         at += 1
-        if not (at + 1 < len(places) and _AMOUNT.fullmatch(places[at]) and re.match(r"[a-zA-Z]", places[at + 1]) and places[at + 1].lower() not in _RANGES): break
+        if not (at + 1 < len(places) and _AMOUNT.fullmatch(places[at]) and re.match(r"[a-zA-Z]", places[at + 1])
+                and places[at + 1].lower() not in _RANGES):
+            break
         out += " "   # 5 ft 10 in
     return out
 
@@ -82,10 +92,12 @@ def _day(parts, named): # ["1973", "10", "17"] -> "October 17, 1973"
     parts = [part for part in parts[:3] if part]
     if not parts: return ""
     if not re.fullmatch(r"\d{1,4}", parts[0]): return ", ".join(parts)
-    month = _MONTHS[int(_first(parts, 2)) - 1] if re.fullmatch(r"0?[1-9]|1[0-2]", _first(parts, 2)) else _first(parts, 2)
+    month = (_MONTHS[int(_first(parts, 2)) - 1] if re.fullmatch(r"0?[1-9]|1[0-2]", _first(parts, 2))
+             else _first(parts, 2))
     day = _first(parts, 3).lstrip("0")
     if not day: return f"{month} {parts[0]}".strip()
-    return f"{day} {month} {parts[0]}" if named.get("df", "").lower() in ("y", "yes", "1", "true") else f"{month} {day}, {parts[0]}"
+    return (f"{day} {month} {parts[0]}" if named.get("df", "").lower() in ("y", "yes", "1", "true")
+            else f"{month} {day}, {parts[0]}")
 
 def _age(begin, end): # two [year, month, day] -> whole years, -1 where they are no dates
     try: first, last = (datetime.date(*(int(part) for part in each[:3])) for each in (begin, end))
@@ -100,7 +112,8 @@ def _quoted(places, named): # a quotation in a paragraph of its own, with who sa
     places = places[:1] + [part for part in places[1:] if not re.fullmatch(r"\d+(?:px|%|em)?", part)]   # widths
     text = named.get("text") or named.get("quote") or named.get("content") or _first(places)
     if not text: return ""
-    who = [part for part in (named.get("author") or named.get("by") or named.get("sign") or named.get("cite") or _first(places, 2), named.get("source") or named.get("title") or _first(places, 3)) if part]
+    who = [part for part in (named.get("author") or named.get("by") or named.get("sign") or named.get("cite") or _first(
+        places, 2), named.get("source") or named.get("title") or _first(places, 3)) if part]
     return f"\n\n“{text.strip()}”" + (f" — {', '.join(who)}" if who else "") + "\n\n"
 
 def _fraction(places, named):
@@ -108,7 +121,8 @@ def _fraction(places, named):
     return f"{places[0]} {places[1]}/{places[2]}" if len(places) > 2 else "/".join(places)
 
 def _measured(places, named): # {{val|1.2|0.1|e=9|u=m}} -> "1.2±0.1×10⁹ m"
-    out = named.get("p", "") + _first(places) + (f"+{places[1].lstrip('+')}−{places[2].lstrip('-−')}" if len(places) > 2 else f"±{places[1]}" if len(places) > 1 and places[1] else "")
+    out = named.get("p", "") + _first(places) + (f"+{places[1].lstrip('+')}−{places[2].lstrip('-−')}" if len(places) > 2
+                                                 else f"±{places[1]}" if len(places) > 1 and places[1] else "")
     if named.get("e"): out += "×10" + raised("10", named["e"])
     unit, per = _unit(named.get("u") or named.get("ul") or ""), _unit(named.get("up") or named.get("upl") or "")
     return out + (" " + unit if unit and unit not in "%°" else unit) + ("/" + per if per else "") + named.get("s", "")
@@ -127,16 +141,19 @@ def _place(places, named): # {{coord|59|57|N|10|45|E}} -> "59°57′N 10°45′E
 
 def _formula(places, named): # {{chem|H|2|O}} -> "H2O"
     out = ""
-    for part in places: out += lowered(out, part) if part.isdigit() else raised(out, part) if re.fullmatch(r"\d*[-+−]", part) else part
+    for part in places:
+        out += lowered(out, part) if part.isdigit() else raised(out, part) if re.fullmatch(r"\d*[-+−]", part) else part
     return out
 
-def _both(places, named): return raised("1", named.get("p") or _first(places)) + lowered("1", named.get("b") or _first(places, 2))
+def _both(places, named):
+    return raised("1", named.get("p") or _first(places)) + lowered("1", named.get("b") or _first(places, 2))
 
 def _japanese(places, named): # {{nihongo|Tokyo|東京|Tōkyō}} -> "Tokyo (東京, Tōkyō)"
     first, rest = _first(places), ", ".join(part for part in places[1:3] if part)
     return f"{first} ({rest})" if first and rest else first or rest
 
-def _ship(places, named): return " ".join(part for part in places[:2] if part) + (f" ({places[2]})" if len(places) > 2 and places[2] else "")
+def _ship(places, named):
+    return " ".join(part for part in places[:2] if part) + (f" ({places[2]})" if len(places) > 2 and places[2] else "")
 
 def _as_of(places, named): return ("as of " if named.get("lc") or named.get("df") == "lc" else "As of ") + " ".join(reversed([part for part in (_first(places), _MONTHS[int(_first(places, 2)) - 1] if re.fullmatch(r"0?[1-9]|1[0-2]", _first(places, 2)) else _first(places, 2), _first(places, 3).lstrip("0")) if part]))
 
@@ -146,7 +163,9 @@ def _ordinal(places, named):
     return number + ("th" if number[-2:-1] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th"))
 
 # %% ../../nbs/40_synthesis/20_wiki.ipynb #d4e0f006
-def _argument(number): return lambda places, named: _first(places, number) if number <= len(places) else places[-1] if places else next((named[key] for key in ("text", "content") if key in named), "")
+def _argument(number):
+    return lambda places, named: (_first(places, number) if number <= len(places) else places[-1]
+                                  if places else next((named[key] for key in ("text", "content") if key in named), ""))
 
 def _last(places, named): return places[-1] if places else ""
 
@@ -206,23 +225,34 @@ _PRINTS = {
 }
 _PRINTS = {name.replace("_", " "): function for names, function in _PRINTS.items() for name in names.split()}
 
-# templates that print no words of the text: remarks of editors, sources, layout, boxes of links; the first also with more words behind
-_FAMILIES = """cite citation cit sfn sfnm sfnref harv efn refn notetag pp use engvar engvarb toc col div clear anchor stub reflist notelist noteta refbegin refend portal commons wikisource wikiquote
-    wiktionary wikivoyage sister authority official navbox navboxes short_description good_article featured italic_title expand unreferenced refimprove more_citations cleanup update dead_link webarchive
-    clarify vague better_source failed_verification citation_needed page_needed dubious disputed multiple_issues orphan defaultsort displaytitle taxonbar subscription_required registration_required citeref
-    wayback original_research weasel peacock promotional globalize npov pov blp ipa ipac respell pronunciation listen imdb spoken protection semi-protected succession selfref location_map maplink
-    mapframe multiple_image triple_image wide_image flagicon flag_icon fbicon s-start s-bef s-ttl s-aft s-end nowrap_begin nowrap_end plainlist_end find_sources medical_citation_needed
-    unreliable_source third-party according_to_whom by_whom full_citation"""
-_ALONE = """about main main2 see see_also seealso further details redirect redirect2 distinguish confused other_uses other_people other_places for for2 hatnote lowercase_title lowercase ref rp r note source
-    page pages who which when where whom cn fact closed_access open_access cbignore good lead_too_short nofollow noitalictitle hs ntsh dtsh hid - clr clearleft clearright end endplainlist endflatlist
-    image gallery css dmy mdy 主条目 main_article coi tone audio-ipa section default_sort category cat in_lang needs_update"""
-_SILENT = re.compile("(?:" + "|".join(re.escape(name.replace("_", " ")) for name in _FAMILIES.split()) + r")(?:[ -].*)?", re.DOTALL)
+# templates that print no words of the text: remarks of editors, sources, layout, boxes of links; the first also with
+# more words behind
+_FAMILIES = """cite citation cit sfn sfnm sfnref harv efn refn notetag pp use engvar engvarb toc col div clear anchor
+    stub reflist notelist noteta refbegin refend portal commons wikisource wikiquote wiktionary wikivoyage sister
+    authority official navbox navboxes short_description good_article featured italic_title expand unreferenced
+    refimprove more_citations cleanup update dead_link webarchive clarify vague better_source failed_verification
+    citation_needed page_needed dubious disputed multiple_issues orphan defaultsort displaytitle taxonbar
+    subscription_required registration_required citeref wayback original_research weasel peacock promotional globalize
+    npov pov blp ipa ipac respell pronunciation listen imdb spoken protection semi-protected succession selfref
+    location_map maplink mapframe multiple_image triple_image wide_image flagicon flag_icon fbicon s-start s-bef s-ttl
+    s-aft s-end nowrap_begin nowrap_end plainlist_end find_sources medical_citation_needed unreliable_source third-party
+    according_to_whom by_whom full_citation"""
+_ALONE = """about main main2 see see_also seealso further details redirect redirect2 distinguish confused other_uses
+    other_people other_places for for2 hatnote lowercase_title lowercase ref rp r note source page pages who which when
+    where whom cn fact closed_access open_access cbignore good lead_too_short nofollow noitalictitle hs ntsh dtsh hid -
+    clr clearleft clearright end endplainlist endflatlist image gallery css dmy mdy 主条目 main_article coi tone audio-ipa
+    section default_sort category cat in_lang needs_update"""
+_SILENT = re.compile("(?:" + "|".join(re.escape(name.replace("_", " ")) for name in _FAMILIES.split())
+                     + r")(?:[ -].*)?", re.DOTALL)
 _ALONE = frozenset(name.replace("_", " ") for name in _ALONE.split())
-_INFO_BOX = re.compile(r"(?:info|taxo|geo|speciesbox|automatic taxo|drug|chem|protein|starbox|planet|album|mycomorph)(?:box|.*box).*|.*infobox.*|speciesbox|automatic taxobox|信息框.*", re.DOTALL)
+_INFO_BOX = re.compile(r"(?:info|taxo|geo|speciesbox|automatic taxo|drug|chem|protein|starbox|planet"
+                       r"|album|mycomorph)(?:box|.*box).*|.*infobox.*|speciesbox|automatic taxobox|信息框.*", re.DOTALL)
 
 # %% ../../nbs/40_synthesis/20_wiki.ipynb #690101f3
-def template_text(inside, count=None): # what stands between {{ and }}, Counter of what is left out -> the words it stands for
-    "A template as plain text: its words, nothing where it prints none, `UNKNOWN` (where somebody counts) if they cannot be known."
+def template_text(inside, count=None):
+    # what stands between {{ and }}, Counter of what is left out -> the words it stands for
+    """A template as plain text: its words, nothing where it prints none, `UNKNOWN` (where somebody counts) if they
+    cannot be known."""
     if parsed := _parser_function(inside): return parsed[0]
     name, places, named = template_parts(inside)
     function = _PRINTS.get(name) or (_argument(1) if name.startswith("lang-") and len(name) < 13 else None)
@@ -230,13 +260,17 @@ def template_text(inside, count=None): # what stands between {{ and }}, Counter 
         try: text = function(places, named)
         except (IndexError, ValueError): text = UNKNOWN
         if text != UNKNOWN: return text
-    if not name or function is None and (_SILENT.fullmatch(name) or name in _ALONE or name.endswith(("-stub", " stub"))): return ""
+    if not name or function is None and (_SILENT.fullmatch(name) or name in _ALONE
+                                         or name.endswith(("-stub", " stub"))):
+        return ""
     if count is None: return ""
     box = _INFO_BOX.fullmatch(name) is not None   # it stands beside the text
     count["infoboxes" if box else f"template {name[:40]}"] += 1
     return "" if box else UNKNOWN
 
-_NO_TEXT = re.compile(r"(?:defaultsort|displaytitle|#tag|#invoke:\s*(?:infobox|navbox|hatnote|main|citation)[^|]*|__\w+__|int|ns|anchorencode|urlencode|fullurl|localurl|filepath)\b.*", re.DOTALL | re.IGNORECASE)
+_NO_TEXT = re.compile(r"(?:defaultsort|displaytitle|#tag|#invoke:\s*(?:infobox|navbox|hatnote|main|citation)[^"
+                      r"|]*|__\w+__|int|ns|anchorencode|urlencode|fullurl|localurl|filepath)\b.*",
+                      re.DOTALL | re.IGNORECASE)
 
 def _parser_function(inside): # -> (text,) of {{formatnum:5}}, {{#if:...}} and their like, None for a template
     head, colon, rest = inside.partition(":")
@@ -245,7 +279,8 @@ def _parser_function(inside): # -> (text,) of {{formatnum:5}}, {{#if:...}} and t
     parts = [part.strip() for part in rest.split("|")]
     if name in ("formatnum", "lc", "uc", "lcfirst", "ucfirst", "plural", "grammar"):
         text = parts[0]
-        return ({"lc": text.lower(), "uc": text.upper(), "ucfirst": text[:1].upper() + text[1:], "lcfirst": text[:1].lower() + text[1:]}.get(name, text),)
+        return ({"lc": text.lower(), "uc": text.upper(), "ucfirst": text[:1].upper() + text[1:],
+                 "lcfirst": text[:1].lower() + text[1:]}.get(name, text),)
     if name == "#if": return (_first(parts, 2) if parts[0] else _first(parts, 3),)
     if name == "#ifeq": return (_first(parts, 3) if parts[0] == _first(parts, 2) else _first(parts, 4),)
     if name == "#expr" and re.fullmatch(r"[\d.]+", parts[0]): return (parts[0],)
@@ -258,8 +293,10 @@ _LOOKS = re.compile(r"^([^|\[\]]*=[^|\[\]]*)\|(?!\|)")
 def _cell(text): # source of a cell -> (text, rows, columns that it spans)
     looks = _LOOKS.match(text)
     words = (text[looks.end():] if looks else text).strip().lstrip("|").strip()
-    spans = {name.lower(): int(number) for name, number in re.findall(r"(rowspan|colspan)\s*=\s*[\"']?\s*(\d{1,4})", looks[1], re.IGNORECASE)} if looks else {}
-    return re.sub(r"\s*<br\s*/?>\s*|\s*</?(?:p|div|li|ul)(?:\s[^<>]*)?>\s*", " ", words), min(max(spans.get("rowspan", 1), 1), 1000), min(max(spans.get("colspan", 1), 1), 100)
+    spans = {name.lower(): int(number) for name, number in re.findall(r"(rowspan|colspan)\s*=\s*[\"']?\s*(\d{1,4})",
+                                                                      looks[1], re.IGNORECASE)} if looks else {}
+    return re.sub(r"\s*<br\s*/?>\s*|\s*</?(?:p|div|li|ul)(?:\s[^<>]*)?>\s*", " ",
+                  words), min(max(spans.get("rowspan", 1), 1), 1000), min(max(spans.get("colspan", 1), 1), 100)
 
 def table_text(inside): # what stands between {| and |} -> lines, each a row
     "A table's rows, cells between tabs; its caption as a line before them."
@@ -269,8 +306,11 @@ def table_text(inside): # what stands between {| and |} -> lines, each a row
         if bare.startswith("|-"): rows.append([])
         elif bare.startswith("|+"): caption = re.sub(_LOOKS, "", bare[2:]).strip()
         elif bare[:1] in ("|", "!"): rows[-1] += re.split(r"\|\||!!" if bare[0] == "!" else r"\|\|", bare[1:])
-        elif bare and rows[-1]: rows[-1][-1] += (("; " if rows[-1][-1].strip() else "") + bare[1:].replace("\t", ", ") if bare[0] == _ROW else " " + bare)   # a table in a cell
-    return (f"\n{caption}" if caption else "") + "\n" + "\n".join(_ROW + "\t".join(row) for row in _spread(rows) if any(row)) + "\n"
+        elif bare and rows[-1]:
+            rows[-1][-1] += (("; " if rows[-1][-1].strip() else "") + bare[1:].replace("\t", ", ") if bare[0] == _ROW
+                             else " " + bare)   # a table in a cell
+    return (f"\n{caption}" if caption else "") + "\n" + "\n".join(_ROW + "\t".join(row) for row in _spread(rows) if any(
+        row)) + "\n"
 
 def _spread(rows): # rows of sources of cells -> rows of texts, in the columns of the table
     held = {}   # column -> [rows that are left, text]
@@ -304,14 +344,18 @@ def unfold(text, link, count=None): # wiki text; function: inside of [[ ]] -> te
         if token not in _CLOSES:
             stack.append((token, []))
             continue
-        if not any(opened == _CLOSES[token] for opened, _ in stack[-40:]): continue   # nothing to close: it is only removed
+        if not any(opened == _CLOSES[token] for opened, _ in stack[-40:]):
+            continue   # nothing to close: it is only removed
         while True:
             opened, parts = stack.pop()
             inside = "".join(parts)
             if opened == _CLOSES[token]: break
             stack[-1][1].append(inside)   # opened and never closed
-        new = template_text(inside, count) if token == "}}" else table_text("{|" + inside) if token == "|}" else link(inside)
-        if new[:1].isdigit() and token == "}}" and next((part for part in reversed(stack[-1][1]) if part), "")[-1:].isdigit(): new = " " + new   # 5{{frac|1|2}}
+        new = (template_text(inside, count) if token == "}}" else table_text("{|" + inside) if token == "|}"
+               else link(inside))
+        if new[:1].isdigit() and token == "}}" and next((part for part in reversed(stack[-1][1])
+                                                         if part), "")[-1:].isdigit():
+            new = " " + new   # 5{{frac|1|2}}
         stack[-1][1].append(new)
     stack[-1][1].append(text[at:])
     while len(stack) > 1:
@@ -321,15 +365,18 @@ def unfold(text, link, count=None): # wiki text; function: inside of [[ ]] -> te
 
 # %% ../../nbs/40_synthesis/20_wiki.ipynb #928d4e53
 _STANDARD = {-2: "Media", 6: "File", 14: "Category"}
-_AROUND = frozenset("references|notes|footnotes|citations|external links|further reading|bibliography|sources|notes and references|references and notes|"
+_AROUND = frozenset("references|notes|footnotes|citations|external links|further reading|bibliography|sources|notes "
+                    "and references|references and notes|"
                     "参考文献|参考资料|參考文獻|參考資料|外部链接|外部連結|外部連接|注释|註釋|注釋|脚注|腳註|延伸阅读|延伸閱讀|相关书籍|相關書籍|来源|來源".split("|"))
 
 class _Links:
-    "The links of a page: each is replaced by its words between marks, so that what is thrown away later takes its links with it."
+    """The links of a page: each is replaced by its words between marks, so that what is thrown away later takes its
+    links with it."""
     def __init__(self, about):
         names = about["namespaces"]
         kind = lambda key: {names.get(str(key), "").lower(), _STANDARD[key].lower()} - {""}
-        self.hidden, self.category, self.spaces = kind(6) | kind(-2) | {"image"}, kind(14), {name.lower() for name in names.values() if name}
+        self.hidden, self.category, self.spaces = (kind(6) | kind(-2) | {"image"}, kind(14),
+                                                   {name.lower() for name in names.values() if name})
         self.about, self.targets, self.categories = about, [], []
     def __call__(self, inside):
         target, bar, words = inside.partition("|")
@@ -339,7 +386,8 @@ class _Links:
         if space in self.hidden and not fixed: return ""
         if space in self.category and not fixed:
             self.categories.append(rest.strip()[:200]); return ""
-        words = words.rpartition("|")[2] if bar else "" if re.fullmatch(r"[a-z]{2,3}(-[a-z]+)?", prefix) and colon else target
+        words = (words.rpartition("|")[2] if bar else "" if re.fullmatch(r"[a-z]{2,3}(-[a-z]+)?", prefix) and colon
+                 else target)
         title = target.partition("#")[0].strip()
         if not title or not words.strip() or space in self.spaces or (colon and prefix.islower()): return words
         self.targets.append(title)
@@ -350,8 +398,10 @@ def _variant(found): # -{zh-hans:计算机;zh-hant:電腦}- -> 计算机
     "Chinese wikis write both forms of a word; the simplified one is taken."
     flag, bar, rules = found[1].rpartition("|")
     if "H" in flag or "T" in flag or "-" in flag[:1]: return ""
-    words = {name.strip(): word.strip() for name, colon, word in (rule.partition(":") for rule in rules.split(";")) if colon}
-    return next((words[name] for name in ("zh-hans", "zh-cn", "zh", "zh-sg", "zh-hant", "zh-tw") if name in words), rules if not words else next(iter(words.values())))
+    words = {name.strip(): word.strip() for name, colon, word in (rule.partition(":") for rule in rules.split(";"))
+             if colon}
+    return next((words[name] for name in ("zh-hans", "zh-cn", "zh", "zh-sg", "zh-hant", "zh-tw") if name in words),
+                rules if not words else next(iter(words.values())))
 
 def wiki_title(text, about): # title as a link or a page writes it -> its form in addresses
     title = " ".join(text.replace("_", " ").split())
@@ -379,13 +429,16 @@ def _lift(text): # -> (text with marks, [(name, content)]) of what is no markup
 
 def _dropped(count, pieces): # Counters -> what is left out, for `left_out`
     "Counts under their names."
-    unknown = {name.removeprefix("template "): number for name, number in pieces.items() if name.startswith("template ")}
+    unknown = {name.removeprefix("template "): number for name, number in pieces.items()
+               if name.startswith("template ")}
     if pieces["infoboxes"]: count["infoboxes"] += pieces["infoboxes"]
-    if unknown: count[f"templates ({', '.join(sorted(unknown, key=unknown.get, reverse=True)[:3])})"] += sum(unknown.values())
+    if unknown:
+        count[f"templates ({', '.join(sorted(unknown, key=unknown.get, reverse=True)[:3])})"] += sum(unknown.values())
     if pieces["ref"]: count["references"] += pieces["ref"]
     if pictures := sum(pieces[name] for name in _PICTURES): count["galleries and drawings"] += pictures
 
-def read_wiki(source, about, count=None): # wiki text, `dump_about`, Counter that is told what was left out -> (blocks, [(words, title)], [category])
+def read_wiki(source, about, count=None):
+    # wiki text, `dump_about`, Counter that is told what was left out -> (blocks, [(words, title)], [category])
     "Headings, paragraphs, lists and rows of a page in wiki markup."
     pieces = Counter()
     text = re.sub(r"<!--.*?(?:-->|\Z)", "", source, flags=re.DOTALL)
@@ -403,10 +456,13 @@ def read_wiki(source, about, count=None): # wiki text, `dump_about`, Counter tha
     text = html.unescape(re.sub(r"</?[a-zA-Z][^<>]{0,2000}>", "", text))
     text = re.sub(rf"(?m)^[ \t*:#;]*(?:{UNKNOWN}[ \t]*)+$\n?", "", text).replace(UNKNOWN, "[…]")
     blocks, found, held, around, fresh = [], [], [], 0, True
-    def literally(words): return re.sub("\x06(\\d+)\x07", lambda mark: " ".join(html.unescape(literal[int(mark[1])][1]).split()), words) if literal else words
+    def literally(words):
+        return (re.sub("\x06(\\d+)\x07", lambda mark: " ".join(html.unescape(literal[int(mark[1])][1]).split()), words)
+                if literal else words)
     def plain(words):
         words = literally(words)
-        found.extend((re.sub("\x01\\d+\x02|\x03", "", inside), links.targets[int(number)]) for number, inside in re.findall("\x01(\\d+)\x02([^\x03]*)\x03?", words))
+        found.extend((re.sub("\x01\\d+\x02|\x03", "", inside), links.targets[int(number)])
+                     for number, inside in re.findall("\x01(\\d+)\x02([^\x03]*)\x03?", words))
         return re.sub("\x01\\d+\x02|\x03", "", words)
     def flush():
         if held: blocks.append(("p", 0, plain(join_lines("\n".join(held)))))
@@ -422,15 +478,19 @@ def read_wiki(source, about, count=None): # wiki text, `dump_about`, Counter tha
         elif around: continue
         elif line.startswith(_ROW):
             flush()
-            blocks.append(("row", int(fresh and bool(blocks) and blocks[-1][0] == "row"), [plain(join_lines(cell)) for cell in line[1:].split("\t")]))
+            blocks.append(("row", int(fresh and bool(blocks) and blocks[-1][0] == "row"),
+                           [plain(join_lines(cell)) for cell in line[1:].split("\t")]))
             fresh = False
             continue
-        elif (code := re.fullmatch("\\s*\x06(\\d+)\x07\\s*", line)) and literal[int(code[1])][0] in ("pre", "syntaxhighlight", "source"):
+        elif (code := re.fullmatch("\\s*\x06(\\d+)\x07\\s*",
+                                   line)) and literal[int(code[1])][0] in ("pre", "syntaxhighlight", "source"):
             flush()
             blocks.append(("pre", 0, html.unescape(literal[int(code[1])][1]).strip("\n")))
         elif item := re.match(r"([*#:;]+)\s*(.*)", line):
             flush()
-            if item[2].strip(): blocks.append(("li", len(item[1]) - 1, "- " + plain(join_lines(item[2]))) if item[1][-1] in "*#" else ("p", 0, plain(join_lines(item[2]))))
+            if item[2].strip():
+                blocks.append(("li", len(item[1]) - 1, "- " + plain(join_lines(item[2]))) if item[1][-1] in "*#"
+                              else ("p", 0, plain(join_lines(item[2]))))
         elif not line.strip() or line.startswith("----"): flush()
         else: held.append(line.strip())
         fresh = True

@@ -62,7 +62,8 @@ def without_markup(text: str):
     return text
 
 _OFTEN = re.compile("[\u0300-\u036f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]+")
-_SELDOM = re.compile("[\u0483-\u1dff\u20d0-\u20ff\u2cef-\u2dff\u302a-\u302f\ua66f-\uabff\ufb1e\ufe00-\ufe2f\ufff9-\ufffb\U00010000-\U000e0fff]")
+_SELDOM = re.compile("[\u0483-\u1dff\u20d0-\u20ff\u2cef-\u2dff\u302a-\u302f\ua66f-\uabff\ufb1e\ufe00-\ufe2f"
+                     "\ufff9-\ufffb\U00010000-\U000e0fff]")
 
 @lru_cache(1)
 def _dropped():

@@ -56,7 +56,8 @@ def resolve_future(future, kind, value): # Future of the parent, what was sent b
 
 def open_maker(packed): # pickled Job -> Maker, or a function that fails with an InputError as the maker would
     try: return Maker(pickle.loads(packed))
-    except (ImportError, AttributeError) as error: return InputError(f"maker: cannot be found by the workers ({error}); put it in a module that they can import")
+    except (ImportError, AttributeError) as error:
+        return InputError(f"maker: cannot be found by the workers ({error}); put it in a module that they can import")
     except InputError as error: return error
 
 def begin(maker, first, items): # Maker or InputError -> Future of a Made
@@ -93,17 +94,22 @@ class Worker:
     def __init__(self, packed, held=()): # pickled Job; file descriptors that stay open as long as the process lives
         from multiprocessing.connection import Connection
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-c", f"from stepdr.synthesis.workers import serve_worker; serve_worker({theirs.fileno()})"]
+        command = [sys.executable, "-c",
+                   f"from stepdr.synthesis.workers import serve_worker; serve_worker({theirs.fileno()})"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in sys.path)}
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno(), *held], stdin=subprocess.DEVNULL, env=environment)
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno(), *held], stdin=subprocess.DEVNULL,
+                                        env=environment)
         theirs.close()
-        self.link, self.pending, self.lock, self.tickets, self.alive = Connection(ours.detach()), {}, threading.Lock(), itertools.count(), True
+        self.link, self.pending, self.lock, self.tickets, self.alive = (Connection(ours.detach()), {}, threading.Lock(),
+                                                                        itertools.count(), True)
         self.end = WorkerDied("it was closed before")
         self.send(packed)
         threading.Thread(target=self.listen, daemon=True).start()
 
     def send(self, value):
-        with contextlib.suppress(OSError): self.link.send_bytes(value) if isinstance(value, bytes) else self.link.send(value) # a death is noticed by `listen`
+        # a death is noticed by `listen`
+        with contextlib.suppress(OSError):
+            self.link.send_bytes(value) if isinstance(value, bytes) else self.link.send(value)
 
     def submit(self, first, items): # -> Future of a Made
         future, ticket = Future(), next(self.tickets)
@@ -125,7 +131,8 @@ class Worker:
         except (EOFError, OSError, TypeError): pass # TypeError: the link was closed here while it was read
         status = self.process.wait()
         why = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        end = WorkerDied(why) if ready else NotStarted(f"a worker could not start ({why}); its own message is above") # also for what is submitted later
+        # also for what is submitted later
+        end = WorkerDied(why) if ready else NotStarted(f"a worker could not start ({why}); its own message is above")
         with self.lock: self.alive, self.end, left = False, end, list(self.pending.values())
         for future in left: future.set_exception(end)
 
@@ -139,7 +146,8 @@ class Worker:
 # %% ../../nbs/40_synthesis/48_workers.ipynb #35295d86
 class Processes:
     "Works in processes on this machine, started when there is something to do."
-    def __init__(self, job, workers): self.packed, self.workers, self.number, self.held = pickle.dumps(job), [], workers, ()
+    def __init__(self, job, workers):
+        self.packed, self.workers, self.number, self.held = pickle.dumps(job), [], workers, ()
 
     def submit(self, first, items):
         self.workers = [worker for worker in self.workers if worker.alive]
@@ -167,16 +175,20 @@ def wait_for_answer(future):
     return answer(future)
 
 class RayActors:
-    "Works on a Ray cluster: the one at RAY_ADDRESS, else a local one that ends with the run. The same job in actors instead of processes."
+    """Works on a Ray cluster: the one at RAY_ADDRESS, else a local one that ends with the run. The same job in actors
+    instead of processes."""
     def __init__(self, job, workers, ahead):
         try: import ray
-        except ImportError: raise InputError("engine: ray is not installed; pip install 'stepdr[ray]', or use engine=local") from None
-        self.ray, self.packed, self.number, self.ahead, self.actors, self.started = ray, pickle.dumps(job), workers, ahead, [], False
+        except ImportError:
+            raise InputError("engine: ray is not installed; pip install 'stepdr[ray]', or use engine=local") from None
+        self.ray, self.packed, self.number, self.ahead, self.actors, self.started = ray, pickle.dumps(
+            job), workers, ahead, [], False
 
     def start(self):
         "Join a running cluster, or start one on this machine."
         if not self.ray.is_initialized():
-            local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(self.number, 1), "include_dashboard": False, "object_store_memory": 200_000_000}
+            local = {} if os.environ.get("RAY_ADDRESS") else {
+                "num_cpus": max(self.number, 1), "include_dashboard": False, "object_store_memory": 200_000_000}
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             self.ray.init(log_to_driver=False, logging_level="ERROR", **local)
@@ -188,7 +200,8 @@ class RayActors:
         self.actors = [actor for actor in self.actors if actor["alive"]]
         free = min(self.actors, key=lambda actor: actor["pending"], default=None)
         if free is None or (free["pending"] and len(self.actors) < self.number):
-            free = {"actor": self.kind.remote(self.packed, [os.path.abspath(part) for part in sys.path]), "pending": 0, "alive": True}
+            free = {"actor": self.kind.remote(self.packed, [os.path.abspath(part) for part in sys.path]), "pending": 0,
+                    "alive": True}
             self.actors.append(free)
         free["pending"] += 1
         future = Future()
@@ -202,7 +215,8 @@ class RayActors:
         if error is None: resolve_future(future, *theirs.result())
         elif isinstance(error, self.ray.exceptions.RayActorError):
             worker["alive"] = False
-            future.set_exception(NotStarted(f"a Ray actor could not start: {error}") if getattr(error, "actor_init_failed", False) else WorkerDied("the Ray actor ended"))
+            future.set_exception(NotStarted(f"a Ray actor could not start: {error}")
+                                 if getattr(error, "actor_init_failed", False) else WorkerDied("the Ray actor ended"))
         else: future.set_exception(EngineError(f"Ray: {error}"))
 
     def close(self):
@@ -216,8 +230,12 @@ def open_pool(job, engine, workers, ahead): # -> pool with submit and close
     if engine == "local" and workers == 1: return Here(job)
     function = job.maker
     while isinstance(function, partial): function = function.func
-    if getattr(function, "__module__", "") == "__main__": raise InputError(f"maker: {name_of(function)} is defined in a notebook or script, where other processes cannot find it; put it in a module, or use one local worker")
+    if getattr(function, "__module__", "") == "__main__":
+        raise InputError(f"maker: {name_of(function)} is defined in a notebook or script, where other processes cannot "
+                         f"find it; put it in a module, or use one local worker")
     Maker(job) # a maker that cannot be opened fails here, not in every worker
     try: pickle.dumps(job)
-    except Exception as error: raise InputError(f"maker or resources: cannot be sent to other processes ({error}); name them as module:function") from None
+    except Exception as error:
+        raise (InputError(f"maker or resources: cannot be sent to other processes ({error}); name them as "
+                          f"module:function")) from None
     return RayActors(job, workers, ahead) if engine == "ray" else Processes(job, workers)

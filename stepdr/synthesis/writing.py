@@ -243,8 +243,9 @@ def lost_and_new(old, new, findings): # reports, findings -> list of lines
 
 # %% ../../nbs/40_synthesis/44_writing.ipynb #fe785d08
 async def written_again(query, report, findings, client, language, settings): # -> (report, faults that stay)
-    """A report regenerated from the final state until its form is right or the attempts are used up. The writer is shown what the report cites, in whatever form,
-    since nothing is to be added; all that was read where it cites nothing of that, or something else. Raises SetAside."""
+    """A report regenerated from the final state until its form is right or the attempts are used up. The writer is
+    shown what the report cites, in whatever form, since nothing is to be added; all that was read where it cites
+    nothing of that, or something else. Raises SetAside."""
     known, now = {f["id"] for f in findings}, report
     meant = [f for f in findings if f["id"] in report]
     shown = meant if meant and known.issuperset(cited_ids(report)) else findings
