@@ -70,7 +70,7 @@ def test_a_careful_expert_leaves_nothing_open(worked, tasks):
 def test_the_expert_of_sft_leaves_something_of_every_kind_to_be_won(worked, tasks):
     "Most of all where it has a choice: what was not asked for, and what to say of sources that differ or lack."
     left, score, whole = open_kinds(worked, tasks, CARELESS, 0.07)
-    assert 0.7 < score < 0.9 and whole < 0.5
+    assert 0.85 < score < 0.99 and 0.6 < whole < 0.95
     kinds = "explicit implicit second compare disputed silent unsourced trusted wrong"
     assert set(kinds.split()) <= set(left), left
     assert left["implicit"] > max(left[kind] for kind in ("explicit", "second", "unsourced", "wrong")), left
@@ -116,7 +116,8 @@ def test_a_careful_expert_writes_one_report_and_a_careless_one_many(web, tasks):
     def reports(task, care):
         return {answer_of(run_async(research(task, expert_toolbox(web, 0, 0.0), web, care, random.Random(seed)))) for seed in range(8)}
     assert all(len(reports(task, PERFECT)) == 1 for task in tasks[:4])
-    assert sum(len(reports(task, care_of(SynthesisSettings()))) for task in tasks[:4]) > 8
+    half = replace(PERFECT, implicit=0.5, hedge=0.5, trusted=0.5)
+    assert sum(len(reports(task, half)) for task in tasks[:4]) > 8
 
 
 def test_questions_of_every_length_are_answered_by_search_and_by_links(web):
