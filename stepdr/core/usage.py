@@ -30,8 +30,8 @@ class Usage:
 def price_of(usage, settings): # Usage, EndpointSettings -> money in the settings' currency
     "What tokens cost."
     cached = settings.price_in if settings.price_cached < 0 else settings.price_cached
-    return ((usage.prompt
-             - usage.cached) * settings.price_in + usage.cached * cached + usage.completion * settings.price_out) / 1e6
+    fresh = (usage.prompt - usage.cached) * settings.price_in
+    return (fresh + usage.cached * cached + usage.completion * settings.price_out) / 1e6
 
 # %% ../../nbs/00_core/05_usage.ipynb #d206c991
 def _count(value): # JSON value -> int >= 0
