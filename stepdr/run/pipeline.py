@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
+from multiprocessing import get_context
 from pathlib import Path
 
 import stepdr
@@ -163,6 +165,20 @@ def _chosen(run, from_stage, until_stage) -> range:
     return range(first, last + 1)
 
 # %% ../../nbs/95_run/06_pipeline.ipynb #4e9aa6da
+def _check(check, settings):
+    "Call a stage's check, `module:function` of stepdr."
+    module, function = check.split(":")
+    getattr(importlib.import_module(f"stepdr.{module}"), function)(settings)
+
+def _checked_apart(checks):
+    """Make the checks in a process of its own, which takes along what it imported (transformers: half a gigabyte) when
+    it ends; what one raises is raised."""
+    if sys.platform != "linux":  # elsewhere a process cannot safely go on from here
+        for check in checks: _check(*check)
+        return
+    with ProcessPoolExecutor(1, get_context("fork")) as apart:
+        for check in checks: apart.submit(_check, *check).result()
+
 def check_run(run: Run, stages=None):
     """Raise `InputError` for a device, model, kernel or setting that some stage could not use; `StageError` for a
     notebook that would ignore a setting."""
@@ -171,10 +187,9 @@ def check_run(run: Run, stages=None):
         importlib.import_module("stepdr.core.processes").pick_device(run.device)
     if run.kernel_name != "python3":
         find_kernel(run.kernel_name)
-    for stage in run.stages if stages is None else stages:
-        if stage.check:
-            module, function = stage.check.split(":")
-            getattr(importlib.import_module(f"stepdr.{module}"), function)(run.settings[stage.name])
+    stages = run.stages if stages is None else stages
+    _checked_apart([(stage.check, run.settings[stage.name]) for stage in stages if stage.check])
+    for stage in stages:
         if stage.notebook:
             check_parameters(run, stage)
 
