@@ -250,7 +250,7 @@ def evaluate_models(run_dir, # folder of the run
         Path(job["units"]).mkdir(parents=True, exist_ok=True)
         print(f"evaluate: {len(units) - len(todo)} of {len(units)} parts are done already, {len(todo)} to do", flush=True)
         with tempfile.TemporaryDirectory() as claims:
-            work = {**job, "todo": todo, "claims": claims, "episodes": sum(min(counts[unit["set"]], unit.get("limit", 10**9)) for unit in todo)}
+            work = {**job, "todo": todo, "claims": claims, "episodes": sum(min(counts[unit["set"]], unit.get("limit", counts[unit["set"]])) for unit in todo)}
             run_ranks("stepdr.evaluate.closed_web:evaluate_rank", work, min(settings.processes, len(todo)))
     return [record for unit in units for record in unit_records(unit, job)]
 

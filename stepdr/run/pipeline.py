@@ -126,10 +126,14 @@ def _run_stage(run, stage, teller, cell_timeout=None):
     return watch.record["seconds"]
 
 # %% ../../nbs/95_run/06_pipeline.ipynb #9d97012d
+def _call(name, argument):
+    "Call a function of stepdr by its name, `module:function`."
+    module, function = name.split(":")
+    return getattr(importlib.import_module(f"stepdr.{module}"), function)(argument)
+
 def _call_stage(run, stage):
     "A stage without a notebook: one function of the run folder, in this process."
-    module, function = stage.call.split(":")
-    try: getattr(importlib.import_module(f"stepdr.{module}"), function)(run.folder)
+    try: _call(stage.call, run.folder)
     except (InputError, OSError): raise
     except Exception as error:
         lines = traceback.format_exc().rstrip().splitlines()[-8:]
@@ -165,19 +169,14 @@ def _chosen(run, from_stage, until_stage) -> range:
     return range(first, last + 1)
 
 # %% ../../nbs/95_run/06_pipeline.ipynb #4e9aa6da
-def _check(check, settings):
-    "Call a stage's check, `module:function` of stepdr."
-    module, function = check.split(":")
-    getattr(importlib.import_module(f"stepdr.{module}"), function)(settings)
-
 def _checked_apart(checks):
     """Make the checks in a process of its own, which takes along what it imported (transformers: half a gigabyte) when
     it ends; what one raises is raised."""
     if sys.platform != "linux":  # elsewhere a process cannot safely go on from here
-        for check in checks: _check(*check)
+        for check in checks: _call(*check)
         return
     with ProcessPoolExecutor(1, get_context("fork")) as apart:
-        for check in checks: apart.submit(_check, *check).result()
+        for check in checks: apart.submit(_call, *check).result()
 
 def check_run(run: Run, stages=None):
     """Raise `InputError` for a device, model, kernel or setting that some stage could not use; `StageError` for a
