@@ -106,7 +106,7 @@ def page(run,  # what `load_run` read
     "The whole page as HTML that loads nothing."
     figures, title = _Figures(), f"stepdr · {escape(run['name'])}"
     sections = [
-        ("results", "Results", "The same held-out tasks for every model.", results_section(run)),
+        ("results", "Results", "The same held-out tasks for every model; one with a smaller n played the first of them.", results_section(run)),
         ("differences", "What each stage adds", "Paired over the same tasks; the bar is the 95 % interval.",
          differences_section(run)),
         ("stages-chart", "Stages side by side", "Means with 95 % intervals.", figures(bar_charts(run), wide=True)),
