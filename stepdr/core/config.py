@@ -323,7 +323,7 @@ PROFILES = {"quick": {
     "ppo": PpoSettings(iterations=4, episodes=16, episodes_per_task=4, minibatch=8, critic="trunk", critic_warmup=0, learning_rate=4e-5,
                        critic_learning_rate=1e-3, freeze=15, weights="bf16", guard_window=4, processes=1, slots=12, precision="auto",
                        share_opening=100, tokens_at_once=2048, **EPISODE),
-    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", untuned_tasks=5, slots=6, precision="auto", **EPISODE)}}
+    "evaluate": EvaluateSettings(curve_tasks=0, sampled="gains", untuned_tasks=5, slots=12, precision="auto", **EPISODE)}}
 
 # %% ../../nbs/00_core/02_config.ipynb #64dc1edf
 def vary(settings: dict,  # stage name -> settings, as of a profile

@@ -286,7 +286,8 @@ def make_tasks(makers, settings):  # Makers, SynthesisSettings -> {name of a poo
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #aaaf008a
 def items_for(category, pools, wanted, rng):  # Category, pools, how many, random.Random -> list of items
-    "Items of a category: its pool over and over, each time with another attempt."
+    """Items of a category: its pool over and over, each time with another attempt. It goes on where the last category of
+    the stage left the pool (`pools["taken"]`): on the same task a careful expert does nearly the same again."""
     if category.items == "any":
         pool = [one for one in (pools["questions"], pools["research"]) if one]
         return [{"id": f"{n}", "task": rng.choice(rng.choice(pool)), "number": n} for n in range(wanted if pool else 0)]
@@ -304,10 +305,11 @@ def items_for(category, pools, wanted, rng):  # Category, pools, how many, rando
             }
             for n, row in enumerate(pool[:wanted])
         ]
-    again = ((attempt, task) for attempt in range(20) for task in pool)
+    begin, again = pools["taken"][category.items], ((attempt, task) for attempt in range(20) for task in pool)
+    pools["taken"][category.items] += wanted
     return [
         {"id": f"{task['id']}-{attempt}", "task": task, "attempt": attempt}
-        for attempt, task in itertools.islice(again, wanted)
+        for attempt, task in itertools.islice(again, begin, begin + wanted)
     ]
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #27d9dc7f
@@ -438,7 +440,8 @@ def category_rows(stage, name, wanted, pools, makers, settings, heldout, made, s
 
 def stage_rows(stage, weights, wanted, pools, makers, settings, heldout, made):  # -> rows of the stage
     "All categories of a stage, made, filtered and mixed; what goes backwards from reports comes after them."
-    rng, seen, rows, pools = random.Random(f"{stage} {makers.seed}"), set(), [], {**pools, "reports": []}
+    rng, seen, rows = random.Random(f"{stage} {makers.seed}"), set(), []
+    pools = {**pools, "reports": [], "taken": Counter()}
     order = sorted(weights, key=lambda name: CATEGORIES[stage][name].items == "reports")
     for name in order:
         share = round(weights[name] / sum(weights.values()) * wanted)

@@ -88,9 +88,8 @@ def entries(work) -> list:
 
 
 def told(work, need) -> list[str]:
-    "What was found of a need, each value with the first paragraph that gives it, which a report cites."
-    values = work.finding(need).values[:None if work.does("hedge", need) else 1]
-    return [" ".join([one.name, *one.ids[:1]]) for one in values]
+    "What was found of a need: its values, or the first where a dispute passed unseen."
+    return [one.name for one in work.finding(need).values[:None if work.does("hedge", need) else 1]]
 
 
 def ledger(work, pending=()) -> str:
