@@ -306,7 +306,7 @@ SETTINGS = {"world": WorldSettings, "synthesis": SynthesisSettings, "base": Base
             "sft": SftSettings, "judge": JudgeSettings, "ppo": PpoSettings, "evaluate": EvaluateSettings}
 SMOLLM2 = {"freeze": 6, "weights": "bf16", "share_opening": 100, "tokens_per_step": 2048, "tokens_at_once": 2048, "processes": 1,
            "threads": 2, "precision": "auto"}  # of 30 blocks; measured: docs/decisions/train.md
-EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 256, "context_tokens": 3072}  # what research in the closed web takes
+EPISODE = {"turns": 6, "tool_calls": 8, "reply_tokens": 320, "context_tokens": 3072}  # what research in the closed web takes
 
 PROFILES = {"quick": {
     "world": WorldSettings(),
