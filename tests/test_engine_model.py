@@ -274,7 +274,7 @@ def small():
 
 def echoing(kind, **changes):
     """A random model that likes what it wrote: with so few tokens to choose from much is repeated, and much that is guessed is wrong.
-    Its numbers are doubles: in fp32 one of the thousand draws may lie nearer to the end of a token's share than rounding is exact."""
+    Its numbers are doubles: in fp32 one of hundreds of draws may lie nearer to the end of a token's share than rounding is exact."""
     return random_model(kind, vocab_size=12, **changes).double()
 
 

@@ -9,7 +9,6 @@ __all__ = ['RESEARCH', 'SHARED', 'SEARCH', 'CATEGORIES', 'read_mixture', 'check_
            'options_of', 'category_rows', 'stage_rows', 'make_sets', 'lacking', 'sets_of']
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #02e46a50
-import itertools
 import math
 import random
 import tempfile
@@ -305,11 +304,12 @@ def items_for(category, pools, wanted, rng):  # Category, pools, how many, rando
             }
             for n, row in enumerate(pool[:wanted])
         ]
-    begin, again = pools["taken"][category.items], ((attempt, task) for attempt in range(20) for task in pool)
-    pools["taken"][category.items] += wanted
+    begin, taken = pools["taken"][category.items], min(wanted, 20 * len(pool))
+    pools["taken"][category.items] += taken
+    places = (divmod(place, len(pool)) for place in range(begin, begin + taken))
     return [
-        {"id": f"{task['id']}-{attempt}", "task": task, "attempt": attempt}
-        for attempt, task in itertools.islice(again, begin, begin + wanted)
+        {"id": f"{pool[number]['id']}-{attempt}", "task": pool[number], "attempt": attempt}
+        for attempt, number in places
     ]
 
 # %% ../../nbs/40_synthesis/54_build.ipynb #27d9dc7f
